@@ -1,0 +1,59 @@
+"""Real video files for the tests, made with PyAV."""
+
+from fractions import Fraction
+
+import av
+import numpy as np
+import pytest
+
+
+def picture(number: int, height: int, width: int) -> np.ndarray:
+    """(H,W,3) uint8: a bar as long as the frame's number over a colour of its own, so that frames differ."""
+    frame = np.zeros((height, width, 3), np.uint8)
+    frame[...] = np.random.RandomState(number).randint(0, 200, 3)
+    frame[: height // 2, : 1 + number % width] = 255
+    return frame
+
+
+def write_video(
+    path, *, frames=60, rate=30, size=(96, 64), codec="libx264", gop=12, pts=None, faststart=False
+):
+    """Encodes a video; pts are milliseconds a frame for a varying rate."""
+    options = {"movflags": "faststart"} if faststart else {}
+    with av.open(str(path), "w", options=options) as container:
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, "yuv420p", gop
+        if pts is not None:
+            stream.codec_context.time_base = Fraction(1, 1000)
+        for number in range(frames):
+            frame = av.VideoFrame.from_ndarray(picture(number, size[1], size[0]), format="rgb24")
+            if pts is not None:
+                frame.pts, frame.time_base = pts[number], Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return str(path)
+
+
+def write_audio(path):
+    """Encodes one second of a tone, with no video stream."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000, layout="mono")
+        for start in range(0, 16000, 1024):
+            wave = np.sin(np.arange(start, start + 1024) / 20)[None].astype(np.float32)
+            frame = av.AudioFrame.from_ndarray(wave, format="fltp", layout="mono")
+            frame.sample_rate, frame.pts = 16000, start
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory) -> str:
+    """60 frames at 30 a second, 96x64, H.264."""
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+@pytest.fixture(scope="session")
+def other_clip(tmp_path_factory) -> str:
+    """A second video, of another length."""
+    return write_video(tmp_path_factory.mktemp("clip") / "other.mp4", frames=40, rate=20)

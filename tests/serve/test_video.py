@@ -1,0 +1,201 @@
+"""Video input: what is read, when, and what is said when it cannot be."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from llava.video import Video, VideoError, load_video, time_text
+
+from .conftest import picture, write_audio, write_video
+
+DECODERS = ("decord", "pyav")
+
+
+def refusal(path, **settings) -> str:
+    """The text of the one-sentence error that the video causes."""
+    with pytest.raises(VideoError) as caught:
+        load_video(path, **settings)
+    text = str(caught.value)
+    assert "\n" not in text and text.endswith(".")
+    return text
+
+
+def near(frames, numbers, size=(96, 64)) -> bool:
+    """Do the frames show the pictures of these numbers (up to what the codec loses)?"""
+    truth = np.stack([picture(number, size[1], size[0]) for number in numbers]).astype(float)
+    return np.abs(frames.astype(float) - truth).mean() < 12
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_uniform_frames_and_times(clip, decoder):
+    video = load_video(clip, num_frames=16, decoder=decoder)
+    numbers = np.linspace(0, 59, 16).astype(int)
+    assert video.frames.shape == (16, 64, 96, 3) and video.frames.dtype == np.uint8
+    assert video.decoder == decoder and video.total_frames == 60
+    assert near(video.frames, numbers) and not near(video.frames, numbers[::-1])
+    np.testing.assert_allclose(video.times, numbers / 30, atol=1e-4)
+    assert video.duration == pytest.approx(2.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi", "a.webm"])
+def test_decoders_agree(tmp_path, name):
+    codec = {"webm": "libvpx", "avi": "mpeg4"}.get(name[2:], "libx264")
+    path = write_video(tmp_path / name, frames=90, codec=codec)
+    first, second = (load_video(path, num_frames=11, decoder=decoder) for decoder in DECODERS)
+    np.testing.assert_array_equal(first.frames, second.frames)
+    np.testing.assert_allclose(first.times, second.times, atol=1e-4)
+    assert first.total_frames == second.total_frames == 90
+
+
+def test_transport_streams_are_left_to_pyav(tmp_path):
+    path = write_video(tmp_path / "a.ts", frames=90)
+    video = load_video(path, num_frames=11)
+    assert video.decoder == "pyav" and near(video.frames, np.linspace(0, 89, 11).astype(int))
+    assert "wrong frames" in refusal(path, decoder="decord")
+
+
+def test_seeking_finds_the_frames_of_sequential_decoding(tmp_path):
+    path = write_video(tmp_path / "long.mp4", frames=300, gop=25)
+    few = load_video(path, num_frames=7, decoder="pyav")
+    whole = load_video(path, num_frames=300, decoder="pyav")
+    np.testing.assert_array_equal(few.frames, whole.frames[np.linspace(0, 299, 7).astype(int)])
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_fps_sampling_takes_one_frame_a_second(tmp_path, decoder):
+    path = write_video(tmp_path / "five.mp4", frames=50, rate=10)
+    video = load_video(path, num_frames=64, fps=1, decoder=decoder)
+    np.testing.assert_allclose(video.times, [0, 1, 2, 3, 4], atol=1e-4)
+    assert near(video.frames, [0, 10, 20, 30, 40])
+    thinned = load_video(path, num_frames=3, fps=1, decoder=decoder)
+    np.testing.assert_allclose(thinned.times, [0, 2.4, 4.9], atol=1e-4)
+    forced = load_video(path, num_frames=8, fps=1, force_sample=True, decoder=decoder)
+    assert len(forced.times) == 8
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_varying_rate_keeps_true_times(tmp_path, decoder):
+    pts = np.cumsum(
+        [0] + [40] * 24 + [1000] * 5
+    ).tolist()  # one second at 25 a second, then one frame a second
+    path = write_video(tmp_path / "vfr.mp4", frames=30, pts=pts)
+    video = load_video(path, num_frames=30, decoder=decoder)
+    np.testing.assert_allclose(video.times, np.array(pts) / 1000, atol=2e-3)
+    second = load_video(path, num_frames=64, fps=1, decoder=decoder)
+    assert near(second.frames, [0, 25, 26, 27, 28, 29])  # by the clock: never 25 frames of the first second
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_single_frame_is_repeated(tmp_path, decoder):
+    path = write_video(tmp_path / "one.mp4", frames=1)
+    video = load_video(path, num_frames=4, decoder=decoder)
+    assert near(video.frames, [0, 0, 0, 0])
+    np.testing.assert_array_equal(video.times, [0, 0, 0, 0])
+
+
+def test_folder_in_natural_order(tmp_path):
+    for number in (1, 2, 3, 10, 20):
+        suffix = "JPG" if number == 3 else "png"
+        Image.fromarray(picture(number, 32, 48)).save(tmp_path / f"frame{number}.{suffix}", quality=95)
+    (tmp_path / "notes.txt").write_text("not a frame")
+    video = load_video(tmp_path, num_frames=5)
+    assert video.decoder == "folder" and near(video.frames, [1, 2, 3, 10, 20], (48, 32))
+    np.testing.assert_array_equal(video.times, [0, 1, 2, 3, 4])
+
+
+def test_folder_refusals(tmp_path):
+    assert "holds no .png or .jpg" in refusal(tmp_path)
+    Image.new("RGB", (8, 8)).save(tmp_path / "1.png")
+    Image.new("RGB", (9, 8)).save(tmp_path / "2.png")
+    assert "same size" in refusal(tmp_path, num_frames=2)
+    (tmp_path / "2.png").write_bytes(b"\x89PNG damaged")
+    assert "2.png cannot be read" in refusal(tmp_path, num_frames=2)
+
+
+@pytest.mark.parametrize("decoder", ["auto", *DECODERS])
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.9])
+@pytest.mark.parametrize("name", ["a.mp4", "a.mkv", "a.avi"])
+def test_truncated_file_is_an_error_that_counts(tmp_path, name, part, decoder):
+    codec = "mpeg4" if name.endswith("avi") else "libx264"
+    path = tmp_path / name
+    write_video(path, frames=100, codec=codec, faststart=name.endswith("mp4"))
+    data = path.read_bytes()
+    path.write_bytes(data[: int(len(data) * part)])
+    assert "cut short: only" in refusal(path, num_frames=4, decoder=decoder)
+
+
+def test_truncated_file_without_its_index(tmp_path, clip):
+    path = tmp_path / "head.mp4"
+    with open(clip, "rb") as file:
+        path.write_bytes(file.read()[:2000])
+    assert "cut short" in refusal(path)
+
+
+def test_damaged_middle_is_not_passed_over(tmp_path):
+    path = tmp_path / "hole.mp4"
+    write_video(path, frames=100, gop=100, faststart=True)
+    data = bytearray(path.read_bytes())
+    start = data.index(b"mdat") + len(data) // 4
+    data[start:] = bytes(len(data) - start)
+    path.write_bytes(data)
+    assert "frames of" in refusal(path, num_frames=8, decoder="pyav")
+
+
+def test_missing_empty_text_and_audio(tmp_path):
+    assert "There is no video at" in refusal(tmp_path / "none.mp4")
+    (tmp_path / "zero.mp4").write_bytes(b"")
+    assert "is empty" in refusal(tmp_path / "zero.mp4")
+    for name in ("text.mp4", "text.txt"):
+        (tmp_path / name).write_text("These are words and not pictures.\n" * 50)
+        assert "video" in refusal(tmp_path / name)
+    assert "audio" in refusal(write_audio(tmp_path / "tone.m4a"))
+
+
+def test_settings_that_make_no_sense(clip):
+    assert "num_frames" in refusal(clip, num_frames=0)
+    assert "fps" in refusal(clip, fps=0)
+    assert "fps" in refusal(clip, fps=float("nan"))
+    assert "decoder" in refusal(clip, decoder="opencv")
+
+
+def test_without_decord(clip, monkeypatch):
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert load_video(clip, num_frames=4).decoder == "pyav"
+    assert "decord is not installed" in refusal(clip, decoder="decord")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        "raise SystemExit(3)",
+        "import time; time.sleep(60)",
+        "import os; os.abort()",
+        'print(\'{"error": "no"}\')',
+    ],
+)
+def test_decord_that_dies_or_hangs_gives_way(clip, tmp_path, monkeypatch, body):
+    worker = tmp_path / "worker.py"
+    worker.write_text(body)
+    monkeypatch.setattr("llava.decoders.decord_reader.WORKER", worker)
+    monkeypatch.setattr("llava.decoders.decord_reader.SILENCE", 0.5)
+    assert load_video(clip, num_frames=4).decoder == "pyav"
+    assert "decord" in refusal(clip, decoder="decord")
+
+
+def test_only_the_sampled_frames_are_kept(tmp_path):
+    path = write_video(tmp_path / "hd.mp4", frames=200, size=(640, 360), codec="mpeg4")
+    seen = []
+    video = load_video(
+        path, num_frames=3, decoder="pyav", progress=lambda done, total: seen.append((done, total))
+    )
+    assert video.frames.nbytes == 3 * 640 * 360 * 3 and seen == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_time_text():
+    video = Video(np.zeros((2, 1, 1, 3), np.uint8), np.array([0.0, 1.004]), 3.456, "pyav", 100, 30.0)
+    assert time_text(video) == (
+        "The video lasts for 3.46 seconds, and 2 frames are uniformly sampled from it. "
+        "These frames are located at 0.00s,1.00s.Please answer the following questions related to this video."
+    )
