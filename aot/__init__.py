@@ -1,0 +1,25 @@
+"""AOT: token reduction for video language models by anchors and optimal transport."""
+
+from . import baselines, method
+from .anchors import layers
+from .compress import compress
+from .config import AOTConfig
+from .errors import AOTError
+from .pooling import pool_tokens, pooled_grid
+from .registry import method_names, register
+from .result import CompressedVideo, Kind
+
+__all__ = [
+    "AOTConfig",
+    "AOTError",
+    "CompressedVideo",
+    "Kind",
+    "baselines",
+    "compress",
+    "layers",
+    "method",
+    "method_names",
+    "pool_tokens",
+    "pooled_grid",
+    "register",
+]

@@ -1,0 +1,102 @@
+"""Importance maps and the choice of anchors (section 3.1 of the paper)."""
+
+import torch
+
+from .errors import AOTError
+
+
+def layers(num_layers: int) -> tuple[int, int]:
+    """0-based indices (shallow, deep) among the tower layers in use; (5, 24) for 26 layers.
+
+    Shallow is the layer nearest to 0.2·(L - 1), deep the last but one.
+    Raises AOTError for a tower of fewer than two layers.
+    """
+    if num_layers < 2:
+        raise AOTError(f"The tower has {num_layers} layers in use; two importance maps need at least 2.")
+    return (num_layers + 1) // 5, num_layers - 2
+
+
+def rank_descending(values: torch.Tensor) -> torch.Tensor:
+    """Rank of each entry along the last axis, 0 for the largest; ties go to the lower index."""
+    order = values.argsort(dim=-1, descending=True, stable=True)
+    ranks = torch.arange(values.shape[-1], device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, ranks)
+
+
+def true_indices(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """(count,) ascending indices of the True entries of a flat mask; nothing waits, as count is known."""
+    return (~mask).to(torch.uint8).argsort(stable=True)[:count]
+
+
+def window_ids(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
+    """(H·W,) window of each token when both sides are cut in three near-equal parts (9x9 tokens at 27x27).
+
+    Window w = 3·⌊3·row/H⌋ + ⌊3·column/W⌋; a side shorter than three leaves windows empty.
+    """
+    height, width = grid
+    rows = torch.arange(height, device=device) * 3 // height
+    columns = torch.arange(width, device=device) * 3 // width
+    return (rows[:, None] * 3 + columns).flatten()
+
+
+def share(total: torch.Tensor, weights: torch.Tensor, caps: torch.Tensor) -> torch.Tensor:
+    """Splits integer totals over the last axis in proportion to weights, by largest remainder.
+
+    total: (...,) int64. weights: (..., G) non-negative. caps: (G,) int64 upper bounds. Returns (..., G) int64
+    that sums to at most the total: what a cap cuts off is left over.
+    """
+    weights = weights.double() * (caps > 0)
+    flat = weights.sum(-1, keepdim=True) <= 0
+    weights = torch.where(flat, (caps > 0).double().expand_as(weights), weights)
+    quota = total.unsqueeze(-1) * weights / weights.sum(-1, keepdim=True)
+    base = quota.floor()
+    left = total - base.sum(-1).long()
+    extra = rank_descending(quota - base) < left.unsqueeze(-1)
+    return torch.minimum(base.long() + extra, caps)
+
+
+def window_counts(
+    local: torch.Tensor, importance: torch.Tensor, windows: torch.Tensor, rule: str
+) -> torch.Tensor:
+    """Local anchors per window, (T, 9) int64, from (T,) int64 per frame.
+
+    importance: (T, N) of the shallow layer. rule "uniform" gives ⌊local / 9⌋ to each (what is left goes to
+    the global anchors), "mass" shares by the importance in a window, "entropy" by how evenly it is spread:
+    a window whose importance sits on one token needs one anchor.
+    """
+    caps = torch.nn.functional.one_hot(windows, 9).sum(0)
+    if rule == "uniform":
+        return torch.minimum((local // 9).unsqueeze(-1), caps)
+    member = torch.nn.functional.one_hot(windows, 9).to(importance.dtype)
+    mass = importance @ member
+    if rule == "mass":
+        return share(local, mass, caps)
+    inside = importance / mass.clamp_min(torch.finfo(mass.dtype).tiny)[:, windows]
+    return share(local, torch.special.entr(inside) @ member, caps)
+
+
+def choose(
+    budget: torch.Tensor,
+    local_score: torch.Tensor,
+    global_score: torch.Tensor,
+    counts: torch.Tensor,
+    windows: torch.Tensor,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Local and global anchors of every frame, two disjoint (T, N) bool masks.
+
+    budget: (T,) int64 anchors per frame. local_score, global_score: (T, N). counts: (T, 9) int64 per window.
+    Local: the best of each window by local_score. Global: the best of the others by global_score, as many
+    as the budget leaves (section 3.1).
+    """
+    # rank inside the window = rank among tokens ordered by (window, score)
+    order = local_score.argsort(dim=-1, descending=True, stable=True)
+    order = order.gather(-1, windows[order].argsort(dim=-1, stable=True))
+    sizes = torch.nn.functional.one_hot(windows, 9).sum(0)
+    starts = sizes.cumsum(0) - sizes
+    place = torch.arange(order.shape[-1], device=order.device)
+    rank = place - starts[windows.sort(stable=True).values]
+    rank = torch.empty_like(order).scatter_(-1, order, rank.expand_as(order))
+    local = rank < counts[:, windows]
+    masked = global_score.masked_fill(local, -torch.inf)
+    left = budget - local.sum(-1)
+    return local, (rank_descending(masked) < left.unsqueeze(-1)) & ~local

@@ -1,0 +1,302 @@
+"""All settings of the method: one frozen, validated dataclass and its presets."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields, replace
+from decimal import Decimal
+from numbers import Integral, Real
+from typing import Any
+
+from .errors import AOTError
+from .ops import BACKENDS
+from .registry import resolve_options
+
+_CHOICES = {
+    "schedule": ("joint", "cascade"),
+    "newlines": ("frame", "row", "all", "none"),
+    "clips": ("uniform", "dynamic"),
+    "window_budget": ("uniform", "mass", "entropy"),
+    "key_frames": ("video", "clip"),
+    "selection": ("score", "coverage"),
+    "supplier_mass": ("unit", "normalised"),
+    "stop": ("problem", "batch", "never"),
+    "dynamic_rule": ("quantile", "threshold"),
+    "emission": ("once", "twice"),
+    "backend": BACKENDS,
+}
+# name: (lowest, highest, lowest excluded)
+_RANGES = {
+    "global_ratio": (0, 1, False),
+    "frame_floor": (0, 1, False),
+    "attention_power": (0, 8, False),
+    "change_power": (0, 8, False),
+    "rarity_power": (0, 8, False),
+    "spatial_weight": (0, math.inf, False),
+    "temporal_weight": (0, math.inf, False),
+    "epsilon": (0, math.inf, True),
+    "tolerance": (0, 1, True),
+    "uniform_share": (0, 1, False),
+    "merge_strength": (0, math.inf, False),
+    "merge_cap": (0, 1, False),
+    "hard_blend": (0, 1, False),
+    "inter_scale": (0, math.inf, False),
+    "keep_ratio": (0, 1, False),
+    "dynamic_threshold": (0, 1, False),
+    "temporal_sigma": (0, math.inf, True),
+    "clip_threshold": (-1, 1, False),
+}
+_COUNTS = {"iterations": 1, "clip_cuts": 1}
+_OPTIONAL_COUNTS = {"num_anchors": 1, "clip_length": 1}
+
+
+@dataclass(frozen=True)
+class AOTConfig:
+    """Settings of `compress`; every field is validated and AOTError (a ValueError) names what to change.
+
+    retention: share of the pooled tokens that enter the language model, in (0, 1]; None for presets whose
+        counts follow from their own rules (schedule "cascade").
+    method, options: a method of the registry and its own options; the fields below belong to "aot".
+    newlines: newline tokens kept in grid and frame modes: "frame" one per frame, "row" one per row that kept
+        a token, "all" every one of the host model, "none".
+    schedule: "joint" chooses the kept tokens once, on the pooled grid, and transports the rest of each clip
+        onto them (exact budget); "cascade" is the paper's order: anchors, intra-frame transport, pooling,
+        inter-frame transport.
+
+    Clips: clips "uniform" (clip_length frames, None = ceil(T/8)) or "dynamic" (cut where the cosine of
+        adjacent frame means is below clip_threshold, plus the clip_cuts - 1 lowest).
+    Anchors: global_ratio is the share chosen by the deep layer over the whole frame, the rest by the shallow
+        layer in 3x3 windows; window_budget shares the local anchors between windows.
+    Joint choice: a token's score is attention^attention_power · change^change_power · rarity^rarity_power
+        (see docs/method.md); frame_floor is the share of the budget spread evenly over frames, the rest
+        goes where scores are highest; key_frames "clip" shows each clip's first frame afresh; selection
+        "coverage" discounts a token by what its frame already kept.
+    Transport: cost (1 - cos) + spatial_weight·distance (+ temporal_weight·|Δt|/clip length in joint);
+        entropic with epsilon, at most `iterations` iterations, stopping by `stop` ("problem": each one when
+        its marginal error is below tolerance; "batch": the release's rule; "never"); supplier_mass "unit" or
+        "normalised" (total mass 1); uniform_share mixes uniform anchor marginals with the mass that is
+        nearest to each anchor.
+    Merging: merge_strength is λ, merge_cap bounds the share of a kept token that may come from others,
+        hard_blend mixes in the mean of a hard assignment.
+    Cascade only: num_anchors per frame, inter_frame, inter_scale (λ of the inter-frame step), keep_ratio and
+        dynamic_threshold (for dynamic_rule "quantile" and "threshold"), temporal_sigma, emission ("twice"
+        emits original and updated anchors).
+    backend: see `aot.ops`.
+    """
+
+    retention: float | None = 0.10
+    method: str = "aot"
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    newlines: str = "frame"
+    schedule: str = "joint"
+    clips: str = "uniform"
+    clip_length: int | None = None
+    clip_threshold: float = 0.9
+    clip_cuts: int = 8
+    global_ratio: float = 0.5
+    window_budget: str = "uniform"
+    attention_power: float = 0.5
+    change_power: float = 1.0
+    rarity_power: float = 0.5
+    frame_floor: float = 0.25
+    key_frames: str = "video"
+    selection: str = "score"
+    spatial_weight: float = 0.5
+    temporal_weight: float = 0.5
+    epsilon: float = 0.1
+    iterations: int = 100
+    stop: str = "problem"
+    tolerance: float = 1e-3
+    supplier_mass: str = "unit"
+    uniform_share: float = 0.0
+    merge_strength: float = 1.0
+    merge_cap: float = 0.2
+    hard_blend: float = 0.0
+    num_anchors: int | None = None
+    inter_frame: bool = True
+    inter_scale: float = 1.0
+    keep_ratio: float = 0.3
+    dynamic_rule: str = "quantile"
+    dynamic_threshold: float = 0.5
+    temporal_sigma: float = 1.5
+    emission: str = "once"
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise AOTError(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(allowed)}.")
+        for name, (low, high, open_low) in _RANGES.items():
+            self._set(name, _number(name, getattr(self, name), low, high, open_low))
+        for name, low in (_COUNTS | _OPTIONAL_COUNTS).items():
+            value = getattr(self, name)
+            if value is not None or name in _COUNTS:
+                self._set(name, _count(name, value, low))
+        if not isinstance(self.inter_frame, bool):
+            raise AOTError(f"inter_frame is {self.inter_frame!r}; use True or False.")
+        if self.retention is not None:
+            self._set("retention", _number("retention", self.retention, 0, 1, True))
+        if not isinstance(self.options, Mapping):
+            raise AOTError(f"options is {self.options!r}; use a mapping of option names to values.")
+        self._set("options", resolve_options(self.method, self.options))
+        self._check_counts()
+
+    def _check_counts(self) -> None:
+        cascade = self.method == "aot" and self.schedule == "cascade"
+        if cascade and self.retention is not None:
+            raise AOTError(
+                "The released and paper presets have token counts of their own; "
+                "leave retention out and set num_anchors, or use the default preset."
+            )
+        if cascade and self.num_anchors is None:
+            raise AOTError("schedule 'cascade' needs num_anchors, the anchors per frame (126 for 10 %).")
+        if not cascade and self.num_anchors is not None:
+            raise AOTError("num_anchors belongs to schedule 'cascade'; set retention instead.")
+        if not cascade and self.retention is None:
+            raise AOTError("retention is missing; give the share of tokens to keep, such as 0.1.")
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    @classmethod
+    def preset(cls, name: str = "default", **overrides: Any) -> "AOTConfig":
+        """A named configuration with changes; AOTError for an unknown name or setting."""
+        if name not in PRESETS:
+            raise AOTError(f"Unknown preset {name!r}; choose one of: {', '.join(PRESETS)}.")
+        return cls.from_dict({**PRESETS[name], **overrides})
+
+    @classmethod
+    def from_dict(cls, settings: Mapping[str, Any]) -> "AOTConfig":
+        """The inverse of `to_dict`; AOTError for keys that are no settings."""
+        if not isinstance(settings, Mapping):
+            raise AOTError(f"Settings must be a mapping of names to values; got {type(settings).__name__}.")
+        known = {f.name for f in fields(cls)}
+        unknown = sorted(str(key) for key in settings if key not in known)
+        if unknown:
+            raise AOTError(f"Unknown setting {', '.join(unknown)}; known are: {', '.join(sorted(known))}.")
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings as plain JSON values; `from_dict` gives an equal configuration back."""
+        return asdict(self)
+
+    def replace(self, **changes: Any) -> "AOTConfig":
+        """A validated copy with other values."""
+        return replace(self, **changes)
+
+    def budget(self, frames: int, tokens_per_frame: int) -> int:
+        """Visual tokens kept: max(1, ⌊retention · frames · tokens_per_frame⌋) in decimal arithmetic."""
+        frames = _count("frames", frames, 1)
+        tokens_per_frame = _count("tokens_per_frame", tokens_per_frame, 1)
+        if self.retention is None:
+            raise AOTError(
+                "This preset's counts depend on the video and are unknown before it is seen; "
+                "use the default preset with a retention for counts in advance."
+            )
+        return max(1, int(Decimal(str(self.retention)) * (frames * tokens_per_frame)))
+
+    def token_count(
+        self,
+        frames: int,
+        tokens_per_frame: int,
+        *,
+        newline_position: str = "grid",
+        rows: int | None = None,
+    ) -> tuple[int, int]:
+        """(visual, newline) token counts of a video before any feature exists, by integer arithmetic.
+
+        tokens_per_frame: pooled tokens P. newline_position: the host model's mode. rows: pooled rows H,
+        needed only for newlines "all" in grid mode when P is not square.
+        Raises AOTError where the count depends on the video: cascade presets, newlines "row".
+        """
+        visual = self.budget(frames, tokens_per_frame)
+        return visual, self.newline_count(
+            frames, tokens_per_frame, newline_position=newline_position, rows=rows
+        )
+
+    def newline_count(
+        self, frames: int, tokens_per_frame: int, *, newline_position: str = "grid", rows: int | None = None
+    ) -> int:
+        """Newline tokens of a compressed video; arguments and errors as in `token_count`."""
+        check_newline_position(newline_position)
+        if newline_position == "no_token":
+            return 0
+        if newline_position == "one_token":
+            return 1
+        if self.newlines == "none":
+            return 0
+        if newline_position == "frame" or self.newlines == "frame":
+            return frames
+        if self.newlines == "row":
+            raise AOTError(
+                "newlines='row' follows the rows that keep a token, unknown before the video is seen; "
+                "use 'frame', 'all' or 'none' for counts in advance."
+            )
+        if rows is None:
+            rows = math.isqrt(tokens_per_frame)
+            if rows * rows != tokens_per_frame:
+                raise AOTError(f"{tokens_per_frame} tokens per frame are not square; give rows=H.")
+        return frames * rows
+
+
+NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "paper": {
+        "retention": None,
+        "schedule": "cascade",
+        "num_anchors": 126,
+        "newlines": "all",
+        "spatial_weight": 0.0,
+        "supplier_mass": "normalised",
+        "stop": "never",
+        "iterations": 100,
+        "uniform_share": 1.0,
+        "merge_cap": 1.0,
+        "hard_blend": 0.0,
+        "dynamic_rule": "threshold",
+        "emission": "once",
+    },
+    "released": {
+        "retention": None,
+        "schedule": "cascade",
+        "num_anchors": 126,
+        "newlines": "all",
+        "spatial_weight": 0.5,
+        "supplier_mass": "normalised",
+        "stop": "batch",
+        "tolerance": 1e-2,
+        "iterations": 100,
+        "uniform_share": 1.0,
+        "merge_cap": 1.0,
+        "hard_blend": 0.1,
+        "dynamic_rule": "quantile",
+        "emission": "twice",
+    },
+}
+
+
+def check_newline_position(position: str) -> None:
+    """AOTError unless `position` is one of the host model's newline modes."""
+    if position not in NEWLINE_POSITIONS:
+        raise AOTError(f"Unknown newline_position {position!r}; use one of: {', '.join(NEWLINE_POSITIONS)}.")
+
+
+def _number(name: str, value: Any, low: float, high: float, open_low: bool) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
+        raise AOTError(f"{name} is {value!r}; use a number.")
+    # str() first: numpy's float32(0.1) means 0.1, not 0.10000000149
+    number = float(str(value))
+    inside = low < number <= high if open_low else low <= number <= high
+    if not inside or math.isinf(number):
+        bracket = "(" if open_low else "["
+        raise AOTError(f"{name} is {value!r}; use a number in {bracket}{low:g}, {high:g}].")
+    return number
+
+
+def _count(name: str, value: Any, low: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise AOTError(f"{name} is {value!r}; use a whole number.")
+    if value < low:
+        raise AOTError(f"{name} is {value!r}; use at least {low}.")
+    return int(value)

@@ -1,0 +1,13 @@
+"""The method "aot": one configuration, whose schedule says in which order its steps run."""
+
+from .config import AOTConfig
+from .joint import compress_joint
+from .registry import register
+from .result import Selection
+from .video import VideoTokens
+
+
+@register("aot", needs=("shallow", "deep"))
+def aot(video: VideoTokens, config: AOTConfig) -> Selection:
+    """Anchors by attention, the rest carried onto them by optimal transport."""
+    return compress_joint(video, config)

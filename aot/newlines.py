@@ -1,0 +1,71 @@
+"""Newline tokens of the host model behind the kept tokens; counted apart from the budget."""
+
+from dataclasses import replace
+
+import torch
+
+from .config import AOTConfig
+from .result import Kind, Selection
+from .video import VideoTokens
+
+
+def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:
+    """Places newline tokens behind the tokens of their frame or row (method section 7).
+
+    The selection must be in frame and raster order. One newline per frame, per row that kept a token
+    ("row"), per row ("all"), or one at the very end, as config and host mode say. Only "row" waits for a
+    number from the device.
+    """
+    if video.newline is None or selection.newlines_done or video.newline_position == "no_token":
+        return selection
+    frames, (height, width) = video.frames, video.pooled_grid
+    position = video.newline_position
+    if position == "one_token":
+        last = selection.frame.new_tensor([frames - 1])
+        group = torch.zeros_like(selection.frame)
+        return _merge(selection, video.newline, group, last, torch.full_like(last, height - 1), width)
+    if config.newlines == "none":
+        return selection
+    device = selection.frame.device
+    if position == "frame" or config.newlines == "frame":
+        each = torch.arange(frames, device=device)
+        return _merge(
+            selection, video.newline, selection.frame, each, torch.full_like(each, height - 1), width
+        )
+    group = selection.frame * height + selection.position[:, 0]
+    if config.newlines == "row":
+        used = torch.zeros(frames * height, dtype=torch.bool, device=device)
+        present = used.index_fill(0, group, True).nonzero().squeeze(-1)
+        group = torch.searchsorted(present, group)
+    else:
+        present = torch.arange(frames * height, device=device)
+    return _merge(selection, video.newline, group, present // height, present % height, width)
+
+
+def _merge(
+    selection: Selection,
+    newline: torch.Tensor,
+    group: torch.Tensor,
+    frame: torch.Tensor,
+    row: torch.Tensor,
+    width: int,
+) -> Selection:
+    """Appends newline g behind the last token of group g. group: (S,) ascending; frame, row: (G,)."""
+    device = group.device
+    groups = frame.shape[0]
+    newline_group = torch.arange(groups, device=device)
+    # a stable sort by group keeps the tokens in order and puts each newline behind its group
+    order = torch.cat([group, newline_group]).argsort(stable=True)
+
+    def join(kept: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
+        return torch.cat([kept, added.to(kept.dtype)]).index_select(0, order)
+
+    return replace(
+        selection,
+        tokens=join(selection.tokens, newline.to(device).expand(groups, -1)),
+        frame=join(selection.frame, frame),
+        position=join(selection.position, torch.stack([row, torch.full_like(row, width)], dim=-1)),
+        kind=join(selection.kind, torch.full_like(frame, int(Kind.NEWLINE))),
+        mass=join(selection.mass, torch.zeros(groups, device=device)),
+        newlines_done=True,
+    )

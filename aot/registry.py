@@ -1,0 +1,70 @@
+"""Methods by name. A method is one function; `AOTConfig(method=name, options={...})` selects it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .errors import AOTError
+
+
+@dataclass(frozen=True)
+class Method:
+    """A token reduction method.
+
+    run: function (video: VideoTokens, config: AOTConfig) -> Selection.
+    options: names and default values of its own options; others are refused.
+    needs: which tower outputs it reads, out of "shallow", "deep" and the keys of `extras`.
+    check: optional function (options: dict) -> None that raises AOTError for a bad value.
+    """
+
+    name: str
+    run: Callable
+    options: Mapping[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+    check: Callable[[dict], None] | None = None
+
+
+_METHODS: dict[str, Method] = {}
+
+
+def register(
+    name: str,
+    *,
+    options: Mapping[str, Any] | None = None,
+    needs: tuple[str, ...] = (),
+    check: Callable[[dict], None] | None = None,
+) -> Callable:
+    """Decorator that adds a function to the methods under `name`."""
+
+    def add(run: Callable) -> Callable:
+        if name in _METHODS:
+            raise AOTError(f"A method named {name!r} is already registered; choose another name.")
+        _METHODS[name] = Method(name, run, dict(options or {}), tuple(needs), check)
+        return run
+
+    return add
+
+
+def get_method(name: str) -> Method:
+    """The method called `name`; AOTError lists the known names when there is none."""
+    if name not in _METHODS:
+        raise AOTError(f"Unknown method {name!r}; choose one of: {', '.join(method_names())}.")
+    return _METHODS[name]
+
+
+def method_names() -> list[str]:
+    """Names of all registered methods, sorted."""
+    return sorted(_METHODS)
+
+
+def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of a method with its defaults filled in; unknown ones raise AOTError."""
+    method = get_method(name)
+    unknown = sorted(set(options) - set(method.options))
+    if unknown:
+        known = ", ".join(sorted(method.options)) or "none"
+        raise AOTError(f"Method {name!r} has no option {', '.join(unknown)}; its options are: {known}.")
+    merged = {**method.options, **options}
+    if method.check is not None:
+        method.check(merged)
+    return merged

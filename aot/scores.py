@@ -1,0 +1,72 @@
+"""What makes a pooled token worth keeping: attention, change in time, rarity in its frame."""
+
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Scores:
+    """(T, P) float32 maps. change and rarity are cosine costs in [0, 2]; local and global_ rank tokens."""
+
+    local: torch.Tensor
+    global_: torch.Tensor
+    change: torch.Tensor
+    rarity: torch.Tensor
+
+
+def unit(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens (..., D) scaled to length 1 in float32; tokens of zeros stay zero."""
+    tokens = tokens.float()
+    norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    return tokens / norm.clamp_min(torch.finfo(torch.float32).tiny)
+
+
+def rarity(units: torch.Tensor) -> torch.Tensor:
+    """1 - cos of each token with the mean of its frame. units: (T, P, D) of length 1; returns (T, P)."""
+    mean = unit(units.mean(dim=1))
+    return (1 - torch.matmul(units, mean.unsqueeze(-1)).squeeze(-1)).clamp_min(0)
+
+
+def change(units: torch.Tensor, rare: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
+    """1 - cos of each token with the same place one frame earlier. units: (T, P, D); returns (T, P).
+
+    Frame 0 has no earlier one and is predicted from its own mean: its change is its rarity (rare, (T, P)).
+    The frames in first, (T,) bool, count as new in the same way where that is larger.
+    """
+    moved = (1 - torch.linalg.vecdot(units[1:], units[:-1])).clamp_min(0)
+    moved = torch.cat([rare[:1], moved])
+    return torch.where(first.unsqueeze(-1), torch.maximum(moved, rare), moved)
+
+
+def relative(importance: torch.Tensor) -> torch.Tensor:
+    """Importance (T, P) divided by its frame's mean; a frame without any is 1 everywhere."""
+    mean = importance.mean(dim=-1, keepdim=True)
+    return torch.where(mean > 0, importance / mean.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
+
+
+def token_scores(
+    units: torch.Tensor,
+    shallow: torch.Tensor,
+    deep: torch.Tensor,
+    first: torch.Tensor,
+    *,
+    attention_power: float,
+    change_power: float,
+    rarity_power: float,
+) -> Scores:
+    """Scores attention^a · change^c · rarity^r of all tokens, from shallow (local) and deep (global) attention.
+
+    units: (T, P, D) of length 1. shallow, deep: (T, P) pooled importance. first: (T,) bool, frames to be
+    shown afresh.
+    """
+    rare = rarity(units)
+    moved = change(units, rare, first)
+    # the floor keeps the order of attention where nothing moves and nothing is rare
+    new = moved.clamp_min(1e-6) ** change_power * rare.clamp_min(1e-6) ** rarity_power
+    return Scores(
+        local=relative(shallow) ** attention_power * new,
+        global_=relative(deep) ** attention_power * new,
+        change=moved,
+        rarity=rare,
+    )

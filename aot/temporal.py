@@ -1,0 +1,48 @@
+"""Clips: runs of frames inside which tokens may be transported in time (section 3.3)."""
+
+import torch
+
+from .config import AOTConfig
+from .errors import AOTError
+from .video import VideoTokens
+
+
+def clip_lengths(video: VideoTokens, config: AOTConfig) -> list[int]:
+    """Clip lengths of a video: the caller's, else as the config says."""
+    if video.clips is not None:
+        return video.clips
+    if config.clips == "uniform":
+        return uniform_clips(video.frames, config.clip_length)
+    descriptors = video.features.float().mean(dim=1)
+    return dynamic_clips(descriptors, threshold=config.clip_threshold, cuts=config.clip_cuts)
+
+
+def uniform_clips(frames: int, length: int | None = None) -> list[int]:
+    """Clip lengths of `length` frames, the last one shorter; None means ceil(T/8) frames."""
+    length = -(-frames // 8) if length is None else length
+    return [min(length, frames - start) for start in range(0, frames, length)]
+
+
+def dynamic_clips(descriptors: torch.Tensor, *, threshold: float, cuts: int) -> list[int]:
+    """Clip lengths cut after frame t where adjacent descriptors' cosine is below `threshold`, plus the
+    `cuts` - 1 lowest (FastVID's rule). descriptors: (T, D) one per frame. Waits once for the device.
+    """
+    frames = descriptors.shape[0]
+    if frames < 1:
+        raise AOTError("There are no frames to cut in clips; give at least one.")
+    if frames == 1:
+        return [1]
+    cosine = torch.nn.functional.cosine_similarity(descriptors[1:].float(), descriptors[:-1].float(), dim=-1)
+    below = cosine < threshold
+    lowest = cosine.argsort(stable=True)[: cuts - 1]
+    ends = [t + 1 for t, cut in enumerate(below.index_fill(0, lowest, True).tolist()) if cut] + [frames]
+    return [end - start for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def join_clips(clips: list[int], most: int) -> list[int]:
+    """The same frames in at most `most` clips: neighbours are joined evenly."""
+    count = len(clips)
+    if count <= most:
+        return clips
+    bounds = [group * count // most for group in range(most + 1)]
+    return [sum(clips[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
