@@ -1,0 +1,69 @@
+"""Side outputs of single attention layers while these layers stay on fused attention.
+
+A layer prepared by `prepare` runs fused attention as before. Inside `capturing`, it also leaves its received attention
+(or its keys) behind; no N x N map is formed. The store is a context variable: concurrent calls do not see each other.
+"""
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AttentionInterface
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from aot.ops import received_attention
+
+FUSED = "sdpa"
+CAPTURING = "sdpa_with_side_outputs"
+
+
+@dataclass
+class SideOutputs:
+    """What one layer is asked for and, after the forward pass, has left behind.
+
+    received: (B, N) float32, mean over heads and sum over queries of the attention weights.
+    keys: (B, N, heads · head_dim) in the layer's dtype.
+    """
+
+    want_received: bool = False
+    want_keys: bool = False
+    received: torch.Tensor | None = None
+    keys: torch.Tensor | None = None
+
+
+_store: ContextVar[dict[nn.Module, SideOutputs] | None] = ContextVar("side_outputs", default=None)
+
+
+def _fused_with_side_outputs(module, query, key, value, attention_mask, **kwargs):
+    """An attention function for transformers: query, key, value (B, heads, N, head_dim)."""
+    wanted = (_store.get() or {}).get(module)
+    if wanted is not None and wanted.want_received:
+        with torch.no_grad():
+            wanted.received = received_attention(query, key, kwargs.get("scaling", query.shape[-1] ** -0.5))
+    if wanted is not None and wanted.want_keys:
+        wanted.keys = key.detach().transpose(1, 2).flatten(2)
+    return ALL_ATTENTION_FUNCTIONS[FUSED](module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(CAPTURING, _fused_with_side_outputs)
+
+
+def prepare(attention: nn.Module) -> None:
+    """Gives one attention module a configuration of its own that names the capturing function."""
+    if attention.config._attn_implementation != CAPTURING:
+        attention.config = copy.deepcopy(attention.config)
+        attention.config._attn_implementation = CAPTURING
+
+
+@contextmanager
+def capturing(wanted: dict[nn.Module, SideOutputs]) -> Iterator[None]:
+    """Fills ``wanted`` (attention module -> request) during the forward passes inside."""
+    token = _store.set(wanted)
+    try:
+        yield
+    finally:
+        _store.reset(token)

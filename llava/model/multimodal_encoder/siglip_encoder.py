@@ -1,0 +1,153 @@
+"""SigLIP vision tower without its last layer, on transformers' own modules and under the published key names."""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+
+import torch
+from torch import nn
+from transformers import SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
+
+from llava.model.multimodal_encoder.capture import FUSED, SideOutputs, capturing, prepare
+from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
+
+# so400m-patch14-384 has 27 layers; checkpoints hold the first 26.
+SO400M_384 = {
+    "hidden_size": 1152,
+    "intermediate_size": 4304,
+    "num_hidden_layers": 26,
+    "num_attention_heads": 16,
+    "image_size": 384,
+    "patch_size": 14,
+}
+FRAMES_PER_PASS = 64  # bounds the activations of long videos
+
+
+@dataclass
+class TowerOutput:
+    """features: (F, N, width) before post_layernorm. received, keys: layer index -> (F, N), (F, N, width)."""
+
+    features: torch.Tensor
+    received: dict[int, torch.Tensor] = field(default_factory=dict)
+    keys: dict[int, torch.Tensor] = field(default_factory=dict)
+
+
+def tower_config(config) -> SiglipVisionConfig:
+    """Geometry of the tower: ``config.mm_vision_config`` when set, else so400m-patch14-384.
+
+    ``num_hidden_layers`` counts the layers in use. Raises ValueError for a tower that is no SigLIP so400m-384 when no
+    geometry is given.
+    """
+    geometry = getattr(config, "mm_vision_config", None)
+    name = getattr(config, "mm_vision_tower", None) or ""
+    if geometry is None and "siglip-so400m-patch14-384" not in name:
+        raise ValueError(
+            f"The checkpoint's vision tower {name!r} is not supported; use one with google/siglip-so400m-patch14-384 "
+            "or state the SigLIP geometry as mm_vision_config in config.json."
+        )
+    vision = SiglipVisionConfig(**{**SO400M_384, **(geometry or {})})
+    vision._attn_implementation = FUSED
+    return vision
+
+
+class _VisionTransformer(nn.Module):
+    def __init__(self, config: SiglipVisionConfig):
+        super().__init__()
+        self.embeddings = SiglipVisionEmbeddings(config)
+        # A non-persistent buffer, which loading through the meta device would leave unset; the forward pass below
+        # adds the position table as it is.
+        del self.embeddings.position_ids
+        self.encoder = SiglipEncoder(config)
+        # Stored in checkpoints, not used: features are taken before it.
+        self.post_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+
+
+class _VisionModel(nn.Module):
+    def __init__(self, config: SiglipVisionConfig):
+        super().__init__()
+        self.vision_model = _VisionTransformer(config)
+
+
+class SigLipVisionTower(nn.Module):
+    """pixels (F, 3, S, S) -> features (F, N, width), the output of the last kept layer before post_layernorm."""
+
+    is_loaded = True
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = tower_config(config)
+        self.image_processor = SigLipImageProcessor(size=(self.config.image_size, self.config.image_size))
+        self.vision_tower = _VisionModel(self.config)
+
+    def forward(self, images: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+        if isinstance(images, list):
+            return [self.encode(image[None] if image.ndim == 3 else image).features for image in images]
+        return self.encode(images).features
+
+    def encode(
+        self, pixels: torch.Tensor, *, received: Collection[int] = (), keys: Collection[int] = ()
+    ) -> TowerOutput:
+        """Features of (F, 3, S, S) pixels with side outputs of the layers named by 0-based index.
+
+        Layers that are not named run plain fused attention. Raises ValueError for pixels of another shape.
+        """
+        size = self.config.image_size
+        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
+            raise ValueError(
+                f"Pixels must be (frames, 3, {size}, {size}) for this model; got {tuple(pixels.shape)}. "
+                "Make them with the model's image_processor."
+            )
+        passes = [self._one_pass(part, received, keys) for part in pixels.split(FRAMES_PER_PASS)]
+        return TowerOutput(
+            features=torch.cat([p.features for p in passes]),
+            received={i: torch.cat([p.received[i] for p in passes]) for i in received},
+            keys={i: torch.cat([p.keys[i] for p in passes]) for i in keys},
+        )
+
+    def _one_pass(self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int]) -> TowerOutput:
+        layers = self.vision_tower.vision_model.encoder.layers
+        wanted = {i: SideOutputs(want_received=i in received, want_keys=i in keys) for i in {*received, *keys}}
+        for i in wanted:
+            prepare(layers[i].self_attn)
+        hidden = self._embed(pixels)
+        with capturing({layers[i].self_attn: request for i, request in wanted.items()}):
+            for layer in layers:
+                hidden = layer(hidden, None)
+                if isinstance(hidden, tuple):  # transformers 4 wraps the layer's output
+                    hidden = hidden[0]
+        return TowerOutput(
+            hidden, {i: wanted[i].received for i in received}, {i: wanted[i].keys for i in keys}
+        )
+
+    def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
+        embeddings = self.vision_tower.vision_model.embeddings
+        patches = embeddings.patch_embedding(pixels.to(device=self.device, dtype=self.dtype))
+        return patches.flatten(2).transpose(1, 2) + embeddings.position_embedding.weight
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.vision_tower.vision_model.embeddings.patch_embedding.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.vision_tower.vision_model.embeddings.patch_embedding.weight.device
+
+    @property
+    def num_layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def hidden_size(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def image_size(self) -> int:
+        return self.config.image_size
+
+    @property
+    def num_patches_per_side(self) -> int:
+        return self.config.image_size // self.config.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        return self.num_patches_per_side**2

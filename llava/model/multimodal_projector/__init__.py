@@ -1,0 +1,1 @@
+"""Projectors from tower width to language model width."""
