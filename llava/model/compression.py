@@ -1,0 +1,109 @@
+"""Where the model meets the method: live settings, what the tower must capture, and the call."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from aot import AOTConfig, CompressedVideo, compress, layers
+from aot.registry import get_method
+from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """A video after tower and projector, to be asked about as often as wanted.
+
+    features: (F, N, D) projected, before pooling. grid: tower (H, W), H·W = N. shallow, deep: (F, N) float32
+    received attention, None when it was not captured. extras: further tower outputs that a method asked for.
+    """
+
+    features: torch.Tensor
+    grid: tuple[int, int]
+    shallow: torch.Tensor | None = None
+    deep: torch.Tensor | None = None
+    extras: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> int:
+        return self.features.shape[0]
+
+    def split(self, lengths: list[int]) -> list["VideoFeatures"]:
+        """Videos that were encoded together, apart again; lengths in frames."""
+        parts = {name: value.split(lengths) for name, value in self.extras.items()}
+        nothing = [None] * len(lengths)
+        rows = zip(
+            self.features.split(lengths),
+            nothing if self.shallow is None else self.shallow.split(lengths),
+            nothing if self.deep is None else self.deep.split(lengths),
+            strict=True,
+        )
+        return [
+            VideoFeatures(features, self.grid, shallow, deep, {name: value[i] for name, value in parts.items()})
+            for i, (features, shallow, deep) in enumerate(rows)
+        ]
+
+
+def active_config(config) -> AOTConfig | None:
+    """The validated ``config.aot`` of a model configuration, or None for no compression."""
+    settings = getattr(config, "aot", None)
+    if settings is None or isinstance(settings, AOTConfig):
+        return settings
+    return AOTConfig.from_dict(settings)
+
+
+@dataclass(frozen=True)
+class CapturePlan:
+    """Tower layers (0-based) whose side outputs are wanted, by the name under which `compress` takes them."""
+
+    received: dict[str, int]
+    keys: dict[str, int]
+
+    def name(self, output: TowerOutput) -> dict[str, torch.Tensor]:
+        """Side outputs of a tower pass by name."""
+        named = {name: output.received[layer] for name, layer in self.received.items()}
+        return named | {name: output.keys[layer] for name, layer in self.keys.items()}
+
+
+NO_CAPTURE = CapturePlan({}, {})
+
+
+def capture_plan(config: AOTConfig | None, tower: SigLipVisionTower) -> CapturePlan:
+    """What the tower must capture so that a video can be compressed: always the two importance maps.
+
+    Methods that declare more get it: "attention_last" (received attention of the last layer) and "keys" (keys of the
+    last layer, heads joined). Raises ValueError for a declared output that the tower cannot give.
+    """
+    shallow, deep = layers(tower.num_layers)
+    received, keys = {"shallow": shallow, "deep": deep}, {}
+    for name in get_method(config.method).needs if config is not None else ():
+        if name == "attention_last":
+            received[name] = tower.num_layers - 1
+        elif name == "keys":
+            keys[name] = tower.num_layers - 1
+        elif name not in received:
+            raise ValueError(f"Method {config.method!r} needs {name!r}, which this vision tower cannot give.")
+    return CapturePlan(received, keys)
+
+
+def compress_video(
+    video: VideoFeatures, config: AOTConfig, *, pool: str, newline: torch.Tensor | None, newline_position: str
+) -> CompressedVideo:
+    """Compresses one encoded video; ValueError when it was encoded without what the method reads."""
+    available = {"shallow": video.shallow, "deep": video.deep, **video.extras}
+    missing = [name for name in get_method(config.method).needs if available.get(name) is None]
+    if missing:
+        raise ValueError(
+            f"The video was encoded without {', '.join(missing)}, which method {config.method!r} reads; "
+            "encode it again after setting config.aot."
+        )
+    return compress(
+        video.features,
+        video.shallow,
+        video.deep,
+        config,
+        pool=pool,
+        newline=newline,
+        newline_position=newline_position,
+        grid=video.grid,
+        extras=video.extras,
+    )

@@ -1,0 +1,117 @@
+"""Qwen2 with a SigLIP tower: the model class of LLaVA-OneVision and LLaVA-Video checkpoints."""
+
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM, Qwen2ForCausalLM, Qwen2Model
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
+from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
+from llava.model.loading import check_loading_info
+from llava.model.splice import left_align
+
+__all__ = ["LlavaQwenConfig", "LlavaQwenForCausalLM", "LlavaQwenModel"]
+
+
+class LlavaQwenModel(LlavaMetaModel, Qwen2Model):
+    config_class = LlavaQwenConfig
+
+
+class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
+    config_class = LlavaQwenConfig
+
+    def __init__(self, config: LlavaQwenConfig):
+        super(Qwen2ForCausalLM, self).__init__(config)
+        self.model = LlavaQwenModel(config)
+        self.vocab_size = config.vocab_size
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.reset_statistics()
+        self.post_init()
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """As in transformers, but a checkpoint whose keys do not all fit raises CheckpointError.
+
+        A tower or projector left at random values would answer fluently and wrongly.
+        """
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
+        )
+        check_loading_info(pretrained_model_name_or_path, info)
+        return (model, info) if output_loading_info else model
+
+    def get_model(self) -> LlavaQwenModel:
+        return self.model
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values=None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        images=None,
+        image_sizes=None,
+        modalities: list[str] | str = ("image",),
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        """Logits and loss; ``images`` and its companions as in `prepare_inputs_labels_for_multimodal`.
+
+        With ``inputs_embeds`` everything goes to Qwen2 as it is, 4-D attention masks and position ids included.
+        """
+        if inputs_embeds is None:
+            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
+                self.prepare_inputs_labels_for_multimodal(
+                    input_ids, position_ids, attention_mask, past_key_values, labels, images, modalities, image_sizes
+                )
+            )
+        return super().forward(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            labels=labels,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
+            **kwargs,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        inputs: torch.LongTensor | None = None,
+        images=None,
+        image_sizes=None,
+        modalities: list[str] | str = ("image",),
+        attention_mask: torch.Tensor | None = None,
+        **kwargs,
+    ):
+        """New tokens (B, new) for prompt ids (B, L); the prompt is not repeated in the output.
+
+        images, image_sizes, modalities: as in `prepare_inputs_labels_for_multimodal`. Rows of unequal length are
+        generated from left-padded embeddings whatever side the prompt is padded on. Other arguments go to
+        transformers' generate. Raises ValueError for missing prompts, or a video prompt without images.
+        """
+        if inputs is None:
+            inputs = kwargs.pop("input_ids", None)
+        if inputs is None or "inputs_embeds" in kwargs:
+            raise ValueError("generate() takes prompt token ids as inputs=(batch, length); inputs_embeds is not taken.")
+        position_ids = kwargs.pop("position_ids", None)
+        _, position_ids, attention_mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
+            inputs, position_ids, attention_mask, None, None, images, modalities, image_sizes
+        )
+        if embeds is None:
+            self.reset_statistics()
+            embeds = self.get_model().embed_tokens(inputs)
+        if attention_mask is not None and len(embeds) > 1:
+            attention_mask, embeds, position_ids = left_align(attention_mask, embeds, position_ids)
+        if position_ids is not None:
+            kwargs["position_ids"] = position_ids
+        return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+
+
+AutoModelForCausalLM.register(LlavaQwenConfig, LlavaQwenForCausalLM, exist_ok=True)

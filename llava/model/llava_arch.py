@@ -1,0 +1,225 @@
+"""From pixels and prompts to input embeddings: tower -> projector -> compression -> newline tokens -> splice."""
+
+import torch
+from torch import nn
+
+from aot import CompressedVideo, pool_tokens, pooled_grid
+from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.model.compression import (
+    NO_CAPTURE,
+    VideoFeatures,
+    active_config,
+    capture_plan,
+    compress_video,
+)
+from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
+from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.splice import cut, pad_rows, share_out, splice_row
+from llava.model.timing import stage
+from llava.model.visual_tokens import ImageLayout, arrange_image, arrange_video
+
+TEXT_AND_NO_VIDEO = (
+    "The prompt asks about a video or image, but images is None; pass the pixels in images, "
+    f"or leave {DEFAULT_IMAGE_TOKEN} and the modality out for a text-only prompt."
+)
+
+
+class LlavaMetaModel:
+    """Adds tower, projector and newline token to a transformers language model, under the published names."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.vision_tower = SigLipVisionTower(config)
+        self.mm_projector = build_vision_projector(config)
+        if "unpad" in getattr(config, "mm_patch_merge_type", "flat"):
+            self.image_newline = nn.Parameter(torch.randn(config.hidden_size) * config.hidden_size**-0.5)
+
+    def get_vision_tower(self) -> SigLipVisionTower:
+        return self.vision_tower
+
+
+class LlavaMetaForCausalLM:
+    """The multimodal side of a causal language model whose ``get_model()`` is a `LlavaMetaModel`.
+
+    ``last_compression``: CompressedVideo of every video of the last call, empty without compression.
+    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress".
+    """
+
+    last_compression: list[CompressedVideo]
+    last_timing: dict[str, float]
+
+    def get_vision_tower(self) -> SigLipVisionTower:
+        return self.get_model().get_vision_tower()
+
+    def reset_statistics(self) -> None:
+        self.last_compression = []
+        self.last_timing = {"tower": 0.0, "projector": 0.0, "compress": 0.0}
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Pixels (n, 3, S, S) -> projected features (n, N, D)."""
+        return self._encode(images, NO_CAPTURE).features
+
+    def encode_video(self, pixels: torch.Tensor) -> VideoFeatures:
+        """Pixels (F, 3, S, S) of one video -> its features, with the received attention that compression reads.
+
+        Tower and projector only; ask with `video_tokens`, or pass the result in ``images`` as often as wanted.
+        """
+        self.reset_statistics()
+        return self._encode(pixels, capture_plan(active_config(self.config), self.get_vision_tower()))
+
+    def video_tokens(self, video: VideoFeatures) -> tuple[torch.Tensor, CompressedVideo | None]:
+        """Tokens (S, D) of one encoded video, newline tokens included, by the settings of this moment.
+
+        The second value says where each token came from; None without compression.
+        """
+        newline, position = self._video_newline()
+        pool = getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear"
+        settings = active_config(self.config)
+        if settings is None:
+            height, width = pooled_grid(video.grid, pool)
+            pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, (height, width))
+            return arrange_video(pooled, newline, position=position), None
+        with stage(self.last_timing, "compress", video.features.device):
+            result = compress_video(video, settings, pool=pool, newline=newline, newline_position=position)
+        self.last_compression.append(result)
+        return result.tokens, result
+
+    def _video_newline(self) -> tuple[torch.Tensor | None, str]:
+        merge = getattr(self.config, "mm_patch_merge_type", "flat")
+        position = getattr(self.config, "mm_newline_position", None) or "one_token"
+        newline = getattr(self.get_model(), "image_newline", None)
+        if merge == "flat" or (position == "one_token" and "unpad" not in merge):
+            newline = None
+        return newline, position
+
+    def _encode(self, pixels: torch.Tensor, plan) -> VideoFeatures:
+        tower = self.get_vision_tower()
+        with stage(self.last_timing, "tower", tower.device):
+            output = tower.encode(pixels, received=set(plan.received.values()), keys=set(plan.keys.values()))
+        with stage(self.last_timing, "projector", tower.device):
+            projector = self.get_model().mm_projector
+            features = projector(output.features.to(next(projector.parameters())))
+        side = tower.num_patches_per_side
+        named = plan.name(output)
+        shallow, deep = named.pop("shallow", None), named.pop("deep", None)
+        return VideoFeatures(features, (side, side), shallow, deep, named)
+
+    def _encode_videos(self, pixels: list[torch.Tensor]) -> list[VideoFeatures]:
+        """Several videos in one tower pass; attention is captured only when compression is on."""
+        lengths = [len(video) for video in pixels]
+        settings = active_config(self.config)
+        if settings is not None:
+            together = self._encode(torch.cat(pixels), capture_plan(settings, self.get_vision_tower()))
+        else:
+            side = self.get_vision_tower().num_patches_per_side
+            together = VideoFeatures(self.encode_images(torch.cat(pixels)), (side, side))
+        return together.split(lengths)
+
+    def _visual_tokens(self, images, modalities: list[str], image_sizes) -> list[torch.Tensor]:
+        """Tokens (S, D) of every entry of images; videos are compressed one by one, images never."""
+        entries = [x[None] if isinstance(x, torch.Tensor) and x.ndim == 3 else x for x in images]
+        videos = [i for i, entry in enumerate(entries) if modalities[i] == "video" and not _encoded(entry)]
+        stills = [i for i, entry in enumerate(entries) if modalities[i] != "video" and not _encoded(entry)]
+        features = dict(enumerate(entries))
+        if videos:
+            features |= zip(videos, self._encode_videos([entries[i] for i in videos]), strict=True)
+        tokens = {i: self.video_tokens(features[i])[0] for i in features if i not in stills}
+        if stills:
+            encoded = self.encode_images(torch.cat([entries[i] for i in stills]))
+            for i, tiles in zip(stills, encoded.split([len(entries[i]) for i in stills]), strict=True):
+                tokens[i] = self._image_tokens(tiles, None if image_sizes is None else image_sizes[i])
+        return [tokens[i] for i in range(len(entries))]
+
+    def _image_tokens(self, tiles: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
+        tower = self.get_vision_tower()
+        layout = ImageLayout(
+            merge_type=getattr(self.config, "mm_patch_merge_type", "flat"),
+            aspect_ratio=getattr(self.config, "image_aspect_ratio", None) or "square",
+            pinpoints=getattr(self.config, "image_grid_pinpoints", None),
+            side=tower.num_patches_per_side,
+            tile=tower.image_size,
+        )
+        return arrange_image(tiles, getattr(self.get_model(), "image_newline", None), layout, size=size)
+
+    def prepare_inputs_labels_for_multimodal(
+        self,
+        input_ids: torch.Tensor,
+        position_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+        past_key_values,
+        labels: torch.Tensor | None,
+        images,
+        modalities: list[str] | str = ("image",),
+        image_sizes=None,
+    ):
+        """Input embeddings with the visual tokens in the place of the <image> marks.
+
+        input_ids, attention_mask, position_ids, labels: (B, L) or None. images: a list whose entries are pixels
+        (3, S, S) or (F, 3, S, S) or a `VideoFeatures`, one per mark, or a (n, 3, S, S) tensor of n whole images
+        (flat, no newline). modalities: "image" or "video" per entry, a string for all; entries past its end are
+        images. image_sizes: (width, height) per entry, for images in several tiles.
+
+        Returns (None, position_ids, attention_mask, past_key_values, embeds (B, L', D), labels); what was None stays
+        None, except for a mask where rows had to be padded. Without images the inputs come back with embeds None.
+        Raises ValueError for missing or unequal numbers of images.
+        """
+        if images is None:
+            if "video" in ([modalities] if isinstance(modalities, str) else modalities):
+                raise ValueError(TEXT_AND_NO_VIDEO)
+            if input_ids is not None and bool((input_ids == IMAGE_TOKEN_INDEX).any()):
+                raise ValueError(TEXT_AND_NO_VIDEO)
+            return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        if past_key_values is not None and input_ids.shape[1] == 1:
+            return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        self.reset_statistics()
+        if isinstance(images, torch.Tensor) and images.ndim == 4:
+            visual = list(self.encode_images(images))
+        else:
+            entries = list(images)
+            visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes)
+        rows = self._splice(input_ids, attention_mask, labels, visual)
+        rows = cut(rows, getattr(self.config, "tokenizer_model_max_length", None))
+        side = getattr(self.config, "tokenizer_padding_side", "right")
+        embeds, new_labels, mask, places = pad_rows(rows, side=side)
+        if attention_mask is not None:
+            mask = mask.to(attention_mask.dtype)
+        elif len({len(row) for row, _ in rows}) == 1:
+            mask = None
+        return (
+            None,
+            None if position_ids is None else places,
+            mask,
+            past_key_values,
+            embeds,
+            None if labels is None else new_labels,
+        )
+
+    def _splice(self, input_ids, attention_mask, labels, visual) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(embeddings, labels) of each row, padding of the prompts removed."""
+        keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        if labels is None:
+            labels = torch.full_like(input_ids, IGNORE_INDEX)
+        ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]
+        targets = [row[kept] for row, kept in zip(labels, keep, strict=True)]
+        embed = self.get_model().embed_tokens
+        return [
+            splice_row(row, target, share, embed)
+            for row, target, share in zip(ids, targets, share_out(ids, visual), strict=True)
+        ]
+
+
+def _encoded(entry) -> bool:
+    return isinstance(entry, VideoFeatures)
+
+
+def _modality_of_each(modalities: list[str] | str, entries: int) -> list[str]:
+    """"image" or "video" for each entry; ValueError when a video is named that images does not hold."""
+    named = [modalities] * entries if isinstance(modalities, str) else list(modalities)
+    if isinstance(modalities, str) and not entries:
+        named = [modalities]
+    unknown = set(named) - {"image", "video", "text"}
+    if unknown:
+        raise ValueError(f"Unknown modality {sorted(unknown)[0]!r}; use 'image' or 'video'.")
+    if "video" in named[entries:]:
+        raise ValueError(TEXT_AND_NO_VIDEO.replace("images is None", f"images has only {entries} entries"))
+    return (named + ["image"] * entries)[:entries]

@@ -1,0 +1,119 @@
+"""Order and newline tokens of uncompressed videos and of images: pure functions of features."""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+
+from llava.mm_utils import get_anyres_image_grid_shape
+
+
+def arrange_video(pooled: torch.Tensor, newline: torch.Tensor | None, *, position: str) -> torch.Tensor:
+    """(F, h, w, D) pooled tokens -> (S, D) in frame and raster order with newline tokens (D,) by ``position``.
+
+    grid: after every row, S = F·h·(w+1); frame: after every frame, S = F·(h·w+1); one_token: one at the very end;
+    no_token, or a newline of None: S = F·h·w. Raises ValueError for another position.
+    """
+    if position not in ("grid", "frame", "one_token", "no_token"):
+        raise ValueError(
+            f"Unknown mm_newline_position {position!r}; use 'one_token', 'grid', 'frame' or 'no_token'."
+        )
+    frames, height, width, dim = pooled.shape
+    if newline is None or position == "no_token":
+        return pooled.reshape(-1, dim)
+    newline = newline.to(pooled)
+    if position == "grid":
+        return torch.cat([pooled, newline.expand(frames, height, 1, dim)], dim=2).reshape(-1, dim)
+    if position == "frame":
+        return torch.cat([pooled.flatten(1, 2), newline.expand(frames, 1, dim)], dim=1).reshape(-1, dim)
+    return torch.cat([pooled.reshape(-1, dim), newline.expand(1, dim)])
+
+
+@dataclass(frozen=True)
+class ImageLayout:
+    """How the tiles of an image become tokens; the checkpoint's fields of the same names.
+
+    side: tower tokens per side of a tile; tile: its side in pixels.
+    """
+
+    merge_type: str
+    aspect_ratio: str
+    pinpoints: Sequence | str | None
+    side: int
+    tile: int
+
+    @property
+    def max_tiles(self) -> int | None:
+        """N of ``anyres_max_N``; above it the joined map is scaled down."""
+        match = re.fullmatch(r"anyres_max_(\d+)", self.aspect_ratio)
+        return int(match.group(1)) if match else None
+
+
+def arrange_image(
+    features: torch.Tensor, newline: torch.Tensor | None, layout: ImageLayout, *, size: tuple[int, int] | None
+) -> torch.Tensor:
+    """(tiles, N, D) features of one image -> (S, D) tokens.
+
+    One tile: its tokens and one newline. Several: the whole image first, then the tiles joined to one map, freed of
+    the padding that the (width, height) ``size`` implies and, above ``max_tiles``, scaled down, with a newline after
+    every row. No newline unless the merge type ends in unpad. Raises ValueError where layout and tiles do not fit.
+    """
+    if layout.merge_type not in ("flat", "spatial", "spatial_unpad"):
+        raise ValueError(
+            f"Unknown mm_patch_merge_type {layout.merge_type!r}; use 'flat', 'spatial' or 'spatial_unpad'."
+        )
+    if layout.merge_type == "flat":
+        return features.flatten(0, 1)
+    unpad = layout.merge_type == "spatial_unpad"
+    if features.shape[0] == 1:
+        return torch.cat([features[0], newline.to(features)[None]]) if unpad else features[0]
+    joined = _join_tiles(features[1:], layout, size)
+    if not unpad:
+        return torch.cat([features[0], joined.flatten(1).T])
+    joined = unpad_map(joined, size)
+    if layout.max_tiles is not None:
+        joined = _scale_down(joined, layout.max_tiles * layout.side**2)
+    rows = torch.cat([joined, newline.to(joined)[:, None, None].expand(-1, joined.shape[1], 1)], dim=2)
+    return torch.cat([features[0], rows.flatten(1).T])
+
+
+def _join_tiles(tiles: torch.Tensor, layout: ImageLayout, size: tuple[int, int] | None) -> torch.Tensor:
+    """(n, N, D) row-major tiles -> (D, rows·side, columns·side)."""
+    if layout.aspect_ratio != "anyres" and layout.max_tiles is None:
+        raise ValueError(
+            f"An entry of images has {len(tiles) + 1} tiles or frames, which image_aspect_ratio "
+            f"{layout.aspect_ratio!r} does not make; name it 'video' in modalities if it is a video."
+        )
+    if size is None:
+        raise ValueError("image_sizes is missing; give the (width, height) of every image in several tiles.")
+    columns, rows = get_anyres_image_grid_shape(tuple(size), layout.pinpoints, layout.tile)
+    if columns * rows != len(tiles):
+        raise ValueError(
+            f"An image of {size[0]}x{size[1]} makes {columns * rows} tiles and the whole image, but its entry in "
+            f"images has {len(tiles) + 1}; name it 'video' in modalities if it is a video, else use process_images."
+        )
+    grid = tiles.view(rows, columns, layout.side, layout.side, -1)
+    return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)
+
+
+def unpad_map(joined: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Cuts a (D, H, W) map to the part that an image of (width, height) covers when fitted and centred."""
+    width, height = size
+    map_height, map_width = joined.shape[1:]
+    if width / height > map_width / map_height:
+        margin = (map_height - int(height * map_width / width)) // 2
+        return joined[:, margin : map_height - margin]
+    margin = (map_width - int(width * map_height / height)) // 2
+    return joined[:, :, margin : map_width - margin]
+
+
+def _scale_down(joined: torch.Tensor, budget: int) -> torch.Tensor:
+    """A (D, H, W) map of far more than ``budget`` places, bilinearly scaled to about that many."""
+    height, width = joined.shape[1:]
+    ratio = math.sqrt(height * width / budget)
+    if ratio <= 1.1:
+        return joined
+    return F.interpolate(joined[None], (int(height // ratio), int(width // ratio)), mode="bilinear")[0]
