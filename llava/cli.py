@@ -1,0 +1,31 @@
+"""The console script `aot`: one name for the things a person does."""
+
+import sys
+
+HELP = """usage: aot COMMAND [options]
+
+  chat   talk to a model about a video (aot chat --help)
+  clip   write a sample video to try it on (aot clip --help)
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Hands over to the command; returns its exit code."""
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command == "chat":
+        from llava.serve.cli import main as chat  # loads torch and transformers: only when needed
+
+        return chat(rest, prog="aot chat")
+    if command == "clip":
+        from llava.serve.clip import main as clip
+
+        return clip(rest, prog="aot clip")
+    if command in ("-h", "--help", "help"):
+        print(HELP, end="")
+        return 0
+    print(f"aot: there is no command {command!r}; use chat or clip.", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

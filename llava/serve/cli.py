@@ -1,0 +1,108 @@
+"""Chat about a video in the terminal: `python -m llava.serve.cli --video-file clip.mp4 --retention 0.1`."""
+
+import json
+import sys
+
+import torch
+import transformers
+from safetensors import SafetensorError
+
+from llava.mm_utils import get_model_name_from_path
+from llava.model.builder import load_pretrained_model
+from llava.serve.chat import Chat
+from llava.serve.family import default_sampling
+from llava.serve.options import chat_parser, check, compression, model_path, sampling
+from llava.serve.report import as_json, cost
+from llava.serve.session import ChatError, ChatSession
+from llava.serve.terminal import Terminal
+
+
+def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.cli") -> int:
+    """Runs the chat; returns the exit code: 0, or 1 after one sentence on standard error."""
+    options = chat_parser(prog).parse_args(arguments)
+    terminal = Terminal()
+    try:
+        return run(options, terminal)
+    except (ValueError, OSError, ImportError) as error:
+        terminal.error(str(error))
+    except torch.OutOfMemoryError:
+        terminal.error(
+            "The GPU's memory is too small for this; use fewer frames, a lower retention or --device cpu."
+        )
+    except KeyboardInterrupt:
+        return 130
+    return 1
+
+
+def run(options, terminal: Terminal) -> int:
+    """Checks everything that is cheap to check, then loads, then talks."""
+    check(options)
+    compression(options)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    with terminal.waiting("loading the model"):
+        session = load_session(options)
+    chat = Chat(session, terminal, compare=options.compare)
+    if options.video_file:
+        chat.show_video(options.video_file)
+    if options.question is None:
+        return chat.run()
+    if options.json:
+        print(json.dumps(_one_json(session, options), ensure_ascii=False))
+    else:
+        chat.ask(options.question)
+    return 0
+
+
+def load_session(options) -> ChatSession:
+    """The model and a session on it. Raises ValueError or OSError with one sentence."""
+    path = model_path(options)
+    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ChatError("There is no CUDA device here; use --device cpu.")
+    try:
+        tokenizer, model, image_processor, context_length = load_pretrained_model(
+            path,
+            options.model_base,
+            get_model_name_from_path(path),
+            device_map=device,
+            torch_dtype=options.dtype or ("float32" if device == "cpu" else "bfloat16"),
+            attn_implementation=options.attn_implementation,
+            aot=compression(options),
+        )
+    except (SafetensorError, RuntimeError, KeyError) as error:
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ChatError(
+            f"The checkpoint {path} cannot be loaded ({first}); check that it is complete."
+        ) from error
+    model.eval()
+    return ChatSession(
+        model,
+        tokenizer,
+        image_processor,
+        context_length,
+        aot=compression(options),
+        sampling=sampling(options, default_sampling(model.config)),
+        force_sample=options.force_sample,
+        decoder=options.decoder,
+        template=options.conv_template,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+    )
+
+
+def _one_json(session: ChatSession, options) -> dict:
+    """The JSON object of --question --json; with --compare the uncompressed answer stands beside."""
+    whole = None
+    if options.compare:
+        whole, answer = session.compare(options.question)
+    else:
+        answer = session.ask(options.question)
+    result = as_json(answer, session, model_path(options))
+    if whole:
+        result["uncompressed"] = {"answer": whole.text, **cost(whole)}
+    return result
+
+
+if __name__ == "__main__":
+    sys.exit(main())

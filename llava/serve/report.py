@@ -1,0 +1,76 @@
+"""What an answer cost, as a line for people and as JSON for programs."""
+
+import platform
+from importlib import metadata
+
+from llava.serve.session import Answer, ChatSession, Tokens
+
+PACKAGES = ("aot-video", "torch", "transformers", "av", "decord", "flash-attn")
+
+
+def stats_line(answer: Answer) -> str:
+    """One line: frames, tokens before and after, retention, milliseconds by stage, peak memory."""
+    times = answer.timings
+    memory = ", ".join(f"{mib:.0f} MiB {kind.upper()}" for kind, mib in answer.peak_memory.items())
+    newlines = f" (+{answer.after.newline} newline)" if answer.after.newline else ""
+    return " · ".join(
+        [
+            f"{answer.frames} frames",
+            f"{answer.before.visual} → {answer.after.visual} tokens{newlines}",
+            f"retention {100 * answer.retention:.3g} %",
+            f"decode {times['decode']:.0f} ms",
+            f"tower {times['tower']:.0f} ms",
+            f"compression {times['compress']:.1f} ms",
+            f"first token {times['first_token']:.0f} ms",
+            f"peak {memory}",
+        ]
+    )
+
+
+def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
+    """Everything about one answer, in plain JSON values."""
+    loaded = session.loaded
+    return {
+        "question": answer.question,
+        "answer": answer.text,
+        "model": {"path": model_path, "device": str(session.model.device), "dtype": str(session.model.dtype)},
+        "video": {
+            "path": loaded.path,
+            "frames": len(loaded.video.frames),
+            "times_s": [round(float(time), 3) for time in loaded.video.times],
+            "duration_s": round(loaded.video.duration, 3),
+            "decoder": loaded.video.decoder,
+        },
+        **cost(answer),
+        "versions": versions(),
+    }
+
+
+def cost(answer: Answer) -> dict:
+    """Settings, token counts, timings and memory of one answer."""
+    return {
+        "settings": answer.settings,
+        "tokens": {
+            "before": _tokens(answer.before),
+            "after": _tokens(answer.after),
+            "answer": answer.new_tokens,
+        },
+        "retention": answer.retention,
+        "timings_ms": {stage: round(ms, 3) for stage, ms in answer.timings.items()},
+        "peak_memory_mib": {kind: round(mib, 1) for kind, mib in answer.peak_memory.items()},
+    }
+
+
+def versions() -> dict[str, str | None]:
+    """Versions of what took part; None for a package that is not installed."""
+    found = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def _tokens(tokens: Tokens) -> dict[str, int]:
+    return {"visual": tokens.visual, "newline": tokens.newline, "total": tokens.visual + tokens.newline}
