@@ -39,6 +39,11 @@ def window_ids(grid: tuple[int, int], device: torch.device | None = None) -> tor
     return (rows[:, None] * 3 + columns).flatten()
 
 
+def window_sizes(windows: torch.Tensor) -> torch.Tensor:
+    """(9,) int64 tokens in each window. windows: (N,) from `window_ids`."""
+    return torch.nn.functional.one_hot(windows, 9).sum(0)
+
+
 def share(total: torch.Tensor, weights: torch.Tensor, caps: torch.Tensor) -> torch.Tensor:
     """Splits integer totals over the last axis in proportion to weights, by largest remainder.
 
@@ -64,7 +69,7 @@ def window_counts(
     the global anchors), "mass" shares by the importance in a window, "entropy" by how evenly it is spread:
     a window whose importance sits on one token needs one anchor.
     """
-    caps = torch.nn.functional.one_hot(windows, 9).sum(0)
+    caps = window_sizes(windows)
     if rule == "uniform":
         return torch.minimum((local // 9).unsqueeze(-1), caps)
     member = torch.nn.functional.one_hot(windows, 9).to(importance.dtype)
@@ -76,27 +81,31 @@ def window_counts(
 
 
 def choose(
-    budget: torch.Tensor,
+    local_count: torch.Tensor,
+    global_count: torch.Tensor,
     local_score: torch.Tensor,
     global_score: torch.Tensor,
-    counts: torch.Tensor,
     windows: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Local and global anchors of every frame, two disjoint (T, N) bool masks.
+    """Local and global anchors of every frame, two disjoint (T, N) bool masks (section 3.1).
 
-    budget: (T,) int64 anchors per frame. local_score, global_score: (T, N). counts: (T, 9) int64 per window.
-    Local: the best of each window by local_score. Global: the best of the others by global_score, as many
-    as the budget leaves (section 3.1).
+    local_count: (T, 9) int64, the best of each window by local_score. global_count: (T,) int64, the best of
+    the others by global_score. Scores: (T, N).
     """
-    # rank inside the window = rank among tokens ordered by (window, score)
+    # rank inside the window: order by score, then stably by window
     order = local_score.argsort(dim=-1, descending=True, stable=True)
     order = order.gather(-1, windows[order].argsort(dim=-1, stable=True))
-    sizes = torch.nn.functional.one_hot(windows, 9).sum(0)
+    sizes = window_sizes(windows)
     starts = sizes.cumsum(0) - sizes
-    place = torch.arange(order.shape[-1], device=order.device)
-    rank = place - starts[windows.sort(stable=True).values]
+    rank = torch.arange(order.shape[-1], device=order.device) - starts.repeat_interleave(
+        sizes, output_size=windows.shape[0]
+    )
     rank = torch.empty_like(order).scatter_(-1, order, rank.expand_as(order))
-    local = rank < counts[:, windows]
-    masked = global_score.masked_fill(local, -torch.inf)
-    left = budget - local.sum(-1)
-    return local, (rank_descending(masked) < left.unsqueeze(-1)) & ~local
+    local = rank < local_count[:, windows]
+    others = global_score.masked_fill(local, -torch.inf)
+    return local, (rank_descending(others) < global_count.unsqueeze(-1)) & ~local
+
+
+def local_share(budget: torch.Tensor, global_ratio: float) -> torch.Tensor:
+    """int(budget·(1 - g)) anchors of each frame that the windows share; budget: (T,) int64."""
+    return (budget.double() * (1 - global_ratio)).long()

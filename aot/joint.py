@@ -6,7 +6,7 @@ processed at once. The device is waited for once (and once more for dynamic clip
 
 import torch
 
-from .anchors import choose, rank_descending, true_indices, window_counts, window_ids
+from .anchors import choose, local_share, rank_descending, true_indices, window_counts, window_ids
 from .config import AOTConfig
 from .result import Kind, Selection, kept
 from .scores import Scores, token_scores, unit
@@ -82,9 +82,9 @@ def choose_tokens(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Local and global anchors, two disjoint (T, P) bool masks; budget: (T,) int64."""
     windows = window_ids(video.pooled_grid, scores.local.device)
-    local = (budget.double() * (1 - config.global_ratio)).long()
+    local = local_share(budget, config.global_ratio)
     counts = window_counts(local, video.pooled_shallow, windows, config.window_budget)
-    return choose(budget, scores.local, scores.global_, counts, windows)
+    return choose(counts, budget - counts.sum(-1), scores.local, scores.global_, windows)
 
 
 def transport_clips(

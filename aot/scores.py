@@ -55,7 +55,7 @@ def token_scores(
     change_power: float,
     rarity_power: float,
 ) -> Scores:
-    """Scores attention^a · change^c · rarity^r of all tokens, from shallow (local) and deep (global) attention.
+    """Scores attention^a · change^c · rarity^r of all tokens: local by shallow, global_ by deep attention.
 
     units: (T, P, D) of length 1. shallow, deep: (T, P) pooled importance. first: (T,) bool, frames to be
     shown afresh.

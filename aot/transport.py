@@ -2,6 +2,10 @@
 
 import torch
 
+from .config import AOTConfig
+from .ops import sinkhorn
+from .scores import unit
+
 
 def grid_positions(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
     """(H·W, 2) row and column of each token in [0, 1]², linspace(0, 1) on both axes."""
@@ -35,3 +39,49 @@ def merge(
     share = share.clamp_max(cap).unsqueeze(-1)
     mean = carried / mass.clamp_min(torch.finfo(torch.float32).tiny).unsqueeze(-1)
     return kept + share * (mean - kept)
+
+
+def intra_frame(
+    features: torch.Tensor,
+    anchor: torch.Tensor,
+    grid: tuple[int, int],
+    config: AOTConfig,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Merged anchors of every frame (section 3.2): each frame's other tokens transported onto its anchors.
+
+    features: (T, N, D). anchor: (T, K) indices of the anchors, ascending. Returns merged anchors (T, K, D)
+    float32 and plans (T, N, K), whose rows are 0 for the anchors themselves. Uniform marginals: 1/M and 1/K
+    when supplier_mass is "normalised", 1 and M/K when it is "unit".
+    """
+    frames, tokens, width = features.shape
+    count = anchor.shape[1]
+    features = features.float()
+    kept = features.gather(1, anchor.unsqueeze(-1).expand(-1, -1, width))
+    cosine = torch.bmm(unit(features), unit(kept).transpose(1, 2))
+    supply = torch.ones(frames, tokens, device=features.device).scatter_(1, anchor, 0.0)
+    cost = 1 - cosine
+    if config.spatial_weight > 0:
+        place = grid_positions(grid, features.device)
+        cost += config.spatial_weight * torch.cdist(place.expand(frames, -1, -1), place[anchor])
+    free = max(1, tokens - count)
+    scale = 1 / free if config.supplier_mass == "normalised" else 1.0
+    plan = sinkhorn(
+        cost,
+        supply * scale,
+        torch.full((frames, count), (tokens - count) * scale / count, device=features.device),
+        epsilon=config.epsilon,
+        iterations=config.iterations,
+        stop=_STOP_INTRA[config.stop],
+        tolerance=config.tolerance,
+        backend=config.backend,
+    )
+    carried = torch.bmm(plan.transpose(1, 2), features)
+    merged = merge(kept, carried, plan.sum(1), strength=config.merge_strength, cap=config.merge_cap)
+    if config.hard_blend > 0:
+        nearest = torch.nn.functional.one_hot(cosine.argmax(-1), count) * supply.unsqueeze(-1)
+        total = kept + torch.bmm(nearest.transpose(1, 2), features)
+        merged = merged.lerp(total / (1 + nearest.sum(1)).unsqueeze(-1), config.hard_blend)
+    return merged, plan
+
+
+_STOP_INTRA = {"problem": "marginal", "batch": "change_batch", "never": "never"}
