@@ -16,6 +16,9 @@ from llava.serve.report import as_json, cost
 from llava.serve.session import ChatError, ChatSession
 from llava.serve.terminal import Terminal
 
+# what a person can put right: all errors of this project are ValueErrors
+EXPECTED = (ValueError, OSError, ImportError, torch.OutOfMemoryError)
+
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.cli") -> int:
     """Runs the chat; returns the exit code: 0, or 1 after one sentence on standard error."""
@@ -23,15 +26,18 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.ser
     terminal = Terminal()
     try:
         return run(options, terminal)
-    except (ValueError, OSError, ImportError) as error:
-        terminal.error(str(error))
-    except torch.OutOfMemoryError:
-        terminal.error(
-            "The GPU's memory is too small for this; use fewer frames, a lower retention or --device cpu."
-        )
+    except EXPECTED as error:
+        terminal.error(one_sentence(error))
+        return 1
     except KeyboardInterrupt:
         return 130
-    return 1
+
+
+def one_sentence(error: Exception) -> str:
+    """What to tell the person: the first line of a library's long message."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "The GPU's memory is too small for this; use fewer frames, a lower retention or --device cpu."
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def run(options, terminal: Terminal) -> int:

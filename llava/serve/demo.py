@@ -1,0 +1,75 @@
+"""The demonstration: one clip, three questions, all tokens and a tenth of them."""
+
+import sys
+from pathlib import Path
+
+from llava.eval.clips import write_clip
+from llava.eval.questions import Question, make_questions
+from llava.serve.cli import EXPECTED, load_session, one_sentence
+from llava.serve.options import chat_parser, check, compression
+from llava.serve.session import Answer
+from llava.serve.terminal import Terminal
+
+SEED = 900_002  # of the clip
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Writes demo_out/clip.mp4, asks about it and prints the tables; returns the exit code."""
+    parser = chat_parser("python -m llava.serve.demo")
+    parser.add_argument("--output", default="demo_out", help="folder for the clip (default demo_out)")
+    options = parser.parse_args(arguments)
+    terminal = Terminal()
+    try:
+        check(options)
+        compression(options)
+        path = Path(options.output, "clip.mp4")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        questions = choose(make_questions(write_clip(path, SEED)))
+        with terminal.waiting("loading the model"):
+            session = load_session(options)
+        session.set_video(str(path))
+        pairs = [session.compare(question.open_prompt()) for question in questions]
+    except EXPECTED as error:
+        terminal.error(one_sentence(error))
+        return 1
+    show(terminal, path, questions, pairs)
+    return 0
+
+
+def choose(questions: list[Question], count: int = 3) -> list[Question]:
+    """The first question of each of the first families."""
+    first: dict[str, Question] = {}
+    for question in questions:
+        first.setdefault(question.family, question)
+    return list(first.values())[:count]
+
+
+def show(
+    terminal: Terminal, path: Path, questions: list[Question], pairs: list[tuple[Answer, Answer]]
+) -> None:
+    """Two tables: what was answered, and what it cost (means over the questions)."""
+    whole, reduced = (list(side) for side in zip(*pairs, strict=True))
+    share = f"{100 * reduced[0].retention:.3g} %"
+    terminal.write(f"{path}: {whole[0].frames} frames")
+    answers = zip(questions, whole, reduced, strict=True)
+    terminal.table(
+        ["question", "truth", "100 %", share], [[q.text, q.answer, a.text, b.text] for q, a, b in answers]
+    )
+    rows = [
+        ["visual tokens", whole[0].after.visual, reduced[0].after.visual],
+        ["newline tokens", whole[0].after.newline, reduced[0].after.newline],
+        ["compression, ms", *(f"{_mean(side, 'compress'):.1f}" for side in (whole, reduced))],
+        ["first token, ms", *(f"{_mean(side, 'first_token'):.1f}" for side in (whole, reduced))],
+        ["whole answer, ms", *(f"{_mean(side, 'total'):.1f}" for side in (whole, reduced))],
+    ]
+    terminal.table(["mean of the questions", "100 %", share], [[str(cell) for cell in row] for row in rows])
+    paid = whole[0].timings
+    terminal.write(f"once for the video: decode {paid['decode']:.0f} ms, tower {paid['tower']:.0f} ms")
+
+
+def _mean(answers: list[Answer], stage: str) -> float:
+    return sum(answer.timings[stage] for answer in answers) / len(answers)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

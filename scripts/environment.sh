@@ -1,0 +1,43 @@
+# Sourced by demo.sh and test.sh: makes .venv from the pinned requirement files named as arguments, once.
+
+say() { printf '%s\n' "$*" >&2; }
+
+find_python() {
+    local candidate
+    for candidate in python3 python3.13 python3.12 python3.11 python3.10 python; do
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 10))' 2>/dev/null; then
+            printf '%s\n' "$candidate"
+            return
+        fi
+    done
+    say "Python 3.10 or newer is needed and was not found; install it and run this again."
+    return 1
+}
+
+make_environment() {
+    local python name wanted stamp
+    python=$(find_python)
+    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
+        rm -rf .venv
+        say "making .venv with $("$python" --version)"
+        if ! "$python" -m venv .venv; then
+            rm -rf .venv
+            say "Python cannot make virtual environments here; install its venv package (python3-venv) and try again."
+            return 1
+        fi
+    fi
+    for name in "$@"; do
+        wanted=$(cat "requirements/$name.txt" pyproject.toml)
+        stamp=.venv/installed-$name
+        [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && continue
+        say "installing requirements/$name.txt"
+        rm -f "$stamp"
+        # torch goes first and alone, so that nothing else pulls in another version of it
+        if grep -q '^torch==' "requirements/$name.txt"; then
+            .venv/bin/python -m pip install --quiet "$(grep '^torch==' "requirements/$name.txt")"
+        fi
+        .venv/bin/python -m pip install --quiet -r "requirements/$name.txt"
+        .venv/bin/python -m pip install --quiet --no-deps -e .
+        printf '%s' "$wanted" > "$stamp"
+    done
+}
