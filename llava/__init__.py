@@ -1,8 +1,8 @@
 """Video language model compatible with LLaVA-NeXT's SigLIP + Qwen2 checkpoints.
 
-Importing the package makes ``model_type: llava_qwen`` known to ``transformers.AutoConfig``; the model class joins
-``AutoModelForCausalLM`` when ``llava.model.language_model.llava_qwen`` is imported (the loader does so), which keeps
-a bare ``import llava`` free of the modelling code.
+Importing the package makes ``model_type: llava_qwen`` known to ``transformers.AutoConfig``; the model class
+joins ``AutoModelForCausalLM`` when ``llava.model.language_model.llava_qwen`` is imported (the loader does
+so), which keeps a bare ``import llava`` free of the modelling code.
 """
 
 from transformers import AutoConfig

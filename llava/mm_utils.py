@@ -14,8 +14,9 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 def tokenizer_image_token(prompt: str, tokenizer, image_token_index=IMAGE_TOKEN_INDEX, return_tensors=None):
     """Token ids of a prompt with ``image_token_index`` in the place of every ``<image>``.
 
-    The text between marks is tokenised apart; a beginning-of-sequence token, where the tokenizer adds one, is kept
-    once, at the front. Returns a list, or a (L,) int64 tensor with ``return_tensors="pt"``; ValueError for others.
+    The text between marks is tokenised apart; a beginning-of-sequence token, where the tokenizer adds one, is
+    kept once, at the front. Returns a list, or a (L,) int64 tensor with ``return_tensors="pt"``; ValueError
+    for others.
     """
     chunks = [list(tokenizer(chunk).input_ids) for chunk in prompt.split(DEFAULT_IMAGE_TOKEN)]
     bos = getattr(tokenizer, "bos_token_id", None)
@@ -39,7 +40,9 @@ def get_model_name_from_path(model_path: str) -> str:
 def select_best_resolution(
     original_size: tuple[int, int], possible_resolutions: Sequence[tuple[int, int]]
 ) -> tuple[int, int]:
-    """The (width, height) that keeps most of the image's own pixels, then wastes least; the first one wins ties."""
+    """The (width, height) that keeps most of the image's own pixels, then wastes least; the first one wins
+    ties.
+    """
     width, height = original_size
 
     def rank(resolution: tuple[int, int]) -> tuple[int, int]:
@@ -51,20 +54,24 @@ def select_best_resolution(
 
 
 def parse_grid_pinpoints(grid_pinpoints, tile: int) -> list[tuple[int, int]]:
-    """Resolutions as (width, height) pairs from a list, its text, or the range form ``"(1x1),...,(6x6)"`` in tiles."""
+    """Resolutions as (width, height) pairs from a list, its text, or the range form ``"(1x1),...,(6x6)"`` in
+    tiles.
+    """
     if not isinstance(grid_pinpoints, str):
         return [tuple(pair) for pair in grid_pinpoints]
     corners = [(int(a), int(b)) for a, b in re.findall(r"\((\d+)x(\d+)\)", grid_pinpoints)]
     if not corners:
         return [tuple(pair) for pair in ast.literal_eval(grid_pinpoints)]
     (first_w, first_h), (last_w, last_h) = corners[0], corners[-1]
-    return [
-        (w * tile, h * tile) for w in range(first_w, last_w + 1) for h in range(first_h, last_h + 1)
-    ]
+    return [(w * tile, h * tile) for w in range(first_w, last_w + 1) for h in range(first_h, last_h + 1)]
 
 
-def get_anyres_image_grid_shape(image_size: tuple[int, int], grid_pinpoints, patch_size: int) -> tuple[int, int]:
-    """Tiles across and down, (columns, rows), of an image of (width, height); ``patch_size`` is a tile's side."""
+def get_anyres_image_grid_shape(
+    image_size: tuple[int, int], grid_pinpoints, patch_size: int
+) -> tuple[int, int]:
+    """Tiles across and down, (columns, rows), of an image of (width, height); ``patch_size`` is a tile's
+    side.
+    """
     width, height = select_best_resolution(image_size, parse_grid_pinpoints(grid_pinpoints, patch_size))
     return width // patch_size, height // patch_size
 
@@ -97,7 +104,9 @@ def resize_and_pad_image(image: Image.Image, target_resolution: tuple[int, int])
 
 
 def process_anyres_image(image: Image.Image, processor, grid_pinpoints) -> torch.Tensor:
-    """Pixels (1 + tiles, 3, H, W): the whole image stretched to one tile, then the tiles of its best resolution."""
+    """Pixels (1 + tiles, 3, H, W): the whole image stretched to one tile, then the tiles of its best
+    resolution.
+    """
     tile = processor.crop_size["height"]
     best = select_best_resolution(image.size, parse_grid_pinpoints(grid_pinpoints, tile))
     padded = resize_and_pad_image(image, best)
@@ -110,11 +119,14 @@ def process_anyres_image(image: Image.Image, processor, grid_pinpoints) -> torch
     return processor.preprocess([whole, *tiles], return_tensors="pt")["pixel_values"]
 
 
-def process_images(images: Sequence[Image.Image], image_processor, model_cfg) -> torch.Tensor | list[torch.Tensor]:
+def process_images(
+    images: Sequence[Image.Image], image_processor, model_cfg
+) -> torch.Tensor | list[torch.Tensor]:
     """Pixels of several images as ``model_cfg.image_aspect_ratio`` asks.
 
     ``anyres…``: (n, tiles, 3, H, W); ``pad`` (square with the processor's mean colour): (n, 3, H, W); None or
-    ``square`` (stretched): (n, 3, H, W). Images of unequal tile counts come back as a list. ValueError for other modes.
+    ``square`` (stretched): (n, 3, H, W). Images of unequal tile counts come back as a list. ValueError for
+    other modes.
     """
     mode = getattr(model_cfg, "image_aspect_ratio", None)
     images = [image.convert("RGB") for image in images]
@@ -126,9 +138,11 @@ def process_images(images: Sequence[Image.Image], image_processor, model_cfg) ->
         return image_processor.preprocess(images, return_tensors="pt")["pixel_values"]
     if mode != "anyres" and not mode.startswith("anyres_max_"):
         raise ValueError(
-            f"Unknown image_aspect_ratio {mode!r}; use 'square', 'pad', 'anyres' or 'anyres_max_N' with a number N."
+            f"Unknown image_aspect_ratio {mode!r}; use 'square', 'pad', 'anyres' or 'anyres_max_N'."
         )
-    pixels = [process_anyres_image(image, image_processor, model_cfg.image_grid_pinpoints) for image in images]
+    pixels = [
+        process_anyres_image(image, image_processor, model_cfg.image_grid_pinpoints) for image in images
+    ]
     return torch.stack(pixels) if len({p.shape for p in pixels}) == 1 else pixels
 
 

@@ -38,7 +38,9 @@ class VideoFeatures:
             strict=True,
         )
         return [
-            VideoFeatures(features, self.grid, shallow, deep, {name: value[i] for name, value in parts.items()})
+            VideoFeatures(
+                features, self.grid, shallow, deep, {name: value[i] for name, value in parts.items()}
+            )
             for i, (features, shallow, deep) in enumerate(rows)
         ]
 
@@ -70,8 +72,8 @@ NO_CAPTURE = CapturePlan({}, {})
 def capture_plan(config: AOTConfig | None, tower: SigLipVisionTower) -> CapturePlan:
     """What the tower must capture so that a video can be compressed: always the two importance maps.
 
-    Methods that declare more get it: "attention_last" (received attention of the last layer) and "keys" (keys of the
-    last layer, heads joined). Raises ValueError for a declared output that the tower cannot give.
+    Methods that declare more get it: "attention_last" (received attention of the last layer) and "keys" (keys
+    of the last layer, heads joined). Raises ValueError for a declared output that the tower cannot give.
     """
     shallow, deep = layers(tower.num_layers)
     received, keys = {"shallow": shallow, "deep": deep}, {}

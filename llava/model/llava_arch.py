@@ -1,4 +1,4 @@
-"""From pixels and prompts to input embeddings: tower -> projector -> compression -> newline tokens -> splice."""
+"""From pixels and prompts to input embeddings: tower, projector, compression, newline tokens, splice."""
 
 import torch
 from torch import nn
@@ -60,9 +60,11 @@ class LlavaMetaForCausalLM:
         return self._encode(images, NO_CAPTURE).features
 
     def encode_video(self, pixels: torch.Tensor) -> VideoFeatures:
-        """Pixels (F, 3, S, S) of one video -> its features, with the received attention that compression reads.
+        """Pixels (F, 3, S, S) of one video -> its features, with the received attention that compression
+        reads.
 
-        Tower and projector only; ask with `video_tokens`, or pass the result in ``images`` as often as wanted.
+        Tower and projector only; ask with `video_tokens`, or pass the result in ``images`` as often as
+        wanted.
         """
         self.reset_statistics()
         return self._encode(pixels, capture_plan(active_config(self.config), self.get_vision_tower()))
@@ -154,14 +156,14 @@ class LlavaMetaForCausalLM:
     ):
         """Input embeddings with the visual tokens in the place of the <image> marks.
 
-        input_ids, attention_mask, position_ids, labels: (B, L) or None. images: a list whose entries are pixels
-        (3, S, S) or (F, 3, S, S) or a `VideoFeatures`, one per mark, or a (n, 3, S, S) tensor of n whole images
-        (flat, no newline). modalities: "image" or "video" per entry, a string for all; entries past its end are
-        images. image_sizes: (width, height) per entry, for images in several tiles.
+        input_ids, attention_mask, position_ids, labels: (B, L) or None. images: a list whose entries are
+        pixels (3, S, S) or (F, 3, S, S) or a `VideoFeatures`, one per mark, or a (n, 3, S, S) tensor of n
+        whole images (flat, no newline). modalities: "image" or "video" per entry, a string for all; entries
+        past its end are images. image_sizes: (width, height) per entry, for images in several tiles.
 
-        Returns (None, position_ids, attention_mask, past_key_values, embeds (B, L', D), labels); what was None stays
-        None, except for a mask where rows had to be padded. Without images the inputs come back with embeds None.
-        Raises ValueError for missing or unequal numbers of images.
+        Returns (None, position_ids, attention_mask, past_key_values, embeds (B, L', D), labels); what was
+        None stays None, except for a mask where rows had to be padded. Without images the inputs come back
+        with embeds None. Raises ValueError for missing or unequal numbers of images.
         """
         if images is None:
             if "video" in ([modalities] if isinstance(modalities, str) else modalities):
@@ -196,7 +198,9 @@ class LlavaMetaForCausalLM:
 
     def _splice(self, input_ids, attention_mask, labels, visual) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(embeddings, labels) of each row, padding of the prompts removed."""
-        keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        keep = (
+            torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        )
         if labels is None:
             labels = torch.full_like(input_ids, IGNORE_INDEX)
         ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]
@@ -213,7 +217,7 @@ def _encoded(entry) -> bool:
 
 
 def _modality_of_each(modalities: list[str] | str, entries: int) -> list[str]:
-    """"image" or "video" for each entry; ValueError when a video is named that images does not hold."""
+    """ "image" or "video" for each entry; ValueError when a video is named that images does not hold."""
     named = [modalities] * entries if isinstance(modalities, str) else list(modalities)
     if isinstance(modalities, str) and not entries:
         named = [modalities]

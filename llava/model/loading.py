@@ -6,7 +6,9 @@ class CheckpointError(ValueError):
 
 
 def check_loading_info(path, info: dict) -> None:
-    """CheckpointError when parameters are missing from the checkpoint, unknown to the model, or of another shape."""
+    """CheckpointError when parameters are missing from the checkpoint, unknown to the model, or of another
+    shape.
+    """
     for kind, meaning in (
         ("missing_keys", "lacks"),
         ("unexpected_keys", "holds unknown"),

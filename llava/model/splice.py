@@ -13,15 +13,15 @@ logger = logging.getLogger(__name__)
 def share_out(rows: Sequence[torch.Tensor], visual: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
     """Visual entries of each row of ids, in order.
 
-    One entry per mark; where text-only rows each bring a dummy entry, as training batches of LLaVA-NeXT do, it is
-    dropped. Raises ValueError for any other number of entries.
+    One entry per mark; where text-only rows each bring a dummy entry, as training batches of LLaVA-NeXT do,
+    it is dropped. Raises ValueError for any other number of entries.
     """
     marks = [int((row == IMAGE_TOKEN_INDEX).sum()) for row in rows]
     dummies = len(visual) == sum(marks) + marks.count(0)
     if len(visual) != sum(marks) and not dummies:
         raise ValueError(
-            f"The prompts hold {sum(marks)} {DEFAULT_IMAGE_TOKEN} marks, but images has {len(visual)} entries; "
-            "give one entry for each mark."
+            f"The prompts hold {sum(marks)} {DEFAULT_IMAGE_TOKEN} marks, but images has {len(visual)} "
+            "entries; give one entry for each mark."
         )
     shares, start = [], 0
     for count in marks:
@@ -33,7 +33,9 @@ def share_out(rows: Sequence[torch.Tensor], visual: Sequence[torch.Tensor]) -> l
 def splice_row(
     ids: torch.Tensor, labels: torch.Tensor, visual: Sequence[torch.Tensor], embed: Callable
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """One row: ids, labels (L,) and visual [(S, D)] -> embeddings (L', D) and labels (L',), -100 on visual tokens."""
+    """One row: ids, labels (L,) and visual [(S, D)] -> embeddings (L', D) and labels (L',), -100 on visual
+    tokens.
+    """
     marks = (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
     starts, ends = [0, *(mark + 1 for mark in marks)], [*marks, len(ids)]
     lengths = [end - start for start, end in zip(starts, ends, strict=True)]
@@ -53,8 +55,8 @@ def cut(
     if max_length is None or longest <= max_length:
         return rows
     logger.warning(
-        "A prompt of %d tokens was cut to tokenizer_model_max_length = %d; its end is lost. Use fewer frames or a "
-        "lower retention.",
+        "A prompt of %d tokens was cut to tokenizer_model_max_length = %d; its end is lost. "
+        "Use fewer frames or a lower retention.",
         longest,
         max_length,
     )
@@ -66,8 +68,8 @@ def pad_rows(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Rows padded on the ``side`` ("left" or "right") to the longest.
 
-    Returns embeddings (B, L, D), zeros in the padding; labels (B, L), -100 there; mask (B, L) bool; position ids
-    (B, L), counting from 0 at each row's first token.
+    Returns embeddings (B, L, D), zeros in the padding; labels (B, L), -100 there; mask (B, L) bool; position
+    ids (B, L), counting from 0 at each row's first token.
     """
     if side not in ("left", "right"):
         raise ValueError(f"tokenizer_padding_side is {side!r}; use 'left' or 'right'.")
@@ -84,9 +86,7 @@ def _pad(row: torch.Tensor, length: int, value: float, side: str) -> torch.Tenso
     return torch.cat([padding, row] if side == "left" else [row, padding])
 
 
-def left_align(
-    mask: torch.Tensor, *tensors: torch.Tensor | None
-) -> tuple[torch.Tensor, ...]:
+def left_align(mask: torch.Tensor, *tensors: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
     """Moves the masked-out places of every row to its front; mask (B, L), tensors (B, L, ...) or None.
 
     Generation continues behind the last place of a row, so that place must be a token.

@@ -12,10 +12,11 @@ from llava.mm_utils import get_anyres_image_grid_shape
 
 
 def arrange_video(pooled: torch.Tensor, newline: torch.Tensor | None, *, position: str) -> torch.Tensor:
-    """(F, h, w, D) pooled tokens -> (S, D) in frame and raster order with newline tokens (D,) by ``position``.
+    """(F, h, w, D) pooled tokens -> (S, D) in frame and raster order with newline tokens (D,) by
+    ``position``.
 
-    grid: after every row, S = F·h·(w+1); frame: after every frame, S = F·(h·w+1); one_token: one at the very end;
-    no_token, or a newline of None: S = F·h·w. Raises ValueError for another position.
+    grid: after every row, S = F·h·(w+1); frame: after every frame, S = F·(h·w+1); one_token: one at the very
+    end; no_token, or a newline of None: S = F·h·w. Raises ValueError for another position.
     """
     if position not in ("grid", "frame", "one_token", "no_token"):
         raise ValueError(
@@ -57,9 +58,10 @@ def arrange_image(
 ) -> torch.Tensor:
     """(tiles, N, D) features of one image -> (S, D) tokens.
 
-    One tile: its tokens and one newline. Several: the whole image first, then the tiles joined to one map, freed of
-    the padding that the (width, height) ``size`` implies and, above ``max_tiles``, scaled down, with a newline after
-    every row. No newline unless the merge type ends in unpad. Raises ValueError where layout and tiles do not fit.
+    One tile: its tokens and one newline. Several: the whole image first, then the tiles joined to one map,
+    freed of the padding that the (width, height) ``size`` implies and, above ``max_tiles``, scaled down, with
+    a newline after every row. No newline unless the merge type ends in unpad. Raises ValueError where layout
+    and tiles do not fit.
     """
     if layout.merge_type not in ("flat", "spatial", "spatial_unpad"):
         raise ValueError(
@@ -92,8 +94,9 @@ def _join_tiles(tiles: torch.Tensor, layout: ImageLayout, size: tuple[int, int] 
     columns, rows = get_anyres_image_grid_shape(tuple(size), layout.pinpoints, layout.tile)
     if columns * rows != len(tiles):
         raise ValueError(
-            f"An image of {size[0]}x{size[1]} makes {columns * rows} tiles and the whole image, but its entry in "
-            f"images has {len(tiles) + 1}; name it 'video' in modalities if it is a video, else use process_images."
+            f"An image of {size[0]}x{size[1]} makes {columns * rows} tiles and the whole image, but its "
+            f"entry in images has {len(tiles) + 1}; name it 'video' in modalities if it is a video, else use "
+            "process_images."
         )
     grid = tiles.view(rows, columns, layout.side, layout.side, -1)
     return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)

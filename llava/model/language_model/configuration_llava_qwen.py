@@ -8,10 +8,10 @@ class LlavaQwenConfig(Qwen2Config):
 
     Fields that this project adds:
 
-    ``mm_vision_config``: geometry of the tower as a dict of SiglipVisionConfig fields, where ``num_hidden_layers``
-    counts the layers in the checkpoint (the dropped last layer left out); absent means so400m-patch14-384.
-    ``aot``: settings of the token reduction as a dict (``AOTConfig.to_dict()``), or None for no reduction; read at
-    every call.
+    ``mm_vision_config``: geometry of the tower as a dict of SiglipVisionConfig fields, where
+    ``num_hidden_layers`` counts the layers in the checkpoint (the dropped last layer left out); absent means
+    so400m-patch14-384. ``aot``: settings of the token reduction as a dict (``AOTConfig.to_dict()``), or None
+    for no reduction; read at every call.
     """
 
     model_type = "llava_qwen"

@@ -29,11 +29,14 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         self.post_init()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+    def from_pretrained(
+        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
+    ):
         """As in transformers, but a checkpoint whose keys do not all fit raises CheckpointError.
 
         A tower or projector left at random values would answer fluently and wrongly.
         """
+        kwargs.setdefault("ignore_mismatched_sizes", True)  # reported below, with the other kinds
         model, info = super().from_pretrained(
             pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
         )
@@ -60,12 +63,20 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
     ) -> CausalLMOutputWithPast:
         """Logits and loss; ``images`` and its companions as in `prepare_inputs_labels_for_multimodal`.
 
-        With ``inputs_embeds`` everything goes to Qwen2 as it is, 4-D attention masks and position ids included.
+        With ``inputs_embeds`` everything goes to Qwen2 as it is, 4-D attention masks and position ids
+        included.
         """
         if inputs_embeds is None:
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
                 self.prepare_inputs_labels_for_multimodal(
-                    input_ids, position_ids, attention_mask, past_key_values, labels, images, modalities, image_sizes
+                    input_ids,
+                    position_ids,
+                    attention_mask,
+                    past_key_values,
+                    labels,
+                    images,
+                    modalities,
+                    image_sizes,
                 )
             )
         return super().forward(
@@ -92,14 +103,16 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
     ):
         """New tokens (B, new) for prompt ids (B, L); the prompt is not repeated in the output.
 
-        images, image_sizes, modalities: as in `prepare_inputs_labels_for_multimodal`. Rows of unequal length are
-        generated from left-padded embeddings whatever side the prompt is padded on. Other arguments go to
+        images, image_sizes, modalities: as in `prepare_inputs_labels_for_multimodal`. Rows of unequal length
+        are generated from left-padded embeddings whatever side the prompt is padded on. Other arguments go to
         transformers' generate. Raises ValueError for missing prompts, or a video prompt without images.
         """
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
         if inputs is None or "inputs_embeds" in kwargs:
-            raise ValueError("generate() takes prompt token ids as inputs=(batch, length); inputs_embeds is not taken.")
+            raise ValueError(
+                "generate() takes prompt token ids as inputs=(batch, length); inputs_embeds is not taken."
+            )
         position_ids = kwargs.pop("position_ids", None)
         _, position_ids, attention_mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
             inputs, position_ids, attention_mask, None, None, images, modalities, image_sizes
@@ -107,7 +120,9 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         if embeds is None:
             self.reset_statistics()
             embeds = self.get_model().embed_tokens(inputs)
-        if attention_mask is not None and len(embeds) > 1:
+        if attention_mask is None:
+            attention_mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
+        elif len(embeds) > 1:
             attention_mask, embeds, position_ids = left_align(attention_mask, embeds, position_ids)
         if position_ids is not None:
             kwargs["position_ids"] = position_ids

@@ -1,7 +1,8 @@
 """Side outputs of single attention layers while these layers stay on fused attention.
 
-A layer prepared by `prepare` runs fused attention as before. Inside `capturing`, it also leaves its received attention
-(or its keys) behind; no N x N map is formed. The store is a context variable: concurrent calls do not see each other.
+A layer prepared by `prepare` runs fused attention as before. Inside `capturing`, it also leaves its received
+attention (or its keys) behind; no N x N map is formed. The store is a context variable: concurrent calls do
+not see each other.
 """
 
 import copy

@@ -8,7 +8,8 @@ from PIL import Image
 
 
 class SigLipImageProcessor:
-    """RGB, bicubic stretch to ``size``, ×1/255, (x - mean) / std, channels first; equal to upstream's to the bit.
+    """RGB, bicubic stretch to ``size``, ×1/255, (x - mean) / std, channels first; equal to upstream's to the
+    bit.
 
     ``size`` is (height, width); ``crop_size``, ``image_mean`` and the other fields are there for callers.
     """
@@ -30,7 +31,7 @@ class SigLipImageProcessor:
         self.crop_size = crop_size or {"height": self.size[0], "width": self.size[1]}
         self.resample = resample
         self.rescale_factor = rescale_factor
-        # 256 values per channel are all there are: the scaling is a table (3, 256), float64 product, float32 after
+        # 256 values per channel are all there are: a table (3, 256), float64 product, float32 after
         scaled = (np.arange(256) * rescale_factor).astype(np.float32)
         mean, std = (np.asarray(v, dtype=np.float32)[:, None] for v in (self.image_mean, self.image_std))
         self._table = (scaled - mean) / std
@@ -41,7 +42,9 @@ class SigLipImageProcessor:
         Returns a BatchFeature whose ``pixel_values`` is (T, 3, height, width) float32, a tensor for
         ``return_tensors="pt"``, else an array. ValueError for anything that is no image.
         """
-        from transformers.feature_extraction_utils import BatchFeature  # loads slowly; callers may never come here
+        from transformers.feature_extraction_utils import (
+            BatchFeature,
+        )  # loads slowly; callers may never come here
 
         if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
             images = [images]

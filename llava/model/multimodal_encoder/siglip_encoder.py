@@ -1,4 +1,4 @@
-"""SigLIP vision tower without its last layer, on transformers' own modules and under the published key names."""
+"""SigLIP vision tower without its last layer, on transformers' own modules under the published names."""
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -35,14 +35,14 @@ class TowerOutput:
 def tower_config(config) -> SiglipVisionConfig:
     """Geometry of the tower: ``config.mm_vision_config`` when set, else so400m-patch14-384.
 
-    ``num_hidden_layers`` counts the layers in use. Raises ValueError for a tower that is no SigLIP so400m-384 when no
-    geometry is given.
+    ``num_hidden_layers`` counts the layers in use. Raises ValueError for a tower that is no SigLIP so400m-384
+    when no geometry is given.
     """
     geometry = getattr(config, "mm_vision_config", None)
     name = getattr(config, "mm_vision_tower", None) or ""
     if geometry is None and "siglip-so400m-patch14-384" not in name:
         raise ValueError(
-            f"The checkpoint's vision tower {name!r} is not supported; use one with google/siglip-so400m-patch14-384 "
+            f"The vision tower {name!r} is not supported; use a checkpoint with siglip-so400m-patch14-384, "
             "or state the SigLIP geometry as mm_vision_config in config.json."
         )
     vision = SiglipVisionConfig(**{**SO400M_384, **(geometry or {})})
@@ -54,8 +54,8 @@ class _VisionTransformer(nn.Module):
     def __init__(self, config: SiglipVisionConfig):
         super().__init__()
         self.embeddings = SiglipVisionEmbeddings(config)
-        # A non-persistent buffer, which loading through the meta device would leave unset; the forward pass below
-        # adds the position table as it is.
+        # A non-persistent buffer, which loading through the meta device would leave unset; the forward pass
+        # below adds the position table as it is.
         del self.embeddings.position_ids
         self.encoder = SiglipEncoder(config)
         # Stored in checkpoints, not used: features are taken before it.
@@ -69,7 +69,7 @@ class _VisionModel(nn.Module):
 
 
 class SigLipVisionTower(nn.Module):
-    """pixels (F, 3, S, S) -> features (F, N, width), the output of the last kept layer before post_layernorm."""
+    """pixels (F, 3, S, S) -> features (F, N, width), the last kept layer's output before post_layernorm."""
 
     is_loaded = True
 
@@ -104,9 +104,13 @@ class SigLipVisionTower(nn.Module):
             keys={i: torch.cat([p.keys[i] for p in passes]) for i in keys},
         )
 
-    def _one_pass(self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int]) -> TowerOutput:
+    def _one_pass(
+        self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int]
+    ) -> TowerOutput:
         layers = self.vision_tower.vision_model.encoder.layers
-        wanted = {i: SideOutputs(want_received=i in received, want_keys=i in keys) for i in {*received, *keys}}
+        wanted = {
+            i: SideOutputs(want_received=i in received, want_keys=i in keys) for i in {*received, *keys}
+        }
         for i in wanted:
             prepare(layers[i].self_attn)
         hidden = self._embed(pixels)

@@ -1,0 +1,153 @@
+"""Checkpoint -> (tokenizer, model, image processor, context length)."""
+
+import copy
+import os
+from collections.abc import Mapping
+
+import torch
+
+from aot import AOTConfig
+from llava.model.checkpoint import model_config, read_settings
+from llava.model.loading import CheckpointError
+
+_HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
+_IGNORED_ARGUMENTS = ("multimodal", "low_cpu_mem_usage")  # upstream's; every model here is multimodal
+_DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "auto": "auto"}
+
+
+def load_pretrained_model(
+    model_path: str | os.PathLike,
+    model_base: str | None = None,
+    model_name: str | None = None,
+    load_8bit: bool = False,
+    load_4bit: bool = False,
+    device_map="auto",
+    torch_dtype: str | torch.dtype = "float16",
+    attn_implementation: str | None = "flash_attention_2",
+    customized_config=None,
+    overwrite_config: Mapping | None = None,
+    *,
+    aot: AOTConfig | Mapping | None = None,
+    **kwargs,
+):
+    """Loads a SigLIP + Qwen2 checkpoint in LLaVA-NeXT's layout from a folder or the hub.
+
+    model_name plays no part: config.json says what the checkpoint is. device_map: "auto", a device or
+    transformers' map; "auto" is the GPU where there is one. torch_dtype: "float16" (float32 on CPU),
+    "bfloat16", "float32" or "auto". attn_implementation: "flash_attention_2" becomes "sdpa" where flash-attn
+    cannot run. customized_config replaces the checkpoint's configuration, overwrite_config sets fields of it,
+    both before the model is built. aot: token reduction settings for ``model.config.aot``; None keeps the
+    configuration's own, which is no reduction unless set.
+
+    Returns (tokenizer, model, image_processor, context_len in tokens). Raises CheckpointError (a ValueError)
+    for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, TypeError for unknown
+    arguments.
+    """
+    unknown = set(kwargs) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
+    if unknown:
+        raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
+    if load_8bit or load_4bit:
+        raise ValueError("8-bit and 4-bit loading is not offered; load with torch_dtype='bfloat16'.")
+    if model_base is not None:
+        raise ValueError("model_base is not offered; merge the adapter into a full checkpoint and load that.")
+    hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+    config = model_config(model_path, read_settings(model_path, **hub))
+    if customized_config is not None:
+        config = copy.deepcopy(customized_config)
+    _overwrite(config, overwrite_config or {})
+    if aot is not None:
+        config.aot = aot if isinstance(aot, AOTConfig) else AOTConfig.from_dict(aot)
+    if isinstance(config.aot, AOTConfig):
+        config.aot = config.aot.to_dict()
+    device, placed = _place(device_map)
+    dtype = _dtype(torch_dtype, device)
+    tokenizer = _load_tokenizer(model_path, hub)
+    model = _load_model(
+        model_path,
+        config=config,
+        dtype=dtype,
+        attn_implementation=_attention(attn_implementation, device, dtype),
+        **({"device_map": placed} if placed is not None else {}),
+        **hub,
+    )
+    if placed is None:
+        model.to(device)
+    return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
+
+
+def context_length(config) -> int:
+    """Tokens that prompt and answer may take together."""
+    for name in ("max_sequence_length", "max_position_embeddings", "tokenizer_model_max_length"):
+        if getattr(config, name, None):
+            return getattr(config, name)
+    return 2048
+
+
+def _overwrite(config, fields: Mapping) -> None:
+    for name, value in fields.items():
+        # in transformers 5 assigning None here would clear the rotary parameters
+        if not (name == "rope_scaling" and value is None):
+            setattr(config, name, value)
+
+
+def _place(device_map) -> tuple[torch.device, object | None]:
+    """The device to move the model to, or (second) a map that transformers is to spread it by."""
+    if isinstance(device_map, Mapping) and set(device_map) == {""}:
+        device_map = device_map[""]
+    if device_map in (None, "auto"):
+        if torch.cuda.device_count() > 1 and device_map == "auto":
+            return torch.device("cuda"), "auto"
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu"), None
+    if isinstance(device_map, torch.device | int):
+        return torch.device(device_map), None
+    if isinstance(device_map, str) and device_map.split(":")[0] in ("cpu", "cuda", "mps"):
+        return torch.device(device_map), None
+    return torch.device("cuda"), device_map
+
+
+def _dtype(name: str | torch.dtype, device: torch.device) -> torch.dtype | str:
+    dtype = _DTYPES.get(name) if isinstance(name, str) else name
+    if dtype is None:
+        raise ValueError(f"Unknown torch_dtype {name!r}; use one of: {', '.join(_DTYPES)}.")
+    # half precision is slow and partly missing on CPU
+    return torch.float32 if device.type == "cpu" and dtype == torch.float16 else dtype
+
+
+def _attention(name: str | None, device: torch.device, dtype: torch.dtype | str) -> str:
+    if name != "flash_attention_2":
+        return name or "sdpa"
+    from transformers.utils import is_flash_attn_2_available
+
+    usable = device.type == "cuda" and dtype != torch.float32 and is_flash_attn_2_available()
+    return "flash_attention_2" if usable else "sdpa"
+
+
+def _load_tokenizer(model_path, hub: dict):
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(model_path, **hub)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{model_path} holds no tokenizer that loads ({_reason(error)}); add its tokenizer.json and "
+            "tokenizer_config.json."
+        ) from error
+
+
+def _load_model(model_path, **arguments):
+    from safetensors import SafetensorError
+
+    from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
+
+    try:
+        return LlavaQwenForCausalLM.from_pretrained(model_path, use_safetensors=True, **arguments)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"The weights of {model_path} cannot be read ({_reason(error)}); "
+            "download the checkpoint again, as safetensors files."
+        ) from error
+
+
+def _reason(error: Exception) -> str:
+    """The first sentence of an error, on one line."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]
