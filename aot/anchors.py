@@ -24,8 +24,8 @@ def rank_descending(values: torch.Tensor) -> torch.Tensor:
 
 
 def true_indices(mask: torch.Tensor, count: int) -> torch.Tensor:
-    """(count,) ascending indices of the True entries of a flat mask; nothing waits, as count is known."""
-    return (~mask).to(torch.uint8).argsort(stable=True)[:count]
+    """(..., count) ascending indices of the True entries along the last axis; nothing waits."""
+    return (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[..., :count]
 
 
 def window_ids(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
@@ -37,6 +37,14 @@ def window_ids(grid: tuple[int, int], device: torch.device | None = None) -> tor
     rows = torch.arange(height, device=device) * 3 // height
     columns = torch.arange(width, device=device) * 3 // width
     return (rows[:, None] * 3 + columns).flatten()
+
+
+def grid_window_sizes(grid: tuple[int, int]) -> list[int]:
+    """Tokens in each of the nine windows of `window_ids`, without a device."""
+    rows, columns = (
+        [sum(1 for i in range(side) if i * 3 // side == part) for part in range(3)] for side in grid
+    )
+    return [a * b for a in rows for b in columns]
 
 
 def window_sizes(windows: torch.Tensor) -> torch.Tensor:

@@ -246,7 +246,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retention": None,
         "schedule": "cascade",
         "num_anchors": 126,
-        "newlines": "all",
         "spatial_weight": 0.0,
         "supplier_mass": "normalised",
         "stop": "never",

@@ -12,9 +12,9 @@ from .video import VideoTokens
 def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:
     """Places newline tokens behind the tokens of their frame or row (method section 7).
 
-    The selection must be in frame and raster order. One newline per frame, per row that kept a token
-    ("row"), per row ("all"), or one at the very end, as config and host mode say. Only "row" waits for a
-    number from the device.
+    The selection must be in frame and raster order, or say behind which frame a token's newline goes. One
+    newline per frame, per row that kept a token ("row"), per row ("all"), or one at the very end, as config
+    and host mode say. Only "row" waits for a number from the device.
     """
     if video.newline is None or selection.newlines_done or video.newline_position == "no_token":
         return selection
@@ -27,12 +27,11 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
     if config.newlines == "none":
         return selection
     device = selection.frame.device
+    behind = selection.frame if selection.newline_frame is None else selection.newline_frame
     if position == "frame" or config.newlines == "frame":
         each = torch.arange(frames, device=device)
-        return _merge(
-            selection, video.newline, selection.frame, each, torch.full_like(each, height - 1), width
-        )
-    group = selection.frame * height + selection.position[:, 0]
+        return _merge(selection, video.newline, behind, each, torch.full_like(each, height - 1), width)
+    group = behind * height + selection.position[:, 0]
     if config.newlines == "row":
         used = torch.zeros(frames * height, dtype=torch.bool, device=device)
         present = used.index_fill(0, group, True).nonzero().squeeze(-1)

@@ -24,7 +24,8 @@ class Selection:
 
     tokens: (S, D). frame: (S,) int64. position: (S, 2) int64 pooled row and column. kind: (S,) int64 of Kind.
     mass: (S,) float32, pooled tokens of the video that each one stands for.
-    newlines_done: the method placed the newline tokens itself. clips: clip lengths, if it cut the video.
+    newlines_done: the method placed the newline tokens itself. newline_frame: (S,) ascending frame behind
+    which a token's newline goes, None for its own frame. clips: clip lengths, if it cut the video.
     trace: named tensors for pictures.
     """
 
@@ -34,6 +35,7 @@ class Selection:
     kind: torch.Tensor
     mass: torch.Tensor
     newlines_done: bool = False
+    newline_frame: torch.Tensor | None = None
     clips: list[int] | None = None
     trace: dict[str, Any] = field(default_factory=dict)
 

@@ -44,7 +44,7 @@ def sinkhorn(
         # a 1 in every row and column keeps the scalings far from the limits of float32
         cost = cost - cost.amin(dim=2, keepdim=True)
         kernel = torch.exp((cost - cost.amin(dim=1, keepdim=True)) / -epsilon)
-    row, column = torch.ones_like(supply), torch.ones_like(demand)
+    row, column = (supply > 0).float(), (demand > 0).float()
     done = torch.zeros(cost.shape[0], 1, dtype=torch.bool, device=cost.device)
     transposed = kernel.transpose(1, 2)
     for _ in range(iterations):
@@ -76,7 +76,7 @@ def _sinkhorn_log(
     """The same iteration on logarithms, for costs that span hundreds of ε."""
     scores = cost / -epsilon
     log_supply, log_demand = supply.log(), demand.log()
-    row, column = torch.zeros_like(supply), torch.zeros_like(demand)
+    row, column = (supply > 0).float().log(), (demand > 0).float().log()
     done = torch.zeros(cost.shape[0], 1, dtype=torch.bool, device=cost.device)
     for _ in range(iterations):
         through = torch.logsumexp(scores + column.unsqueeze(1), dim=2)
