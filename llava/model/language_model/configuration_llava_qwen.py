@@ -21,3 +21,9 @@ class LlavaQwenConfig(Qwen2Config):
     mm_vision_config = None
     mm_use_im_start_end = False
     mm_use_im_patch_token = False
+
+    def to_dict(self) -> dict:
+        """As in transformers, with the rotary base also under the name that transformers 4 reads."""
+        settings = super().to_dict()
+        theta = (settings.get("rope_parameters") or {}).get("rope_theta")
+        return settings if theta is None else {**settings, "rope_theta": theta}
