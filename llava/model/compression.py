@@ -73,7 +73,7 @@ def capture_plan(config: AOTConfig | None, tower: SigLipVisionTower) -> CaptureP
     """What the tower must capture so that a video can be compressed: always the two importance maps.
 
     Methods that declare more get it: "attention_last" (received attention of the last layer) and "keys" (keys
-    of the last layer, heads joined). Raises ValueError for a declared output that the tower cannot give.
+    of the last layer, mean over heads). Raises ValueError for a declared output that the tower cannot give.
     """
     shallow, deep = layers(tower.num_layers)
     received, keys = {"shallow": shallow, "deep": deep}, {}

@@ -31,7 +31,7 @@ class LlavaMetaModel:
         super().__init__(config)
         self.vision_tower = SigLipVisionTower(config)
         self.mm_projector = build_vision_projector(config)
-        if "unpad" in getattr(config, "mm_patch_merge_type", "flat"):
+        if "unpad" in (getattr(config, "mm_patch_merge_type", None) or "flat"):
             self.image_newline = nn.Parameter(torch.randn(config.hidden_size) * config.hidden_size**-0.5)
 
     def get_vision_tower(self) -> SigLipVisionTower:
@@ -74,6 +74,10 @@ class LlavaMetaForCausalLM:
 
         The second value says where each token came from; None without compression.
         """
+        self.last_compression, self.last_timing["compress"] = [], 0.0
+        return self._video_tokens(video)
+
+    def _video_tokens(self, video: VideoFeatures) -> tuple[torch.Tensor, CompressedVideo | None]:
         newline, position = self._video_newline()
         pool = getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear"
         settings = active_config(self.config)
@@ -87,7 +91,7 @@ class LlavaMetaForCausalLM:
         return result.tokens, result
 
     def _video_newline(self) -> tuple[torch.Tensor | None, str]:
-        merge = getattr(self.config, "mm_patch_merge_type", "flat")
+        merge = getattr(self.config, "mm_patch_merge_type", None) or "flat"
         position = getattr(self.config, "mm_newline_position", None) or "one_token"
         newline = getattr(self.get_model(), "image_newline", None)
         if merge == "flat" or (position == "one_token" and "unpad" not in merge):
@@ -122,10 +126,12 @@ class LlavaMetaForCausalLM:
         entries = [x[None] if isinstance(x, torch.Tensor) and x.ndim == 3 else x for x in images]
         videos = [i for i, entry in enumerate(entries) if modalities[i] == "video" and not _encoded(entry)]
         stills = [i for i, entry in enumerate(entries) if modalities[i] != "video" and not _encoded(entry)]
+        for i in (*videos, *stills):
+            self.get_vision_tower().check_pixels(entries[i])
         features = dict(enumerate(entries))
         if videos:
             features |= zip(videos, self._encode_videos([entries[i] for i in videos]), strict=True)
-        tokens = {i: self.video_tokens(features[i])[0] for i in features if i not in stills}
+        tokens = {i: self._video_tokens(features[i])[0] for i in features if i not in stills}
         if stills:
             encoded = self.encode_images(torch.cat([entries[i] for i in stills]))
             for i, tiles in zip(stills, encoded.split([len(entries[i]) for i in stills]), strict=True):
@@ -135,7 +141,7 @@ class LlavaMetaForCausalLM:
     def _image_tokens(self, tiles: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
         tower = self.get_vision_tower()
         layout = ImageLayout(
-            merge_type=getattr(self.config, "mm_patch_merge_type", "flat"),
+            merge_type=getattr(self.config, "mm_patch_merge_type", None) or "flat",
             aspect_ratio=getattr(self.config, "image_aspect_ratio", None) or "square",
             pinpoints=getattr(self.config, "image_grid_pinpoints", None),
             side=tower.num_patches_per_side,
@@ -175,6 +181,10 @@ class LlavaMetaForCausalLM:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         self.reset_statistics()
         if isinstance(images, torch.Tensor) and images.ndim == 4:
+            if "video" in ([modalities] if isinstance(modalities, str) else modalities):
+                raise ValueError(
+                    "A (n, 3, S, S) tensor means n images; give a video as a list: images=[pixels]."
+                )
             visual = list(self.encode_images(images))
         else:
             entries = list(images)

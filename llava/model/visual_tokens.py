@@ -70,6 +70,10 @@ def arrange_image(
     if layout.merge_type == "flat":
         return features.flatten(0, 1)
     unpad = layout.merge_type == "spatial_unpad"
+    if unpad and newline is None:
+        raise ValueError(
+            "mm_patch_merge_type 'spatial_unpad' needs a checkpoint with image_newline; use 'spatial'."
+        )
     if features.shape[0] == 1:
         return torch.cat([features[0], newline.to(features)[None]]) if unpad else features[0]
     joined = _join_tiles(features[1:], layout, size)

@@ -27,7 +27,7 @@ class SideOutputs:
     """What one layer is asked for and, after the forward pass, has left behind.
 
     received: (B, N) float32, mean over heads and sum over queries of the attention weights.
-    keys: (B, N, heads · head_dim) in the layer's dtype.
+    keys: (B, N, head_dim), mean over heads, in the layer's dtype.
     """
 
     want_received: bool = False
@@ -46,7 +46,7 @@ def _fused_with_side_outputs(module, query, key, value, attention_mask, **kwargs
         with torch.no_grad():
             wanted.received = received_attention(query, key, kwargs.get("scaling", query.shape[-1] ** -0.5))
     if wanted is not None and wanted.want_keys:
-        wanted.keys = key.detach().transpose(1, 2).flatten(2)
+        wanted.keys = key.detach().mean(dim=1)
     return ALL_ATTENTION_FUNCTIONS[FUSED](module, query, key, value, attention_mask, **kwargs)
 
 

@@ -25,7 +25,7 @@ FRAMES_PER_PASS = 64  # bounds the activations of long videos
 
 @dataclass
 class TowerOutput:
-    """features: (F, N, width) before post_layernorm. received, keys: layer index -> (F, N), (F, N, width)."""
+    """features: (F, N, width) before post_layernorm. By layer: received (F, N), keys (F, N, d)."""
 
     features: torch.Tensor
     received: dict[int, torch.Tensor] = field(default_factory=dict)
@@ -91,18 +91,28 @@ class SigLipVisionTower(nn.Module):
 
         Layers that are not named run plain fused attention. Raises ValueError for pixels of another shape.
         """
-        size = self.config.image_size
-        if pixels.ndim != 4 or tuple(pixels.shape[1:]) != (3, size, size):
-            raise ValueError(
-                f"Pixels must be (frames, 3, {size}, {size}) for this model; got {tuple(pixels.shape)}. "
-                "Make them with the model's image_processor."
-            )
+        self.check_pixels(pixels)
         passes = [self._one_pass(part, received, keys) for part in pixels.split(FRAMES_PER_PASS)]
         return TowerOutput(
             features=torch.cat([p.features for p in passes]),
             received={i: torch.cat([p.received[i] for p in passes]) for i in received},
             keys={i: torch.cat([p.keys[i] for p in passes]) for i in keys},
         )
+
+    def check_pixels(self, pixels: torch.Tensor) -> None:
+        """ValueError unless these are (F, 3, S, S) pixels of at least one frame in the tower's size S."""
+        size = self.config.image_size
+        shape = tuple(pixels.shape) if isinstance(pixels, torch.Tensor) else type(pixels).__name__
+        if (
+            not isinstance(pixels, torch.Tensor)
+            or len(shape) != 4
+            or shape[1:] != (3, size, size)
+            or not shape[0]
+        ):
+            raise ValueError(
+                f"Pixels must be a (frames, 3, {size}, {size}) tensor for this model; got {shape}. "
+                "Make them with the model's image_processor."
+            )
 
     def _one_pass(
         self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int]
