@@ -73,9 +73,9 @@ def window_counts(
 ) -> torch.Tensor:
     """Local anchors per window, (T, 9) int64, from (T,) int64 per frame.
 
-    importance: (T, N) of the shallow layer. rule "uniform" gives ⌊local / 9⌋ to each (what is left goes to
-    the global anchors), "mass" shares by the importance in a window, "entropy" by how evenly it is spread:
-    a window whose importance sits on one token needs one anchor.
+    importance: (T, N), the map that ranks local anchors. rule "uniform" gives ⌊local / 9⌋
+    to each (what is left goes to the global anchors), "mass" shares by the importance in a window, "entropy"
+    by how evenly it is spread: a window whose importance sits on one token needs one anchor.
     """
     caps = window_sizes(windows)
     if rule == "uniform":

@@ -21,8 +21,9 @@ from .video import VideoTokens
 
 @dataclass(frozen=True)
 class Frames:
-    """Pooled frames with anchors merged in. tokens: (T, P', D) float32. keep: (T, P') bool. kind: (T, P') int64.
-    position: (P', 2) int64. P' counts a newline column where the release puts one in.
+    """Pooled frames with anchors merged in; P' counts a newline column where the release puts one in.
+
+    tokens: (T, P', D) float32. keep: (T, P') bool. kind: (T, P') int64. position: (P', 2) int64.
     """
 
     tokens: torch.Tensor
@@ -51,7 +52,7 @@ def compress_cascade(video: VideoTokens, config: AOTConfig) -> Selection:
 
 
 def pooled_frames(video: VideoTokens, config: AOTConfig) -> tuple[Frames, dict]:
-    """Anchors on the tower grid, the rest merged into them; pooled, and kept where their mask pools to >= 1/2."""
+    """Anchors on the tower grid, the rest merged into them, pooled; kept where their mask pools to 1/2."""
     local, global_, count = tower_anchors(video, config)
     mask = local | global_
     anchor = true_indices(mask, count)

@@ -45,6 +45,30 @@ _RANGES = {
     "temporal_sigma": (0, math.inf, True),
     "clip_threshold": (-1, 1, False),
 }
+# read by one schedule only; setting them in the other is an error, not a knob that does nothing
+_JOINT_ONLY = (
+    "window_budget",
+    "attention_power",
+    "change_power",
+    "rarity_power",
+    "frame_floor",
+    "key_frames",
+    "selection",
+    "temporal_weight",
+    "uniform_share",
+    "merge_reach",
+)
+_CASCADE_ONLY = (
+    "supplier_mass",
+    "hard_blend",
+    "inter_frame",
+    "inter_scale",
+    "keep_ratio",
+    "dynamic_rule",
+    "dynamic_threshold",
+    "temporal_sigma",
+    "emission",
+)
 _COUNTS = {"iterations": 1, "clip_cuts": 1}
 _OPTIONAL_COUNTS = {"num_anchors": 1, "clip_length": 1}
 
@@ -72,14 +96,14 @@ class AOTConfig:
         "coverage" discounts a token by what its frame already kept.
     Transport: cost (1 - cos) + spatial_weight·distance (+ temporal_weight·|Δt|/clip length in joint);
         entropic with epsilon, at most `iterations` iterations, stopping by `stop` ("problem": each one when
-        its marginal error is below tolerance; "batch": the release's rule; "never"); supplier_mass "unit" or
-        "normalised" (total mass 1); uniform_share mixes uniform anchor marginals with the mass that is
-        nearest to each anchor.
-    Merging: merge_strength is λ, merge_cap bounds the share of a kept token that may come from others,
-        hard_blend mixes in the mean of a hard assignment.
+        its marginal error is below tolerance; "batch": the release's rule; "never"); uniform_share (joint)
+        mixes uniform anchor marginals with the mass that lies nearest to each anchor.
+    Merging: merge_strength is λ, merge_cap bounds the share of a kept token that may come from others, and
+        tokens whose cost is above merge_reach add to the mass but not to the mean (None: all do).
     Cascade only: num_anchors per frame, inter_frame, inter_scale (λ of the inter-frame step), keep_ratio and
         dynamic_threshold (for dynamic_rule "quantile" and "threshold"), temporal_sigma, emission ("twice"
-        emits original and updated anchors).
+        emits original and updated anchors), supplier_mass ("unit" or "normalised", total mass 1), hard_blend
+        (share of the mean of a hard assignment mixed in).
     backend: see `aot.ops`.
     """
 
@@ -93,7 +117,7 @@ class AOTConfig:
     clip_threshold: float = 0.9
     clip_cuts: int = 8
     global_ratio: float = 0.5
-    window_budget: str = "uniform"
+    window_budget: str = "mass"
     attention_power: float = 0.5
     change_power: float = 1.0
     rarity_power: float = 0.5
@@ -110,6 +134,7 @@ class AOTConfig:
     uniform_share: float = 0.0
     merge_strength: float = 1.0
     merge_cap: float = 0.2
+    merge_reach: float | None = 0.5
     hard_blend: float = 0.0
     num_anchors: int | None = None
     inter_frame: bool = True
@@ -138,7 +163,10 @@ class AOTConfig:
         if not isinstance(self.options, Mapping):
             raise AOTError(f"options is {self.options!r}; use a mapping of option names to values.")
         self._set("options", resolve_options(self.method, self.options))
+        if self.merge_reach is not None:
+            self._set("merge_reach", _number("merge_reach", self.merge_reach, 0, math.inf, False))
         self._check_counts()
+        self._check_schedule()
 
     def _check_counts(self) -> None:
         cascade = self.method == "aot" and self.schedule == "cascade"
@@ -153,6 +181,20 @@ class AOTConfig:
             raise AOTError("num_anchors belongs to schedule 'cascade'; set retention instead.")
         if not cascade and self.retention is None:
             raise AOTError("retention is missing; give the share of tokens to keep, such as 0.1.")
+
+    def _check_schedule(self) -> None:
+        if self.method != "aot":
+            return
+        idle = _JOINT_ONLY if self.schedule == "cascade" else _CASCADE_ONLY
+        for setting in fields(self):
+            if setting.name in idle and getattr(self, setting.name) != setting.default:
+                raise AOTError(f"{setting.name} has no effect in schedule {self.schedule!r}; leave it out.")
+        if self.schedule == "joint" and self.stop == "batch":
+            raise AOTError(
+                "stop 'batch' is the released rule of schedule 'cascade'; use 'problem' or 'never'."
+            )
+        if self.emission == "twice" and self.newlines not in ("all", "none"):
+            raise AOTError("emission 'twice' leaves frame order; set newlines to 'all' or 'none'.")
 
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
@@ -250,7 +292,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "supplier_mass": "normalised",
         "stop": "never",
         "iterations": 100,
-        "uniform_share": 1.0,
         "merge_cap": 1.0,
         "hard_blend": 0.0,
         "dynamic_rule": "threshold",
@@ -266,7 +307,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "stop": "batch",
         "tolerance": 1e-2,
         "iterations": 100,
-        "uniform_share": 1.0,
         "merge_cap": 1.0,
         "hard_blend": 0.1,
         "dynamic_rule": "quantile",

@@ -39,6 +39,12 @@ def dynamic_clips(descriptors: torch.Tensor, *, threshold: float, cuts: int) -> 
     return [end - start for start, end in zip([0, *ends], ends, strict=False)]
 
 
+def clip_starts(clips: list[int], device: torch.device) -> torch.Tensor:
+    """(C,) int64 first frame of each clip."""
+    lengths = torch.tensor(clips, device=device)
+    return lengths.cumsum(0) - lengths
+
+
 def join_clips(clips: list[int], most: int) -> list[int]:
     """The same frames in at most `most` clips: neighbours are joined evenly."""
     count = len(clips)
