@@ -107,10 +107,12 @@ class Chat:
                 raise
             raise ChatError(f"{error} The chat stays with {before.path}.") from error
 
-    def show_video(self, path: str) -> None:
+    def show_video(self, path: str, *, quiet: bool = False) -> None:
         """Loads a video behind a progress bar."""
         with self.terminal.waiting("decode") as wait:
             loaded = self.session.set_video(path, progress=wait)
+        if quiet:
+            return
         video = loaded.video
         self.terminal.note(
             f"{path}: {video.duration:.1f} s, {len(video.frames)} frames read by {video.decoder}, "

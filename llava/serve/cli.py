@@ -5,7 +5,6 @@ import sys
 
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
@@ -50,7 +49,7 @@ def run(options, terminal: Terminal) -> int:
         session = load_session(options)
     chat = Chat(session, terminal, compare=options.compare)
     if options.video_file:
-        chat.show_video(options.video_file)
+        chat.show_video(options.video_file, quiet=options.json)
     if options.question is None:
         return chat.run()
     if options.json:
@@ -63,25 +62,24 @@ def run(options, terminal: Terminal) -> int:
 def load_session(options) -> ChatSession:
     """The model and a session on it. Raises ValueError or OSError with one sentence."""
     path = model_path(options)
-    device = options.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ChatError("There is no CUDA device here; use --device cpu.")
+    device = _device(options.device)
     try:
         tokenizer, model, image_processor, context_length = load_pretrained_model(
             path,
-            options.model_base,
+            None,
             get_model_name_from_path(path),
             device_map=device,
-            torch_dtype=options.dtype or ("float32" if device == "cpu" else "bfloat16"),
+            torch_dtype=options.dtype or ("float32" if device.type == "cpu" else "bfloat16"),
             attn_implementation=options.attn_implementation,
             aot=compression(options),
         )
-    except (SafetensorError, RuntimeError, KeyError) as error:
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = one_sentence(error)
         raise ChatError(
-            f"The checkpoint {path} cannot be loaded ({first}); check that it is complete."
+            f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete."
         ) from error
-    model.eval()
     return ChatSession(
         model,
         tokenizer,
@@ -95,6 +93,19 @@ def load_session(options) -> ChatSession:
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
     )
+
+
+def _device(name: str | None) -> torch.device:
+    """The device asked for, or the GPU where there is one. Raises ChatError when it is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ChatError(f"There is no device {name!r}; use --device cpu or --device cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ChatError("There is no CUDA device here; use --device cpu.")
+    return device
 
 
 def _one_json(session: ChatSession, options) -> dict:

@@ -25,7 +25,6 @@ def chat_parser(prog: str) -> Parser:
     parser = Parser(prog=prog, description="Chat about a video with a model that sees a share of its tokens.")
     add = parser.add_argument
     add("--model-path", help="checkpoint folder or hub name; default: the embedded checkpoints/aot-tiny")
-    add("--model-base", help="base model of a checkpoint that holds only a projector")
     add("--video-file", help="video file, or folder of .png/.jpg frames in natural order")
     add("--question", help="ask this once and leave")
     add("--json", action="store_true", help="with --question: print one JSON object and nothing else")

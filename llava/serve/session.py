@@ -145,6 +145,7 @@ class ChatSession:
             raise ChatError("The question is empty; type one.")
         started = time.perf_counter()
         ids = self._prompt(question)
+        self._check_length(ids.shape[1])
         self.model.config.aot = None if self.aot is None else self.aot.to_dict()
         stream = TextStream(self.tokenizer, on_text)
         stopped = self._generate(ids, stream)
@@ -224,6 +225,19 @@ class ChatSession:
             conversation.get_prompt(), self.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt"
         )
         return ids.unsqueeze(0).to(self.model.device)
+
+    def _check_length(self, prompt: int) -> None:
+        """Raises ChatError when prompt, video and the longest answer do not fit the model's context."""
+        before = self.loaded.before
+        share = self.aot.retention if self.aot and self.aot.retention else 1.0
+        needed = prompt + int(share * before.visual) + before.newline + self.max_new_tokens
+        limit = getattr(self.model.config, "tokenizer_model_max_length", None) or self.context_length
+        limit = min(limit, self.context_length)
+        if needed > limit:
+            raise ChatError(
+                f"The conversation needs up to {needed} tokens and the model takes {limit}; "
+                "lower the retention, allow shorter answers, or start afresh with /clear."
+            )
 
     def _stops(self) -> list[int]:
         """Ids that end an answer."""

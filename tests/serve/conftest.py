@@ -5,6 +5,11 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
 
 def picture(number: int, height: int, width: int) -> np.ndarray:
@@ -57,3 +62,59 @@ def clip(tmp_path_factory) -> str:
 def other_clip(tmp_path_factory) -> str:
     """A second video, of another length."""
     return write_video(tmp_path_factory.mktemp("clip") / "other.mp4", frames=40, rate=20)
+
+
+def write_checkpoint(path, **changes) -> str:
+    """A tiny random model in the layout of the real ones, with a byte-level tokenizer."""
+    settings = {
+        "architectures": ["LlavaQwenForCausalLM"],
+        "vocab_size": 300,
+        "hidden_size": 32,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "tie_word_embeddings": False,
+        "bos_token_id": None,
+        "eos_token_id": 258,
+        "mm_hidden_size": 32,
+        "mm_vision_tower": "tiny",
+        "mm_projector_type": "mlp2x_gelu",
+        "mm_patch_merge_type": "spatial_unpad",
+        "mm_newline_position": "frame",
+        "mm_spatial_pool_mode": "bilinear",
+        "mm_video_frames": 8,
+        "tokenizer_model_max_length": 4096,
+        "mm_vision_config": {
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "image_size": 96,
+            "patch_size": 8,
+        },
+        **changes,
+    }
+    torch.manual_seed(0)
+    LlavaQwenForCausalLM(LlavaQwenConfig(**settings)).save_pretrained(path)
+    write_tokenizer(path)
+    return str(path)
+
+
+def write_tokenizer(path) -> None:
+    """256 bytes and the three Qwen markers."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE(vocab={letter: i for i, letter in enumerate(alphabet)}, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>"
+    ).save_pretrained(path)
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory) -> str:
+    """A checkpoint folder: 8 frames, 12x12 tower tokens pooled to 6x6, a newline after each frame."""
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")

@@ -1,0 +1,219 @@
+"""The command line: JSON, commands, exit codes and one-sentence errors."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+
+from aot import AOTConfig
+from llava import cli as console_script
+from llava.serve import options
+from llava.serve.cli import main
+
+from .conftest import write_checkpoint
+
+
+@pytest.fixture
+def say(monkeypatch):
+    """Puts lines on standard input, as a pipe would."""
+    return lambda *lines: monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines) + "\n"))
+
+
+@pytest.fixture
+def base(checkpoint, clip) -> list[str]:
+    return ["--model-path", checkpoint, "--video-file", clip, "--max-new-tokens", "4", "--device", "cpu"]
+
+
+def failure(capsys, arguments) -> str:
+    """Standard error of a run that must fail with one sentence and no answer."""
+    assert main(arguments) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and "Traceback" not in err and len(err.strip().splitlines()) == 1
+    return err
+
+
+def test_json_is_one_object_with_everything(capsys, base, checkpoint, clip):
+    assert main([*base, "--question", "What moves?", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == "" and out.count("\n") == 1
+    result = json.loads(out)
+    assert set(result) == {
+        *("question", "answer", "model", "video", "settings", "tokens", "retention", "timings_ms"),
+        *("peak_memory_mib", "versions"),
+    }
+    assert result["question"] == "What moves?" and isinstance(result["answer"], str)
+    assert AOTConfig.from_dict(result["settings"]) == AOTConfig()
+    assert result["tokens"]["before"] == {"visual": 288, "newline": 8, "total": 296}
+    assert result["tokens"]["after"] == {"visual": 28, "newline": 8, "total": 36}
+    assert result["retention"] == pytest.approx(28 / 288)
+    assert set(result["timings_ms"]) == {"decode", "tower", "compress", "first_token", "total"}
+    assert result["video"]["frames"] == len(result["video"]["times_s"]) == 8
+    assert result["video"]["path"] == clip and result["model"]["path"] == checkpoint
+    assert result["versions"]["torch"] and result["peak_memory_mib"]["ram"] > 0
+
+
+@pytest.mark.parametrize("off", [["--retention", "1"], ["--no-aot"]])
+def test_json_without_reduction(capsys, base, off):
+    assert main([*base, "--question", "What moves?", "--json", *off]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["settings"] is None and result["tokens"]["after"] == result["tokens"]["before"]
+
+
+def test_json_with_comparison_preset_and_settings(capsys, base):
+    extra = ["--preset", "paper", "--set", "num_anchors=18", "--set", "inter_frame=false", "--compare"]
+    assert main([*base, "--question", "What moves?", "--json", *extra]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["settings"] == AOTConfig.preset("paper", num_anchors=18, inter_frame=False).to_dict()
+    assert result["uncompressed"]["settings"] is None and result["uncompressed"]["retention"] == 1
+
+
+def test_chat_over_a_pipe(capsys, base, other_clip, say):
+    lines = [
+        "What moves?",
+        "",
+        "/retention 0.5",
+        "And now?",
+        "/stats",
+        "/help",
+        f"/video {other_clip}",
+        "Here?",
+    ]
+    say(*lines, "/exit", "never asked")
+    assert main(base) == 0
+    out = capsys.readouterr().out
+    costs = [line for line in out.splitlines() if "first token" in line and "frames" in line]
+    assert [line.split(" · ")[1].split(" (")[0] for line in costs] == [
+        "288 → 28 tokens",
+        "288 → 144 tokens",
+        "288 → 144 tokens",
+    ]
+    assert "/retention R" in out and "And now?" in out  # /help and the table of /stats
+    assert "\x1b" not in out and "never asked" not in out
+
+
+def test_chat_answers_before_a_failed_line_but_not_after(capsys, base, say):
+    say("What moves?", "/video /no/such.mp4", "What moves?")
+    assert main(base) == 1
+    out, err = capsys.readouterr()
+    assert out.count("first token") == 1
+    assert "There is no video at /no/such.mp4" in err
+
+
+@pytest.mark.parametrize(
+    "line, expected",
+    [
+        ("/retention 2", "retention"),
+        ("/retention", "/retention needs a number"),
+        ("/video", "/video needs the path"),
+        ("/dance", "no command /dance"),
+        ("/stats", "no answers yet"),
+    ],
+)
+def test_bad_commands(capsys, base, say, line, expected):
+    say(line)
+    assert main(base) == 1
+    out, err = capsys.readouterr()
+    assert out == "" and expected in err.splitlines()[-1]
+
+
+def test_questions_without_a_video_are_refused(capsys, checkpoint, say):
+    say("What moves?")
+    assert "no video" in failure(capsys, ["--model-path", checkpoint])
+
+
+@pytest.mark.parametrize("retention", ["0", "-0.1", "1.5", "nan"])
+def test_retention_outside_its_range(capsys, base, retention):
+    assert "retention" in failure(capsys, [*base, "--question", "?", f"--retention={retention}"])
+
+
+@pytest.mark.parametrize(
+    "extra, expected",
+    [
+        (["--set", "colour=3"], "Unknown setting colour"),
+        (["--set", "colour"], "NAME=VALUE"),
+        (["--preset", "best"], "Unknown preset"),
+        (["--preset", "released", "--retention", "0.1"], "token counts of their own"),
+        (["--no-aot", "--retention", "0.5"], "contradict"),
+        (["--num-frames", "0"], "num_frames"),
+        (["--fps", "-1"], "fps"),
+        (["--max-new-tokens", "0"], "at least 1"),
+        (["--temperature", "-1"], "0 or more"),
+        (["--conv-template", "vicuna"], "template"),
+        (["--device", "abacus"], "no device"),
+    ],
+)
+def test_settings_that_make_no_sense(capsys, base, extra, expected):
+    assert expected in failure(capsys, [*base, "--question", "What moves?", *extra])
+
+
+def test_bad_videos(capsys, checkpoint, clip, tmp_path):
+    files = {"zero.mp4": b"", "text.mp4": b"words, not pictures\n" * 99}
+    with open(clip, "rb") as file:
+        files["cut.mp4"] = file.read()[:3000]
+    for name, body in files.items():
+        (tmp_path / name).write_bytes(body)
+        failure(capsys, ["--model-path", checkpoint, "--video-file", str(tmp_path / name), "--question", "?"])
+    missing = ["--model-path", "/not/loaded", "--video-file", str(tmp_path / "no.mp4"), "--question", "?"]
+    assert "no.mp4" in failure(capsys, missing)  # said before any time goes into the model
+
+
+def test_bad_checkpoints(capsys, clip, tmp_path):
+    def refused(path) -> str:
+        return failure(capsys, ["--model-path", str(path), "--video-file", clip, "--question", "?", "--json"])
+
+    assert "checkpoint folder" in refused(tmp_path / "a" / "b")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+    assert "cannot load" in refused(other)
+    cut = tmp_path / "cut"
+    write_checkpoint(cut)
+    weights = (cut / "model.safetensors").read_bytes()
+    (cut / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert str(cut) in refused(cut)
+    narrow = tmp_path / "narrow"
+    write_checkpoint(narrow)
+    config = json.loads((narrow / "config.json").read_text())
+    (narrow / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3, "layer_types": None}))
+    assert str(narrow) in refused(narrow)
+
+
+def test_options_that_need_each_other(capsys, checkpoint, clip):
+    assert "--question" in failure(capsys, ["--model-path", checkpoint, "--video-file", clip, "--json"])
+    assert "--video-file" in failure(capsys, ["--model-path", checkpoint, "--question", "?"])
+
+
+def test_unknown_option_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(["--colour"])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_embedded_checkpoint_is_the_default(monkeypatch, tmp_path):
+    chosen = options.chat_parser("test").parse_args([])
+    (tmp_path / "checkpoints" / "aot-tiny").mkdir(parents=True)
+    monkeypatch.setattr(options, "__file__", str(tmp_path / "llava" / "serve" / "options.py"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="--model-path"):
+        options.model_path(chosen)
+    (tmp_path / "checkpoints" / "aot-tiny" / "config.json").write_text("{}")
+    assert options.model_path(chosen) == str(tmp_path / "checkpoints" / "aot-tiny")
+
+
+def test_console_script(capsys, tmp_path):
+    assert console_script.main([]) == 0 and "chat" in capsys.readouterr().out
+    assert console_script.main(["dance"]) == 2 and "no command" in capsys.readouterr().err
+    assert console_script.main(["clip", str(tmp_path / "clip.mp4"), "--seed", "3"]) == 0
+    assert (tmp_path / "clip.mp4").stat().st_size > 0 and "?" in capsys.readouterr().out
+    assert console_script.main(["clip", str(tmp_path / "none" / "clip.mp4")]) == 1
+
+
+def test_module_in_a_process_of_its_own(base):
+    command = [sys.executable, "-m", "llava.serve.cli", *base, "--question", "What moves?", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and json.loads(done.stdout)["tokens"]["after"]["visual"] == 28
+    failed = subprocess.run([*command, "--retention", "7"], capture_output=True, text=True, timeout=120)
+    assert failed.returncode == 1 and failed.stdout == "" and len(failed.stderr.strip().splitlines()) == 1

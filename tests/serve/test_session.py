@@ -1,0 +1,209 @@
+"""The session: one encoding a video, live retention, turns, timings."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from aot import AOTConfig
+from llava.model.builder import load_pretrained_model
+from llava.serve.family import Sampling, default_sampling
+from llava.serve.report import stats_line
+from llava.serve.session import ChatError, ChatSession
+from llava.serve.streaming import TextStream
+from llava.video import VideoError
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    return load_pretrained_model(checkpoint, None, "tiny", device_map="cpu", torch_dtype="float32")
+
+
+@pytest.fixture
+def session(loaded):
+    tokenizer, model, processor, context = loaded
+    return ChatSession(model, tokenizer, processor, context, aot=AOTConfig(), max_new_tokens=6)
+
+
+@pytest.fixture
+def tower_calls(session, monkeypatch):
+    tower = session.model.get_vision_tower()
+    calls, encode = [], tower.encode
+
+    def counted(pixels, **wanted):
+        calls.append(len(pixels))
+        return encode(pixels, **wanted)
+
+    monkeypatch.setattr(tower, "encode", counted)
+    return calls
+
+
+def test_video_is_encoded_once_for_many_turns_and_retentions(session, tower_calls, clip, other_clip):
+    session.set_video(clip)
+    for retention in (0.1, 0.25, 1, 0.5):
+        session.set_retention(retention)
+        session.ask("What moves?")
+    assert tower_calls == [8]
+    session.set_video(other_clip)
+    session.ask("And here?")
+    assert tower_calls == [8, 8]
+
+
+def test_token_counts_follow_retention(session, clip):
+    session.set_video(clip)
+    visual = 8 * 6 * 6
+    for retention, kept in ((0.1, 28), (0.25, 72), (1, visual), (0.5, 144)):
+        session.set_retention(retention)
+        answer = session.ask("What moves?")
+        assert (answer.before.visual, answer.before.newline) == (visual, 8)
+        assert (answer.after.visual, answer.after.newline) == (kept, 8)
+        assert (answer.settings is None) == (retention == 1)
+
+
+def test_answers_are_those_of_the_plain_call(session, clip):
+    """The streamed text equals what generate returns for pixels and prompt given at once."""
+    session.set_video(clip)
+    pieces = []
+    answer = session.ask("What moves?", on_text=pieces.append)
+    assert "".join(pieces).strip() == answer.text
+    pixels = session.image_processor.preprocess(session.loaded.video.frames)["pixel_values"]
+    session.turns.clear()
+    tokens = session.model.generate(
+        session._prompt("What moves?"),
+        images=[pixels],
+        modalities=["video"],
+        max_new_tokens=6,
+        do_sample=False,
+    )
+    assert session.tokenizer.decode(tokens[0], skip_special_tokens=True).strip() == answer.text
+    assert answer.text  # the random model says something
+
+
+def test_turns_are_told_to_the_model_and_forgotten_with_the_video(session, clip, other_clip):
+    session.set_video(clip)
+    first = session.ask("First question")
+    text = session.tokenizer.decode([i for i in session._prompt("Second question")[0].tolist() if i >= 0])
+    assert text.index("First question") < text.index(first.text) < text.index("Second question")
+    session.set_video(other_clip)
+    assert session.turns == []
+
+
+def test_compare_leaves_the_settings_as_they_were(session, clip):
+    session.set_video(clip)
+    whole, reduced = session.compare("What moves?")
+    assert whole.settings is None and whole.after == whole.before
+    assert reduced.after.visual == 28 and session.aot == AOTConfig()
+    assert len(session.turns) == 1
+
+
+def test_timings_and_stats_line(session, clip):
+    session.set_video(clip)
+    answer = session.ask("What moves?")
+    assert all(answer.timings[stage] > 0 for stage in ("decode", "tower", "compress", "first_token", "total"))
+    assert answer.timings["compress"] <= answer.timings["first_token"] <= answer.timings["total"]
+    assert answer.peak_memory["ram"] > 50
+    line = stats_line(answer)
+    for part in (
+        "8 frames",
+        "288 → 28 tokens",
+        "9.72 %",
+        "decode",
+        "tower",
+        "compression",
+        "first token",
+        "MiB",
+    ):
+        assert part in line
+    assert "\n" not in line
+
+
+def test_failed_video_leaves_the_session_as_it_was(session, clip, tmp_path):
+    with pytest.raises(VideoError):
+        session.set_video(str(tmp_path / "none.mp4"))
+    with pytest.raises(ChatError, match="no video"):
+        session.ask("What moves?")
+    before = session.set_video(clip)
+    with pytest.raises(VideoError):
+        session.set_video(str(tmp_path / "none.mp4"))
+    assert session.loaded is before
+
+
+def test_bad_retention_changes_nothing(session, clip):
+    session.set_video(clip)
+    for retention in (0, -1, 1.5, float("nan")):
+        with pytest.raises(ValueError, match="retention"):
+            session.set_retention(retention)
+    assert session.aot == AOTConfig()
+
+
+def test_compression_can_be_turned_on_for_a_video_encoded_without(loaded, clip):
+    tokenizer, model, processor, context = loaded
+    session = ChatSession(model, tokenizer, processor, context, max_new_tokens=2)
+    session.set_video(clip)
+    assert session.ask("What moves?").retention == 1
+    session.set_retention(0.1)
+    assert session.ask("What moves?").after.visual == 28
+
+
+def test_too_long_a_conversation_is_refused(session, clip):
+    session.set_video(clip)
+    with pytest.raises(ChatError, match="takes 4096"):
+        session.ask("word " * 5000)
+
+
+def test_empty_question_and_unknown_template(session, loaded, clip):
+    session.set_video(clip)
+    with pytest.raises(ChatError, match="empty"):
+        session.ask("  ")
+    with pytest.raises(ChatError, match="template"):
+        ChatSession(*(loaded[i] for i in (1, 0, 2, 3)), template="vicuna")
+
+
+def test_interrupt_keeps_what_was_said(session, clip):
+    session.set_video(clip)
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    answer = session.ask("What moves?", on_text=stop)
+    assert answer.stopped and answer.new_tokens < 6
+
+
+@pytest.mark.parametrize(
+    "fields, expected",
+    [
+        ({}, Sampling(32, None, False)),
+        ({"mm_newline_position": "grid"}, Sampling(64, 1.0, True)),
+        ({"mm_newline_position": "frame", "mm_video_frames": 16}, Sampling(16, None, False)),
+    ],
+)
+def test_sampling_by_family(fields, expected):
+    class Config:
+        pass
+
+    config = Config()
+    config.__dict__.update(fields)
+    assert default_sampling(config) == expected
+
+
+def test_times_are_told_where_the_family_expects_it(session, clip):
+    session.sampling = Sampling(8, None, True)
+    session.set_video(clip)
+    text = session.tokenizer.decode([i for i in session._prompt("What moves?")[0].tolist() if i >= 0])
+    assert "The video lasts for 2.00 seconds, and 8 frames are uniformly sampled" in text
+    assert text.index("0.00s,0.27s") < text.index("What moves?")
+
+
+def test_stream_waits_for_whole_characters(session):
+    ids = session.tokenizer("é→").input_ids
+    said = io.StringIO()
+    stream = TextStream(session.tokenizer, said.write)
+    stream.put(torch.zeros(1, 0, dtype=torch.long))
+    seen = []
+    for token in ids:
+        stream.put(torch.tensor([token]))
+        seen.append(said.getvalue())
+    stream.end()
+    assert len(ids) == 5 and seen == ["", "é", "é", "é", "é→"]
+    assert np.isfinite(stream.first)

@@ -1,0 +1,59 @@
+"""The chat as a person meets it, in a real terminal."""
+
+import os
+import sys
+import time
+
+import pytest
+from rich.console import Console
+
+from llava.serve import terminal
+from llava.serve.terminal import Waiting
+
+pexpect = pytest.importorskip("pexpect")
+
+
+def test_a_conversation(checkpoint, clip, tmp_path):
+    options = ["--model-path", checkpoint, "--video-file", clip, "--max-new-tokens", "4", "--device", "cpu"]
+    command = [sys.executable, "-m", "llava.serve.cli", *options]
+    # a bare pseudo-terminal does not say where its cursor is
+    environment = {**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
+    child = pexpect.spawn(
+        command[0], command[1:], env=environment, encoding="utf-8", timeout=60, dimensions=(40, 200)
+    )
+    child.expect("/help lists")
+    child.sendline("What moves?")
+    child.expect("288 → 28 tokens")
+    child.sendline("/retention 0.5")
+    child.sendline("And now?")
+    child.expect("288 → 144 tokens")
+    child.sendline("/retention 7")
+    child.expect("retention is 7")  # a mistake is told and the chat goes on
+    child.sendline(f"/video {tmp_path}/none.mp4")
+    child.expect("The chat stays with")
+    child.sendline("Still there?")
+    child.expect("288 → 144 tokens")
+    child.sendline("/exit")
+    child.expect(pexpect.EOF)
+    child.close()
+    assert child.exitstatus == 0
+
+
+def test_bar_appears_only_when_it_takes_long(monkeypatch):
+    monkeypatch.setattr(terminal, "PATIENCE", 0.05)
+    for seconds, shown in ((0.0, False), (0.3, True)):
+        console = Console(force_terminal=True, width=80)
+        console.begin_capture()
+        with Waiting("decode", console) as wait:
+            time.sleep(seconds)
+            wait("decode", 1, 2)
+        assert ("decode" in console.end_capture()) == shown
+
+
+def test_no_bar_in_a_pipe(monkeypatch):
+    monkeypatch.setattr(terminal, "PATIENCE", 0.0)
+    console = Console(force_terminal=False)
+    console.begin_capture()
+    with Waiting("decode", console):
+        time.sleep(0.1)
+    assert console.end_capture() == ""
