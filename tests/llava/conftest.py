@@ -40,7 +40,9 @@ def tiny_config(**overrides):
 
 @pytest.fixture
 def make_model():
-    """Factory of models with fixed random weights, large enough that every token differs; settings as keywords."""
+    """Factory of models with fixed random weights, large enough that every token differs; settings as
+    keywords.
+    """
     from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
 
     def make(**overrides):

@@ -1,4 +1,5 @@
-"""Upstream's numbers on tiny checkpoints: all of ../shared/golden/llava where present, else the copy in tests/data.
+"""Upstream's numbers on tiny checkpoints: all of ../shared/golden/llava where present, else the copy in
+tests/data.
 
 The copy holds the tied checkpoint and, of every array of the golden file, at most 600 values at even steps.
 """

@@ -1,4 +1,6 @@
-"""Makes the golden copy beside this file: python make_copy.py GOLDEN_FOLDER (the folder with golden.safetensors)."""
+"""Makes the golden copy beside this file: python make_copy.py GOLDEN_FOLDER (the folder with
+golden.safetensors).
+"""
 
 import json
 import shutil

@@ -1,0 +1,193 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import llava.model.builder as builder
+from aot import AOTConfig
+from llava.model.builder import load_pretrained_model
+from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+from llava.model.loading import CheckpointError
+from llava.model.multimodal_projector.builder import build_vision_projector
+
+TOWER_KEY = "model.vision_tower.vision_tower.vision_model.encoder.layers.3.mlp.fc1.weight"
+
+
+def edit_config(folder, **changes):
+    file = folder / "config.json"
+    settings = json.loads(file.read_text())
+    for name, value in changes.items():
+        settings.pop(name, None)
+        if value is not None:
+            settings[name] = value
+    file.write_text(json.dumps(settings))
+
+
+def edit_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def test_what_comes_back(checkpoint, tokenizer):
+    loaded_tokenizer, model, processor, context = load_pretrained_model(checkpoint, None, "llava-llama-13b")
+    assert type(model) is LlavaQwenForCausalLM and not model.training
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert loaded_tokenizer("<|im_end|>a").input_ids == tokenizer("<|im_end|>a").input_ids
+    assert processor is model.get_vision_tower().image_processor and context == 32768
+    assert model.config.aot is None and model.config.mm_use_im_start_end is False
+
+
+def test_the_calls_of_evaluation_wrappers(checkpoint):
+    overwrite = {"mm_spatial_pool_stride": 2, "mm_spatial_pool_mode": "average", "rope_scaling": None}
+    _, model, _, _ = load_pretrained_model(
+        checkpoint, None, "llava_qwen", device_map="auto", multimodal=True,
+        attn_implementation="sdpa", overwrite_config=overwrite,
+    )  # fmt: skip
+    assert model.config.mm_spatial_pool_mode == "average" and model.config.mm_spatial_pool_stride == 2
+    assert model.model.rotary_emb.inv_freq[1].item() == pytest.approx(1e6 ** (-2 / 8))
+    assert "image_aspect_ratio" in model.config.__dict__
+    customized = LlavaQwenConfig.from_pretrained(checkpoint, mm_newline_position="grid")
+    _, model, _, _ = load_pretrained_model(
+        str(checkpoint), None, "x", device_map="cpu", customized_config=customized,
+        overwrite_config={"tokenizer_padding_side": "left"},
+    )  # fmt: skip
+    assert model.config.mm_newline_position == "grid" and model.config.tokenizer_padding_side == "left"
+    assert not hasattr(customized, "tokenizer_padding_side")
+
+
+@pytest.mark.parametrize("aot", [AOTConfig(retention=0.2), {"retention": 0.2}])
+def test_aot_settings_at_load(checkpoint, aot):
+    _, model, _, _ = load_pretrained_model(checkpoint, aot=aot)
+    assert model.config.aot == AOTConfig(retention=0.2).to_dict()
+    json.dumps(model.config.to_dict())
+
+
+def test_bad_aot_settings(checkpoint):
+    with pytest.raises(ValueError, match="retention"):
+        load_pretrained_model(checkpoint, aot={"retention": 1.5})
+    with pytest.raises(ValueError, match="colour"):
+        load_pretrained_model(checkpoint, aot={"colour": 1})
+
+
+def test_dtypes_on_cpu(checkpoint):
+    for name, expected in (("bfloat16", torch.bfloat16), ("float32", torch.float32), ("auto", torch.float32)):
+        _, model, _, _ = load_pretrained_model(checkpoint, device_map="cpu", torch_dtype=name)
+        assert {p.dtype for p in model.parameters()} == {expected}
+    with pytest.raises(ValueError, match="float8"):
+        load_pretrained_model(checkpoint, torch_dtype="float8")
+
+
+@pytest.mark.parametrize(
+    ("installed", "device", "dtype", "chosen"),
+    [
+        (True, "cuda", torch.float16, "flash_attention_2"),
+        (False, "cuda", torch.float16, "sdpa"),
+        (True, "cuda", torch.float32, "sdpa"),
+        (True, "cpu", torch.bfloat16, "sdpa"),
+    ],
+)
+def test_flash_attention_where_it_can_run(monkeypatch, installed, device, dtype, chosen):
+    monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: installed)
+    assert builder._attention("flash_attention_2", torch.device(device), dtype) == chosen
+    assert builder._attention("eager", torch.device(device), dtype) == "eager"
+
+
+def test_the_class_follows_config_json(checkpoint):
+    edit_config(checkpoint, model_type="llava")  # as in a published file
+    _, model, _, _ = load_pretrained_model(checkpoint, None, "tiny-vicuna")
+    assert type(model) is LlavaQwenForCausalLM
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"text_config": {}, "architectures": ["LlavaOnevisionForConditionalGeneration"]},
+            "layout of transformers",
+        ),
+        ({"architectures": ["LlavaLlamaForCausalLM"], "model_type": "llava"}, "LlavaLlamaForCausalLM"),
+        ({"architectures": None, "model_type": "qwen2"}, "qwen2"),
+        ({"mm_vision_config": None}, "mm_vision_config"),
+        ({"mm_projector_type": "resampler"}, "resampler"),
+    ],
+)
+def test_other_kinds_are_refused(checkpoint, changes, message):
+    edit_config(checkpoint, **changes)
+    with pytest.raises(ValueError, match=message):
+        load_pretrained_model(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: w.pop(TOWER_KEY), f"lacks {TOWER_KEY}"),
+        (
+            lambda w: [w.pop(key) for key in list(w) if "vision_tower" in key],
+            "lacks .*vision_tower.* and 84 more",
+        ),
+        (lambda w: w.update({"model.extra.weight": torch.zeros(2)}), "unknown model.extra.weight"),
+        (lambda w: w.update({TOWER_KEY: torch.zeros(3, 3)}), "in another shape, .*fc1.weight"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(checkpoint, change, message):
+    edit_weights(checkpoint, change)
+    with pytest.raises(CheckpointError, match=message):
+        load_pretrained_model(checkpoint)
+    with pytest.raises(CheckpointError, match=message):
+        LlavaQwenForCausalLM.from_pretrained(checkpoint)
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:1000])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "config.json").unlink(), "no config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
+        (lambda folder: (folder / "config.json").write_text("[]"), "no settings"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "weights of .* cannot be read"),
+        (lambda folder: truncate(folder / "model.safetensors"), "weights of .* cannot be read"),
+        (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "tokenizer"),
+    ],
+)
+def test_damaged_folders_are_refused(checkpoint, damage, message):
+    damage(checkpoint)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_pretrained_model(checkpoint)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(CheckpointError, match="There is no checkpoint folder"):
+        load_pretrained_model(tmp_path / "nowhere")
+    file = tmp_path / "file"
+    file.write_text("x")
+    with pytest.raises(CheckpointError, match="There is no checkpoint folder"):
+        load_pretrained_model(str(file))
+
+
+@pytest.mark.parametrize("arguments", [{"load_8bit": True}, {"load_4bit": True}, {"model_base": "base"}])
+def test_what_is_not_offered(checkpoint, arguments):
+    with pytest.raises(ValueError, match="not offered"):
+        load_pretrained_model(checkpoint, **arguments)
+
+
+def test_unknown_argument(checkpoint):
+    with pytest.raises(TypeError, match="colour"):
+        load_pretrained_model(checkpoint, colour=1)
+
+
+def test_projectors():
+    class Settings:
+        mm_hidden_size, hidden_size, mm_projector_type = 6, 4, "linear"
+
+    assert build_vision_projector(Settings())(torch.zeros(2, 6)).shape == (2, 4)
+    Settings.mm_projector_type = "mlp2x_gelu"
+    names = dict(build_vision_projector(Settings()).named_parameters())
+    assert {name: tuple(p.shape) for name, p in names.items()} == {
+        "0.weight": (4, 6), "0.bias": (4,), "2.weight": (4, 4), "2.bias": (4,),
+    }  # fmt: skip
