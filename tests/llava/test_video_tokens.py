@@ -1,0 +1,207 @@
+"""Videos in the sequence: newline modes, compression, several videos and images in one call."""
+
+import pytest
+import torch
+
+from aot import AOTConfig
+from llava.model.compression import VideoFeatures
+
+POOLED = {"bilinear": (6, 6), "average": (6, 6), "max": (6, 6)}
+NEWLINES = ("one_token", "grid", "frame", "no_token")
+
+
+@pytest.fixture(autouse=True)
+def _no_grad():
+    with torch.no_grad():
+        yield
+
+
+def prepare(model, ids, images, modalities, **kwargs):
+    ids = torch.as_tensor(ids)
+    return model.prepare_inputs_labels_for_multimodal(
+        ids, None, None, None, None, images, modalities, **kwargs
+    )[4]
+
+
+@pytest.mark.parametrize("newline", NEWLINES)
+@pytest.mark.parametrize("pool", POOLED)
+def test_uncompressed_order(model, video, pool, newline):
+    model.config.mm_spatial_pool_mode, model.config.mm_newline_position = pool, newline
+    tokens, result = model.video_tokens(model.encode_video(video))
+    height, width = POOLED[pool]
+    marker = model.model.image_newline
+    is_newline = (tokens == marker).all(dim=-1).nonzero().flatten().tolist()
+    expected = {
+        "one_token": [6 * height * width],
+        "grid": [i * (width + 1) + width for i in range(6 * height)],
+        "frame": [i * (height * width + 1) + height * width for i in range(6)],
+        "no_token": [],
+    }[newline]
+    assert result is None and is_newline == expected
+    assert len(tokens) == 6 * height * width + len(expected)
+
+
+def test_pooling_of_odd_grids(make_model, video):
+    odd = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    model = make_model(
+        mm_vision_config={**odd, "image_size": 40, "patch_size": 8}, mm_newline_position="no_token"
+    )
+    features = model.encode_video(video[:, :, :40, :40])
+    assert features.grid == (5, 5)
+    for pool, side in (("bilinear", 3), ("average", 2), ("max", 2)):
+        model.config.mm_spatial_pool_mode = pool
+        assert len(model.video_tokens(features)[0]) == 6 * side * side
+    average = features.features.view(6, 5, 5, -1)[0, :2, :2].mean((0, 1))
+    model.config.mm_spatial_pool_mode = "average"
+    torch.testing.assert_close(model.video_tokens(features)[0][0], average)
+
+
+@pytest.mark.parametrize("retention", [0.02, 0.1, 0.25, 1.0])
+@pytest.mark.parametrize("newline", NEWLINES)
+def test_the_sequence_holds_the_announced_counts(model, video, retention, newline):
+    model.config.mm_newline_position = newline
+    model.config.aot = {"retention": retention}
+    embeds = prepare(model, [[5, 6, -200, 7]], [video], ["video"])
+    visual, newlines = AOTConfig(retention=retention).token_count(6, 36, newline_position=newline)
+    assert embeds.shape[1] == 3 + visual + newlines
+    (result,) = model.last_compression
+    assert (result.num_visual, result.num_newlines) == (visual, newlines)
+    assert torch.equal(embeds[0, 2:-1], result.tokens)
+    assert torch.equal(embeds[0, :2], model.model.embed_tokens(torch.tensor([5, 6])))
+    assert torch.equal(embeds[0, -1], model.model.embed_tokens(torch.tensor(7)))
+
+
+@pytest.mark.parametrize("newline", NEWLINES)
+def test_full_retention_changes_nothing(model, video, newline):
+    model.config.mm_newline_position = newline
+    plain = prepare(model, [[5, -200, 6]], [video], ["video"])
+    model.config.aot = AOTConfig(retention=1.0, newlines="all").to_dict()
+    assert torch.equal(prepare(model, [[5, -200, 6]], [video], ["video"]), plain)
+
+
+def test_settings_are_read_at_every_call(model, video):
+    lengths = []
+    for aot in (None, {"retention": 0.1}, {"retention": 0.25}, AOTConfig(retention=0.1), None):
+        model.config.aot = aot
+        lengths.append(prepare(model, [[-200]], [video], "video").shape[1])
+    assert lengths == [222, 21 + 6, 54 + 6, 21 + 6, 222]
+    assert model.last_compression == []
+
+
+@pytest.mark.parametrize("aot", [{"retention": 2}, {"colour": 1}, {"method": "nothing"}])
+def test_bad_settings_are_refused(model, video, aot):
+    model.config.aot = aot
+    with pytest.raises(ValueError):
+        prepare(model, [[-200]], [video], ["video"])
+
+
+@pytest.mark.parametrize("settings", [{"mm_newline_position": "row"}, {"mm_spatial_pool_mode": "median"}])
+@pytest.mark.parametrize("aot", [None, {"retention": 0.5}])
+def test_unknown_modes_are_refused(model, video, settings, aot):
+    model.config.update(settings)
+    model.config.aot = aot
+    with pytest.raises(ValueError, match="Unknown"):
+        prepare(model, [[-200]], [video], ["video"])
+
+
+def test_images_are_never_altered(model, video):
+    ids = [[5, -200, 6, -200, 7, -200]]
+    image, other = video[0], video[1:2]
+    entries, modalities = [image, video, other], ["image", "video", "image"]
+    plain = prepare(model, ids, entries, modalities)
+    model.config.aot = {"retention": 0.1}
+    compressed = prepare(model, ids, entries, modalities)
+    one_image = 144 + 1
+    assert plain.shape[1] == 3 + 2 * one_image + 222 and compressed.shape[1] == 3 + 2 * one_image + 27
+    assert torch.equal(plain[:, : one_image + 2], compressed[:, : one_image + 2])
+    assert torch.equal(plain[:, -one_image - 1 :], compressed[:, -one_image - 1 :])
+    assert len(model.last_compression) == 1
+
+
+def test_text_is_never_altered(model):
+    ids = torch.tensor([[5, 6, 7]])
+    plain = model(ids).logits
+    model.config.aot = {"retention": 0.1}
+    assert torch.equal(model(ids).logits, plain)
+
+
+def test_each_video_is_compressed_on_its_own(model, video):
+    model.config.aot = {"retention": 0.2}
+    short = video[:4].flip(0)
+    together = prepare(model, [[-200, -200]], [video, short], ["video", "video"])
+    assert [result.frames for result in model.last_compression] == [6, 4]
+    apart = [prepare(model, [[-200]], [entry], ["video"]) for entry in (video, short)]
+    torch.testing.assert_close(together, torch.cat(apart, dim=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("aot", [None, {"retention": 0.1}])
+def test_a_video_encoded_once_gives_the_same_tokens(model, video, aot):
+    features = model.encode_video(video)
+    assert features.features.shape == (6, 144, 32) and features.grid == (12, 12)
+    assert features.shallow.shape == features.deep.shape == (6, 144)
+    model.config.aot = aot
+    direct = prepare(model, [[5, -200, 6]], [video], ["video"])
+    assert model.last_timing["tower"] > 0
+    assert torch.equal(prepare(model, [[5, -200, 6]], [features], ["video"]), direct)
+    assert model.last_timing["tower"] == model.last_timing["projector"] == 0
+    assert (model.last_timing["compress"] > 0) == (aot is not None)
+    tokens, result = model.video_tokens(features)
+    assert torch.equal(tokens, direct[0, 1:-1]) and (result is None) == (aot is None)
+
+
+def test_encoded_videos_and_pixels_share_a_call(model, video):
+    model.config.aot = {"retention": 0.1}
+    entries = [model.encode_video(video), video[0], video]
+    embeds = prepare(model, [[-200, -200, -200]], entries, ["video", "image", "video"])
+    assert embeds.shape[1] == 27 + 145 + 27
+    assert torch.equal(embeds[:, :27], embeds[:, -27:])
+
+
+def test_features_without_attention_cannot_be_compressed(model, video):
+    bare = VideoFeatures(model.encode_images(video), (12, 12))
+    assert model.video_tokens(bare)[0].shape == (222, 32)
+    model.config.aot = {"retention": 0.1}
+    with pytest.raises(ValueError, match="encode it again"):
+        model.video_tokens(bare)
+
+
+def test_the_plain_path_goes_through_encode_images(model, video, monkeypatch):
+    monkeypatch.setattr(model, "encode_images", lambda pixels: torch.ones(len(pixels), 144, 32))
+    assert torch.all(model.prepare_inputs_labels_for_multimodal(
+        torch.tensor([[-200]]), None, None, None, None, [video], ["video"]
+    )[4][0, 0] == 1)  # fmt: skip
+
+
+def test_a_model_in_low_precision(make_model, video):
+    model = make_model().to(torch.bfloat16)
+    model.config.aot = {"retention": 0.1}
+    embeds = prepare(model, [[5, -200, 6]], [video.half()], ["video"])
+    assert embeds.dtype == torch.bfloat16 and embeds.shape[1] == 29 and embeds.isfinite().all()
+
+
+def test_merge_types_without_newlines(make_model, video):
+    model = make_model(mm_patch_merge_type="flat")
+    assert not hasattr(model.model, "image_newline")
+    assert prepare(model, [[-200]], [video], ["video"]).shape[1] == 6 * 36
+    assert prepare(model, [[-200]], [video[0]], ["image"]).shape[1] == 144
+    model.config.mm_patch_merge_type = "spatial_unpad"
+    with pytest.raises(ValueError, match="image_newline"):
+        prepare(model, [[-200]], [video[0]], ["image"])
+
+
+def test_images_in_tiles(model, video):
+    model.config.image_aspect_ratio, model.config.image_grid_pinpoints = "anyres", [[96, 96], [192, 96]]
+    tiles = video[:3]
+    embeds = prepare(model, [[-200]], [tiles], ["image"], image_sizes=[(200, 100)])
+    assert embeds.shape[1] == 144 + 12 * 25
+    encoded = model.encode_images(tiles)
+    torch.testing.assert_close(embeds[0, 144 : 144 + 24], torch.cat([encoded[1, :12], encoded[2, :12]]))
+    model.config.mm_patch_merge_type = "spatial"
+    assert prepare(model, [[-200]], [tiles], ["image"], image_sizes=[(200, 100)]).shape[1] == 3 * 144
+    with pytest.raises(ValueError, match="image_sizes"):
+        prepare(model, [[-200]], [tiles], ["image"])
+    with pytest.raises(ValueError, match="makes 1 tiles.*modalities"):
+        prepare(model, [[-200]], [tiles], ["image"], image_sizes=[(100, 100)])
+    model.config.image_aspect_ratio = "pad"
+    with pytest.raises(ValueError, match="'video' in modalities"):
+        prepare(model, [[-200]], [tiles], ["image"], image_sizes=[(200, 100)])
