@@ -8,7 +8,7 @@ from .anchors import true_indices
 from .config import AOTConfig
 from .ops import sinkhorn
 from .temporal import clip_starts
-from .transport import grid_positions, merge, soft_nearest
+from .transport import grid_distances, merge, soft_nearest
 from .video import VideoTokens
 
 _STOP = {"problem": "marginal", "never": "never"}

@@ -14,7 +14,7 @@ from .coverage import cover
 from .result import Kind, Selection, kept
 from .scores import Scores, relative, token_scores, unit
 from .temporal import clip_lengths, clip_starts, join_clips
-from .transport import grid_positions
+from .transport import grid_distances
 from .video import VideoTokens
 
 
@@ -86,8 +86,7 @@ def choose_tokens(
     if config.selection == "score":
         return local, global_
     cost = 1 - torch.bmm(units, units.transpose(1, 2))
-    place = grid_positions(video.pooled_grid, units.device)
-    cost += config.spatial_weight * torch.cdist(place, place)
+    cost += config.spatial_weight * grid_distances(video.pooled_grid, units.device)
     weight = relative(video.pooled_deep) ** config.attention_power
     weight = weight * scores.rarity.clamp_min(1e-6) ** config.rarity_power
     known = scores.change if config.change_power > 0 else torch.full_like(scores.change, 2.0)

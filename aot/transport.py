@@ -7,12 +7,13 @@ from .ops import sinkhorn
 from .scores import unit
 
 
-def grid_positions(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
-    """(H·W, 2) row and column of each token in [0, 1]², linspace(0, 1) on both axes."""
+def grid_distances(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
+    """(H·W, H·W) float32 distances of tokens whose rows and columns lie in [0, 1]², linspace on both axes."""
     height, width = grid
     rows = torch.linspace(0, 1, height, device=device)
     columns = torch.linspace(0, 1, width, device=device)
-    return torch.cartesian_prod(rows, columns)
+    place = torch.cartesian_prod(rows, columns)
+    return torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def soft_nearest(
@@ -61,8 +62,7 @@ def intra_frame(
     supply = torch.ones(frames, tokens, device=features.device).scatter_(1, anchor, 0.0)
     cost = 1 - cosine
     if config.spatial_weight > 0:
-        place = grid_positions(grid, features.device)
-        cost += config.spatial_weight * torch.cdist(place.expand(frames, -1, -1), place[anchor])
+        cost += config.spatial_weight * grid_distances(grid, features.device)[anchor].transpose(1, 2)
     free = max(1, tokens - count)
     scale = 1 / free if config.supplier_mass == "normalised" else 1.0
     plan = sinkhorn(

@@ -46,13 +46,12 @@ def sinkhorn(
         kernel = torch.exp((cost - cost.amin(dim=1, keepdim=True)) / -epsilon)
     row, column = (supply > 0).float(), (demand > 0).float()
     done = torch.zeros(cost.shape[0], 1, dtype=torch.bool, device=cost.device)
-    transposed = kernel.transpose(1, 2)
     for _ in range(iterations):
         through = torch.bmm(kernel, column.unsqueeze(-1)).squeeze(-1)
         if stop == "marginal":
             done = done | (_marginal_error(row * through, supply) < tolerance)
         new_row = torch.where(done, row, _divide(supply, through))
-        reached = torch.bmm(transposed, new_row.unsqueeze(-1)).squeeze(-1)
+        reached = torch.bmm(new_row.unsqueeze(1), kernel).squeeze(1)
         column = torch.where(done, column, _divide(demand, reached))
         moved, row = (new_row - row).abs(), new_row
         if stop.startswith("change"):
