@@ -91,10 +91,7 @@ def spacetime_cost(
     cost = torch.bmm(groups.suppliers(units), units[groups.anchor].transpose(1, 2)).neg_().add_(1)
     per_frame = video.tokens_per_frame
     if config.spatial_weight > 0:
-        place = grid_positions(video.pooled_grid, units.device)
-        between = (
-            torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist") * config.spatial_weight
-        )
+        between = grid_distances(video.pooled_grid, units.device) * config.spatial_weight
         cost += between[(groups.supplier % per_frame).unsqueeze(2), (groups.anchor % per_frame).unsqueeze(1)]
     if config.temporal_weight > 0:
         time = groups.supplier // per_frame

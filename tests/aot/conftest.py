@@ -4,7 +4,7 @@ import torch
 
 @pytest.fixture
 def make_video():
-    """Random features (T, N, D) and two importance maps (T, N); slow drift in time, so frames resemble each other."""
+    """Random features (T, N, D) whose frames resemble each other, and two importance maps (T, N)."""
 
     def make(frames, grid, width, *, seed=0, dtype=torch.float32):
         generator = torch.Generator().manual_seed(seed)
