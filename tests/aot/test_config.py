@@ -1,0 +1,124 @@
+"""Settings: validation, presets, counts, round trips."""
+
+import json
+import pickle
+from dataclasses import FrozenInstanceError
+from decimal import Decimal
+
+import numpy as np
+import pytest
+
+from aot import AOTConfig, AOTError, method_names
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"retention": 0}, "retention"),
+        ({"retention": -0.1}, "retention"),
+        ({"retention": 1.5}, "retention"),
+        ({"retention": float("nan")}, "retention"),
+        ({"retention": "0.1"}, "retention"),
+        ({"retention": True}, "retention"),
+        ({"retention": None}, "retention is missing"),
+        ({"keep": 3}, "Unknown setting keep"),
+        ({"method": "magic"}, "Unknown method 'magic'"),
+        ({"method": "random", "options": {"sede": 1}}, "has no option sede"),
+        ({"method": "random", "options": {"seed": 0.5}}, "seed"),
+        ({"options": {"seed": 1}}, "has no option"),
+        ({"options": 3}, "options"),
+        ({"newlines": "some"}, "newlines"),
+        ({"epsilon": 0}, "epsilon"),
+        ({"epsilon": float("inf")}, "epsilon"),
+        ({"iterations": 0}, "iterations"),
+        ({"iterations": 2.5}, "whole number"),
+        ({"clip_length": 0}, "clip_length"),
+        ({"merge_reach": -1}, "merge_reach"),
+        ({"num_anchors": 126}, "num_anchors belongs"),
+        ({"hard_blend": 0.1}, "no effect"),
+        ({"stop": "batch"}, "stop"),
+        ({"schedule": "cascade", "retention": None}, "needs num_anchors"),
+        ({"schedule": "cascade", "retention": 0.1}, "counts of their own"),
+        ({"schedule": "cascade", "retention": None, "num_anchors": 9, "frame_floor": 0.5}, "no effect"),
+        ({"inter_frame": 1}, "inter_frame"),
+        ({"backend": "fast"}, "backend"),
+    ],
+)
+def test_bad_settings_give_one_clear_sentence(settings, message):
+    with pytest.raises(AOTError, match=message) as error:
+        AOTConfig.from_dict(settings)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("preset", ["released", "paper"])
+def test_presets_with_counts_of_their_own_refuse_a_retention(preset):
+    with pytest.raises(ValueError, match="counts of their own"):
+        AOTConfig.preset(preset, retention=0.1)
+    with pytest.raises(AOTError, match="unknown before"):
+        AOTConfig.preset(preset).token_count(32, 196)
+
+
+def test_unknown_preset_and_non_mapping():
+    with pytest.raises(AOTError, match="Unknown preset"):
+        AOTConfig.preset("best")
+    with pytest.raises(AOTError, match="mapping"):
+        AOTConfig.from_dict([("retention", 0.1)])
+
+
+@pytest.mark.parametrize("preset", ["default", "paper", "released"])
+def test_round_trips(preset):
+    config = AOTConfig.preset(preset, epsilon=0.07)
+    again = AOTConfig.from_dict(json.loads(json.dumps(config.to_dict())))
+    assert again == config and hash(again) == hash(config)
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_methods_round_trip_with_their_options():
+    for method in method_names():
+        config = AOTConfig(method=method)
+        assert AOTConfig.from_dict(config.to_dict()) == config
+    assert AOTConfig(method="random").to_dict()["options"] == {"seed": 0}
+
+
+def test_frozen():
+    with pytest.raises(FrozenInstanceError):
+        AOTConfig().retention = 0.5
+
+
+@pytest.mark.parametrize(
+    ("retention", "frames", "tokens", "visual"),
+    [
+        (0.58, 1, 50, 29),  # 0.58 * 50 = 28.999999999999996 in floats
+        (0.29, 1, 100, 29),
+        (0.1, 32, 196, 627),
+        (0.02, 1, 4, 1),
+        (1, 7, 169, 1183),
+        (1.0, 128, 729, 93312),
+        (Decimal("0.1"), 1, 30, 3),
+        (np.float32(0.1), 1, 30, 3),
+        (1e-9, 2, 2, 1),
+    ],
+)
+def test_token_count_is_decimal(retention, frames, tokens, visual):
+    config = AOTConfig(retention=retention)
+    assert config.token_count(frames, tokens) == (visual, frames)
+    assert isinstance(config.token_count(frames, tokens)[0], int)
+
+
+def test_newline_counts():
+    count = AOTConfig().token_count
+    assert count(16, 36, newline_position="frame") == (57, 16)
+    assert count(16, 36, newline_position="one_token") == (57, 1)
+    assert count(16, 36, newline_position="no_token") == (57, 0)
+    assert AOTConfig(newlines="all").token_count(64, 169) == (1081, 64 * 13)
+    assert AOTConfig(newlines="all").token_count(2, 35, rows=5) == (7, 10)
+    assert AOTConfig(newlines="none").token_count(2, 35) == (7, 0)
+    for bad in (
+        lambda: AOTConfig(newlines="row").token_count(2, 36),
+        lambda: AOTConfig(newlines="all").token_count(2, 35),
+        lambda: count(2, 36, newline_position="rows"),
+        lambda: count(0, 36),
+        lambda: count(2.0, 36),
+    ):
+        with pytest.raises(AOTError):
+            bad()

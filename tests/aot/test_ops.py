@@ -1,0 +1,160 @@
+"""Reference operations: received attention and Sinkhorn."""
+
+import math
+
+import numpy as np
+import ot
+import pytest
+import torch
+
+from aot import AOTError, layers
+from aot.ops import received_attention, sinkhorn
+
+
+def problem(batch=3, suppliers=40, anchors=7, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    cost = 1.5 * torch.rand(batch, suppliers, anchors, generator=generator)
+    supply = 0.2 + torch.rand(batch, suppliers, generator=generator)
+    demand = 0.2 + torch.rand(batch, anchors, generator=generator)
+    return cost, supply, demand * (supply.sum(1) / demand.sum(1)).unsqueeze(1)
+
+
+@pytest.mark.parametrize("log_domain", [False, True])
+@pytest.mark.parametrize("stop", ["marginal", "never"])
+def test_plans_meet_their_marginals(stop, log_domain):
+    cost, supply, demand = problem()
+    plan = sinkhorn(
+        cost, supply, demand, epsilon=0.1, iterations=300, stop=stop, tolerance=5e-4, log_domain=log_domain
+    )
+    torch.testing.assert_close(plan.sum(2), supply, rtol=1e-3, atol=0)
+    torch.testing.assert_close(plan.sum(1), demand, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("log_domain", [False, True])
+@pytest.mark.parametrize("epsilon", [0.05, 0.1, 0.5])
+def test_plans_agree_with_pot(epsilon, log_domain):
+    cost, supply, demand = problem(seed=1)
+    plan = sinkhorn(
+        cost, supply, demand, epsilon=epsilon, iterations=3000, stop="never", log_domain=log_domain
+    )
+    for i in range(len(cost)):
+        a, b = supply[i].double().numpy(), demand[i].double().numpy()
+        expected = ot.sinkhorn(
+            a, b * a.sum() / b.sum(), cost[i].double().numpy(), epsilon, "sinkhorn_log", 10000, 1e-10
+        )
+        np.testing.assert_allclose(plan[i].numpy(), expected, rtol=1e-3, atol=1e-6)
+
+
+def test_a_wrong_epsilon_is_told_from_the_right_one():
+    cost, supply, demand = problem(seed=1)
+    plans = [sinkhorn(cost, supply, demand, epsilon=e, iterations=500, stop="never") for e in (0.1, 0.101)]
+    assert (plans[0] - plans[1]).abs().max() > 1e-3 * plans[0].max()
+
+
+def test_log_domain_survives_costs_of_hundreds_of_epsilon():
+    cost, supply, demand = problem()
+    plan = sinkhorn(cost, supply, demand, epsilon=0.004, iterations=3000, stop="never", log_domain=True)
+    assert plan.isfinite().all()
+    torch.testing.assert_close(plan.sum(1), demand, rtol=1e-3, atol=0)
+    entropic = (plan * cost).sum((1, 2))
+    for i in range(len(cost)):
+        a, b = supply[i].double().numpy(), demand[i].double().numpy()
+        least = ot.emd2(a, b * a.sum() / b.sum(), cost[i].double().numpy())
+        assert least * 0.99 <= entropic[i] <= least * 1.05
+
+
+@pytest.mark.parametrize("stop", ["marginal", "change", "never"])
+def test_batch_equals_single(stop):
+    cost, supply, demand = problem(batch=4)
+    cost[1] *= 0.05  # this one converges at once, the others go on
+    settings = {"epsilon": 0.1, "iterations": 60, "stop": stop}
+    together = sinkhorn(cost, supply, demand, **settings)
+    for i in range(4):
+        alone = sinkhorn(cost[i : i + 1], supply[i : i + 1], demand[i : i + 1], **settings)
+        torch.testing.assert_close(together[i], alone[0], rtol=1e-5, atol=1e-9)
+
+
+def test_the_released_stop_rule_couples_the_batch():
+    cost, supply, demand = problem(batch=2)
+    supply, demand = (x / x.sum(1, keepdim=True) for x in (supply, demand))
+    cost[1] *= 0.01
+    settings = {"epsilon": 0.02, "iterations": 60, "stop": "change_batch", "tolerance": 1e-2}
+    together = sinkhorn(cost, supply, demand, **settings)
+    alone = sinkhorn(cost[1:], supply[1:], demand[1:], **settings)
+    assert not torch.equal(together[1], alone[0])
+
+
+@pytest.mark.parametrize("log_domain", [False, True])
+def test_padding_gets_no_mass_and_changes_nothing(log_domain):
+    cost, supply, demand = problem(batch=1)
+    padded = torch.full((1, 45, 9), 0.3)
+    padded[:, :40, :7] = cost
+    zeros = torch.zeros(1, 9)
+    plan = sinkhorn(
+        padded,
+        torch.cat([supply, zeros[:, :5]], 1),
+        torch.cat([demand, zeros[:, :2]], 1),
+        epsilon=0.1,
+        log_domain=log_domain,
+    )
+    assert plan[:, 40:].abs().max() == 0 and plan[:, :, 7:].abs().max() == 0
+    expected = sinkhorn(cost, supply, demand, epsilon=0.1, log_domain=log_domain)
+    torch.testing.assert_close(plan[:, :40, :7], expected, rtol=5e-3, atol=1e-6)
+
+
+def test_permuting_suppliers_permutes_the_plan():
+    cost, supply, demand = problem()
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(3))
+    plan = sinkhorn(cost, supply, demand, epsilon=0.1)
+    moved = sinkhorn(cost[:, order], supply[:, order], demand, epsilon=0.1)
+    torch.testing.assert_close(moved, plan[:, order], rtol=1e-4, atol=1e-8)
+
+
+def test_no_mass_gives_an_empty_finite_plan():
+    plan = sinkhorn(torch.rand(1, 4, 3), torch.zeros(1, 4), torch.zeros(1, 3), epsilon=0.1)
+    assert torch.equal(plan, torch.zeros(1, 4, 3))
+
+
+@pytest.mark.parametrize("chunk", [None, 1, 7, 100])
+def test_received_attention_against_a_full_map(chunk):
+    generator = torch.Generator().manual_seed(0)
+    q, k = (torch.randn(2, 3, 23, 8, generator=generator) for _ in range(2))
+    scale = 1 / math.sqrt(8)
+    expected = (q.double() @ k.double().transpose(2, 3) * scale).softmax(-1).mean(1).sum(1)
+    received = received_attention(q, k, scale, chunk=chunk)
+    assert received.dtype == torch.float32
+    torch.testing.assert_close(received.double(), expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(received.sum(1), torch.full((2,), 23.0))
+
+
+def test_received_attention_takes_strided_half_precision():
+    q = torch.randn(2, 9, 4, 8).bfloat16().transpose(1, 2)
+    received = received_attention(q, q, 0.3)
+    torch.testing.assert_close(received, received_attention(q.float().contiguous(), q.float(), 0.3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: received_attention(torch.rand(1, 2, 3, 4), torch.rand(1, 2, 3, 5), 1.0), "equal B, H and d"),
+        (lambda: received_attention(*[torch.rand(1, 2, 3, 4)] * 2, 1.0, backend="triton"), "triton"),
+        (lambda: received_attention(*[torch.rand(1, 2, 3, 4)] * 2, 1.0, backend="cuda"), "Unknown backend"),
+        (lambda: sinkhorn(torch.rand(1, 2, 3), torch.rand(1, 3), torch.rand(1, 2), epsilon=0.1), "must be"),
+        (lambda: sinkhorn(*problem(), epsilon=0.1, stop="soon"), "stopping rule"),
+        (lambda: sinkhorn(*problem(), epsilon=0.1, stop="change", log_domain=True), "log_domain"),
+        (lambda: sinkhorn(*problem(), epsilon=0.1, backend="triton"), "triton"),
+    ],
+)
+def test_bad_calls_name_the_trouble(call, message):
+    with pytest.raises(AOTError, match=message):
+        call()
+
+
+def test_layers():
+    assert layers(26) == (5, 24)
+    assert layers(5) == (1, 3)
+    for depth in range(2, 60):
+        shallow, deep = layers(depth)
+        assert abs(shallow - 0.2 * (depth - 1)) <= 0.5 and deep == depth - 2
+    with pytest.raises(AOTError, match="at least 2"):
+        layers(1)
