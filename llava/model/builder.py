@@ -127,7 +127,7 @@ def _load_tokenizer(model_path, hub: dict):
 
     try:
         return AutoTokenizer.from_pretrained(model_path, **hub)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError) as error:  # KeyError: transformers 4 without tokenizer files
         raise CheckpointError(
             f"{model_path} holds no tokenizer that loads ({_reason(error)}); add its tokenizer.json and "
             "tokenizer_config.json."

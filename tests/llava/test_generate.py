@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+from llava.mm_utils import KeywordsStoppingCriteria
+
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None}
 
 
@@ -76,6 +78,15 @@ def test_statistics_are_of_the_last_call(model, video):
     assert model.last_compression[0].summary()["tokens_after"] == 21 and model.last_timing["compress"] > 0
     model.generate(torch.tensor([[5, 6]]), **GREEDY)
     assert model.last_compression == [] and set(model.last_timing.values()) == {0.0}
+
+
+def test_keywords_end_the_answer(model, tokenizer):
+    free = model.generate(torch.tensor([[5, 6, 7]]), **GREEDY)
+    word = tokenizer.decode(free[0, 1])
+    until = free[0].tolist().index(free[0, 1].item()) + 1
+    stop = KeywordsStoppingCriteria([word], tokenizer, torch.tensor([[5, 6, 7]]))
+    out = model.generate(torch.tensor([[5, 6, 7]]), stopping_criteria=[stop], **GREEDY)
+    assert torch.equal(out, free[:, :until])
 
 
 def test_prompt_ids_are_required(model):
