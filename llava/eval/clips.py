@@ -1,0 +1,274 @@
+"""Procedural clips: small worlds of coloured shapes on textured backgrounds, drawn for any time and size.
+
+A clip is a description (`Clip`), made from a seed by `sample_clip`; `render` draws it at any instants, so
+training frames, test videos (`write_clip`) and ground truth all come from the same few numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+COLORS = {
+    "red": (215, 40, 40), "green": (40, 165, 60), "blue": (50, 80, 225), "yellow": (240, 215, 40),
+    "purple": (150, 60, 190), "orange": (240, 135, 30), "white": (245, 245, 245), "cyan": (60, 210, 220),
+}  # fmt: skip
+SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
+NEEDLE = "star"  # the shape of brief events only
+MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
+
+DURATION = 16.0  # seconds
+FPS = 4
+FRAMES = 16  # frames a model looks at
+# the instants that uniform sampling of FRAMES frames picks from a written clip
+TIMES = np.linspace(0, DURATION * FPS - 1, FRAMES).astype(int) / FPS
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One object. Lengths are fractions of the frame, times are seconds; it is visible in [on, off)."""
+
+    shape: str
+    color: str
+    radius: float
+    start: tuple[float, float]  # centre (x, y) when it appears
+    end: tuple[float, float]  # centre (x, y) when it goes
+    motion: str
+    on: float = 0.0
+    off: float = DURATION
+    color_after: str | None = None
+    change: float | None = None  # when `color` turns into `color_after`
+
+    def center(self, t: float) -> tuple[float, float]:
+        a = min(max((t - self.on) / (self.off - self.on), 0.0), 1.0)
+        return tuple((1 - a) * s + a * e for s, e in zip(self.start, self.end))
+
+    def path(self, times: np.ndarray) -> np.ndarray:
+        """Centres at `times`: (2, len(times))."""
+        a = (times - self.on) / (self.off - self.on)
+        start, end = np.array(self.start)[:, None], np.array(self.end)[:, None]
+        return start + a * (end - start)
+
+    def visible(self, t: float) -> bool:
+        return self.on <= t < self.off
+
+    def color_at(self, t: float) -> str:
+        return self.color_after if self.change is not None and t >= self.change else self.color
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Things and scenes: `cuts` are the starts of the scenes, the first one 0.0; `needle` is a brief star."""
+
+    seed: int
+    cuts: tuple[float, ...]
+    things: tuple[Thing, ...]
+    needle: Thing | None
+
+    @property
+    def all_things(self) -> tuple[Thing, ...]:
+        return self.things + ((self.needle,) if self.needle else ())
+
+
+def sample_clip(seed: int) -> Clip:
+    """The clip of a seed; equal seeds give equal clips on every machine."""
+    rng = np.random.default_rng(seed)
+    has_cut = rng.random() < 0.25
+    counts = rng.integers(1, 4, 2) if has_cut else rng.integers(2, 7, 1)  # things in each scene
+    while True:
+        clip = _propose(rng, seed, counts)
+        if clip is not None:
+            return clip
+
+
+def _propose(rng: np.random.Generator, seed: int, counts: np.ndarray) -> Clip | None:
+    """One draw with the given number of things a scene; None when they do not fit beside each other."""
+    palette = [str(c) for c in rng.permutation(list(COLORS))]
+    slots = list(rng.permutation(np.arange(2, FRAMES - 1)))  # frames before which an event may happen
+    used: list[int] = []
+
+    def event(low: int, high: int) -> int | None:
+        """A frame in [low, high], two or more away from every other event."""
+        for slot in slots:
+            if low <= slot <= high and all(abs(slot - u) >= 2 for u in used):
+                used.append(int(slot))
+                return int(slot)
+        return None
+
+    cut = event(6, 10) if len(counts) > 1 else None
+    scenes = [(0, FRAMES)] if cut is None else [(0, cut), (cut, FRAMES)]
+    things: list[Thing] = []
+    for (first, last), count in zip(scenes, counts):
+        for _ in range(count):
+            thing = _propose_thing(rng, palette, event, first, last, things)
+            if thing is None:
+                return None
+            things.append(thing)
+    needle = None
+    if rng.random() < 0.5:
+        visible = int(rng.integers(1, 3))
+        frame = event(1, FRAMES - 1 - visible)
+        if frame is not None:
+            on, off = TIMES[frame] - 0.3, TIMES[frame + visible - 1] + 0.3
+            color = str(rng.choice(list(COLORS)))
+            needle = _place(rng, NEEDLE, color, "still", float(on), float(off), things)
+            if needle is None:
+                return None
+    cuts = (0.0,) if cut is None else (0.0, _before(cut))
+    return Clip(seed, cuts, tuple(things), needle)
+
+
+def _before(frame: int) -> float:
+    """The instant of an event that `frame` is the first to show."""
+    return float(TIMES[frame] - 0.4)
+
+
+def _propose_thing(rng, palette, event, first: int, last: int, others) -> Thing | None:
+    color, shape = palette.pop(), str(rng.choice(SHAPES))
+    on, off = first, last
+    kind = rng.random()
+    if kind < 0.3:
+        on = event(first + 2, last - 5) or first
+    elif kind < 0.5:
+        off = event(first + 5, last - 2) or last
+    begin = 0.0 if on == 0 else _before(on)
+    end = DURATION if off == FRAMES else _before(off)
+    after = change = None
+    if rng.random() < 0.3 and len(palette) > 3:
+        frame = event(on + 3, off - 3)
+        if frame is not None:
+            after, change = palette.pop(), _before(frame)
+    moves = off - on >= 5 and rng.random() < 0.65
+    motion = str(rng.choice(["left", "right", "up", "down"])) if moves else "still"
+    return _place(rng, shape, color, motion, begin, end, others, color_after=after, change=change)
+
+
+def _place(rng, shape, color, motion, on, off, others, **change) -> Thing | None:
+    """A thing that keeps clear of the middle lines at its start and of every other thing while visible."""
+    dx, dy = MOTIONS[motion]
+    for _ in range(40):
+        radius = float(rng.uniform(0.095, 0.135))
+        low, high = radius + 0.01, 0.99 - radius
+        x, y = (float(rng.uniform(low, high)) for _ in range(2))
+        way = float(rng.uniform(0.35, 0.55))
+        end = (x + dx * way, y + dy * way)
+        if min(abs(x - 0.5), abs(y - 0.5)) < 0.07 or not all(low <= c <= high for c in end):
+            continue
+        thing = Thing(shape, color, radius, (x, y), end, motion, on, off, **change)
+        if all(_clear(thing, other) for other in others):
+            return thing
+    return None
+
+
+def _clear(a: Thing, b: Thing) -> bool:
+    both = (TIMES >= max(a.on, b.on)) & (TIMES < min(a.off, b.off))
+    distance = np.hypot(*(a.path(TIMES[both]) - b.path(TIMES[both])))
+    return bool((distance > a.radius + b.radius + 0.02).all())
+
+
+def render(clip: Clip, times, size: int = 96) -> np.ndarray:
+    """The frames at `times` (seconds): (T, size, size, 3) uint8."""
+    return render_with_coverage(clip, times, size)[0]
+
+
+def render_with_coverage(clip: Clip, times, size: int = 96, grid: int | None = None):
+    """Frames, and with `grid` also how much of each cell each thing covers: (T, things, grid, grid) in 0..1."""
+    rng = np.random.default_rng([clip.seed, 1])
+    scenes = [_background(rng, size) for _ in clip.cuts]
+    tints = {name: np.clip(np.array(rgb) + rng.uniform(-12, 12, 3), 0, 255) for name, rgb in COLORS.items()}
+    shown = np.searchsorted(clip.cuts, np.asarray(times) + 1e-9, side="right") - 1
+    frames = np.stack([scenes[s] for s in shown])  # (T, size, size, 3)
+    cover = np.zeros((len(times), len(clip.all_things), grid, grid), np.float32) if grid else None
+    for k, thing in enumerate(clip.all_things):
+        for i, t in enumerate(times):
+            if not thing.visible(t):
+                continue
+            alpha, box = _mask(thing, t, size)
+            frames[i][box] += alpha[..., None] * (tints[thing.color_at(t)] - frames[i][box])
+            if grid:
+                full = np.zeros((size, size), np.float32)
+                full[box] = alpha
+                cell = size // grid
+                cover[i, k] = full.reshape(grid, cell, grid, cell).mean((1, 3))
+    frames += rng.normal(0, 3, frames.shape[1:]).astype(np.float32)
+    return np.clip(frames, 0, 255).astype(np.uint8), cover
+
+
+def _mask(thing: Thing, t: float, size: int):
+    """Antialiased coverage of the thing's bounding box, and the box as slices (rows, columns)."""
+    x, y = (c * size for c in thing.center(t))
+    r = thing.radius * size
+    top, left = max(int(y - r - 2), 0), max(int(x - r - 2), 0)
+    rows, cols = np.arange(top, min(int(y + r + 3), size)), np.arange(left, min(int(x + r + 3), size))
+    u, v = (cols[None, :] + 0.5 - x) / r, (rows[:, None] + 0.5 - y) / r
+    alpha = np.clip(0.5 - _distance(thing.shape, u, v) * r, 0, 1).astype(np.float32)
+    return alpha, (slice(top, top + len(rows)), slice(left, left + len(cols)))
+
+
+def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Signed distance to the outline in units of the radius (negative inside); exact where it matters: near it."""
+    a, b = np.abs(u), np.abs(v)
+    if shape == "circle":
+        return np.hypot(u, v) - 0.95
+    if shape == "square":
+        return np.maximum(a, b) - 0.84
+    if shape == "triangle":
+        return np.maximum(v - 0.75, a * 0.88 - v * 0.47 - 0.46)
+    if shape == "cross":
+        return np.minimum(np.maximum(a - 0.95, b - 0.33), np.maximum(a - 0.33, b - 0.95))
+    if shape == "ring":
+        return np.abs(np.hypot(u, v) - 0.7) - 0.24
+    if shape == "diamond":
+        return (a * 1.35 + b - 1.0) / 1.6
+    if shape == NEEDLE:
+        angle = np.mod(np.arctan2(u, -v) + np.pi / 5, 2 * np.pi / 5) - np.pi / 5  # five equal points
+        radius = np.hypot(u, v)
+        return radius * np.cos(np.abs(angle) - 0.95) - 0.58
+    raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)} or {NEEDLE}")
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """A dull, textured background (size, size, 3) float32."""
+    y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
+    base = rng.uniform(50, 130) + rng.uniform(-18, 18, 3)
+    kind = rng.integers(5)
+    if kind == 0:  # soft blotches
+        n = int(rng.integers(3, 9))
+        coarse = rng.normal(0, 1, (n + 1, n + 1))
+        i, j = np.minimum((y * n).astype(int), n - 1), np.minimum((x * n).astype(int), n - 1)
+        fy, fx = y * n - i, x * n - j
+        pattern = ((1 - fy) * ((1 - fx) * coarse[i, j] + fx * coarse[i, j + 1])
+                   + fy * ((1 - fx) * coarse[i + 1, j] + fx * coarse[i + 1, j + 1]))  # fmt: skip
+    elif kind == 1:  # stripes
+        angle, waves = rng.uniform(0, np.pi), rng.uniform(2, 9)
+        pattern = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))
+    elif kind == 2:  # checks
+        n = rng.integers(3, 9)
+        pattern = ((x * n).astype(int) + (y * n).astype(int)) % 2 * 2.0 - 1
+    elif kind == 3:  # slope
+        angle = rng.uniform(0, 2 * np.pi)
+        pattern = 2 * (x * np.cos(angle) + y * np.sin(angle))
+    else:  # dots
+        n = rng.uniform(4, 10)
+        pattern = 2.0 * (np.hypot((x * n) % 1 - 0.5, (y * n) % 1 - 0.5) < 0.3) - 0.5
+    amplitude = rng.uniform(5, 18)
+    return (base + amplitude * pattern[..., None]).astype(np.float32)
+
+
+def write_clip(path: str | Path, seed: int = 0, *, size: int = 192, crf: int = 18) -> Clip:
+    """Write the clip of `seed` as an H.264 MP4 of 16 s at 4 frames per second; returns its description."""
+    import av
+
+    clip = sample_clip(seed)
+    frames = render(clip, np.arange(int(DURATION * FPS)) / FPS, size)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=FPS)
+        stream.width = stream.height = size
+        stream.pix_fmt = "yuv420p"
+        stream.options = {"crf": str(crf), "preset": "veryfast"}
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+    return clip

@@ -1,0 +1,90 @@
+"""How aot-tiny is made: its geometry and its stages, every number in one place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from llava.train.clip_data import Mix
+
+SIZE, PATCH = 96, 8  # 12x12 tower tokens a frame
+GEOMETRY = {
+    "architectures": ["LlavaQwenForCausalLM"],
+    "hidden_size": 192,
+    "intermediate_size": 512,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 32768,
+    "initializer_range": 0.04,
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 10000.0,
+    "tie_word_embeddings": True,
+    "mm_vision_tower": "aot-tiny-siglip-patch8-96",
+    "mm_vision_config": {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 4,
+        "image_size": SIZE,
+        "patch_size": PATCH,
+    },
+    "mm_hidden_size": 128,
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_patch_merge_type": "spatial_unpad",
+    "mm_newline_position": "frame",
+    "mm_spatial_pool_mode": "bilinear",
+    "mm_spatial_pool_stride": 2,
+    "mm_video_frames": 16,
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+    "mm_vision_select_layer": -2,
+    "mm_vision_select_feature": "patch",
+    "image_aspect_ratio": "anyres_max_9",
+    "image_grid_pinpoints": [[SIZE * a, SIZE * b] for a in range(1, 7) for b in range(1, 7)],
+    "tokenizer_model_max_length": 32768,
+    "tokenizer_padding_side": "right",
+    "use_cache": True,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of the trainer. `first` numbers its first training clip, so that stages see different ones."""
+
+    objective: str  # "tower" or "video"
+    steps: int
+    batch: int  # clips
+    learning_rate: float
+    first: int
+    mix: Mix = field(default_factory=Mix)
+    warmup: float = 0.05
+    decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
+    tracking: float = 1.0
+    train_tower: bool = False
+    places: bool = False
+
+
+STAGES = {
+    "tower": Stage("tower", steps=800, batch=12, learning_rate=1.5e-3, first=0),
+    "places": Stage("tower", steps=260, batch=12, learning_rate=8e-4, first=500_000, places=True),
+    "words": Stage("video", steps=1100, batch=8, learning_rate=1.5e-3, first=1_000_000, mix=Mix(1.0, 7, 0, 1)),
+    "letters": Stage("video", steps=700, batch=8, learning_rate=1e-3, first=2_000_000, mix=Mix(0.5, 4, 4, 1)),
+}  # fmt: skip
+
+
+def new_model(tokenizer_folder: str | Path):
+    """aot-tiny with random weights, and its tokenizer."""
+    from transformers import AutoTokenizer
+
+    from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    config = LlavaQwenConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=None,
+        eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
+        pad_token_id=tokenizer.pad_token_id,
+        **GEOMETRY,
+    )
+    return LlavaQwenForCausalLM(config), tokenizer

@@ -1,0 +1,163 @@
+"""Trains aot-tiny, one stage a call: `python -m llava.train.train --stage tower --output runs/tower`.
+
+The stages are in recipe.py. A run leaves checkpoints in its folder and, called again, goes on from the last one.
+Launch with accelerate or deepspeed as usual; `--deepspeed FILE` names a ZeRO configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import torch
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from llava.train.clip_data import ClipConversations, FrameLabels, collate
+from llava.train.muon import Muon
+from llava.train.recipe import GEOMETRY, PATCH, SIZE, STAGES, Stage, new_model
+from llava.train.tiny_tokenizer import save_tokenizer
+from llava.train.tower import DenseTower
+from llava.train.video_objective import VideoObjective
+
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+WEIGHTS = "objective.pt"
+
+
+class StageTrainer(Trainer):
+    """A Trainer that logs what the objective returns beside its loss."""
+
+    def __init__(self, *args, stage: Stage, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stage, self.seen = stage, {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, **_):
+        out = model(**inputs)
+        for name, value in out.items():
+            self.seen.setdefault(name, []).append(value.detach())
+        return (out["loss"], out) if return_outputs else out["loss"]
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs:
+            logs |= {k: round(torch.stack(v).nanmean().item(), 4) for k, v in self.seen.items() if k != "loss"}
+            self.seen = {}
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, *_):
+        if self.optimizer is None:
+            trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+            matrices = [p for n, p in trained if p.ndim == 2 and ".layers." in n]
+            others = [p for n, p in trained if p.ndim != 2 or ".layers." not in n]
+            groups = [
+                {"params": matrices, "weight_decay": 0.05, "muon": True},
+                {"params": others},
+            ]
+            self.optimizer = Muon(groups, lr=self.args.learning_rate)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Linear warm-up, flat, then linear decay."""
+        if self.lr_scheduler is None:
+            warm, fall = self.stage.warmup * num_training_steps, self.stage.decay * num_training_steps
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: min(1.0, (step + 1) / max(warm, 1), (num_training_steps - step) / max(fall, 1)),
+            )
+        return self.lr_scheduler
+
+    # the objective shares tensors (tied embeddings), which safetensors refuses: state_dict files instead
+    def _save(self, output_dir=None, state_dict=None):
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state_dict or self.model.state_dict(), folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        weights = torch.load(Path(resume_from_checkpoint) / WEIGHTS, map_location="cpu", weights_only=True)
+        (model or self.model).load_state_dict(weights)
+
+
+def build(stage: Stage, tokenizer_folder: Path):
+    """The objective of a stage with random weights, its dataset and its collator."""
+    model, tokenizer = new_model(tokenizer_folder)
+    clips, grid = stage.steps * stage.batch, SIZE // PATCH
+    if stage.objective == "tower":
+        width = GEOMETRY["mm_vision_config"]["hidden_size"]
+        tower = DenseTower(model.get_vision_tower(), width, grid, places=stage.places)
+        return tower, FrameLabels(clips, size=SIZE, grid=grid, start=stage.first), None
+    prefix = tokenizer(SYSTEM).input_ids
+    model.get_vision_tower().requires_grad_(stage.train_tower)
+    objective = VideoObjective(model, len(prefix), tracking=stage.tracking)
+    data = ClipConversations(tokenizer, clips, stage.mix, size=SIZE, grid=grid, start=stage.first)
+    visual = GEOMETRY["mm_video_frames"] * ((grid // 2) ** 2 + 1)
+    return objective, data, functools.partial(
+        collate, prefix=prefix, visual=visual, pad=tokenizer.pad_token_id
+    )  # fmt: skip
+
+
+def start_from(objective: torch.nn.Module, folder: Path) -> None:
+    """Takes over what an earlier stage has learnt: the tower alone from a tower stage, else everything."""
+    weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    tower = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
+    if not tower:
+        objective.load_state_dict(weights)
+    elif isinstance(objective, VideoObjective):
+        objective.model.get_vision_tower().load_state_dict(tower)
+    else:
+        objective.tower.load_state_dict(tower)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", required=True, choices=STAGES)
+    parser.add_argument("--output", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--init", type=Path, help="folder of the stage before")
+    parser.add_argument("--export", type=Path, help="write the trained checkpoint here")
+    parser.add_argument("--steps", type=int, help="other than the recipe's")
+    parser.add_argument("--deepspeed", help="a ZeRO configuration")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    stage = STAGES[args.stage]
+    if args.steps:
+        stage = dataclasses.replace(stage, steps=args.steps)
+    set_seed(args.seed)
+    tokenizer_folder = args.output / "tokenizer"
+    if not (tokenizer_folder / "tokenizer.json").exists():
+        save_tokenizer(tokenizer_folder)
+    objective, data, collator = build(stage, tokenizer_folder)
+    if args.init:
+        start_from(objective, args.init)
+    trainer = StageTrainer(
+        model=objective,
+        stage=stage,
+        train_dataset=data,
+        data_collator=collator,
+        args=TrainingArguments(
+            output_dir=str(args.output),
+            max_steps=stage.steps,
+            per_device_train_batch_size=stage.batch,
+            learning_rate=stage.learning_rate,
+            max_grad_norm=1.0,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_num_workers=1 if not torch.cuda.is_available() else 12,
+            remove_unused_columns=False,
+            label_names=[],
+            logging_steps=20,
+            save_steps=100,
+            save_total_limit=1,
+            report_to=[],
+            seed=args.seed,
+            deepspeed=args.deepspeed,
+        ),
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.output)))
+    trainer.save_model()
+    (args.output / "log.json").write_text(json.dumps(trainer.state.log_history, indent=0))
+
+
+if __name__ == "__main__":
+    main()

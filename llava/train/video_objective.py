@@ -1,0 +1,117 @@
+"""Later stages of aot-tiny: the language model learns to read the visual tokens, and to answer from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from llava.eval.clips import FRAMES, MOTIONS
+from llava.eval.questions import CORNERS
+from llava.train import packed_attention
+from llava.train.clip_data import COLOR_NAMES, IGNORE, SHAPE_NAMES
+
+MOST_THINGS = 8  # in a clip, the star included, plus one
+
+
+class Tracker(nn.Module):
+    """Linear heads on hidden states of the language model: what each visual token and each frame's newline knows.
+
+    They supervise hundreds of tokens a clip where answers supervise tens, and are thrown away afterwards.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        classes = {
+            "motion": len(MOTIONS), "corner": len(CORNERS), "begin": FRAMES, "first_color": len(COLOR_NAMES),
+            "color": len(COLOR_NAMES), "shape": len(SHAPE_NAMES),
+        }  # fmt: skip
+        colors = len(COLOR_NAMES)
+        flags = {"sight": colors, "seen": colors, "events": 3 * colors}
+        self.cell = nn.ModuleDict({k: nn.Linear(width, n) for k, n in classes.items()})
+        self.frame = nn.ModuleDict({k: nn.Linear(width, n) for k, n in flags.items()})
+        self.things, self.index = nn.Linear(width, MOST_THINGS), nn.Linear(width, FRAMES)
+
+    def forward(self, hidden: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:
+        """hidden (B, T, cells + 1, D), a frame's newline last; the mean loss and the accuracies."""
+        cells, lines = hidden[:, :, :-1], hidden[:, :, -1]
+        losses, seen = [], {}
+        for name, head in self.cell.items():
+            target = batch[name].flatten(2)  # (B, T, cells)
+            known = target != IGNORE
+            logits = head(cells[known])
+            losses.append(F.cross_entropy(logits, target[known]))
+            seen[name] = (logits.argmax(-1) == target[known]).float().mean().detach()
+        for name, head in self.frame.items():
+            losses.append(4 * F.binary_cross_entropy_with_logits(head(lines), batch[name]))
+            seen[name] = losses[-1].detach() / 4
+        frames = torch.arange(FRAMES, device=hidden.device).expand(lines.shape[:2])
+        for name, head, target in (("things", self.things, batch["things"]), ("index", self.index, frames)):
+            logits = head(lines)
+            losses.append(F.cross_entropy(logits.flatten(0, 1), target.flatten()))
+            seen[name] = (logits.argmax(-1) == target).float().mean().detach()
+        return torch.stack(losses).mean(), seen
+
+
+class VideoObjective(nn.Module):
+    """Language-model loss on packed exchanges (see `collate`) plus the tracker's.
+
+    model: a LlavaQwenForCausalLM with a newline behind every frame; frozen parts stay as they are.
+    prefix: number of text tokens before the video.
+    layer: the hidden states that the tracker reads.
+    stretch: share of the clips whose visual positions are drawn with random gaps below one, so that what is learnt
+    hangs on content and newlines rather than on exact distances (randomised positions; no token is dropped).
+    """
+
+    def __init__(self, model: nn.Module, prefix: int, *, layer: int = -3, tracking: float = 1.0, stretch=0.4):
+        super().__init__()
+        self.model, self.prefix, self.layer = model, prefix, layer
+        self.tracking, self.stretch = tracking, stretch
+        self.tracker = Tracker(model.config.hidden_size)
+        model.config._attn_implementation = packed_attention.NAME
+
+    def forward(self, ids, labels, mask, position, pixels, **tracks):
+        lm, start = self.model, self.prefix
+        visual = self._visual(pixels)  # (B, T, cells + 1, D)
+        frames, per_frame = visual.shape[1:3]
+        end = start + frames * per_frame
+        text = lm.get_input_embeddings()(ids)
+        embeds = torch.cat([text[:, :start], visual.flatten(1, 2).to(text), text[:, end:]], 1)
+        if self.training and self.stretch:
+            position = self._stretched(position, start, end)
+        out = lm.model(
+            inputs_embeds=embeds, attention_mask={"full_attention": mask}, position_ids=position, head=end,
+            output_hidden_states=True, use_cache=False,
+        )  # fmt: skip
+        said = labels[:, 1:] != IGNORE
+        logits = lm.lm_head(out.last_hidden_state[:, :-1][said]).float()
+        target = labels[:, 1:][said]
+        loss = F.cross_entropy(logits, target)
+        seen = {"words": loss.detach(), "token": (logits.argmax(-1) == target).float().mean().detach()}
+        if self.tracking:
+            hidden = out.hidden_states[self.layer][:, start:end].float()
+            extra, known = self.tracker(hidden.unflatten(1, (frames, per_frame)), tracks)
+            loss = loss + self.tracking * extra
+            seen |= known
+        return {"loss": loss, **seen}
+
+    def _visual(self, pixels: torch.Tensor) -> torch.Tensor:
+        """pixels (B, T, 3, S, S) to what the language model reads: (B, T, cells + 1, D), newlines last."""
+        features = self.model.encode_images(pixels.flatten(0, 1))  # (B·T, N, D)
+        side = int(features.shape[1] ** 0.5)
+        grid = features.transpose(1, 2).unflatten(2, (side, side))
+        cells = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)  # equals 2x bilinear on an even grid
+        newline = self.model.model.image_newline.to(cells).expand(len(cells), 1, -1)
+        return torch.cat([cells, newline], 1).unflatten(0, pixels.shape[:2])
+
+    def _stretched(self, position: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        """Positions with the visual ones drawn closer for a share of the clips; what follows moves along."""
+        batch, count = len(position), end - start
+        scale = torch.rand(batch, 1, device=position.device).clamp_min(0.08)
+        gaps = 2 * torch.rand(batch, count, device=position.device) * scale
+        plain = torch.rand(batch, 1, device=position.device) >= self.stretch
+        gaps = torch.where(plain, torch.ones_like(gaps), gaps)
+        after = torch.cumsum(gaps, 1)
+        visual = start + after - gaps
+        behind = position[:, end:] - count + after[:, -1:]
+        return torch.cat([position[:, :start], visual, behind], 1)
