@@ -144,7 +144,7 @@ class _Frames:
         self.count, self.filled, self.progress = count, 0, progress
 
     def add(self, frame: av.VideoFrame) -> None:
-        turns = getattr(frame, "rotation", 0) // 90 % 4  # quarter turns, counter-clockwise
+        turns = frame.rotation // 90 % 4  # quarter turns, counter-clockwise
         picture = np.rot90(frame.to_ndarray(format="rgb24"), turns)
         if self.array is None:
             self.array = np.empty((self.count, *picture.shape), np.uint8)

@@ -19,7 +19,7 @@ def test_a_conversation(checkpoint, clip, tmp_path):
     # a bare pseudo-terminal does not say where its cursor is
     environment = {**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
     child = pexpect.spawn(
-        command[0], command[1:], env=environment, encoding="utf-8", timeout=60, dimensions=(40, 200)
+        command[0], command[1:], env=environment, encoding="utf-8", timeout=180, dimensions=(40, 200)
     )
     child.expect("/help lists")
     child.sendline("What moves?")
@@ -40,8 +40,8 @@ def test_a_conversation(checkpoint, clip, tmp_path):
 
 
 def test_bar_appears_only_when_it_takes_long(monkeypatch):
-    monkeypatch.setattr(terminal, "PATIENCE", 0.05)
-    for seconds, shown in ((0.0, False), (0.3, True)):
+    monkeypatch.setattr(terminal, "PATIENCE", 0.3)
+    for seconds, shown in ((0.0, False), (0.9, True)):
         console = Console(force_terminal=True, width=80)
         console.begin_capture()
         with Waiting("decode", console) as wait:

@@ -1,5 +1,6 @@
 """Video input: what is read, when, and what is said when it cannot be."""
 
+import struct
 import sys
 
 import numpy as np
@@ -54,6 +55,31 @@ def test_transport_streams_are_left_to_pyav(tmp_path):
     video = load_video(path, num_frames=11)
     assert video.decoder == "pyav" and near(video.frames, np.linspace(0, 89, 11).astype(int))
     assert "wrong frames" in refusal(path, decoder="decord")
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("turns, matrix", [(3, (0, 1, -1, 0)), (2, (-1, 0, 0, -1)), (1, (0, -1, 1, 0))])
+def test_a_phone_held_sideways(tmp_path, turns, matrix, decoder):
+    path = tmp_path / "phone.mp4"
+    upright = load_video(write_video(path, frames=6), num_frames=2).frames
+    data = bytearray(path.read_bytes())
+    start = data.index(struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30), data.index(b"tkhd"))
+    a, b, c, d = (value << 16 for value in matrix)
+    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    turned = load_video(path, num_frames=2, decoder=decoder).frames
+    np.testing.assert_array_equal(turned, np.rot90(upright, turns, axes=(1, 2)))
+
+
+def test_recording_that_starts_inside_a_picture_group(tmp_path):
+    path = tmp_path / "late.ts"
+    write_video(path, frames=90, gop=30)
+    data = path.read_bytes()
+    packets = len(data) // 188
+    path.write_bytes(data[packets // 5 * 188 :])  # the first keyframe is gone, its followers cannot be shown
+    video = load_video(path, num_frames=2)
+    first = 90 - video.total_frames
+    assert 0 < first < 60 and near(video.frames, [first, 89])
 
 
 def test_seeking_finds_the_frames_of_sequential_decoding(tmp_path):
