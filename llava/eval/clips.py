@@ -43,7 +43,7 @@ class Thing:
 
     def center(self, t: float) -> tuple[float, float]:
         a = min(max((t - self.on) / (self.off - self.on), 0.0), 1.0)
-        return tuple((1 - a) * s + a * e for s, e in zip(self.start, self.end))
+        return tuple((1 - a) * s + a * e for s, e in zip(self.start, self.end, strict=True))
 
     def path(self, times: np.ndarray) -> np.ndarray:
         """Centres at `times`: (2, len(times))."""
@@ -100,7 +100,7 @@ def _propose(rng: np.random.Generator, seed: int, counts: np.ndarray) -> Clip | 
     cut = event(6, 10) if len(counts) > 1 else None
     scenes = [(0, FRAMES)] if cut is None else [(0, cut), (cut, FRAMES)]
     things: list[Thing] = []
-    for (first, last), count in zip(scenes, counts):
+    for (first, last), count in zip(scenes, counts, strict=True):
         for _ in range(count):
             thing = _propose_thing(rng, palette, event, first, last, things)
             if thing is None:
@@ -163,7 +163,7 @@ def _place(rng, shape, color, motion, on, off, others, **change) -> Thing | None
 
 
 def _clear(a: Thing, b: Thing) -> bool:
-    both = (TIMES >= max(a.on, b.on)) & (TIMES < min(a.off, b.off))
+    both = (max(a.on, b.on) <= TIMES) & (min(a.off, b.off) > TIMES)
     distance = np.hypot(*(a.path(TIMES[both]) - b.path(TIMES[both])))
     return bool((distance > a.radius + b.radius + 0.02).all())
 

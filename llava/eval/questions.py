@@ -56,7 +56,7 @@ class Question:
         return tuple(options)
 
     def choice_prompt(self, options: tuple[str, ...], style: str = "videomme") -> str:
-        lines = "\n".join(OPTION_STYLE[style].format(c, o) for c, o in zip(LETTERS, options))
+        lines = "\n".join(OPTION_STYLE[style].format(c, o) for c, o in zip(LETTERS, options, strict=True))
         return CHOICE_PROMPTS[style].format(question=self.text, options=lines)
 
 
@@ -153,11 +153,8 @@ def _state(clip: Clip) -> list[Question]:
             out.append(
                 Question("state", f"What color does the {name(t)} become?", t.color_after, tuple(COLORS))
             )
-        happened = [
-            text
-            for text, did in zip(CHANGES, (t.on > 0, t.off < DURATION, t.change is not None))
-            if did
-        ]
+        did = {"it appears": t.on > 0, "it disappears": t.off < DURATION, "it changes color": t.change is not None}
+        happened = [text for text in CHANGES if did.get(text)]
         if len(happened) < 2:
             answer = happened[0] if happened else "it stays"
             out.append(Question("state", f"What happens to the {name(t)}?", answer, CHANGES))

@@ -160,7 +160,7 @@ def tracks(clip: clips.Clip, owner: np.ndarray) -> dict[str, torch.Tensor]:
         for i, t in enumerate(TIMES):
             if not thing.visible(t):
                 if i > begin and thing.visible(TIMES[i - 1]):
-                    events[i, colors + now] = 1
+                    events[i, colors + COLOR_NAMES.index(thing.color_at(TIMES[i - 1]))] = 1
                 continue
             now = COLOR_NAMES.index(thing.color_at(t))
             if i > begin and now != first and thing.color_at(TIMES[i - 1]) == thing.color:

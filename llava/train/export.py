@@ -39,7 +39,7 @@ def plot(logs: dict[str, list[dict]], path: Path) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(1, len(logs), figsize=(5 * len(logs), 3.5), squeeze=False)
-    for axis, (stage, log) in zip(axes[0], logs.items()):
+    for axis, (stage, log) in zip(axes[0], logs.items(), strict=True):
         rows = [r for r in log if "loss" in r]
         steps = [r["step"] for r in rows]
         shown = ("color", "shape") if stage == "tower" else ("token", "motion", "begin", "things")
