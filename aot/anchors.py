@@ -47,9 +47,14 @@ def grid_window_sizes(grid: tuple[int, int]) -> list[int]:
     return [a * b for a in rows for b in columns]
 
 
+def window_members(windows: torch.Tensor) -> torch.Tensor:
+    """(N, 9) bool, which window each token lies in."""
+    return windows.unsqueeze(-1) == torch.arange(9, device=windows.device)
+
+
 def window_sizes(windows: torch.Tensor) -> torch.Tensor:
     """(9,) int64 tokens in each window. windows: (N,) from `window_ids`."""
-    return torch.nn.functional.one_hot(windows, 9).sum(0)
+    return window_members(windows).sum(0)
 
 
 def share(total: torch.Tensor, weights: torch.Tensor, caps: torch.Tensor) -> torch.Tensor:
@@ -80,7 +85,7 @@ def window_counts(
     caps = window_sizes(windows)
     if rule == "uniform":
         return torch.minimum((local // 9).unsqueeze(-1), caps)
-    member = torch.nn.functional.one_hot(windows, 9).to(importance.dtype)
+    member = window_members(windows).to(importance.dtype)
     mass = importance @ member
     if rule == "mass":
         return share(local, mass, caps)

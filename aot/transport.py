@@ -78,7 +78,8 @@ def intra_frame(
     carried = torch.bmm(plan.transpose(1, 2), features)
     merged = merge(kept, carried, plan.sum(1), strength=config.merge_strength, cap=config.merge_cap)
     if config.hard_blend > 0:
-        nearest = torch.nn.functional.one_hot(cosine.argmax(-1), count) * supply.unsqueeze(-1)
+        best = cosine.argmax(-1, keepdim=True) == torch.arange(count, device=features.device)
+        nearest = best * supply.unsqueeze(-1)
         total = kept + torch.bmm(nearest.transpose(1, 2), features)
         merged = merged.lerp(total / (1 + nearest.sum(1)).unsqueeze(-1), config.hard_blend)
     return merged, plan

@@ -2,8 +2,8 @@
 
     python benchmarks/bench_compress.py
 
-32 frames, 27x27 tokens, width 896, float32, bilinear pooling, default preset at 10 %, against one torch.bmm of
-32 x (603x896)·(896x126). Both run alternately; medians are compared. The result is checked before any time
+32 frames, 27x27 tokens, width 896, float32, bilinear pooling, default preset at 10 %, against one torch.bmm
+of 32 x (603x896)·(896x126). Both run alternately; medians are compared. The result is checked before any time
 is reported. The last line is JSON; the exit status is 1 when the ratio is above --limit.
 """
 
@@ -39,7 +39,7 @@ def check(video: CompressedVideo, features: torch.Tensor) -> None:
     expected, _ = video.config.token_count(FRAMES, height * width)
     own = pooled.flatten(0, 1)[index]
     cap = video.config.merge_cap
-    # a merged token is (1 - s)·own + s·mean of others with s <= cap; the others are no longer than the longest
+    # a merged token is (1 - s)·own + s·mean of others, s <= cap, and no other is longer than the longest
     bound = cap * (own.norm(dim=1) + pooled.norm(dim=-1).max()) + 1e-3
     problems = {
         "token count": len(video.tokens) != expected or bool((video.kind == Kind.NEWLINE).any()),

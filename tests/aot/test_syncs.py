@@ -1,0 +1,95 @@
+"""The host waits for the device a fixed number of times, whatever the video's length."""
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from aot import AOTConfig, compress
+
+WAITS = {
+    "aten::_local_scalar_dense",
+    "aten::nonzero",
+    "aten::masked_select",
+    "aten::is_nonzero",
+    "aten::equal",
+    "aten::unique",
+    "aten::_unique2",
+    "aten::unique_dim",
+    "aten::unique_consecutive",
+    "aten::bincount",
+}
+
+
+class CountWaits(TorchDispatchMode):
+    """Counts operations that would make the host wait for a GPU, boolean indexing included."""
+
+    def __init__(self):
+        super().__init__()
+        self.waits = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function._schema.name
+        if name in WAITS:
+            self.waits.append(name)
+        indexing = name in ("aten::index", "aten::index_put", "aten::index_put_")
+        if indexing and any(index is not None and index.dtype == torch.bool for index in args[1]):
+            self.waits.append(name + " with a mask")
+        if name == "aten::repeat_interleave" and not (kwargs or {}).get("output_size"):
+            self.waits.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+def count(monkeypatch, frames, config, **arguments):
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(frames, 36, 8, generator=generator)
+    maps = torch.rand(2, frames, 36, generator=generator)
+    mode = CountWaits()
+    with monkeypatch.context() as patch:
+        for name in ("tolist", "numpy", "cpu"):  # these read memory without an operation on a CPU tensor
+            original = getattr(torch.Tensor, name)
+
+            def read(tensor, *args, _name=name, _original=original, **kwargs):
+                mode.waits.append(_name)
+                return _original(tensor, *args, **kwargs)
+
+            patch.setattr(torch.Tensor, name, read)
+        with mode:
+            compress(features, *maps, config, **arguments)
+    return mode.waits
+
+
+CASES = {
+    "default": (AOTConfig(), 1),
+    "newlines by row": (AOTConfig(newlines="row"), 2),
+    "coverage": (AOTConfig(selection="coverage"), 2),
+    "sinkhorn": (AOTConfig(uniform_share=0.5, iterations=20), 1),
+    "dynamic clips": (AOTConfig(clips="dynamic"), 2),
+    "all kept": (AOTConfig(retention=1.0), 0),
+    "random": (AOTConfig(method="random"), 0),
+    "uniform": (AOTConfig(method="uniform"), 0),
+    "frames": (AOTConfig(method="frames"), 0),
+    "paper": (AOTConfig.preset("paper", num_anchors=18, iterations=10), 2),
+    "released": (AOTConfig.preset("released", num_anchors=18, iterations=10), 2),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_waits_are_few_and_do_not_grow(monkeypatch, case):
+    config, most = CASES[case]
+    newline = torch.zeros(8)
+    counts = [len(count(monkeypatch, frames, config, newline=newline)) for frames in (2, 16, 64)]
+    assert counts[0] == counts[1] == counts[2]
+    assert counts[0] <= most, count(monkeypatch, 16, config, newline=newline)
+
+
+def test_the_counter_sees_each_kind_of_wait(monkeypatch):
+    tensor = torch.arange(4.0)
+    with CountWaits() as mode:
+        tensor.sum().item()
+        bool(tensor.sum() > 0)
+        int(tensor.max())
+        tensor[tensor > 1]
+        tensor.nonzero()
+        tensor.masked_select(tensor > 1)
+        torch.arange(2).repeat_interleave(torch.tensor([1, 2]))
+    assert len(mode.waits) >= 7

@@ -1,0 +1,339 @@
+"""The transport steps against sums worked out by hand, in plain float64 Python."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from aot import AOTConfig, Kind, compress
+from aot.anchors import choose, local_share, rank_descending, share, true_indices, window_counts, window_ids
+from aot.carry import transport_clips
+from aot.coverage import cover
+from aot.inter_frame import masked_quantile, merge_clips
+from aot.joint import frame_budgets
+from aot.scores import unit
+from aot.temporal import dynamic_clips, join_clips, uniform_clips
+from aot.transport import grid_distances, intra_frame, merge
+from aot.video import VideoTokens
+
+
+def cosine(a, b):
+    return np.dot(a, b) / (np.linalg.norm(a) * np.linalg.norm(b))
+
+
+def by_hand(features, anchors, *, weight, strength):
+    """One frame of 2x2 tokens: Sinkhorn to the end, unit suppliers, (a + λ Σ T u) / (1 + λ m)."""
+    places = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    others = [i for i in range(4) if i not in anchors]
+    cost = [
+        [1 - cosine(features[i], features[j]) + weight * math.dist(places[i], places[j]) for j in anchors]
+        for i in others
+    ]
+    kernel = np.exp(-np.array(cost) / 0.1)
+    column = np.ones(2)
+    for _ in range(500):
+        row = 1 / (kernel @ column)
+        column = 1 / (row @ kernel)
+    plan = row[:, None] * kernel * column
+    merged = []
+    for j, anchor in enumerate(anchors):
+        carried = sum(plan[i, j] * features[other] for i, other in enumerate(others))
+        merged.append((features[anchor] + strength * carried) / (1 + strength * plan[:, j].sum()))
+    return np.array(merged)
+
+
+FRAME = np.array([[1.0, 0.2, 0.0], [0.3, 1.0, 0.1], [0.9, 0.5, 0.3], [0.1, 0.8, 0.6]])
+
+
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_intra_frame_merge_by_hand(strength):
+    def run(value):
+        config = AOTConfig.preset(
+            "paper",
+            num_anchors=2,
+            supplier_mass="unit",
+            spatial_weight=0.5,
+            merge_strength=value,
+            iterations=300,
+        )
+        features = torch.tensor(FRAME, dtype=torch.float32)[None]
+        return intra_frame(features, torch.tensor([[0, 3]]), (2, 2), config)[0][0].double().numpy()
+
+    expected = by_hand(FRAME, [0, 3], weight=0.5, strength=strength)
+    np.testing.assert_allclose(run(strength), expected, rtol=1e-4)
+    # a merge weight that is wrong by 1 % is far outside that tolerance
+    assert np.abs(run(1.01 * strength) / expected - 1).max() > 5e-4
+
+
+def test_default_merge_by_hand():
+    """Default transport of one frame: suppliers spread by softmax(-C/ε), share of others capped."""
+    config = AOTConfig(
+        retention=0.5,
+        spatial_weight=0.2,
+        temporal_weight=0.0,
+        merge_reach=None,
+        merge_cap=0.4,
+        merge_strength=0.3,
+    )
+    features = torch.tensor(FRAME, dtype=torch.float32)[None]
+    video = VideoTokens(features, None, None, (2, 2), None)
+    tokens, mass, _ = transport_clips(video, unit(features), torch.tensor([0, 3]), [1], config)
+    places = [(0, 0), (0, 1), (1, 0), (1, 1)]
+    received, carried = np.zeros(2), np.zeros((2, 3))
+    for i in (1, 2):
+        cost = np.array(
+            [1 - cosine(FRAME[i], FRAME[j]) + 0.2 * math.dist(places[i], places[j]) for j in (0, 3)]
+        )
+        spread = np.exp(-cost / 0.1) / np.exp(-cost / 0.1).sum()
+        received += spread
+        carried += spread[:, None] * FRAME[i]
+    shares = np.minimum(0.4, 0.3 * received / (1 + 0.3 * received))[:, None]
+    expected = (1 - shares) * FRAME[[0, 3]] + shares * carried / received[:, None]
+    np.testing.assert_allclose(tokens.double().numpy(), expected, rtol=1e-5)
+    np.testing.assert_allclose(mass.double().numpy(), 1 + received, rtol=1e-5)
+
+
+def test_merge_weight_is_sensitive_to_one_percent():
+    kept, carried, mass = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 6.0]]), torch.tensor([3.0])
+    # (2, 0) + 0.5·(0, 6) over 1 + 1.5
+    expected = torch.tensor([[0.8, 1.2]])
+    torch.testing.assert_close(merge(kept, carried, mass, strength=0.5, cap=1.0), expected)
+    off = merge(kept, carried, mass, strength=0.505, cap=1.0)
+    assert ((off - expected).abs() > 3e-3 * expected).all()
+    torch.testing.assert_close(merge(kept, carried, mass, strength=0.5, cap=0.25), torch.tensor([[1.5, 0.5]]))
+
+
+@pytest.mark.parametrize("uniform_share", [0.0, 0.5, 1.0])
+def test_clip_plans_meet_their_marginals(make_video, uniform_share):
+    config = AOTConfig(
+        retention=0.2, uniform_share=uniform_share, iterations=400, tolerance=5e-4, clip_length=3
+    )
+    video = compress(*make_video(8, (6, 6), 8), config, pool=None, trace=True)
+    plan, supplier, anchor = (video.trace[key] for key in ("plan", "supplier", "anchor"))
+    flat = video.frame * 36 + video.position[:, 0] * 6 + video.position[:, 1]
+    assert video.clips == [3, 3, 2] and plan.shape[0] == 3
+    for clip, (start, stop) in enumerate([(0, 108), (108, 216), (216, 288)]):
+        here = flat[(flat >= start) & (flat < stop)]
+        rows = torch.arange(start, start + 108)
+        supply = torch.where((rows < stop) & ~torch.isin(rows, here), 1.0, 0.0)
+        assert torch.equal(anchor[clip, : len(here)], here)
+        assert torch.equal(supplier[clip][supply > 0], rows[supply > 0])
+        torch.testing.assert_close(plan[clip].sum(1), supply, rtol=1e-3, atol=1e-6)
+        if uniform_share == 1:
+            each = float(supply.sum()) / len(here)
+            torch.testing.assert_close(
+                plan[clip, :, : len(here)].sum(0), torch.full((len(here),), each), rtol=1e-3, atol=0
+            )
+
+
+@pytest.mark.parametrize("uniform_share", [0.0, 1.0])
+def test_permuting_tokens_that_are_not_kept_changes_nothing(make_video, uniform_share):
+    features, _, _ = make_video(4, (6, 6), 8)
+    settings = {
+        "spatial_weight": 0.0,
+        "temporal_weight": 0.0,
+        "uniform_share": uniform_share,
+        "merge_reach": None,
+    }
+    config = AOTConfig(**settings)
+    index = torch.tensor([3, 20, 50, 70, 71, 72, 100, 143])
+    free = torch.tensor([i for i in range(144) if i not in index.tolist()])
+    order = torch.arange(144)
+    for clip in (free[free < 72], free[free >= 72]):
+        order[clip] = clip[torch.randperm(len(clip), generator=torch.Generator().manual_seed(0))]
+
+    def run(tokens):
+        video = VideoTokens(tokens, None, None, (6, 6), None)
+        return transport_clips(video, unit(tokens), index, [2, 2], config)[:2]
+
+    for value, moved in zip(run(features), run(features.flatten(0, 1)[order].view_as(features)), strict=True):
+        torch.testing.assert_close(moved, value, rtol=1e-4, atol=1e-5)
+
+
+def test_permuting_non_anchors_changes_nothing_in_the_paper_preset(make_video):
+    features = make_video(2, (6, 6), 8)[0]
+    config = AOTConfig.preset("paper", num_anchors=9)
+    anchor = torch.tensor([[0, 5, 9, 14, 20, 21, 28, 30, 35]] * 2)
+    free = [i for i in range(36) if i not in anchor[0].tolist()]
+    order = torch.arange(36)
+    order[free] = torch.tensor(free[::-1])
+    merged = intra_frame(features, anchor, (6, 6), config)[0]
+    moved = intra_frame(features[:, order], anchor, (6, 6), config)[0]
+    torch.testing.assert_close(moved, merged, rtol=1e-5, atol=1e-6)
+
+
+def test_clips_do_not_touch_each_other(make_video):
+    """A batch of clips equals each clip alone (same choice of tokens)."""
+    features, shallow, deep = make_video(6, (6, 6), 8)
+    index = torch.tensor([1, 30, 70, 110, 140, 180, 200, 215])
+    for uniform_share in (0.0, 0.5):
+        config = AOTConfig(uniform_share=uniform_share, iterations=50, merge_reach=None)
+        whole = VideoTokens(features, shallow, deep, (6, 6), None)
+        tokens, mass, _ = transport_clips(whole, unit(features), index, [3, 3], config)
+        for start in (0, 3):
+            part = VideoTokens(features[start : start + 3], None, None, (6, 6), None)
+            own = index[(index >= start * 36) & (index < (start + 3) * 36)]
+            inside = torch.isin(index, own)
+            alone = transport_clips(part, unit(part.features), own - start * 36, [3], config)
+            torch.testing.assert_close(tokens[inside], alone[0], rtol=1e-4, atol=1e-5)
+            torch.testing.assert_close(mass[inside], alone[1], rtol=1e-4, atol=1e-5)
+
+
+def test_inter_frame_merge_by_hand():
+    """Two tokens a frame, three frames; quantile rule; float64 recomputation."""
+    tokens = np.array([[[1.0, 0.1], [0.0, 1.0]], [[0.9, 0.3], [0.5, 0.6]], [[0.2, 1.0], [1.0, 0.4]]])
+    config = AOTConfig.preset(
+        "released", num_anchors=2, stop="never", iterations=200, keep_ratio=0.5, inter_scale=0.7
+    )
+    chain = merge_clips(
+        torch.tensor(tokens, dtype=torch.float32)[None],
+        torch.ones(1, 3, 2, dtype=torch.bool),
+        torch.ones(1, 3, 2),
+        config,
+    )
+    anchors = tokens[0].copy()
+    for step in (1, 2):
+        cost = np.array([[1 - cosine(x, y) for y in anchors] for x in tokens[step]])
+        cost = (cost - cost.min()) * (1 - math.exp(-(step**2) / (2 * 1.5**2)))
+        kernel, column = np.exp(-cost / 0.1), np.ones(2)
+        for _ in range(500):
+            row = 0.5 / (kernel @ column)
+            column = 0.5 / (row @ kernel)
+        plan = row[:, None] * kernel * column
+        plan /= plan.sum(1, keepdims=True)
+        certain = plan.max(1)
+        apart = certain < np.quantile(certain, 0.5)
+        assert chain.dynamic[0, step].tolist() == apart.tolist() and apart.sum() == 1
+        plan = plan[~apart]
+        anchors = (anchors + 0.7 * plan.T @ tokens[step][~apart]) / (1 + 0.7 * plan.sum(0))[:, None]
+    np.testing.assert_allclose(chain.anchors[0].double().numpy(), anchors, rtol=1e-4)
+    assert float(chain.mass.sum()) == pytest.approx(4.0, rel=1e-5)
+
+
+def test_a_frame_without_anchors_keeps_later_tokens_apart():
+    tokens, present = torch.randn(1, 2, 3, 4), torch.tensor([[[False] * 3, [True] * 3]])
+    chain = merge_clips(tokens, present, torch.ones(1, 2, 3), AOTConfig.preset("released"))
+    assert chain.dynamic[0, 1].all() and chain.anchors.isfinite().all()
+
+
+def test_masked_quantile_equals_torch():
+    values = torch.rand(3, 9)
+    valid = torch.arange(9) < torch.tensor([[9], [4], [1]])
+    for ratio in (0.0, 0.1, 0.3, 0.77, 1.0):
+        result = masked_quantile(values, valid, ratio)
+        for i, n in enumerate((9, 4, 1)):
+            assert float(result[i]) == pytest.approx(float(values[i, :n].double().quantile(ratio)), abs=1e-12)
+
+
+def test_anchor_counts_of_the_release():
+    scores = torch.rand(2, 4, 729)
+    windows = window_ids((27, 27))
+    for budget, expected in ((196, 90 + 98), (205, 99 + 103), (126, 63 + 63)):
+        frames = torch.full((4,), budget)
+        local = local_share(frames, 0.5)
+        counts = window_counts(local, scores[0], windows, "uniform")
+        masks = choose(counts, frames - local, scores[0], scores[1], windows)
+        assert not (masks[0] & masks[1]).any()
+        assert (masks[0] | masks[1]).sum(1).tolist() == [expected] * 4
+        per_window = torch.stack([masks[0][:, windows == w].sum(1) for w in range(9)])
+        assert bool((per_window == (budget // 2) // 9).all())
+
+
+def test_windows_share_the_same_total():
+    importance = torch.zeros(1, 36)
+    windows = window_ids((6, 6))
+    importance[0, windows == 4] = 1.0
+    importance[0, 0] = 1.0  # a single bright token of window 0
+    total = torch.tensor([10])
+    mass = window_counts(total, importance, windows, "mass")
+    entropy = window_counts(total, importance, windows, "entropy")
+    assert mass[0].tolist() == [2, 0, 0, 0, 4, 0, 0, 0, 0]  # 8 to window 4, which has only 4 tokens
+    assert entropy[0].tolist() == [0, 0, 0, 0, 4, 0, 0, 0, 0]
+    even = share(torch.tensor([11]), torch.rand(1, 9), torch.full((9,), 50))
+    assert int(even.sum()) == 11
+
+
+def test_frame_budgets_follow_the_scores_and_reach_every_clip():
+    score = torch.full((6, 5), 0.1)
+    score[3] = 1.0
+    starts = torch.tensor([0, 2, 4])
+    assert frame_budgets(score, starts, 7, 0.0).tolist() == [1, 0, 0, 5, 1, 0]
+    assert frame_budgets(score, starts, 12, 1.0).tolist() == [2] * 6
+    assert int(frame_budgets(torch.zeros(6, 5), starts, 3, 0.5).sum()) == 3
+
+
+def test_coverage_takes_one_token_of_each_group():
+    """Two tight groups and a known background: one token of each group, none of the background."""
+    points = torch.tensor([0.0, 0.01, 0.02, 1.0, 1.01, 5.0])
+    cost = (points[:, None] - points).abs()[None]
+    known = torch.tensor([[2.0, 2.0, 2.0, 2.0, 2.0, 0.0]])
+    ones = torch.ones(1, 6)
+    chosen = cover(cost, ones, known, ones, torch.zeros(1, 6, dtype=torch.bool), torch.tensor([2]), 3)
+    assert int(chosen[0, :3].sum()) == 1 and int(chosen[0, 3:5].sum()) == 1 and not chosen[0, 5]
+
+
+def test_clips():
+    assert uniform_clips(32) == [4] * 8 and uniform_clips(64) == [8] * 8
+    assert uniform_clips(13) == [2] * 6 + [1] and uniform_clips(1) == [1]
+    assert uniform_clips(7, 3) == [3, 3, 1]
+    assert join_clips([1, 2, 3, 4], 2) == [3, 7] and join_clips([1, 2], 5) == [1, 2]
+    a, b = torch.eye(2)
+    still = torch.stack([a, a, b, b, b, a])
+    assert dynamic_clips(still, threshold=0.9, cuts=1) == [2, 3, 1]
+    assert len(dynamic_clips(still, threshold=-1.0, cuts=5)) == 5
+    assert dynamic_clips(a[None], threshold=0.9, cuts=8) == [1]
+
+
+def test_dynamic_clips_through_compress(make_video):
+    features, shallow, deep = make_video(8, (4, 4), 8)
+    features = features.clone()
+    features[5:] = -features[5:]
+    config = AOTConfig(clips="dynamic", clip_threshold=0.0, clip_cuts=1, retention=0.2)
+    video = compress(features, shallow, deep, config)
+    assert video.clips == [5, 3]
+    assert compress(features, shallow, deep, config, clips=[2, 6]).clips == [2, 6]
+
+
+def test_small_helpers():
+    assert rank_descending(torch.tensor([0.2, 0.9, 0.2, 0.5])).tolist() == [2, 0, 3, 1]
+    assert true_indices(torch.tensor([False, True, False, True]), 2).tolist() == [1, 3]
+    distances = grid_distances((3, 2))
+    assert float(distances[0, 5]) == pytest.approx(math.sqrt(2))
+    assert float(distances[0, 2]) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize(
+    ("newlines", "position", "expected"),
+    [
+        ("frame", "grid", "a|bcd|"),
+        ("row", "grid", "a|b|cd|"),
+        ("all", "grid", "a||b|cd|"),
+        ("none", "grid", "abcd"),
+        ("all", "frame", "a|bcd|"),
+        ("frame", "one_token", "abcd|"),
+        ("frame", "no_token", "abcd"),
+    ],
+)
+def test_newline_layout(newlines, position, expected):
+    """Kept: one token of frame 0 row 0; one of frame 1 row 0 and two of its row 1, on a 2x2 grid."""
+    from aot.newlines import insert_newlines
+    from aot.result import kept
+
+    video = VideoTokens(
+        torch.zeros(2, 4, 1), None, None, (2, 2), None, newline=torch.tensor([9.0]), newline_position=position
+    )
+    selection = kept(torch.tensor([[0.0], [1.0], [2.0], [3.0]]), torch.tensor([0, 5, 6, 7]), (2, 2))
+    result = insert_newlines(selection, video, AOTConfig(newlines=newlines))
+    assert "".join("abcd"[int(t)] if t < 9 else "|" for t in result.tokens[:, 0]) == expected
+    newline = result.kind == Kind.NEWLINE
+    assert bool((result.position[newline, 1] == 2).all()) and bool((result.mass[newline] == 0).all())
+
+
+def test_released_newlines_in_frame_mode_close_each_frame(make_video):
+    config = AOTConfig.preset("released", num_anchors=18, clip_length=2, keep_ratio=0.5)
+    newline = torch.full((8,), 9.0)
+    video = compress(*make_video(4, (6, 6), 8), config, pool=None, newline=newline, newline_position="frame")
+    newlines = video.kind == Kind.NEWLINE
+    assert int(newlines.sum()) == 4 and bool(newlines[-1])
+    assert bool((video.tokens[newlines] == 9).all())
