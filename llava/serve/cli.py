@@ -16,7 +16,7 @@ from llava.serve.session import ChatError, ChatSession
 from llava.serve.terminal import Terminal
 
 # what a person can put right: all errors of this project are ValueErrors
-EXPECTED = (ValueError, OSError, ImportError, torch.OutOfMemoryError)
+EXPECTED = (ValueError, OSError, ImportError, torch.cuda.OutOfMemoryError)
 
 
 def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.cli") -> int:
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.ser
 
 def one_sentence(error: Exception) -> str:
     """What to tell the person: the first line of a library's long message."""
-    if isinstance(error, torch.OutOfMemoryError):
+    if isinstance(error, torch.cuda.OutOfMemoryError):
         return "The GPU's memory is too small for this; use fewer frames, a lower retention or --device cpu."
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
@@ -73,7 +73,7 @@ def load_session(options) -> ChatSession:
             attn_implementation=options.attn_implementation,
             aot=compression(options),
         )
-    except torch.OutOfMemoryError:
+    except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:
         reason = one_sentence(error)

@@ -1,4 +1,4 @@
-"""How each family of checkpoints wants its video sampled."""
+"""What each family of checkpoints is used to: how its video is sampled and how its questions are put."""
 
 from dataclasses import dataclass
 
@@ -10,6 +10,19 @@ class Sampling:
     num_frames: int
     fps: float | None
     tell_times: bool
+
+
+@dataclass(frozen=True)
+class Manner:
+    """suffix follows a one-line question; single_turn asks every question without the turns before it."""
+
+    suffix: str = ""
+    single_turn: bool = False
+
+    def put(self, question: str) -> str:
+        """The question as the model is used to it; prompts that are no plain question stay as they are."""
+        question = question.strip()
+        return question + self.suffix if question.endswith("?") and "\n" not in question else question
 
 
 def default_sampling(config) -> Sampling:
@@ -24,3 +37,13 @@ def default_sampling(config) -> Sampling:
     if getattr(config, "mm_newline_position", None) == "grid":
         return Sampling(64, 1.0, True)
     return Sampling(32, None, False)
+
+
+def default_manner(config) -> Manner:
+    """Manner by the fields `chat_suffix` and `chat_single_turn` of a model's configuration, both optional.
+
+    They are for small models that know one way of being asked; large models need neither.
+    """
+    return Manner(
+        getattr(config, "chat_suffix", None) or "", bool(getattr(config, "chat_single_turn", False))
+    )

@@ -13,7 +13,7 @@ from aot import AOTConfig, pooled_grid
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
-from llava.serve.family import Sampling, default_sampling
+from llava.serve.family import Manner, Sampling, default_manner, default_sampling
 from llava.serve.memory import peak_memory
 from llava.serve.streaming import TextStream
 from llava.video import Video, load_video, time_text
@@ -81,6 +81,7 @@ class ChatSession:
     context_length: int
     aot: AOTConfig | None = None
     sampling: Sampling | None = None
+    manner: Manner | None = None
     force_sample: bool = False
     decoder: str = "auto"
     template: str = "qwen_1_5"
@@ -96,6 +97,8 @@ class ChatSession:
             raise ChatError(f"There is no conversation template {self.template!r}; choose one of {known}.")
         if self.sampling is None:
             self.sampling = default_sampling(self.model.config)
+        if self.manner is None:
+            self.manner = default_manner(self.model.config)
         # what /retention goes back to after the compression was off
         self._base = self.aot or AOTConfig()
 
@@ -214,8 +217,10 @@ class ChatSession:
     def _prompt(self, question: str) -> torch.Tensor:
         """(1, L) ids of the conversation with the open question, the video in its first turn."""
         conversation = conv_templates[self.template].copy()
-        asked = [*self.turns, (question, None)]
+        earlier = [] if self.manner.single_turn else self.turns
+        asked = [*earlier, (question, None)]
         for number, (user, reply) in enumerate(asked):
+            user = self.manner.put(user)
             if number == 0:
                 times = time_text(self.loaded.video) + "\n" if self.sampling.tell_times else ""
                 user = f"{DEFAULT_IMAGE_TOKEN}\n{times}{user}"

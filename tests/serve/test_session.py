@@ -8,7 +8,7 @@ import torch
 
 from aot import AOTConfig
 from llava.model.builder import load_pretrained_model
-from llava.serve.family import Sampling, default_sampling
+from llava.serve.family import Manner, Sampling, default_manner, default_sampling
 from llava.serve.report import stats_line
 from llava.serve.session import ChatError, ChatSession
 from llava.serve.streaming import TextStream
@@ -185,6 +185,23 @@ def test_sampling_by_family(fields, expected):
     config = Config()
     config.__dict__.update(fields)
     assert default_sampling(config) == expected
+
+
+def test_manner_of_small_models(session, clip):
+    class Config:
+        chat_suffix = "\nAnswer briefly."
+        chat_single_turn = True
+
+    session.manner = default_manner(Config())
+    session.set_video(clip)
+    session.ask("First question?")
+    text = session.tokenizer.decode([i for i in session._prompt(" Second question? ")[0].tolist() if i >= 0])
+    assert "\nSecond question?\nAnswer briefly." in text and "First question" not in text
+    manner = Manner("\nAnswer briefly.")
+    assert manner.put("Describe the video.") == "Describe the video."
+    choice = "Which?\nA. red\nB. blue?"
+    assert manner.put(choice) == choice
+    assert default_manner(object()) == Manner()
 
 
 def test_times_are_told_where_the_family_expects_it(session, clip):
