@@ -22,9 +22,7 @@ def check_layout(video, config, *, pool, grid, newline_position=None):
     expected = config.budget(video.frames, height * width)
     assert int(visual.sum()) == video.num_visual == expected
     if newline_position is not None and config.newlines != "row":
-        counts = config.token_count(
-            video.frames, height * width, newline_position=newline_position, rows=height
-        )
+        counts = config.token_count(video.frames, height * width, newline_position=newline_position, rows=height)
         assert counts == (expected, video.num_newlines)
     frame, position = video.frame[visual], video.position[visual]
     flat = frame * height * width + position[:, 0] * width + position[:, 1]
@@ -163,18 +161,14 @@ def test_a_brief_change_is_kept(make_video):
     attention = torch.ones(16, 36)
     config = AOTConfig(retention=0.05)
     video = compress(features, attention, attention, config, pool=None, trace=True)
-    kept = set(
-        zip(video.frame.tolist(), (video.position[:, 0] * 6 + video.position[:, 1]).tolist(), strict=True)
-    )
+    kept = set(zip(video.frame.tolist(), (video.position[:, 0] * 6 + video.position[:, 1]).tolist(), strict=True))
     assert {(9, 20), (10, 27)} <= kept
     assert int(video.trace["frame_budget"].sum()) == 28
     assert video.trace["frame_budget"][9] > video.trace["frame_budget"][5]
 
 
 def test_frame_floor_one_shares_evenly(make_video):
-    video = compress(
-        *make_video(8, (6, 6), 8), AOTConfig(retention=0.5, frame_floor=1.0), pool=None, trace=True
-    )
+    video = compress(*make_video(8, (6, 6), 8), AOTConfig(retention=0.5, frame_floor=1.0), pool=None, trace=True)
     assert video.trace["frame_budget"].tolist() == [18] * 8
 
 

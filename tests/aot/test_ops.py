@@ -23,9 +23,7 @@ def problem(batch=3, suppliers=40, anchors=7, seed=0):
 @pytest.mark.parametrize("stop", ["marginal", "never"])
 def test_plans_meet_their_marginals(stop, log_domain):
     cost, supply, demand = problem()
-    plan = sinkhorn(
-        cost, supply, demand, epsilon=0.1, iterations=300, stop=stop, tolerance=5e-4, log_domain=log_domain
-    )
+    plan = sinkhorn(cost, supply, demand, epsilon=0.1, iterations=300, stop=stop, tolerance=5e-4, log_domain=log_domain)
     torch.testing.assert_close(plan.sum(2), supply, rtol=1e-3, atol=0)
     torch.testing.assert_close(plan.sum(1), demand, rtol=1e-3, atol=0)
 
@@ -34,9 +32,7 @@ def test_plans_meet_their_marginals(stop, log_domain):
 @pytest.mark.parametrize("epsilon", [0.05, 0.1, 0.5])
 def test_plans_agree_with_pot(epsilon, log_domain):
     cost, supply, demand = problem(seed=1)
-    plan = sinkhorn(
-        cost, supply, demand, epsilon=epsilon, iterations=3000, stop="never", log_domain=log_domain
-    )
+    plan = sinkhorn(cost, supply, demand, epsilon=epsilon, iterations=3000, stop="never", log_domain=log_domain)
     for i in range(len(cost)):
         a, b = supply[i].double().numpy(), demand[i].double().numpy()
         expected = ot.sinkhorn(

@@ -82,9 +82,7 @@ def test_default_merge_by_hand():
     places = [(0, 0), (0, 1), (1, 0), (1, 1)]
     received, carried = np.zeros(2), np.zeros((2, 3))
     for i in (1, 2):
-        cost = np.array(
-            [1 - cosine(FRAME[i], FRAME[j]) + 0.2 * math.dist(places[i], places[j]) for j in (0, 3)]
-        )
+        cost = np.array([1 - cosine(FRAME[i], FRAME[j]) + 0.2 * math.dist(places[i], places[j]) for j in (0, 3)])
         spread = np.exp(-cost / 0.1) / np.exp(-cost / 0.1).sum()
         received += spread
         carried += spread[:, None] * FRAME[i]
@@ -106,9 +104,7 @@ def test_merge_weight_is_sensitive_to_one_percent():
 
 @pytest.mark.parametrize("uniform_share", [0.0, 0.5, 1.0])
 def test_clip_plans_meet_their_marginals(make_video, uniform_share):
-    config = AOTConfig(
-        retention=0.2, uniform_share=uniform_share, iterations=400, tolerance=5e-4, clip_length=3
-    )
+    config = AOTConfig(retention=0.2, uniform_share=uniform_share, iterations=400, tolerance=5e-4, clip_length=3)
     video = compress(*make_video(8, (6, 6), 8), config, pool=None, trace=True)
     plan, supplier, anchor = (video.trace[key] for key in ("plan", "supplier", "anchor"))
     flat = video.frame * 36 + video.position[:, 0] * 6 + video.position[:, 1]
@@ -181,34 +177,36 @@ def test_clips_do_not_touch_each_other(make_video):
 
 
 def test_inter_frame_merge_by_hand():
-    """Two tokens a frame, three frames; quantile rule; float64 recomputation."""
-    tokens = np.array([[[1.0, 0.1], [0.0, 1.0]], [[0.9, 0.3], [0.5, 0.6]], [[0.2, 1.0], [1.0, 0.4]]])
-    config = AOTConfig.preset(
-        "released", num_anchors=2, stop="never", iterations=200, keep_ratio=0.5, inter_scale=0.7
-    )
-    chain = merge_clips(
-        torch.tensor(tokens, dtype=torch.float32)[None],
-        torch.ones(1, 3, 2, dtype=torch.bool),
-        torch.ones(1, 3, 2),
-        config,
-    )
-    anchors = tokens[0].copy()
-    for step in (1, 2):
-        cost = np.array([[1 - cosine(x, y) for y in anchors] for x in tokens[step]])
+    """Two anchors, then two frames of three tokens; quantile rule; float64 recomputation."""
+    first = np.array([[1.0, 0.1], [0.0, 1.0]])
+    frames = [
+        np.array([[0.9, 0.3], [0.5, 0.6], [0.1, 0.8]]),
+        np.array([[0.2, 1.0], [1.0, 0.4], [0.6, 0.7]]),
+    ]
+    config = AOTConfig.preset("released", num_anchors=2, stop="never", iterations=200, keep_ratio=0.4, inter_scale=0.7)
+    tokens = torch.tensor(np.stack([np.vstack([first, [[5.0, 5.0]]]), *frames]), dtype=torch.float32)
+    present = torch.ones(1, 3, 3, dtype=torch.bool)
+    present[0, 0, 2] = False  # padding, whatever lies there
+    chain = merge_clips(tokens[None], present, present.float(), config)
+    anchors, merged = first, 0
+    for step, frame in enumerate(frames, start=1):
+        cost = np.array([[1 - cosine(x, y) for y in anchors] for x in frame])
         cost = (cost - cost.min()) * (1 - math.exp(-(step**2) / (2 * 1.5**2)))
         kernel, column = np.exp(-cost / 0.1), np.ones(2)
         for _ in range(500):
-            row = 0.5 / (kernel @ column)
-            column = 0.5 / (row @ kernel)
+            row = (1 / 3) / (kernel @ column)
+            column = (1 / 2) / (row @ kernel)
         plan = row[:, None] * kernel * column
         plan /= plan.sum(1, keepdims=True)
         certain = plan.max(1)
-        apart = certain < np.quantile(certain, 0.5)
-        assert chain.dynamic[0, step].tolist() == apart.tolist() and apart.sum() == 1
-        plan = plan[~apart]
-        anchors = (anchors + 0.7 * plan.T @ tokens[step][~apart]) / (1 + 0.7 * plan.sum(0))[:, None]
-    np.testing.assert_allclose(chain.anchors[0].double().numpy(), anchors, rtol=1e-4)
-    assert float(chain.mass.sum()) == pytest.approx(4.0, rel=1e-5)
+        apart = certain < np.quantile(certain, 0.4)
+        assert chain.dynamic[0, step].tolist() == apart.tolist()
+        assert apart.sum() == 1
+        plan, frame = plan[~apart], frame[~apart]
+        merged += len(frame)
+        anchors = (anchors + 0.7 * plan.T @ frame) / (1 + 0.7 * plan.sum(0))[:, None]
+    np.testing.assert_allclose(chain.anchors[0, :2].double().numpy(), anchors, rtol=1e-4)
+    assert float(chain.mass.sum()) == pytest.approx(2 + merged, rel=1e-5)
 
 
 def test_a_frame_without_anchors_keeps_later_tokens_apart():
