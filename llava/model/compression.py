@@ -38,9 +38,7 @@ class VideoFeatures:
             strict=True,
         )
         return [
-            VideoFeatures(
-                features, self.grid, shallow, deep, {name: value[i] for name, value in parts.items()}
-            )
+            VideoFeatures(features, self.grid, shallow, deep, {name: value[i] for name, value in parts.items()})
             for i, (features, shallow, deep) in enumerate(rows)
         ]
 
@@ -69,22 +67,24 @@ class CapturePlan:
 NO_CAPTURE = CapturePlan({}, {})
 
 
-def capture_plan(config: AOTConfig | None, tower: SigLipVisionTower) -> CapturePlan:
-    """What the tower must capture so that a video can be compressed: always the two importance maps.
+def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bool = False) -> CapturePlan:
+    """What the tower must capture for the method of ``config``; with ``maps`` at least the two importance
+    maps.
 
-    Methods that declare more get it: "attention_last" (received attention of the last layer) and "keys" (keys
-    of the last layer, mean over heads). Raises ValueError for a declared output that the tower cannot give.
+    "shallow" and "deep" are received attention of the layers of `aot.layers`, "attention_last" that of the
+    last layer, "keys" the attention keys of the last layer, mean over heads. Raises ValueError for a declared
+    output that the tower cannot give.
     """
-    shallow, deep = layers(tower.num_layers)
-    received, keys = {"shallow": shallow, "deep": deep}, {}
-    for name in get_method(config.method).needs if config is not None else ():
-        if name == "attention_last":
-            received[name] = tower.num_layers - 1
-        elif name == "keys":
-            keys[name] = tower.num_layers - 1
-        elif name not in received:
-            raise ValueError(f"Method {config.method!r} needs {name!r}, which this vision tower cannot give.")
-    return CapturePlan(received, keys)
+    names = {*(get_method(config.method).needs if config is not None else ()), *(("shallow", "deep") if maps else ())}
+    last = tower.num_layers - 1
+    received = {"attention_last": last}
+    if names & {"shallow", "deep"}:
+        received["shallow"], received["deep"] = layers(tower.num_layers)
+    keys = {"keys": last}
+    unknown = sorted(names - received.keys() - keys.keys())
+    if unknown:
+        raise ValueError(f"Method {config.method!r} needs {unknown[0]!r}, which this vision tower cannot give.")
+    return CapturePlan(*({name: layer for name, layer in on.items() if name in names} for on in (received, keys)))
 
 
 def compress_video(

@@ -67,7 +67,8 @@ class LlavaMetaForCausalLM:
         wanted.
         """
         self.reset_statistics()
-        return self._encode(pixels, capture_plan(active_config(self.config), self.get_vision_tower()))
+        plan = capture_plan(self.get_vision_tower(), active_config(self.config), maps=True)
+        return self._encode(pixels, plan)
 
     def video_tokens(self, video: VideoFeatures) -> tuple[torch.Tensor, CompressedVideo | None]:
         """Tokens (S, D) of one encoded video, newline tokens included, by the settings of this moment.
@@ -115,7 +116,7 @@ class LlavaMetaForCausalLM:
         lengths = [len(video) for video in pixels]
         settings = active_config(self.config)
         if settings is not None:
-            together = self._encode(torch.cat(pixels), capture_plan(settings, self.get_vision_tower()))
+            together = self._encode(torch.cat(pixels), capture_plan(self.get_vision_tower(), settings))
         else:
             side = self.get_vision_tower().num_patches_per_side
             together = VideoFeatures(self.encode_images(torch.cat(pixels)), (side, side))
@@ -182,9 +183,7 @@ class LlavaMetaForCausalLM:
         self.reset_statistics()
         if isinstance(images, torch.Tensor) and images.ndim == 4:
             if "video" in ([modalities] if isinstance(modalities, str) else modalities):
-                raise ValueError(
-                    "A (n, 3, S, S) tensor means n images; give a video as a list: images=[pixels]."
-                )
+                raise ValueError("A (n, 3, S, S) tensor means n images; give a video as a list: images=[pixels].")
             visual = list(self.encode_images(images))
         else:
             entries = list(images)
@@ -208,9 +207,7 @@ class LlavaMetaForCausalLM:
 
     def _splice(self, input_ids, attention_mask, labels, visual) -> list[tuple[torch.Tensor, torch.Tensor]]:
         """(embeddings, labels) of each row, padding of the prompts removed."""
-        keep = (
-            torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        )
+        keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         if labels is None:
             labels = torch.full_like(input_ids, IGNORE_INDEX)
         ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]

@@ -19,9 +19,7 @@ def arrange_video(pooled: torch.Tensor, newline: torch.Tensor | None, *, positio
     end; no_token, or a newline of None: S = F·h·w. Raises ValueError for another position.
     """
     if position not in ("grid", "frame", "one_token", "no_token"):
-        raise ValueError(
-            f"Unknown mm_newline_position {position!r}; use 'one_token', 'grid', 'frame' or 'no_token'."
-        )
+        raise ValueError(f"Unknown mm_newline_position {position!r}; use 'one_token', 'grid', 'frame' or 'no_token'.")
     frames, height, width, dim = pooled.shape
     if newline is None or position == "no_token":
         return pooled.reshape(-1, dim)
@@ -71,9 +69,7 @@ def arrange_image(
         return features.flatten(0, 1)
     unpad = layout.merge_type == "spatial_unpad"
     if unpad and newline is None:
-        raise ValueError(
-            "mm_patch_merge_type 'spatial_unpad' needs a checkpoint with image_newline; use 'spatial'."
-        )
+        raise ValueError("mm_patch_merge_type 'spatial_unpad' needs a checkpoint with image_newline; use 'spatial'.")
     if features.shape[0] == 1:
         return torch.cat([features[0], newline.to(features)[None]]) if unpad else features[0]
     joined = _join_tiles(features[1:], layout, size)

@@ -22,10 +22,7 @@ def published_keys(tower_layers, language_layers, tied):
     parts = ["layer_norm1", "layer_norm2", "mlp.fc1", "mlp.fc2"]
     parts += [f"self_attn.{name}_proj" for name in ("q", "k", "v", "out")]
     keys |= {
-        f"{TOWER}.encoder.layers.{i}.{part}.{kind}"
-        for i in range(tower_layers)
-        for part in parts
-        for kind in LINEAR
+        f"{TOWER}.encoder.layers.{i}.{part}.{kind}" for i in range(tower_layers) for part in parts for kind in LINEAR
     }
     parts = ["input_layernorm.weight", "post_attention_layernorm.weight", "self_attn.o_proj.weight"]
     parts += [f"self_attn.{name}_proj.{kind}" for name in "qkv" for kind in LINEAR]

@@ -10,9 +10,7 @@ def test_only_new_tokens_come_back(model, video):
     ids = torch.tensor([[5, -200, 6, 7]])
     out = model.generate(ids, images=[video], modalities=["video"], **GREEDY)
     assert out.shape == (1, 6)
-    by_name = model.generate(
-        inputs=ids, images=[video.half()], modalities="video", image_sizes=None, **GREEDY
-    )
+    by_name = model.generate(inputs=ids, images=[video.half()], modalities="video", image_sizes=None, **GREEDY)
     assert by_name.shape == (1, 6)
     assert model.generate(torch.tensor([[5, 6, 7]]), **GREEDY).shape == (1, 6)
     assert torch.equal(model.generate(input_ids=ids, images=[video], modalities=["video"], **GREEDY), out)

@@ -24,9 +24,7 @@ PROMPT = torch.tensor([[5, 6, 7, -200, 9, 10, 11, 12]])
 
 
 def embeds(model, ids, images, modalities, **kwargs):
-    return model.prepare_inputs_labels_for_multimodal(
-        ids, None, None, None, None, images, modalities, **kwargs
-    )[4]
+    return model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, images, modalities, **kwargs)[4]
 
 
 def set_video(model, pool, newline):

@@ -33,9 +33,7 @@ class BosTokenizer:
 def test_image_marks_become_one_id_each(tokenizer):
     ids = tokenizer_image_token("ab<image>c<image>", tokenizer)
     assert ids == [*tokenizer("ab").input_ids, -200, *tokenizer("c").input_ids, -200]
-    assert torch.equal(
-        tokenizer_image_token("ab<image>c<image>", tokenizer, return_tensors="pt"), torch.tensor(ids)
-    )
+    assert torch.equal(tokenizer_image_token("ab<image>c<image>", tokenizer, return_tensors="pt"), torch.tensor(ids))
 
 
 def test_chat_marks_are_single_ids(tokenizer):

@@ -99,9 +99,7 @@ def test_other_refusals(model, video):
 
 def test_a_single_frame_may_leave_its_axis_out(model, video):
     one = torch.tensor([[-200]])
-    assert torch.equal(
-        prepare(model, one, [video[0]], "video")[4], prepare(model, one, [video[:1]], "video")[4]
-    )
+    assert torch.equal(prepare(model, one, [video[0]], "video")[4], prepare(model, one, [video[:1]], "video")[4])
 
 
 def test_a_stacked_tensor_is_a_batch_of_flat_images(model, video):

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from aot import AOTConfig
+from aot import AOTConfig, registry
+from aot.result import kept
 from llava.model.compression import VideoFeatures
 
 POOLED = {"bilinear": (6, 6), "average": (6, 6), "max": (6, 6)}
@@ -18,9 +19,7 @@ def _no_grad():
 
 def prepare(model, ids, images, modalities, **kwargs):
     ids = torch.as_tensor(ids)
-    return model.prepare_inputs_labels_for_multimodal(
-        ids, None, None, None, None, images, modalities, **kwargs
-    )[4]
+    return model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, images, modalities, **kwargs)[4]
 
 
 @pytest.mark.parametrize("newline", NEWLINES)
@@ -43,9 +42,7 @@ def test_uncompressed_order(model, video, pool, newline):
 
 def test_pooling_of_odd_grids(make_model, video):
     odd = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
-    model = make_model(
-        mm_vision_config={**odd, "image_size": 40, "patch_size": 8}, mm_newline_position="no_token"
-    )
+    model = make_model(mm_vision_config={**odd, "image_size": 40, "patch_size": 8}, mm_newline_position="no_token")
     features = model.encode_video(video[:, :, :40, :40])
     assert features.grid == (5, 5)
     for pool, side in (("bilinear", 3), ("average", 2), ("max", 2)):
@@ -132,6 +129,51 @@ def test_each_video_is_compressed_on_its_own(model, video):
     assert [result.frames for result in model.last_compression] == [6, 4]
     apart = [prepare(model, [[-200]], [entry], ["video"]) for entry in (video, short)]
     torch.testing.assert_close(together, torch.cat(apart, dim=1), rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def first_tokens():
+    """A method "first_tokens" whose declared inputs and seen extras a test may read; gone afterwards."""
+    seen = {}
+
+    def run(video, config):
+        seen.update(video.extras, maps=(video.shallow, video.deep))
+        index = torch.arange(config.budget(video.frames, video.tokens_per_frame))
+        return kept(video.pooled.flatten(0, 1)[index], index, video.pooled_grid)
+
+    def declare(needs):
+        registry._METHODS.pop("first_tokens", None)
+        registry.register("first_tokens", needs=needs)(run)
+        return seen
+
+    yield declare
+    registry._METHODS.pop("first_tokens", None)
+
+
+def test_methods_get_the_tower_outputs_they_declare(model, video, first_tokens):
+    seen = first_tokens(("attention_last", "keys"))
+    model.config.aot = {"retention": 0.1, "method": "first_tokens"}
+    direct = prepare(model, [[-200]], [video], "video")
+    assert seen["maps"] == (None, None)
+    tower = model.get_vision_tower().encode(video, received=(4,), keys=(4,))
+    assert torch.equal(seen["attention_last"], tower.received[4]) and seen["attention_last"].shape == (6, 144)
+    assert torch.equal(seen["keys"], tower.keys[4]) and seen["keys"].shape == (6, 144, 12)
+    features = model.encode_video(video)
+    assert features.shallow is not None and torch.equal(model.video_tokens(features)[0], direct[0])
+
+
+def test_methods_that_declare_nothing_cost_no_attention(model, video, first_tokens, monkeypatch):
+    first_tokens(())
+    monkeypatch.setattr("llava.model.multimodal_encoder.capture.received_attention", None)
+    model.config.aot = {"retention": 0.1, "method": "first_tokens"}
+    assert prepare(model, [[-200]], [video], "video").shape[1] == 27
+
+
+def test_unknown_tower_outputs_are_refused(model, video, first_tokens):
+    first_tokens(("gradients",))
+    model.config.aot = {"retention": 0.1, "method": "first_tokens"}
+    with pytest.raises(ValueError, match="'gradients'"):
+        prepare(model, [[-200]], [video], "video")
 
 
 @pytest.mark.parametrize("aot", [None, {"retention": 0.1}])

@@ -29,17 +29,13 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         self.post_init()
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs
-    ):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
         """As in transformers, but a checkpoint whose keys do not all fit raises CheckpointError.
 
         A tower or projector left at random values would answer fluently and wrongly.
         """
         kwargs.setdefault("ignore_mismatched_sizes", True)  # reported below, with the other kinds
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs
-        )
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
         check_loading_info(pretrained_model_name_or_path, info)
         return (model, info) if output_loading_info else model
 
@@ -110,9 +106,7 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
         if inputs is None or "inputs_embeds" in kwargs:
-            raise ValueError(
-                "generate() takes prompt token ids as inputs=(batch, length); inputs_embeds is not taken."
-            )
+            raise ValueError("generate() takes prompt token ids as inputs=(batch, length); inputs_embeds is not taken.")
         position_ids = kwargs.pop("position_ids", None)
         _, position_ids, attention_mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
             inputs, position_ids, attention_mask, None, None, images, modalities, image_sizes

@@ -56,9 +56,7 @@ class SigLipImageProcessor:
     def _pixels(self, image) -> np.ndarray:
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f"An image array must be (height, width, 3) uint8; got {image.shape} {image.dtype}."
-                )
+                raise ValueError(f"An image array must be (height, width, 3) uint8; got {image.shape} {image.dtype}.")
             image = Image.fromarray(image)
         if not isinstance(image, Image.Image):
             raise ValueError(f"An image must be a PIL image or a uint8 array; got {type(image).__name__}.")

@@ -103,24 +103,15 @@ class SigLipVisionTower(nn.Module):
         """ValueError unless these are (F, 3, S, S) pixels of at least one frame in the tower's size S."""
         size = self.config.image_size
         shape = tuple(pixels.shape) if isinstance(pixels, torch.Tensor) else type(pixels).__name__
-        if (
-            not isinstance(pixels, torch.Tensor)
-            or len(shape) != 4
-            or shape[1:] != (3, size, size)
-            or not shape[0]
-        ):
+        if not isinstance(pixels, torch.Tensor) or len(shape) != 4 or shape[1:] != (3, size, size) or not shape[0]:
             raise ValueError(
                 f"Pixels must be a (frames, 3, {size}, {size}) tensor for this model; got {shape}. "
                 "Make them with the model's image_processor."
             )
 
-    def _one_pass(
-        self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int]
-    ) -> TowerOutput:
+    def _one_pass(self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int]) -> TowerOutput:
         layers = self.vision_tower.vision_model.encoder.layers
-        wanted = {
-            i: SideOutputs(want_received=i in received, want_keys=i in keys) for i in {*received, *keys}
-        }
+        wanted = {i: SideOutputs(want_received=i in received, want_keys=i in keys) for i in {*received, *keys}}
         for i in wanted:
             prepare(layers[i].self_attn)
         hidden = self._embed(pixels)
@@ -129,9 +120,7 @@ class SigLipVisionTower(nn.Module):
                 hidden = layer(hidden, None)
                 if isinstance(hidden, tuple):  # transformers 4 wraps the layer's output
                     hidden = hidden[0]
-        return TowerOutput(
-            hidden, {i: wanted[i].received for i in received}, {i: wanted[i].keys for i in keys}
-        )
+        return TowerOutput(hidden, {i: wanted[i].received for i in received}, {i: wanted[i].keys for i in keys})
 
     def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
         embeddings = self.vision_tower.vision_model.embeddings
