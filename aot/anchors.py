@@ -41,9 +41,7 @@ def window_ids(grid: tuple[int, int], device: torch.device | None = None) -> tor
 
 def grid_window_sizes(grid: tuple[int, int]) -> list[int]:
     """Tokens in each of the nine windows of `window_ids`, without a device."""
-    rows, columns = (
-        [sum(1 for i in range(side) if i * 3 // side == part) for part in range(3)] for side in grid
-    )
+    rows, columns = ([sum(1 for i in range(side) if i * 3 // side == part) for part in range(3)] for side in grid)
     return [a * b for a in rows for b in columns]
 
 
@@ -73,9 +71,7 @@ def share(total: torch.Tensor, weights: torch.Tensor, caps: torch.Tensor) -> tor
     return torch.minimum(base.long() + extra, caps)
 
 
-def window_counts(
-    local: torch.Tensor, importance: torch.Tensor, windows: torch.Tensor, rule: str
-) -> torch.Tensor:
+def window_counts(local: torch.Tensor, importance: torch.Tensor, windows: torch.Tensor, rule: str) -> torch.Tensor:
     """Local anchors per window, (T, 9) int64, from (T,) int64 per frame.
 
     importance: (T, N), the map that ranks local anchors. rule "uniform" gives ⌊local / 9⌋

@@ -52,9 +52,7 @@ def transport_clips(
         near = plan if config.merge_reach is None else plan * (cost <= config.merge_reach)
         carried = torch.bmm(near.transpose(1, 2), groups.suppliers(flat).float()).flatten(0, 1)[slots]
         received = near.sum(dim=1).flatten()[slots]
-        merged = merge(
-            tokens.float(), carried, received, strength=config.merge_strength, cap=config.merge_cap
-        )
+        merged = merge(tokens.float(), carried, received, strength=config.merge_strength, cap=config.merge_cap)
         tokens = merged.to(tokens.dtype)
     trace = {"plan": plan, "cost": cost, "anchor": groups.anchor, "supplier": groups.supplier}
     return tokens, mass, trace if video.trace else {}

@@ -61,9 +61,7 @@ def pooled_frames(video: VideoTokens, config: AOTConfig) -> tuple[Frames, dict]:
     full = video.features.float().scatter(1, anchor.unsqueeze(-1).expand(-1, -1, width), merged)
     tokens = pool_tokens(full, video.grid, video.pool)
     keep = pool_map(mask.float(), video.grid, video.pool) >= 0.5
-    mostly_local = pool_map(local.float(), video.grid, video.pool) > pool_map(
-        global_.float(), video.grid, video.pool
-    )
+    mostly_local = pool_map(local.float(), video.grid, video.pool) > pool_map(global_.float(), video.grid, video.pool)
     kind = torch.where(mostly_local, int(Kind.LOCAL), int(Kind.GLOBAL))
     height, columns = video.pooled_grid
     place = torch.arange(height * columns, device=tokens.device)
@@ -71,7 +69,8 @@ def pooled_frames(video: VideoTokens, config: AOTConfig) -> tuple[Frames, dict]:
     trace = {}
     if video.trace:
         trace = {"anchor_mask": mask, "merged_anchors": merged, "pooled": tokens, "pooled_mask": keep}
-        trace |= {"intra_plan": plan, "anchor": anchor}
+        trace |= {"intra_plan": plan, "anchor": anchor, "frame_budget": keep.sum(1)}
+        trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep}
     return Frames(tokens, keep, position, kind), trace
 
 
@@ -102,9 +101,7 @@ def with_newline_column(pooled: Frames, video: VideoTokens) -> Frames:
 
     def widen(values: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
         rows = values.unflatten(1, (height, width))
-        return torch.cat([rows, column.to(rows).expand(frames, height, 1, *rows.shape[3:])], dim=2).flatten(
-            1, 2
-        )
+        return torch.cat([rows, column.to(rows).expand(frames, height, 1, *rows.shape[3:])], dim=2).flatten(1, 2)
 
     place = torch.arange(height * (width + 1), device=pooled.keep.device)
     return Frames(
@@ -131,9 +128,7 @@ def emit(pooled: Frames, video: VideoTokens, clips: list[int], config: AOTConfig
 
     lengths = torch.tensor(clips, device=device)
     step = torch.arange(max(clips), device=device)
-    frame = (lengths.cumsum(0) - lengths).unsqueeze(1) + torch.minimum(
-        step, lengths.unsqueeze(1) - 1
-    )  # (C, L)
+    frame = (lengths.cumsum(0) - lengths).unsqueeze(1) + torch.minimum(step, lengths.unsqueeze(1) - 1)  # (C, L)
     present = (slots < counts[frame].unsqueeze(-1)) & (step < lengths.unsqueeze(1)).unsqueeze(-1)
     place = place[frame]
     tokens = pooled.tokens[frame.unsqueeze(-1), place]
@@ -161,7 +156,7 @@ def emit(pooled: Frames, video: VideoTokens, clips: list[int], config: AOTConfig
         raise AOTError(f"No token survives the pooling with num_anchors={config.num_anchors}; raise it.")
     index = true_indices(flags, total)
     last = frame[:, -1:, None].expand_as(source[:, :1])
-    trace = {"clips": clips, "inter_plans": chain.plans} if video.trace else {}
+    trace = {"inter_plans": chain.plans} if video.trace else {}
     return Selection(
         tokens=arrange(tokens, chain.anchors.unsqueeze(1))[index],
         frame=arrange(source, source[:, :1])[index],

@@ -31,6 +31,7 @@ _RANGES = {
     "attention_power": (0, 8, False),
     "change_power": (0, 8, False),
     "rarity_power": (0, 8, False),
+    "refresh": (0, 1, False),
     "spatial_weight": (0, math.inf, False),
     "temporal_weight": (0, math.inf, False),
     "epsilon": (0, math.inf, True),
@@ -53,6 +54,7 @@ _JOINT_ONLY = (
     "rarity_power",
     "frame_floor",
     "key_frames",
+    "refresh",
     "selection",
     "temporal_weight",
     "uniform_share",
@@ -91,9 +93,10 @@ class AOTConfig:
     Anchors: global_ratio is the share chosen by the deep layer over the whole frame, the rest by the shallow
         layer in 3x3 windows; window_budget shares the local anchors between windows.
     Joint choice: a token's score is attention^attention_power · change^change_power · rarity^rarity_power
-        (see docs/method.md); frame_floor is the share of the budget spread evenly over frames, the rest
-        goes where scores are highest; key_frames "clip" shows each clip's first frame afresh; selection
-        "coverage" discounts a token by what its frame already kept.
+        (see docs/method.md); key_frames says which frames are shown afresh, the first of the "video" or of
+        each "clip", and refresh how much of that holds for the other frames; frame_floor is the share of the
+        budget spread evenly over frames, the rest goes where scores are highest; selection "coverage"
+        discounts a token by what its frame already kept.
     Transport: cost (1 - cos) + spatial_weight·distance (+ temporal_weight·|Δt|/clip length in joint);
         entropic with epsilon, at most `iterations` iterations, stopping by `stop` ("problem": each one when
         its marginal error is below tolerance; "batch": the release's rule; "never"); uniform_share (joint)
@@ -123,6 +126,7 @@ class AOTConfig:
     rarity_power: float = 0.5
     frame_floor: float = 0.25
     key_frames: str = "video"
+    refresh: float = 0.5
     selection: str = "score"
     spatial_weight: float = 0.5
     temporal_weight: float = 0.5
@@ -190,9 +194,7 @@ class AOTConfig:
             if setting.name in idle and getattr(self, setting.name) != setting.default:
                 raise AOTError(f"{setting.name} has no effect in schedule {self.schedule!r}; leave it out.")
         if self.schedule == "joint" and self.stop == "batch":
-            raise AOTError(
-                "stop 'batch' is the released rule of schedule 'cascade'; use 'problem' or 'never'."
-            )
+            raise AOTError("stop 'batch' is the released rule of schedule 'cascade'; use 'problem' or 'never'.")
         if self.emission == "twice" and self.newlines not in ("all", "none"):
             raise AOTError("emission 'twice' leaves frame order; set newlines to 'all' or 'none'.")
 
@@ -251,9 +253,7 @@ class AOTConfig:
         Raises AOTError where the count depends on the video: cascade presets, newlines "row".
         """
         visual = self.budget(frames, tokens_per_frame)
-        return visual, self.newline_count(
-            frames, tokens_per_frame, newline_position=newline_position, rows=rows
-        )
+        return visual, self.newline_count(frames, tokens_per_frame, newline_position=newline_position, rows=rows)
 
     def newline_count(
         self, frames: int, tokens_per_frame: int, *, newline_position: str = "grid", rows: int | None = None

@@ -28,13 +28,15 @@ def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
         index = torch.arange(budget, device=device)
         return kept(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=clips)
     starts = clip_starts(clips, device)
-    refreshed = torch.zeros(frames, dtype=torch.bool, device=device)
+    shown = starts if config.key_frames == "clip" else starts[:1]
+    first = torch.zeros(frames, dtype=torch.bool, device=device).index_fill(0, shown, True)
     units = unit(video.pooled)
     scores = token_scores(
         units,
         video.pooled_shallow,
         video.pooled_deep,
-        refreshed.index_fill(0, starts, True) if config.key_frames == "clip" else refreshed,
+        first,
+        refresh=config.refresh,
         attention_power=config.attention_power,
         change_power=config.change_power,
         rarity_power=config.rarity_power,
@@ -66,9 +68,13 @@ def frame_budgets(score: torch.Tensor, starts: torch.Tensor, budget: int, floor:
     leads = torch.zeros(frames, dtype=torch.bool, device=score.device)
     leads = leads.index_fill(0, order[starts], True)
     rank = rank_descending(score)
-    forced = (rank < int(floor * budget / frames)) | ((rank == 0) & leads.unsqueeze(-1))
+    spread = int(floor * budget)
+    even = (place + 1) * spread // frames - place * spread // frames
+    # 0 the best of each clip, 1 the evenly spread ones, 2 the others; by score within each
+    turn = 2 - (rank < even.unsqueeze(-1)).to(torch.uint8)
+    turn = turn.masked_fill((rank == 0) & leads.unsqueeze(-1), 0).flatten()
     order = score.flatten().argsort(descending=True, stable=True)
-    order = order[(~forced.flatten()[order]).to(torch.uint8).argsort(stable=True)]
+    order = order[turn[order].argsort(stable=True)]
     chosen = order[:budget] // per_frame
     counts = torch.zeros(frames, dtype=torch.int64, device=score.device)
     return counts.index_add_(0, chosen, torch.ones_like(chosen))

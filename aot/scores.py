@@ -28,15 +28,10 @@ def rarity(units: torch.Tensor) -> torch.Tensor:
     return (1 - torch.matmul(units, mean.unsqueeze(-1)).squeeze(-1)).clamp_min(0)
 
 
-def change(units: torch.Tensor, rare: torch.Tensor, first: torch.Tensor) -> torch.Tensor:
-    """1 - cos of each token with the same place one frame earlier. units: (T, P, D); returns (T, P).
-
-    Frame 0 has no earlier one and is predicted from its own mean: its change is its rarity (rare, (T, P)).
-    The frames in first, (T,) bool, count as new in the same way where that is larger.
-    """
+def change(units: torch.Tensor) -> torch.Tensor:
+    """1 - cos of each token with the same place one frame earlier, 0 in frame 0. units: (T, P, D); (T, P)."""
     moved = (1 - torch.linalg.vecdot(units[1:], units[:-1])).clamp_min(0)
-    moved = torch.cat([rare[:1], moved])
-    return torch.where(first.unsqueeze(-1), torch.maximum(moved, rare), moved)
+    return torch.cat([torch.zeros_like(units[:1, :, 0]), moved])
 
 
 def relative(importance: torch.Tensor) -> torch.Tensor:
@@ -51,6 +46,7 @@ def token_scores(
     deep: torch.Tensor,
     first: torch.Tensor,
     *,
+    refresh: float,
     attention_power: float,
     change_power: float,
     rarity_power: float,
@@ -58,10 +54,11 @@ def token_scores(
     """Scores attention^a · change^c · rarity^r of all tokens: local by shallow, global_ by deep attention.
 
     units: (T, P, D) of length 1. shallow, deep: (T, P) pooled importance. first: (T,) bool, frames to be
-    shown afresh.
+    shown afresh: they are predicted from their own mean, not from the frame before, so a token is as new as
+    it is rare. In the other frames it is at least `refresh` times that new, so that what stays is shown again.
     """
     rare = rarity(units)
-    moved = change(units, rare, first)
+    moved = torch.maximum(change(units), rare * torch.where(first, 1.0, refresh).unsqueeze(-1))
     # the floor keeps the order of attention where nothing moves and nothing is rare
     new = moved.clamp_min(1e-6) ** change_power * rare.clamp_min(1e-6) ** rarity_power
     return Scores(

@@ -16,9 +16,7 @@ def grid_distances(grid: tuple[int, int], device: torch.device | None = None) ->
     return torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist")
 
 
-def soft_nearest(
-    cost: torch.Tensor, supply: torch.Tensor, anchors: torch.Tensor, epsilon: float
-) -> torch.Tensor:
+def soft_nearest(cost: torch.Tensor, supply: torch.Tensor, anchors: torch.Tensor, epsilon: float) -> torch.Tensor:
     """Plan with free anchor marginals: each supplier's mass spread by softmax(-cost/ε) over the anchors.
 
     cost: (B, M, K) float32. supply: (B, M) mass of each supplier. anchors: (B, K) bool, False for padding.

@@ -81,9 +81,7 @@ def check_clips(clips: list[int] | None, frames: int) -> list[int] | None:
         return None
     lengths = [int(length) for length in clips]
     if not lengths or min(lengths) < 1 or sum(lengths) != frames:
-        raise AOTError(
-            f"Clip lengths {lengths} do not add up to {frames} frames; give positive ones that do."
-        )
+        raise AOTError(f"Clip lengths {lengths} do not add up to {frames} frames; give positive ones that do.")
     return lengths
 
 

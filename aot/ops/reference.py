@@ -3,9 +3,7 @@
 import torch
 
 
-def received_attention(
-    q: torch.Tensor, k: torch.Tensor, scale: float, *, chunk: int | None = None
-) -> torch.Tensor:
+def received_attention(q: torch.Tensor, k: torch.Tensor, scale: float, *, chunk: int | None = None) -> torch.Tensor:
     """Attention received by each token: mean over heads, sum over queries of softmax(q kᵀ · scale)[:, j].
 
     q, k: (B, H, N, d). Returns (B, N) float32. Queries go in chunks, so that the largest map held is

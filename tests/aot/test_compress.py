@@ -167,6 +167,44 @@ def test_a_brief_change_is_kept(make_video):
     assert video.trace["frame_budget"][9] > video.trace["frame_budget"][5]
 
 
+def scene(noise):
+    """16 frames of 6x6 tokens: a textured background, a still object, one that moves, and a needle in two
+    frames. Returns features and the set of (frame, place) with an object."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    places = 0.5 * draw(36, 64)
+    features = (1.5 * draw(64) + places + 0.5 * draw(36, 64)).repeat(16, 1, 1) + noise * draw(16, 36, 64)
+    still, mover, needle = 2.5 * draw(3, 64)
+    objects = {}
+    for frame in range(16):
+        objects[frame, 25] = still
+        objects[frame, 12 + min(5, frame // 2)] = mover
+    objects[9, 5] = objects[10, 5] = needle
+    for (frame, place), token in objects.items():
+        features[frame, place] = token + places[place]
+    return features, set(objects)
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.4])
+def test_a_tenth_of_the_tokens_holds_every_object(noise):
+    features, objects = scene(noise)
+    attention = torch.ones(16, 36)
+
+    def found(**changes):
+        config = AOTConfig(retention=0.1, **changes)
+        video = compress(features, attention, attention, config, pool=None)
+        places = (video.position[:, 0] * 6 + video.position[:, 1]).tolist()
+        return len(objects & set(zip(video.frame.tolist(), places, strict=True)))
+
+    assert found() == len(objects) == 34
+    assert found(selection="coverage") == 34
+    assert found(refresh=0.0) < 17  # nothing that stays is shown again
+    assert found(method="random") < 10
+
+
 def test_frame_floor_one_shares_evenly(make_video):
     video = compress(*make_video(8, (6, 6), 8), AOTConfig(retention=0.5, frame_floor=1.0), pool=None, trace=True)
     assert video.trace["frame_budget"].tolist() == [18] * 8

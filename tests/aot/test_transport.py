@@ -258,6 +258,11 @@ def test_frame_budgets_follow_the_scores_and_reach_every_clip():
     starts = torch.tensor([0, 2, 4])
     assert frame_budgets(score, starts, 7, 0.0).tolist() == [1, 0, 0, 5, 1, 0]
     assert frame_budgets(score, starts, 12, 1.0).tolist() == [2] * 6
+    assert frame_budgets(score, starts, 6, 0.5).tolist() == [1, 1, 0, 2, 1, 1]
+    # clips come before the even spread when the budget is too small for both
+    lead = torch.full((6, 5), 0.1)
+    lead[[0, 2, 4]] = 0.2
+    assert frame_budgets(lead, starts, 3, 1.0).tolist() == [1, 0, 1, 0, 1, 0]
     assert int(frame_budgets(torch.zeros(6, 5), starts, 3, 0.5).sum()) == 3
 
 
