@@ -11,6 +11,8 @@ from .temporal import clip_starts
 from .transport import grid_distances, merge, soft_nearest
 from .video import VideoTokens
 
+# costs reach 2 plus the weights; exp(-3.2 / 0.04) is the least that float32 still tells from 0
+LOG_DOMAIN_BELOW = 0.04
 _STOP = {"problem": "marginal", "never": "never"}
 
 
@@ -120,7 +122,3 @@ def clip_plan(cost: torch.Tensor, groups: Clips, config: AOTConfig) -> torch.Ten
         log_domain=config.epsilon < LOG_DOMAIN_BELOW,
         backend=config.backend,
     )
-
-
-# costs reach 2 plus the weights; exp(-3.2 / 0.04) is the least that float32 still tells from 0
-LOG_DOMAIN_BELOW = 0.04

@@ -5,7 +5,8 @@ from typing import Any
 
 import torch
 
-from .config import AOTConfig, check_newline_position
+from .checks import check_newline_position
+from .config import AOTConfig
 from .errors import AOTError
 from .newlines import insert_newlines
 from .registry import get_method

@@ -4,9 +4,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
-from numbers import Integral, Real
 from typing import Any
 
+from .checks import check_newline_position, count, number
 from .errors import AOTError
 from .ops import BACKENDS
 from .registry import resolve_options
@@ -155,20 +155,20 @@ class AOTConfig:
             if getattr(self, name) not in allowed:
                 raise AOTError(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(allowed)}.")
         for name, (low, high, open_low) in _RANGES.items():
-            self._set(name, _number(name, getattr(self, name), low, high, open_low))
+            self._set(name, number(name, getattr(self, name), low, high, open_low))
         for name, low in (_COUNTS | _OPTIONAL_COUNTS).items():
             value = getattr(self, name)
             if value is not None or name in _COUNTS:
-                self._set(name, _count(name, value, low))
+                self._set(name, count(name, value, low))
         if not isinstance(self.inter_frame, bool):
             raise AOTError(f"inter_frame is {self.inter_frame!r}; use True or False.")
         if self.retention is not None:
-            self._set("retention", _number("retention", self.retention, 0, 1, True))
+            self._set("retention", number("retention", self.retention, 0, 1, True))
         if not isinstance(self.options, Mapping):
             raise AOTError(f"options is {self.options!r}; use a mapping of option names to values.")
         self._set("options", resolve_options(self.method, self.options))
         if self.merge_reach is not None:
-            self._set("merge_reach", _number("merge_reach", self.merge_reach, 0, math.inf, False))
+            self._set("merge_reach", number("merge_reach", self.merge_reach, 0, math.inf, False))
         self._check_counts()
         self._check_schedule()
 
@@ -229,8 +229,8 @@ class AOTConfig:
 
     def budget(self, frames: int, tokens_per_frame: int) -> int:
         """Visual tokens kept: max(1, ⌊retention · frames · tokens_per_frame⌋) in decimal arithmetic."""
-        frames = _count("frames", frames, 1)
-        tokens_per_frame = _count("tokens_per_frame", tokens_per_frame, 1)
+        frames = count("frames", frames, 1)
+        tokens_per_frame = count("tokens_per_frame", tokens_per_frame, 1)
         if self.retention is None:
             raise AOTError(
                 "This preset's counts depend on the video and are unknown before it is seen; "
@@ -280,8 +280,6 @@ class AOTConfig:
         return frames * rows
 
 
-NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
-
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
@@ -313,29 +311,3 @@ PRESETS: dict[str, dict[str, Any]] = {
         "emission": "twice",
     },
 }
-
-
-def check_newline_position(position: str) -> None:
-    """AOTError unless `position` is one of the host model's newline modes."""
-    if position not in NEWLINE_POSITIONS:
-        raise AOTError(f"Unknown newline_position {position!r}; use one of: {', '.join(NEWLINE_POSITIONS)}.")
-
-
-def _number(name: str, value: Any, low: float, high: float, open_low: bool) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
-        raise AOTError(f"{name} is {value!r}; use a number.")
-    # str() first: numpy's float32(0.1) means 0.1, not 0.10000000149
-    number = float(str(value))
-    inside = low < number <= high if open_low else low <= number <= high
-    if not inside or math.isinf(number):
-        bracket = "(" if open_low else "["
-        raise AOTError(f"{name} is {value!r}; use a number in {bracket}{low:g}, {high:g}].")
-    return number
-
-
-def _count(name: str, value: Any, low: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise AOTError(f"{name} is {value!r}; use a whole number.")
-    if value < low:
-        raise AOTError(f"{name} is {value!r}; use at least {low}.")
-    return int(value)
