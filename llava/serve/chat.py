@@ -90,9 +90,7 @@ class Chat:
         try:
             value = float(argument)
         except ValueError as error:
-            raise ChatError(
-                "/retention needs a number above 0 and at most 1, such as /retention 0.1."
-            ) from error
+            raise ChatError("/retention needs a number above 0 and at most 1, such as /retention 0.1.") from error
         self.session.set_retention(value)
 
     def video(self, path: str) -> None:

@@ -43,8 +43,6 @@ def run(options, terminal: Terminal) -> int:
     """Checks everything that is cheap to check, then loads, then talks."""
     check(options)
     compression(options)
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
     with terminal.waiting("loading the model"):
         session = load_session(options)
     chat = Chat(session, terminal, compare=options.compare)
@@ -61,6 +59,8 @@ def run(options, terminal: Terminal) -> int:
 
 def load_session(options) -> ChatSession:
     """The model and a session on it. Raises ValueError or OSError with one sentence."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
     path = model_path(options)
     device = _device(options.device)
     try:
@@ -77,9 +77,7 @@ def load_session(options) -> ChatSession:
         raise
     except RuntimeError as error:
         reason = one_sentence(error)
-        raise ChatError(
-            f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete."
-        ) from error
+        raise ChatError(f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete.") from error
     return ChatSession(
         model,
         tokenizer,

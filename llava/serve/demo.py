@@ -50,17 +50,13 @@ def choose(questions: list[Question], count: int = 3) -> list[Question]:
     return list(first.values())[:count]
 
 
-def show(
-    terminal: Terminal, path: Path, questions: list[Question], pairs: list[tuple[Answer, Answer]]
-) -> None:
+def show(terminal: Terminal, path: Path, questions: list[Question], pairs: list[tuple[Answer, Answer]]) -> None:
     """Two tables: what was answered, and what it cost (means over the questions)."""
     whole, reduced = (list(side) for side in zip(*pairs, strict=True))
     share = f"{100 * reduced[0].retention:.3g} %"
     terminal.write(f"{path}: {whole[0].frames} frames")
     answers = zip(questions, whole, reduced, strict=True)
-    terminal.table(
-        ["question", "truth", "100 %", share], [[q.text, q.answer, a.text, b.text] for q, a, b in answers]
-    )
+    terminal.table(["question", "truth", "100 %", share], [[q.text, q.answer, a.text, b.text] for q, a, b in answers])
     rows = [
         ["visual tokens", whole[0].after.visual, reduced[0].after.visual],
         ["newline tokens", whole[0].after.newline, reduced[0].after.newline],

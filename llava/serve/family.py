@@ -44,6 +44,4 @@ def default_manner(config) -> Manner:
 
     They are for small models that know one way of being asked; large models need neither.
     """
-    return Manner(
-        getattr(config, "chat_suffix", None) or "", bool(getattr(config, "chat_single_turn", False))
-    )
+    return Manner(getattr(config, "chat_suffix", None) or "", bool(getattr(config, "chat_single_turn", False)))

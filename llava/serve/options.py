@@ -42,9 +42,7 @@ def chat_parser(prog: str) -> Parser:
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     video = parser.add_argument_group("video")
     add = video.add_argument
-    add(
-        "--num-frames", type=int, metavar="N", help="frames to look at (default: what the model was made for)"
-    )
+    add("--num-frames", type=int, metavar="N", help="frames to look at (default: what the model was made for)")
     add("--fps", type=float, help="take one frame every 1/FPS seconds, at most --num-frames")
     add("--force-sample", action="store_true", help="with --fps: always take exactly --num-frames")
     add("--decoder", choices=DECODERS, default="auto", help="default: decord, then PyAV")

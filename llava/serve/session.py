@@ -138,9 +138,7 @@ class ChatSession:
         """Keeps this share of the tokens from now on; 1 turns compression off. The video stays encoded."""
         self.aot = None if retention == 1 else self._base.replace(retention=retention)
 
-    def ask(
-        self, question: str, *, on_text: Callable[[str], None] | None = None, remember: bool = True
-    ) -> Answer:
+    def ask(self, question: str, *, on_text: Callable[[str], None] | None = None, remember: bool = True) -> Answer:
         """Answers a question about the video; on_text gets the text as it comes. remember: keep the turn."""
         if self.loaded is None:
             raise ChatError("There is no video to ask about yet; give one first, with /video PATH.")
@@ -177,9 +175,7 @@ class ChatSession:
             self.answers.append(answer)
         return answer
 
-    def compare(
-        self, question: str, *, on_text: Callable[[str], None] | None = None
-    ) -> tuple[Answer, Answer]:
+    def compare(self, question: str, *, on_text: Callable[[str], None] | None = None) -> tuple[Answer, Answer]:
         """The same question without compression and with it; the compressed answer joins the conversation."""
         kept = self.aot
         self.aot = None
@@ -226,9 +222,7 @@ class ChatSession:
                 user = f"{DEFAULT_IMAGE_TOKEN}\n{times}{user}"
             conversation.append_message(conversation.roles[0], user)
             conversation.append_message(conversation.roles[1], reply)
-        ids = tokenizer_image_token(
-            conversation.get_prompt(), self.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt"
-        )
+        ids = tokenizer_image_token(conversation.get_prompt(), self.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")
         return ids.unsqueeze(0).to(self.model.device)
 
     def _check_length(self, prompt: int) -> None:

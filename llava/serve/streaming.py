@@ -6,6 +6,16 @@ from collections.abc import Callable
 import torch
 from transformers.generation.streamers import BaseStreamer
 
+# a model's text must not steer the terminal: control characters go, line breaks and tabs stay
+CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
+for kept in (ord("\n"), ord("\t")):
+    del CONTROL[kept]
+
+
+def printable(text: str) -> str:
+    """The text without control characters."""
+    return text.translate(CONTROL)
+
 
 class TextStream(BaseStreamer):
     """Passes on the text of the new tokens as soon as it is certain; `first` is when the first one came."""
@@ -35,7 +45,7 @@ class TextStream(BaseStreamer):
 
     def text(self) -> str:
         """The answer so far."""
-        return self.tokenizer.decode(self.tokens, skip_special_tokens=True).lstrip()
+        return printable(self.tokenizer.decode(self.tokens, skip_special_tokens=True)).lstrip()
 
     def _show(self, text: str) -> None:
         new = text[len(self.shown) :]

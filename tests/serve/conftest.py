@@ -20,9 +20,7 @@ def picture(number: int, height: int, width: int) -> np.ndarray:
     return frame
 
 
-def write_video(
-    path, *, frames=60, rate=30, size=(96, 64), codec="libx264", gop=12, pts=None, faststart=False
-):
+def write_video(path, *, frames=60, rate=30, size=(96, 64), codec="libx264", gop=12, pts=None, faststart=False):
     """Encodes a video; pts are milliseconds a frame for a varying rate."""
     options = {"movflags": "faststart"} if faststart else {}
     with av.open(str(path), "w", options=options) as container:

@@ -18,9 +18,7 @@ def test_a_conversation(checkpoint, clip, tmp_path):
     command = [sys.executable, "-m", "llava.serve.cli", *options]
     # a bare pseudo-terminal does not say where its cursor is
     environment = {**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
-    child = pexpect.spawn(
-        command[0], command[1:], env=environment, encoding="utf-8", timeout=180, dimensions=(40, 200)
-    )
+    child = pexpect.spawn(command[0], command[1:], env=environment, encoding="utf-8", timeout=180, dimensions=(40, 200))
     child.expect("/help lists")
     child.sendline("What moves?")
     child.expect("288 → 28 tokens")

@@ -103,9 +103,7 @@ def test_fps_sampling_takes_one_frame_a_second(tmp_path, decoder):
 
 @pytest.mark.parametrize("decoder", DECODERS)
 def test_varying_rate_keeps_true_times(tmp_path, decoder):
-    pts = np.cumsum(
-        [0] + [40] * 24 + [1000] * 5
-    ).tolist()  # one second at 25 a second, then one frame a second
+    pts = np.cumsum([0] + [40] * 24 + [1000] * 5).tolist()  # one second at 25 a second, then one frame a second
     path = write_video(tmp_path / "vfr.mp4", frames=30, pts=pts)
     video = load_video(path, num_frames=30, decoder=decoder)
     np.testing.assert_allclose(video.times, np.array(pts) / 1000, atol=2e-3)
@@ -213,9 +211,7 @@ def test_decord_that_dies_or_hangs_gives_way(clip, tmp_path, monkeypatch, body):
 def test_only_the_sampled_frames_are_kept(tmp_path):
     path = write_video(tmp_path / "hd.mp4", frames=200, size=(640, 360), codec="mpeg4")
     seen = []
-    video = load_video(
-        path, num_frames=3, decoder="pyav", progress=lambda done, total: seen.append((done, total))
-    )
+    video = load_video(path, num_frames=3, decoder="pyav", progress=lambda done, total: seen.append((done, total)))
     assert video.frames.nbytes == 3 * 640 * 360 * 3 and seen == [(1, 3), (2, 3), (3, 3)]
 
 
