@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from llava.eval.questions import OPEN_PROMPT
 from llava.train.clip_data import Mix
 
 SIZE, PATCH = 96, 8  # 12x12 tower tokens a frame
@@ -36,6 +37,9 @@ GEOMETRY = {
     "mm_spatial_pool_mode": "bilinear",
     "mm_spatial_pool_stride": 2,
     "mm_video_frames": 16,
+    # how a chat puts questions to it: the one way it has learnt, one exchange at a time
+    "chat_suffix": OPEN_PROMPT.removeprefix("{question}"),
+    "chat_single_turn": True,
     "mm_use_im_start_end": False,
     "mm_use_im_patch_token": False,
     "mm_vision_select_layer": -2,
