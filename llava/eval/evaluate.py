@@ -1,7 +1,8 @@
 """Sits the held-out exam with a model under several settings: `python -m llava.eval.evaluate`.
 
 A setting is "full" (no compression), "blank" (no compression, grey frames) or METHOD@RETENTION such as aot@0.1 or
-random@0.1. Each leaves a JSON file of every reply; files that are there already are not made again.
+random@0.1, with further fields of AOTConfig behind it (aot@0.1,clips=dynamic). Each leaves a JSON file of every reply;
+files that are there already are not made again.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from aot import AOTConfig
@@ -47,12 +49,23 @@ def parse_setting(name: str) -> tuple[AOTConfig | None, bool]:
     """(compression or None, whether the frames are blanked) of a setting's name; ValueError when it is none."""
     if name in ("full", "blank"):
         return None, name == "blank"
-    method, at, retention = name.partition("@")
+    head, *fields = name.split(",")
+    method, _, retention = head.partition("@")
     try:
-        return AOTConfig(method=method, retention=float(retention)), False
+        changes = dict(field.split("=", 1) for field in fields)
+        settings = {key: _value(text) for key, text in changes.items()}
+        return AOTConfig.from_dict({"method": method, "retention": float(retention), **settings}), False
     except ValueError as error:
-        known = "full, blank or METHOD@RETENTION"
+        known = "full, blank or METHOD@RETENTION[,FIELD=VALUE…]"
         raise ValueError(f"{name!r} is not a setting ({known}): {error}") from error
+
+
+def _value(text: str):
+    """A number, true, false or null as in JSON; anything else is a word."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
 
 
 class Examiner:
@@ -89,15 +102,23 @@ class Examiner:
         return list(tokenizer_image_token(conversation.get_prompt(), self.tokenizer, IMAGE_TOKEN_INDEX))
 
 
-def sit(examiner: Examiner, items: list[Item], files: dict[int, Path], setting: str, progress=None) -> list[Reply]:
-    """All replies under a setting, clip by clip."""
+def read_frames(files: dict[int, Path], count: int, progress=None) -> dict[int, np.ndarray]:
+    """The frames (count, H, W, 3) that the model looks at, of every clip."""
+    frames = {}
+    for number, path in files.items():
+        frames[number] = load_video(str(path), num_frames=count).frames
+        if progress:
+            progress("decode", len(frames), len(files))
+    return frames
+
+
+def sit(examiner: Examiner, items: list[Item], clips: dict[int, np.ndarray], setting: str, progress=None):
+    """All replies under a setting, clip by clip. clips: frames (T, H, W, 3) by clip number."""
     config, blank = parse_setting(setting)
-    frames_wanted = getattr(examiner.model.config, "mm_video_frames", 32)
     replies = []
-    for done, (number, path) in enumerate(sorted(files.items())):
-        frames = load_video(str(path), num_frames=frames_wanted).frames
+    for done, (number, frames) in enumerate(sorted(clips.items())):
         if blank:
-            frames = frames * 0 + 127
+            frames = np.full_like(frames, 127)
         mine = [item for item in items if item.clip == number]
         prompts = [item.question.open_prompt() for item in mine] + [item.choice_prompt for item in mine]
         said = examiner.ask(frames, prompts, config, new_tokens=8)
@@ -112,7 +133,7 @@ def sit(examiner: Examiner, items: list[Item], files: dict[int, Path], setting: 
             score = caption_f1(words, truth)
             replies.append(Reply(number, "caption", "caption", CAPTION_PROMPTS[0], truth, words, score))
         if progress:
-            progress(setting, done + 1, len(files))
+            progress(setting, done + 1, len(clips))
     return replies
 
 
@@ -132,12 +153,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="the exam's first clip")
     parser.add_argument("--output", type=Path, default=Path("runs/exam"), help="folder of replies and clips")
     args = parser.parse_args(arguments)
-    for setting in args.settings:
-        parse_setting(setting)  # before any work
+    try:
+        for setting in args.settings:
+            parse_setting(setting)  # before any work
+    except ValueError as error:
+        parser.error(str(error))
     items = make_exam(args.questions, seed=args.seed)
     files = clip_files(items, args.output / "clips")
     tokenizer, model, processor, _ = load_pretrained_model(str(args.model_path), None, "", device_map="auto")
     examiner, weights = Examiner(model, tokenizer, processor), fingerprint(args.model_path)
+    clips: dict[int, np.ndarray] = {}
     for setting in args.settings:
         config, _ = parse_setting(setting)
         header = {
@@ -147,8 +172,9 @@ def main(arguments: list[str] | None = None) -> None:
         path = args.output / f"{setting}-{args.seed}-{len(items)}.json"
         if path.exists() and json.loads(path.read_text())["header"] == header:
             continue
+        clips = clips or read_frames(files, getattr(model.config, "mm_video_frames", 32), _progress)
         started = time.perf_counter()
-        replies = sit(examiner, items, files, setting, _progress)
+        replies = sit(examiner, items, clips, setting, _progress)
         seconds = round(time.perf_counter() - started, 1)
         part = path.with_suffix(".part")
         rows = [asdict(r) for r in replies]
