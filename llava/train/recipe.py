@@ -56,7 +56,7 @@ GEOMETRY = {
 class Stage:
     """One run of the trainer. `first` numbers its first training clip, so that stages see different ones."""
 
-    objective: str  # "tower" or "video"
+    objective: str  # "tower", "video" or "text"
     steps: int
     batch: int  # clips
     learning_rate: float
@@ -73,7 +73,11 @@ STAGES = {
     "tower": Stage("tower", steps=800, batch=12, learning_rate=1.5e-3, first=0),
     "places": Stage("tower", steps=260, batch=12, learning_rate=8e-4, first=500_000, places=True),
     "words": Stage("video", steps=1100, batch=8, learning_rate=1.5e-3, first=1_000_000, mix=Mix(1.0, 7, 0, 1)),
-    "letters": Stage("video", steps=700, batch=8, learning_rate=1e-3, first=2_000_000, mix=Mix(0.5, 4, 4, 1)),
+    "reading": Stage("text", steps=200, batch=16, learning_rate=1e-3, first=4_000_000, decay=0.1),
+    "letters": Stage(
+        "video", steps=440, batch=8, learning_rate=1e-3, first=2_000_000, mix=Mix(0.25, 10, 7, 2), decay=0.5,
+        tracking=0.4,
+    ),
 }  # fmt: skip
 
 
