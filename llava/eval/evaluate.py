@@ -29,12 +29,17 @@ from llava.model.builder import load_pretrained_model
 from llava.video import load_video
 
 DEFAULT_SETTINGS = ("full", "aot@0.25", "aot@0.15", "aot@0.1", "random@0.1", "blank")
-CAPTIONED = 100  # clips whose captions are scored
+FORMS = ("open", "choice", "likelihood", "caption")
+CAPTIONED = 50  # clips whose captions are scored
 
 
 @dataclass(frozen=True)
 class Reply:
-    """One reply and its score in 0..1. form: "open", "choice" or "caption"; letter is empty for the others."""
+    """One reply and its score in 0..1.
+
+    form: "open" (words), "choice" (the letter of one of four options), "likelihood" (the option that is the likeliest
+    open answer) or "caption".
+    """
 
     clip: int
     family: str
@@ -75,11 +80,32 @@ class Examiner:
         self.model, self.tokenizer, self.processor = model, tokenizer, processor
 
     @torch.inference_mode()
-    def ask(self, frames, prompts: list[str], config: AOTConfig | None, *, new_tokens: int) -> list[str]:
-        """Greedy replies to several prompts about one video (T, H, W, 3), encoded once and asked in one batch."""
+    def encode(self, frames, config: AOTConfig | None):
+        """Sets the compression and encodes a video (T, H, W, 3) for it."""
         self.model.config.aot = None if config is None else config.to_dict()
         pixels = self.processor.preprocess(frames, return_tensors="pt")["pixel_values"]
-        video = self.model.encode_video(pixels.to(self.model.device))
+        return self.model.encode_video(pixels.to(self.model.device))
+
+    @torch.inference_mode()
+    def likeliest(self, video, prompt: str, options: tuple[str, ...]) -> str:
+        """The option with the highest likelihood as the whole answer to the prompt (end of the answer included)."""
+        asked = self._ids(prompt)
+        said = [self.tokenizer(f"{option}<|im_end|>").input_ids for option in options]
+        longest, pad = max(map(len, said)), self.tokenizer.pad_token_id
+        rows = [asked + s + [pad] * (longest - len(s)) for s in said]
+        labels = [[-100] * len(asked) + s + [-100] * (longest - len(s)) for s in said]
+        *_, embeds, labels = self.model.prepare_inputs_labels_for_multimodal(
+            torch.tensor(rows).to(self.model.device), None, None, None, torch.tensor(labels).to(self.model.device),
+            [video] * len(rows), ["video"] * len(rows),
+        )  # fmt: skip
+        logits = self.model(inputs_embeds=embeds, logits_to_keep=longest + 1).logits[:, :-1].float()
+        labels = labels[:, -longest:]
+        chance = logits.log_softmax(-1).gather(-1, labels.clamp_min(0).unsqueeze(-1)).squeeze(-1)
+        return options[int((chance * (labels >= 0)).sum(-1).argmax())]
+
+    @torch.inference_mode()
+    def ask(self, video, prompts: list[str], *, new_tokens: int) -> list[str]:
+        """Greedy replies to several prompts about one encoded video, in one batch."""
         rows = [self._ids(prompt) for prompt in prompts]
         length, pad = max(map(len, rows)), self.tokenizer.pad_token_id
         ids = torch.tensor([[pad] * (length - len(r)) + r for r in rows])
@@ -119,17 +145,22 @@ def sit(examiner: Examiner, items: list[Item], clips: dict[int, np.ndarray], set
     for done, (number, frames) in enumerate(sorted(clips.items())):
         if blank:
             frames = np.full_like(frames, 127)
+        video = examiner.encode(frames, config)
         mine = [item for item in items if item.clip == number]
         prompts = [item.question.open_prompt() for item in mine] + [item.choice_prompt for item in mine]
-        said = examiner.ask(frames, prompts, config, new_tokens=8)
+        said = examiner.ask(video, prompts, new_tokens=8)
         for item, words, letter in zip(mine, said[: len(mine)], said[len(mine) :], strict=True):
             q = item.question
             right = open_correct(words, q.answer), choice_correct(letter, item.letter)
             replies.append(Reply(number, q.family, "open", q.text, q.answer, words, float(right[0])))
             replies.append(Reply(number, q.family, "choice", q.text, item.letter, letter, float(right[1])))
+        for item in mine:
+            q = item.question
+            best = examiner.likeliest(video, q.open_prompt(), item.options)
+            replies.append(Reply(number, q.family, "likelihood", q.text, q.answer, best, float(best == q.answer)))
         if done < CAPTIONED:
             truth = caption(sample_clip(number))
-            (words,) = examiner.ask(frames, [CAPTION_PROMPTS[0]], config, new_tokens=120)
+            (words,) = examiner.ask(video, [CAPTION_PROMPTS[0]], new_tokens=120)
             score = caption_f1(words, truth)
             replies.append(Reply(number, "caption", "caption", CAPTION_PROMPTS[0], truth, words, score))
         if progress:
@@ -180,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows = [asdict(r) for r in replies]
         part.write_text(json.dumps({"header": header, "seconds": seconds, "replies": rows}, indent=0))
         part.rename(path)
-        scores = {f: [r.score for r in replies if r.form == f] for f in ("open", "choice", "caption")}
+        scores = {f: [r.score for r in replies if r.form == f] for f in FORMS}
         print(setting, {f: round(100 * sum(s) / max(len(s), 1), 1) for f, s in scores.items()}, f"{seconds} s")
 
 

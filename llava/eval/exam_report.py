@@ -13,6 +13,7 @@ from llava.eval.evaluate import DEFAULT_SETTINGS
 from llava.eval.exam import guess_rate, make_exam
 from llava.eval.questions import FAMILIES
 
+BOTH = ("open", "choice")
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
 
 
@@ -25,11 +26,9 @@ def label(setting: str) -> str:
 
 
 def scores(replies: list[dict], *, form: str | None = None, family: str | None = None) -> np.ndarray:
-    """Scores of the replies of one form and family; of open and choice together when form is None."""
-    return np.array([
-        r["score"] for r in replies
-        if (r["form"] == form or form is None and r["form"] != "caption") and family in (None, r["family"])
-    ])  # fmt: skip
+    """Scores of the replies of one form and family; of open answers and letters together when form is None."""
+    forms = (form,) if form else BOTH
+    return np.array([r["score"] for r in replies if r["form"] in forms and family in (None, r["family"])])
 
 
 def interval(replies: list[dict], whole: list[dict], *, draws: int = 2000) -> tuple[float, float]:
@@ -40,7 +39,7 @@ def interval(replies: list[dict], whole: list[dict], *, draws: int = 2000) -> tu
     change = defaultdict(list)
     for ours, theirs in zip(replies, whole, strict=True):
         assert (ours["clip"], ours["form"], ours["question"]) == (theirs["clip"], theirs["form"], theirs["question"])
-        if ours["form"] != "caption":
+        if ours["form"] in BOTH:
             change[ours["clip"]].append(ours["score"] - theirs["score"])
     sums = np.array([sum(c) for c in change.values()])
     sizes = np.array([len(c) for c in change.values()])
@@ -65,7 +64,7 @@ def report(runs: dict[str, dict]) -> str:
     head = whole["header"]
     items = make_exam(head["questions"], seed=head["seed"])
     overall = scores(whole["replies"]).mean()
-    summary, by_open, by_choice = [], [], []
+    summary, families = [], {"open": [], "choice": [], "likelihood": []}
     for setting, run in runs.items():
         replies = run["replies"]
         points = scores(replies)
@@ -74,13 +73,14 @@ def report(runs: dict[str, dict]) -> str:
             label(setting), percent(points), f"{100 * points.mean() / overall:.1f}",
             "" if setting == "full" else f"{low:+.1f} … {high:+.1f}",
             percent(scores(replies, form="open")), percent(scores(replies, form="choice")),
-            percent(scores(replies, form="caption")),
+            percent(scores(replies, form="likelihood")), percent(scores(replies, form="caption")),
         ])  # fmt: skip
-        for rows, form in ((by_open, "open"), (by_choice, "choice")):
+        for form, rows in families.items():
             rows.append([label(setting), *(percent(scores(replies, form=form, family=f)) for f in FAMILIES)])
     guesses = guess_rate(items)
-    by_open.append(["best guess without looking", *(f"{100 * guesses[f]:.1f}" for f in FAMILIES)])
-    by_choice.append(["chance", *["25.0"] * len(FAMILIES)])
+    families["open"].append(["best guess without looking", *(f"{100 * guesses[f]:.1f}" for f in FAMILIES)])
+    for form in ("choice", "likelihood"):
+        families[form].append(["chance", *["25.0"] * len(FAMILIES)])
     counts = defaultdict(int)
     for item in items:
         counts[item.question.family] += 1
@@ -92,12 +92,18 @@ def report(runs: dict[str, dict]) -> str:
         f"Exam: {len(items)} questions on {len({i.clip for i in items})} held-out clips, decoded from MP4, "
         f"{min(counts.values())} to {max(counts.values())} a family; each is asked openly and as multiple choice. "
         "Per cent right; *relative* is to all tokens; *difference* is its 95 % interval in points "
-        "(paired bootstrap over clips). Captions are scored by the F1 of the facts they state.",
-        table(["tokens", "both forms", "relative", "difference", "open", "multiple choice", "captions"], summary),
+        "(paired bootstrap over clips). *Multiple choice* counts the letter that the model writes, *by likelihood* the "
+        "option that it finds the likeliest open answer. Captions are scored by the F1 of the facts they state.",
+        table(
+            ["tokens", "both forms", "relative", "difference", "open", "multiple choice", "by likelihood", "captions"],
+            summary,
+        ),
         "## Open answers, by family",
-        table(["tokens", *FAMILIES], by_open),
+        table(["tokens", *FAMILIES], families["open"]),
         "## Multiple choice, by family",
-        table(["tokens", *FAMILIES], by_choice),
+        table(["tokens", *FAMILIES], families["choice"]),
+        "## Multiple choice by likelihood, by family",
+        table(["tokens", *FAMILIES], families["likelihood"]),
     ]) + "\n"  # fmt: skip
 
 

@@ -111,75 +111,40 @@ class ClipConversations(Dataset):
         return {"pixels": pixels, "segments": segments, "tracks": tracks(clip, owner)}
 
 
-class Reading(Dataset):
-    """Exchanges answered from text alone, `rows` a clip: where the letters of options are learnt."""
-
-    rows = 4
-
-    def __init__(self, tokenizer, length: int, *, start: int = 0):
-        self.tokenizer, self.length, self.start = tokenizer, length, start
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> list[Segment]:
-        seed = TRAIN_SEEDS + self.start + index
-        rng, clip = np.random.default_rng([seed, 4]), clips.sample_clip(seed)
-        return [segment(self.tokenizer, *read_exchange(clip, rng), video=False) for _ in range(self.rows)]
-
-
 @dataclass(frozen=True)
 class Segment:
     """One exchange as the qwen_1_5 template puts it behind <image>.
 
     tokens: prompt and answer. asked: length of the prompt. video: whether it may look at the video.
-    marks: for the token behind each option, whether that option is the right one.
     """
 
     tokens: list[int]
     asked: int
     video: bool
-    marks: dict[int, bool]
 
 
-def segment(tokenizer, prompt: str, answer: str, options: tuple[str, ...] = (), *, video: bool = True) -> Segment:
-    """An exchange as tokens; options are those named in the prompt when the answer is a letter."""
-    text = f"\n{prompt}<|im_end|>\n<|im_start|>assistant\n"
-    coded = tokenizer(text, return_offsets_mapping=bool(options))
-    marks, at = {}, 0
-    for letter, option in zip(qa.LETTERS, options, strict=False):
-        lines = (style.format(letter, option) + "\n" for style in qa.OPTION_STYLE.values())
-        line = next(line for line in lines if line in text)
-        at = text.index(line, at) + len(line) - 1
-        token = next(i for i, (start, _) in enumerate(coded.offset_mapping) if start == at)
-        marks[token] = letter == answer
-    asked = coded.input_ids
-    return Segment(asked + tokenizer(f"{answer}<|im_end|>").input_ids, len(asked), video, marks)
+def segment(tokenizer, prompt: str, answer: str, *, video: bool = True) -> Segment:
+    """An exchange as tokens."""
+    asked = tokenizer(f"\n{prompt}<|im_end|>\n<|im_start|>assistant\n").input_ids
+    return Segment(asked + tokenizer(f"{answer}<|im_end|>").input_ids, len(asked), video)
 
 
 READABLE = ("motion", "state", "attribute")  # families that a caption settles
 
 
-def read_exchange(clip: clips.Clip, rng: np.random.Generator) -> tuple[str, str, tuple[str, ...]]:
-    """A question behind a text that answers it: the caption, or the answer itself."""
-    questions, told = qa.make_questions(clip), qa.caption(clip)
-    if rng.random() < 0.5:
-        questions = [q for q in questions if q.family in READABLE]
-        (question,) = pick(questions, rng, 1)
-    else:
-        (question,) = pick(questions, rng, 1)
-        told = f"The answer is {question.answer}."
-    prompt, answer, options = _exchange(question, rng, choice=rng.random() < 0.8)
-    return f"{told}\n{prompt}", answer, options
+def read_exchange(clip: clips.Clip, rng: np.random.Generator) -> tuple[str, str]:
+    """A question behind a caption that answers it."""
+    (question,) = pick([q for q in qa.make_questions(clip) if q.family in READABLE], rng, 1)
+    prompt, answer = _exchange(question, rng, choice=rng.random() < 0.8)
+    return f"{qa.caption(clip)}\n{prompt}", answer
 
 
-def _exchange(question: qa.Question, rng: np.random.Generator, *, choice: bool) -> tuple[str, str, tuple[str, ...]]:
+def _exchange(question: qa.Question, rng: np.random.Generator, *, choice: bool) -> tuple[str, str]:
     if not choice:
-        return question.open_prompt(), question.answer, ()
+        return question.open_prompt(), question.answer
     letter = str(rng.choice(list(qa.LETTERS)))
     style = str(rng.choice(list(qa.CHOICE_PROMPTS)))
-    options = question.options(rng, letter)
-    return question.choice_prompt(options, style), letter, options
+    return question.choice_prompt(question.options(rng, letter), style), letter
 
 
 def pick(questions: list[qa.Question], rng: np.random.Generator, count: int) -> list[qa.Question]:
@@ -230,19 +195,20 @@ def tracks(clip: clips.Clip, owner: np.ndarray) -> dict[str, torch.Tensor]:
     return {k: torch.from_numpy(v) for k, v in (cell | frame).items()}
 
 
-def collate(samples: list[dict], *, prefix: list[int], visual: int, pad: int) -> dict[str, torch.Tensor]:
+def collate(
+    samples: list[dict], *, prefix: list[int], visual: int, pad: int, balance: float = 0.0
+) -> dict[str, torch.Tensor]:
     """A batch of sequences [prefix, visual tokens, segments …].
 
     Every segment sees the prefix, the visual tokens (unless it is answered from text) and itself, and is numbered
     as if it stood alone behind them, so one pass over the clip serves many exchanges. The mask has the rows of the
-    segments' tokens only, see `packed_attention`.
+    segments' tokens only, see `packed_attention`. balance: answers of n tokens weigh n^(1 - balance).
     """
     head = len(prefix) + visual
     longest = max(sum(len(s.tokens) for s in sample["segments"]) for sample in samples)
     length = head + longest
     shape = (len(samples), length)
     ids, labels, weight = torch.full(shape, pad), torch.full(shape, IGNORE), torch.zeros(shape)
-    marks = torch.full(shape, IGNORE)
     segment, position = torch.full(shape, -1), torch.zeros(shape)
     reads = torch.ones(shape, dtype=torch.bool)  # whether the query may look at visual tokens
     ids[:, : len(prefix)] = torch.tensor(prefix)
@@ -255,33 +221,18 @@ def collate(samples: list[dict], *, prefix: list[int], visual: int, pad: int) ->
             end = at + len(tokens)
             ids[b, at:end] = torch.tensor(tokens)
             labels[b, at + asked : end] = ids[b, at + asked : end]
-            weight[b, at + asked : end] = (len(tokens) - asked) ** -0.75  # long answers count more, but not by length
+            weight[b, at + asked : end] = (len(tokens) - asked) ** -balance
             segment[b, at:end], reads[b, at:end] = k, part.video
             position[b, at:end] = torch.arange(head, head + len(tokens))
-            for place, right in part.marks.items():
-                marks[b, at + place] = right
             at = end
     order = torch.arange(length)
     mine = segment[:, head:, None]  # queries are the segments' tokens: masks (B, L - head, L)
     same = (segment[:, None, :] == 0) | (segment[:, None, :] == mine)
     looks = reads[:, head:, None] | (order < len(prefix)) | (order >= head)
     mask = (order <= order[head:, None]) & same & looks
-    batch = {"ids": ids, "labels": labels, "weight": weight, "marks": marks, "mask": mask[:, None]}
+    batch = {"ids": ids, "labels": labels, "weight": weight, "mask": mask[:, None]}
     batch["position"] = position
     batch["pixels"] = torch.stack([s["pixels"] for s in samples])
     batch |= {k: torch.stack([s["tracks"][k] for s in samples]) for k in samples[0]["tracks"]}
     return batch
 
-
-def collate_reading(samples: list, *, prefix: list[int], pad: int) -> dict[str, torch.Tensor]:
-    """A batch of single exchanges: ids and labels (B, L), padded on the right."""
-    rows = [row for sample in samples for row in sample]
-    shape = (len(rows), len(prefix) + max(len(row.tokens) for row in rows))
-    ids, labels, marks = torch.full(shape, pad), torch.full(shape, IGNORE), torch.full(shape, IGNORE)
-    for b, row in enumerate(rows):
-        line = torch.tensor([*prefix, *row.tokens])
-        ids[b, : len(line)] = line
-        labels[b, len(prefix) + row.asked : len(line)] = line[len(prefix) + row.asked :]
-        for place, right in row.marks.items():
-            marks[b, len(prefix) + place] = right
-    return {"ids": ids, "labels": labels, "marks": marks}

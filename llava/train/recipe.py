@@ -56,7 +56,7 @@ GEOMETRY = {
 class Stage:
     """One run of the trainer. `first` numbers its first training clip, so that stages see different ones."""
 
-    objective: str  # "tower", "video" or "text"
+    objective: str  # "tower" or "video"
     steps: int
     batch: int  # clips
     learning_rate: float
@@ -64,7 +64,8 @@ class Stage:
     mix: Mix = field(default_factory=Mix)
     warmup: float = 0.05
     decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
-    tracking: float = 1.0
+    tracking: float = 1.0  # weight of the tracker's loss
+    balance: float = 0.0  # 1: every answer weighs the same, 0: every token of the answers
     train_tower: bool = False
     places: bool = False
 
@@ -73,10 +74,9 @@ STAGES = {
     "tower": Stage("tower", steps=800, batch=12, learning_rate=1.5e-3, first=0),
     "places": Stage("tower", steps=260, batch=12, learning_rate=8e-4, first=500_000, places=True),
     "words": Stage("video", steps=1100, batch=8, learning_rate=1.5e-3, first=1_000_000, mix=Mix(1.0, 7, 0, 1)),
-    "reading": Stage("text", steps=200, batch=16, learning_rate=1e-3, first=4_000_000, decay=0.1),
-    "letters": Stage(
-        "video", steps=440, batch=8, learning_rate=1e-3, first=2_000_000, mix=Mix(0.25, 10, 7, 2), decay=0.5,
-        tracking=0.4,
+    "answers": Stage(
+        "video", steps=400, batch=8, learning_rate=1.2e-3, first=2_000_000, mix=Mix(0.2, 14, 0, 0), decay=0.55,
+        tracking=0.3, balance=0.75,
     ),
 }  # fmt: skip
 

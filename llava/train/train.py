@@ -16,7 +16,7 @@ import torch
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from llava.train.clip_data import ClipConversations, FrameLabels, Reading, collate, collate_reading
+from llava.train.clip_data import ClipConversations, FrameLabels, collate
 from llava.train.muon import Muon
 from llava.train.recipe import GEOMETRY, PATCH, SIZE, STAGES, Stage, new_model
 from llava.train.tiny_tokenizer import save_tokenizer
@@ -88,15 +88,12 @@ def build(stage: Stage, tokenizer_folder: Path):
         tower = DenseTower(model.get_vision_tower(), width, grid, places=stage.places)
         return tower, FrameLabels(clips, size=SIZE, grid=grid, start=stage.first), None
     prefix = tokenizer(SYSTEM).input_ids
-    if stage.objective == "text":
-        together = functools.partial(collate_reading, prefix=prefix, pad=tokenizer.pad_token_id)
-        return VideoObjective(model, len(prefix)), Reading(tokenizer, clips, start=stage.first), together
     model.get_vision_tower().requires_grad_(stage.train_tower)
     objective = VideoObjective(model, len(prefix), tracking=stage.tracking)
     data = ClipConversations(tokenizer, clips, stage.mix, size=SIZE, grid=grid, start=stage.first)
     visual = GEOMETRY["mm_video_frames"] * ((grid // 2) ** 2 + 1)
     return objective, data, functools.partial(
-        collate, prefix=prefix, visual=visual, pad=tokenizer.pad_token_id
+        collate, prefix=prefix, visual=visual, pad=tokenizer.pad_token_id, balance=stage.balance
     )  # fmt: skip
 
 
@@ -105,7 +102,7 @@ def start_from(objective: torch.nn.Module, folder: Path) -> None:
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     tower = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
     if not tower:
-        objective.load_state_dict(weights, strict=False)
+        objective.load_state_dict(weights)
     elif isinstance(objective, VideoObjective):
         objective.model.get_vision_tower().load_state_dict(tower)
     else:

@@ -30,7 +30,6 @@ class Tracker(nn.Module):
         flags = {"sight": colors, "seen": colors, "events": 3 * colors}
         self.cell = nn.ModuleDict({k: nn.Linear(width, n) for k, n in classes.items()})
         self.frame = nn.ModuleDict({k: nn.Linear(width, n) for k, n in flags.items()})
-        self.right = nn.Linear(width, 1)
         self.things, self.index = nn.Linear(width, MOST_THINGS), nn.Linear(width, FRAMES)
 
     def forward(self, hidden: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:
@@ -71,40 +70,7 @@ class VideoObjective(nn.Module):
         self.tracker = Tracker(model.config.hidden_size)
         model.config._attn_implementation = packed_attention.NAME
 
-    def forward(self, ids, labels, **packed):
-        """The loss and what it is made of; sequences without pixels are plain text."""
-        return self._video(ids, labels, **packed) if "pixels" in packed else self._text(ids, labels, **packed)
-
-    def _text(self, ids, labels, marks):
-        out = self.model.model(
-            input_ids=ids, attention_mask={"full_attention": None}, head=ids.shape[1], output_hidden_states=True
-        )
-        even = torch.ones_like(labels[:, 1:]).float()
-        loss, token = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], even)
-        extra, known = self._marks(out.hidden_states, marks)
-        return {"loss": loss + extra, "words": loss.detach(), "token": token, **known}
-
-    def _marks(self, hidden_states, marks):
-        """Behind each option: is it the right one? What a letter is chosen by, asked for by itself."""
-        known = marks != IGNORE
-        if not known.any():
-            return hidden_states[0].new_zeros(()), {}
-        logits = self.tracker.right(hidden_states[-2][known].float()).squeeze(-1)
-        target = marks[known].float()
-        # one option in four is right
-        loss = F.binary_cross_entropy_with_logits(logits, target, pos_weight=logits.new_tensor(3.0))
-        found = ((logits > 0) == (target > 0)).float()
-        hits = (found[target > 0].mean() + found[target == 0].mean()) / 2
-        return loss, {"marks": hits.detach()}
-
-    def _answers(self, hidden, labels, weight):
-        """Weighted cross-entropy of the answers' tokens and the share of them that are right."""
-        said = labels != IGNORE
-        logits, target, weight = self.model.lm_head(hidden[said]).float(), labels[said], weight[said]
-        loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
-        return loss, (logits.argmax(-1) == target).float().mean().detach()
-
-    def _video(self, ids, labels, weight, marks, mask, position, pixels, **tracks):
+    def forward(self, ids, labels, weight, mask, position, pixels, **tracks):
         lm, start = self.model, self.prefix
         visual = self._visual(pixels)  # (B, T, cells + 1, D)
         frames, per_frame = visual.shape[1:3]
@@ -119,14 +85,19 @@ class VideoObjective(nn.Module):
         )  # fmt: skip
         loss, token = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], weight[:, 1:])
         seen = {"words": loss.detach(), "token": token}
-        extra, known = self._marks(out.hidden_states, marks)
-        loss, seen = loss + extra, seen | known
         if self.tracking:
             hidden = out.hidden_states[self.layer][:, start:end].float()
             extra, known = self.tracker(hidden.unflatten(1, (frames, per_frame)), tracks)
             loss = loss + self.tracking * extra
             seen |= known
         return {"loss": loss, **seen}
+
+    def _answers(self, hidden, labels, weight):
+        """Weighted cross-entropy of the answers' tokens and the share of them that are right."""
+        said = labels != IGNORE
+        logits, target, weight = self.model.lm_head(hidden[said]).float(), labels[said], weight[said]
+        loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+        return loss, (logits.argmax(-1) == target).float().mean().detach()
 
     def _visual(self, pixels: torch.Tensor) -> torch.Tensor:
         """pixels (B, T, 3, S, S) to what the language model reads: (B, T, cells + 1, D), newlines last."""

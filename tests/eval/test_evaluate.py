@@ -33,7 +33,7 @@ def test_every_question_is_asked_in_both_forms(runs):
     items = make_exam(QUESTIONS, seed=7000)
     for run in runs[2].values():
         asked = [(r["clip"], r["form"], r["question"]) for r in run["replies"] if r["form"] != "caption"]
-        assert len(set(asked)) == len(asked) == 2 * len(items)
+        assert len(set(asked)) == len(asked) == 3 * len(items)
 
 
 def test_the_embedded_model_sees_and_a_blank_video_leaves_it_guessing(runs):
@@ -70,11 +70,28 @@ def test_batched_replies_equal_single_ones():
     tokenizer, model, processor, _ = load_pretrained_model(str(TINY), None, "", device_map="cpu")
     examiner = evaluate.Examiner(model, tokenizer, processor)
     items = make_exam(8, seed=7000)
-    frames = render(sample_clip(items[0].clip), TIMES, 192)
     prompts = [items[0].question.open_prompt(), items[0].choice_prompt]
     config, _ = evaluate.parse_setting("aot@0.1")
-    together = examiner.ask(frames, prompts, config, new_tokens=8)
-    assert together == [examiner.ask(frames, [p], config, new_tokens=8)[0] for p in prompts]
+    video = examiner.encode(render(sample_clip(items[0].clip), TIMES, 192), config)
+    together = examiner.ask(video, prompts, new_tokens=8)
+    assert together == [examiner.ask(video, [p], new_tokens=8)[0] for p in prompts]
+
+
+def test_the_likeliest_option_is_the_one_that_scores_best_alone():
+    tokenizer, model, processor, _ = load_pretrained_model(str(TINY), None, "", device_map="cpu")
+    examiner = evaluate.Examiner(model, tokenizer, processor)
+    for item in make_exam(8, seed=7000)[:3]:
+        video = examiner.encode(render(sample_clip(item.clip), TIMES, 192), None)
+        scores = []
+        for option in item.options:
+            said = tokenizer(f"{option}<|im_end|>").input_ids
+            ids = torch.tensor([examiner._ids(item.question.open_prompt()) + said])
+            with torch.no_grad():
+                logits = model(ids, images=[video], modalities=["video"]).logits[0]
+            chance = logits[-len(said) - 1 : -1].log_softmax(-1)
+            scores.append(sum(chance[i, token].item() for i, token in enumerate(said)))
+        best = item.options[scores.index(max(scores))]
+        assert examiner.likeliest(video, item.question.open_prompt(), item.options) == best
 
 
 def test_settings_are_parsed_and_wrong_ones_named():

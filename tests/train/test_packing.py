@@ -44,7 +44,7 @@ def test_a_packed_exchange_scores_as_it_does_alone_in_the_model(model):
         packed = hidden["out"]
         model.config._attn_implementation = "sdpa"
         at = len(prefix) + VISUAL
-        for tokens, _, _ in sample["segments"]:
+        for tokens in (s.tokens for s in sample["segments"]):
             ids = torch.tensor([[*prefix, -200, *tokens]])
             model(ids, images=[sample["pixels"]], modalities=["video"])
             alone = hidden["out"][0, -len(tokens) :]
@@ -67,7 +67,7 @@ def test_labels_are_the_answers_and_nothing_else(model):
     samples = [ClipConversations(tokenizer, 3, Mix(1.0, 3, 2, 1))[i] for i in range(3)]
     batch, _ = batch_of(tokenizer, samples)
     for b, sample in enumerate(samples):
-        said = [t for tokens, asked, _ in sample["segments"] for t in tokens[asked:]]
+        said = [t for s in sample["segments"] for t in s.tokens[s.asked :]]
         assert batch["labels"][b][batch["labels"][b] != IGNORE].tolist() == said
 
 
