@@ -41,7 +41,7 @@ def plot(logs: dict[str, list[dict]], path: Path) -> None:
     for axis, (stage, log) in zip(axes[0], logs.items(), strict=True):
         rows = [r for r in log if "loss" in r]
         steps = [r["step"] for r in rows]
-        shown = ("color", "shape") if stage == "tower" else ("token", "motion", "begin", "things")
+        shown = ("color", "shape") if STAGES[stage].objective == "tower" else ("token", "motion", "begin", "things")
         for name in shown:
             axis.plot(steps, [r[name] for r in rows], label=f"accuracy: {name}")
         axis.set(title=f"stage {stage}", xlabel="step", ylim=(0, 1.02))
