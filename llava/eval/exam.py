@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from llava.eval.clips import sample_clip, write_clip
-from llava.eval.questions import CHOICE_PROMPTS, FAMILIES, LETTERS, Question, make_questions
+from llava.eval.questions import ANSWERS, CHOICE_PROMPTS, FAMILIES, LETTERS, Question, make_questions
 
 SEED = 0  # clips of an exam are numbered from here; training clips start at ten million
 QUESTIONS = 1040  # 130 a family
@@ -46,7 +46,7 @@ def make_exam(count: int = QUESTIONS, *, seed: int = SEED, per_clip: int = 6) ->
         here = 0
         for i in rng.permutation(len(questions)):
             q = questions[i]
-            fair = math.ceil(1.25 * quota[q.family] / len(_answers(q.family)))
+            fair = math.ceil(1.25 * quota[q.family] / len(ANSWERS[q.family]))
             if here < per_clip and taken[q.family] < quota[q.family] and answers[q.family, q.answer] < fair:
                 taken[q.family] += 1
                 answers[q.family, q.answer] += 1
@@ -63,18 +63,6 @@ def make_exam(count: int = QUESTIONS, *, seed: int = SEED, per_clip: int = 6) ->
         style = tuple(CHOICE_PROMPTS)[i % len(CHOICE_PROMPTS)]
         items.append(Item(number, q, q.options(rng, letter), letter, style))
     return items
-
-
-def _answers(family: str) -> set[str]:
-    """The answers that questions of a family can have."""
-    if family not in _ANSWERS:
-        for clip in range(200):
-            for q in make_questions(sample_clip(clip)):
-                _ANSWERS.setdefault(q.family, set()).update(q.choices)
-    return _ANSWERS[family]
-
-
-_ANSWERS: dict[str, set[str]] = {}
 
 
 def guess_rate(items: list[Item]) -> dict[str, float]:

@@ -20,6 +20,12 @@ NUMBERS = tuple(str(n) for n in range(1, 8))
 CHANGES = ("it appears", "it disappears", "it changes color", "it stays")
 QUARTERS = ("first quarter", "second quarter", "third quarter", "last quarter")
 
+# every answer that a family's questions can have
+ANSWERS = {
+    "attribute": (*SHAPES, *COLORS), "motion": DIRECTIONS, "counting": NUMBERS, "order": tuple(COLORS),
+    "position": CORNERS, "state": (*COLORS, *CHANGES), "needle": (*COLORS, *CORNERS), "when": QUARTERS,
+}  # fmt: skip
+
 OPEN_PROMPT = "{question}\nAnswer the question using a single word or phrase."
 CAPTION_PROMPTS = ("Describe the video.", "Write subtitles for the video.")
 # {options} is one option a line; the wording is what lmms-eval sends for each benchmark

@@ -76,6 +76,7 @@ def test_answers_belong_to_their_choices():
     for seed in range(50):
         for question in qa.make_questions(sample_clip(seed)):
             assert question.answer in question.choices, question
+            assert set(question.choices) <= set(qa.ANSWERS[question.family])
 
 
 def test_scoring():
