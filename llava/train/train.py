@@ -114,7 +114,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stage", required=True, choices=STAGES)
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
     parser.add_argument("--init", type=Path, help="folder of the stage before")
-    parser.add_argument("--export", type=Path, help="write the trained checkpoint here")
     parser.add_argument("--steps", type=int, help="other than the recipe's")
     parser.add_argument("--deepspeed", help="a ZeRO configuration")
     parser.add_argument("--seed", type=int, default=0)
