@@ -156,7 +156,10 @@ def emit(pooled: Frames, video: VideoTokens, clips: list[int], config: AOTConfig
         raise AOTError(f"No token survives the pooling with num_anchors={config.num_anchors}; raise it.")
     index = true_indices(flags, total)
     last = frame[:, -1:, None].expand_as(source[:, :1])
-    trace = {"inter_plans": chain.plans} if video.trace else {}
+    trace = {}
+    if video.trace:
+        trace = {"inter_plans": chain.plans, "inter_frame": frame, "inter_position": pooled.position[place]}
+        trace |= {"inter_present": present, "inter_dynamic": chain.dynamic}
     return Selection(
         tokens=arrange(tokens, chain.anchors.unsqueeze(1))[index],
         frame=arrange(source, source[:, :1])[index],

@@ -88,9 +88,18 @@ def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bo
 
 
 def compress_video(
-    video: VideoFeatures, config: AOTConfig, *, pool: str, newline: torch.Tensor | None, newline_position: str
+    video: VideoFeatures,
+    config: AOTConfig,
+    *,
+    pool: str,
+    newline: torch.Tensor | None,
+    newline_position: str,
+    trace: bool = False,
 ) -> CompressedVideo:
-    """Compresses one encoded video; ValueError when it was encoded without what the method reads."""
+    """Compresses one encoded video; ValueError when it was encoded without what the method reads.
+
+    trace: keep importance maps, plans and budgets for pictures.
+    """
     available = {"shallow": video.shallow, "deep": video.deep, **video.extras}
     missing = [name for name in get_method(config.method).needs if available.get(name) is None]
     if missing:
@@ -108,4 +117,5 @@ def compress_video(
         newline_position=newline_position,
         grid=video.grid,
         extras=video.extras,
+        trace=trace,
     )

@@ -7,6 +7,7 @@ from aot import CompressedVideo, pool_tokens, pooled_grid
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.compression import (
     NO_CAPTURE,
+    CapturePlan,
     VideoFeatures,
     active_config,
     capture_plan,
@@ -59,26 +60,32 @@ class LlavaMetaForCausalLM:
         """Pixels (n, 3, S, S) -> projected features (n, N, D)."""
         return self._encode(images, NO_CAPTURE).features
 
-    def encode_video(self, pixels: torch.Tensor) -> VideoFeatures:
+    def encode_video(self, pixels: torch.Tensor, *, plan: CapturePlan | None = None) -> VideoFeatures:
         """Pixels (F, 3, S, S) of one video -> its features, with the received attention that compression
         reads.
 
         Tower and projector only; ask with `video_tokens`, or pass the result in ``images`` as often as
-        wanted.
+        wanted. plan: what to capture, for a video that several methods will read.
         """
         self.reset_statistics()
-        plan = capture_plan(self.get_vision_tower(), active_config(self.config), maps=True)
+        if plan is None:
+            plan = capture_plan(self.get_vision_tower(), active_config(self.config), maps=True)
         return self._encode(pixels, plan)
 
-    def video_tokens(self, video: VideoFeatures) -> tuple[torch.Tensor, CompressedVideo | None]:
+    def video_tokens(
+        self, video: VideoFeatures, *, trace: bool = False
+    ) -> tuple[torch.Tensor, CompressedVideo | None]:
         """Tokens (S, D) of one encoded video, newline tokens included, by the settings of this moment.
 
-        The second value says where each token came from; None without compression.
+        The second value says where each token came from; None without compression. trace: with importance
+        maps, plans and budgets for pictures.
         """
         self.last_compression, self.last_timing["compress"] = [], 0.0
-        return self._video_tokens(video)
+        return self._video_tokens(video, trace=trace)
 
-    def _video_tokens(self, video: VideoFeatures) -> tuple[torch.Tensor, CompressedVideo | None]:
+    def _video_tokens(
+        self, video: VideoFeatures, *, trace: bool = False
+    ) -> tuple[torch.Tensor, CompressedVideo | None]:
         newline, position = self._video_newline()
         pool = getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear"
         settings = active_config(self.config)
@@ -87,7 +94,9 @@ class LlavaMetaForCausalLM:
             pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, (height, width))
             return arrange_video(pooled, newline, position=position), None
         with stage(self.last_timing, "compress", video.features.device):
-            result = compress_video(video, settings, pool=pool, newline=newline, newline_position=position)
+            result = compress_video(
+                video, settings, pool=pool, newline=newline, newline_position=position, trace=trace
+            )
         self.last_compression.append(result)
         return result.tokens, result
 
