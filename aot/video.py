@@ -61,6 +61,17 @@ class VideoTokens:
         """(T, P) float32 pooled importance of the deep layer."""
         return pool_map(_present(self.deep, "deep").float(), self.grid, self.pool)
 
+    def pooled_extra(self, name: str) -> torch.Tensor:
+        """A tower output of `extras`, (T, N) or (T, N, K), pooled like the tokens: float32 (T, P) or (T, P, K).
+
+        AOTError when its shape does not fit the features.
+        """
+        values = self.extras[name].float()
+        if values.dim() not in (2, 3) or values.shape[:2] != self.features.shape[:2]:
+            wanted = tuple(self.features.shape[:2])
+            raise AOTError(f"{name} is {tuple(values.shape)}; it must be (T, N) = {wanted}, or (T, N, K).")
+        return (pool_map if values.dim() == 2 else pool_tokens)(values, self.grid, self.pool)
+
 
 def check_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     """The tower grid (H, W) of `tokens` tokens; None means square. AOTError when it does not fit."""
