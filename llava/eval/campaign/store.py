@@ -11,6 +11,8 @@ A record is a JSON object. Its fields that other parts read:
     reply                            the text, or null
     failure                          null, or why there is no reply
     tokens, seconds                  counts and times of the question
+
+`StoreReader` only looks; `ResponseStore` also writes and claims.
 """
 
 import fcntl
@@ -35,22 +37,15 @@ def question_key(**parts: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-class ResponseStore:
-    """Replies by key, and a queue of the keys without one. Close it, or use it in a `with`."""
+class StoreReader:
+    """Replies by key, as all processes have written them so far; leaves no trace in the folder."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self.token = uuid.uuid4().hex[:16]
         self._records: dict[str, dict] = {}
         self._claims: dict[str, str] = {}  # key -> token of the process that works on it
         self._readers: dict[Path, LineReader] = {}
         self._order: dict[str, int] = {}  # key -> running number of its latest record
-        path = self.folder / f"answers-{self.token}.jsonl"
-        self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
-        fcntl.flock(self._file, fcntl.LOCK_EX)
-        self._repair()
-        self.refresh()
 
     def get(self, key: str) -> dict | None:
         """The latest record under `key`, a failed one too, or None. Looks at what others wrote if it must."""
@@ -58,6 +53,60 @@ class ResponseStore:
             self.refresh()
         record = self._records.get(key)
         return None if record is None else dict(record)
+
+    def records(self) -> dict[str, dict]:
+        """All records of all processes, by key."""
+        self.refresh()
+        return {key: dict(record) for key, record in self._records.items()}
+
+    def expected(self) -> int | None:
+        """How many questions there are in all, when a process has said so (`ResponseStore.expect`)."""
+        try:
+            return int((self.folder / "expected").read_text())
+        except (FileNotFoundError, ValueError):
+            return None
+
+    def refresh(self) -> None:
+        """Takes in what all processes have written since the last look."""
+        for path in sorted(self.folder.glob("answers-*.jsonl")):
+            for line in self._reader(path).new_lines():
+                self._take(line)
+        for line in self._reader(self.folder / "claims.jsonl").new_lines():
+            self._claims[line["key"]] = line["owner"]
+
+    def _reader(self, path: Path) -> LineReader:
+        return self._readers.setdefault(path, LineReader(path))
+
+    def _take(self, line: dict) -> None:
+        key = line["key"]
+        if line["number"] < self._order.get(key, 0):
+            return
+        self._order[key] = line["number"]
+        if line["record"]:
+            self._records[key] = line["record"]
+        else:
+            self._records.pop(key, None)
+            self._claims.pop(key, None)
+
+
+class ResponseStore(StoreReader):
+    """Replies by key, and a queue of the keys without one. Close it, or use it in a `with`."""
+
+    def __init__(self, folder: str | Path):
+        super().__init__(folder)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.token = uuid.uuid4().hex[:16]
+        path = self.folder / f"answers-{self.token}.jsonl"
+        self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
+        fcntl.flock(self._file, fcntl.LOCK_EX)
+        self._repair()
+        self.refresh()
+
+    def expect(self, total: int) -> None:
+        """Says how many questions there are in all, for whoever shows how far the work has come."""
+        part = self.folder / f"expected-{self.token}"
+        part.write_text(str(total))
+        part.replace(self.folder / "expected")
 
     def put(self, key: str, record: dict) -> None:
         """Writes one record, whole or not at all. A later one under the same key takes its place."""
@@ -74,11 +123,6 @@ class ResponseStore:
         for key in failed:
             self.forget(key)
         return len(failed)
-
-    def records(self) -> dict[str, dict]:
-        """All records of all processes, by key."""
-        self.refresh()
-        return {key: dict(record) for key, record in self._records.items()}
 
     def claim(self, key: str) -> bool:
         """True if this process is to answer `key`: it has no record and no living process is at it.
@@ -114,17 +158,11 @@ class ResponseStore:
             if left and not mine:
                 time.sleep(wait)
 
-    def refresh(self) -> None:
-        """Takes in what all processes have written since the last look."""
-        for path in sorted(self.folder.glob("answers-*.jsonl")):
-            for line in self._reader(path).new_lines():
-                self._take(line)
-        for line in self._reader(self.folder / "claims.jsonl").new_lines():
-            self._claims[line["key"]] = line["owner"]
-
     def close(self) -> None:
         """Lets go of the lock; claims without a record become free."""
         if self._file >= 0:
+            if os.fstat(self._file).st_size == 0:
+                (self.folder / f"answers-{self.token}.jsonl").unlink(missing_ok=True)
             os.close(self._file)
             self._file = -1
 
@@ -137,20 +175,6 @@ class ResponseStore:
     def _append(self, line: dict) -> None:
         append_line(self._file, line)
         self._take(line)
-
-    def _take(self, line: dict) -> None:
-        key = line["key"]
-        if line["number"] < self._order.get(key, 0):
-            return
-        self._order[key] = line["number"]
-        if line["record"]:
-            self._records[key] = line["record"]
-        else:
-            self._records.pop(key, None)
-            self._claims.pop(key, None)
-
-    def _reader(self, path: Path) -> LineReader:
-        return self._readers.setdefault(path, LineReader(path))
 
     @contextmanager
     def _queue(self) -> Iterator[int]:
