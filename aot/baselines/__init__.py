@@ -1,5 +1,5 @@
 """Other methods behind the same call; importing this package registers them."""
 
-from . import floors
+from . import dycoke, evs, floors, vidcom2
 
-__all__ = ["floors"]
+__all__ = ["dycoke", "evs", "floors", "vidcom2"]
