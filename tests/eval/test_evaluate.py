@@ -1,19 +1,30 @@
 """The exam is sat the same way by every model; the embedded one passes a small part of it."""
 
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 
-from llava.eval import evaluate, exam_report
+import aot
+from aot.registry import get_method
+from llava.eval import evaluate, exam_report, settings
+from llava.eval.asking import Asked, Branches, ask
 from llava.eval.clips import TIMES, render, sample_clip
-from llava.eval.exam import make_exam
+from llava.eval.exam import clip_files, make_exam
+from llava.eval.peak import PeakMemory
+from llava.eval.plain_asking import ask_plainly
+from llava.eval.questions import CAPTION_PROMPTS
+from llava.eval.reduction import fit_anchors, reduce
+from llava.eval.settings import parse_setting
+from llava.eval.shelf import Shelf, shared_plan
 from llava.model.builder import load_pretrained_model
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
 SETTINGS = ["full", "aot@0.1", "blank"]
 QUESTIONS = 64
+CAPTURED = {"shallow", "deep", "attention_last", "keys"}  # what the tower can give
 
 
 @pytest.fixture(scope="module")
@@ -62,40 +73,129 @@ def test_the_report_names_every_setting(runs, tmp_path):
         assert name in text
 
 
-def test_batched_replies_equal_single_ones():
-    tokenizer, model, processor, _ = load_pretrained_model(str(TINY), None, "", device_map="cpu")
-    examiner = evaluate.Examiner(model, tokenizer, processor)
-    items = make_exam(8, seed=7000)
-    prompts = [items[0].question.open_prompt(), items[0].choice_prompt]
-    config, _ = evaluate.parse_setting("aot@0.1")
-    video = examiner.encode(render(sample_clip(items[0].clip), TIMES, 192), config)
-    together = examiner.ask(video, prompts, new_tokens=8)
-    assert together == [examiner.ask(video, [p], new_tokens=8)[0] for p in prompts]
+@pytest.fixture(scope="module")
+def embedded():
+    return load_pretrained_model(str(TINY), None, "", device_map="cpu", attn_implementation="sdpa")
 
 
-def test_the_likeliest_option_is_the_one_that_scores_best_alone():
-    tokenizer, model, processor, _ = load_pretrained_model(str(TINY), None, "", device_map="cpu")
-    examiner = evaluate.Examiner(model, tokenizer, processor)
-    for item in make_exam(8, seed=7000)[:3]:
-        video = examiner.encode(render(sample_clip(item.clip), TIMES, 192), None)
-        scores = []
-        for option in item.options:
-            said = tokenizer(f"{option}<|im_end|>").input_ids
-            ids = torch.tensor([examiner._ids(item.question.open_prompt()) + said])
-            with torch.no_grad():
-                logits = model(ids, images=[video], modalities=["video"]).logits[0]
-            chance = logits[-len(said) - 1 : -1].log_softmax(-1)
-            scores.append(sum(chance[i, token].item() for i, token in enumerate(said)))
-        best = item.options[scores.index(max(scores))]
-        assert examiner.likeliest(video, item.question.open_prompt(), item.options) == best
+@pytest.mark.parametrize("setting", ["full", "aot@0.1"])
+def test_packed_replies_and_choices_equal_plain_ones(embedded, setting):
+    tokenizer, model, processor, _ = embedded
+    items = [item for item in make_exam(16, seed=7000) if item.clip == 7001]
+    asked = [Asked(item.question.open_prompt(), 8, item.options) for item in items]
+    asked += [Asked(item.choice_prompt, 8) for item in items] + [Asked(CAPTION_PROMPTS[0], 40)]
+    config = parse_setting(setting).config
+    pixels = processor.preprocess(render(sample_clip(7001), TIMES, 192), return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        model.config.aot = config and config.to_dict()
+        video = model.encode_video(pixels)
+        tokens, _ = model.video_tokens(video)
+    said = ask(model, tokenizer, tokens, asked)
+    assert said == ask_plainly(model, tokenizer, video, asked)
+    assert len({s.text for s in said}) > 3  # not one word for everything
+
+
+def test_what_the_branches_predict_is_what_the_model_predicts_alone(embedded):
+    # random tokens, so that no reply is easy: a prefix, two branches of it, and a branch of the second
+    tokenizer, model, *_ = embedded
+    ids = torch.randint(5, model.vocab_size, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    prefix, one, two, three = ids[:20], ids[20:25], ids[25:35], ids[35:]
+    embed = model.get_model().embed_tokens
+    with torch.no_grad():
+        tree = Branches(model, embed(torch.tensor(prefix)))
+        first, second = tree.fork(), tree.fork()
+        rows = [tree.push(first, one)[-1], tree.push(second, two)[-1]]
+        rows.append(tree.push(tree.fork(second), three)[-1])
+        together = tree.run(rows)
+        tree.push(first, three)  # a branch grows on, behind what others have left in the cache
+        later = tree.run([len(three) - 1])
+        for logits, alone in zip(
+            [*together, *later], ([*prefix, *one], [*prefix, *two], [*prefix, *two, *three], [*prefix, *one, *three]),
+            strict=True,
+        ):  # fmt: skip
+            assert torch.allclose(logits, model(torch.tensor([alone])).logits[0, -1], atol=1e-4)
+
+
+def test_clips_are_encoded_once_while_there_is_room(embedded, tmp_path, monkeypatch):
+    _, model, processor, _ = embedded
+    files = clip_files(make_exam(8, seed=7000), tmp_path)
+    plan = shared_plan(model.get_vision_tower(), [parse_setting("aot@0.1").config])
+    passes = []
+    encode = type(model).encode_video
+    monkeypatch.setattr(type(model), "encode_video", lambda *a, **k: passes.append(1) or encode(*a, **k))
+    shelf = Shelf(model, processor, files, plan)
+    number = min(files)
+    assert shelf.clip(number) is shelf.clip(number) and shelf.blank() is shelf.blank() and len(passes) == 2
+    size = sum(t.nbytes for t in (shelf.blank().features, shelf.blank().shallow, shelf.blank().deep))
+    for room, expected in ((size, 1), (size - 1, 2)):
+        passes.clear()
+        narrow = Shelf(model, processor, files, plan, room=room)
+        assert torch.equal(narrow.clip(number).features, narrow.clip(number).features) and len(passes) == expected
+
+
+def test_the_plan_serves_every_method_of_the_run(embedded):
+    tower = embedded[1].get_vision_tower()
+    names = [name for name in aot.method_names() if set(get_method(name).needs) <= CAPTURED]
+    plan = shared_plan(tower, [aot.AOTConfig(method=name) for name in names])
+    given = {*plan.received, *plan.keys}
+    assert {need for name in names for need in get_method(name).needs} <= given and {"shallow", "deep"} <= given
+
+
+def test_peak_memory_counts_what_is_alive_at_once():
+    x = torch.zeros(1000)
+    with PeakMemory() as memory:
+        a = x + 1  # 4000 bytes
+        a.view(10, 100)
+        (a * 2).sum()  # 8000, and 4 of the sum
+        x.add_(1)
+        b = torch.zeros(500)  # 6000 are left
+    assert (memory.peak, memory.alive) == (8004, 6000) and len(b) == 500
+
+
+def test_a_preset_with_counts_of_its_own_gets_the_anchors_nearest_to_the_share(embedded, tmp_path):
+    _, model, processor, _ = embedded
+    files = clip_files(make_exam(8, seed=7000), tmp_path)
+    setting = parse_setting("released@0.1")
+    shelf = Shelf(model, processor, files, shared_plan(model.get_vision_tower(), [setting.config]))
+    videos = [shelf.clip(number) for number in files]
+
+    def share(config):
+        costs = [reduce(model, video, config)[1] for video in videos]
+        return sum(c.tokens for c in costs) / sum(c.before for c in costs)
+
+    found = fit_anchors(model, videos, setting).config
+    others = [found.replace(num_anchors=found.num_anchors + step) for step in (-1, 1)]
+    assert all(abs(share(found) - 0.1) <= abs(share(other) - 0.1) for other in others)
 
 
 def test_settings_are_parsed_and_wrong_ones_named():
-    config, blank = evaluate.parse_setting("aot@0.1,clips=dynamic,merge_cap=0")
-    assert (config.retention, config.clips, config.merge_cap, blank) == (0.1, "dynamic", 0, False)
-    for wrong in ("aot", "aot@2", "nothing@0.1", "aot@0.1,clip=dynamic"):
+    setting = parse_setting("aot@0.1,clips=dynamic,merge_cap=0")
+    config = setting.config
+    assert (config.retention, config.clips, config.merge_cap, setting.blank) == (0.1, "dynamic", 0, False)
+    assert (parse_setting("blank").blank, parse_setting("full").config) == (True, None)
+    assert parse_setting('random@0.1,options={"seed": 3},newlines=all').config.options == {"seed": 3}
+    assert (parse_setting("paper@0.1").fit, parse_setting("paper@0.1").config.retention) == (True, None)
+    for wrong in ("aot", "aot@2", "nothing@0.1", "aot@0.1,clip=dynamic", "released@2", "aot@0.1,x"):
         with pytest.raises(ValueError, match="is not a setting"):
-            evaluate.parse_setting(wrong)
+            parse_setting(wrong)
+
+
+def test_methods_inside_the_language_model_are_asked_plainly(embedded, tmp_path, monkeypatch):
+    tokenizer, model, processor, _ = embedded
+    inside = []
+
+    @contextmanager
+    def half(model, retention):
+        inside.append(retention)
+        yield
+
+    monkeypatch.setitem(settings.IN_LLM, "half", half)
+    items = make_exam(1, seed=7000)
+    shelf = Shelf(model, processor, clip_files(items, tmp_path), shared_plan(model.get_vision_tower(), []))
+    examiner = evaluate.Examiner(model, tokenizer, shelf)
+    within, _ = evaluate.sit(examiner, items, parse_setting("half@0.25"), captioned=0)
+    whole, _ = evaluate.sit(examiner, items, parse_setting("full"), captioned=0)
+    assert inside == [0.25] and within == whole
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -1,0 +1,75 @@
+"""Settings of the exam by name.
+
+"full" (no compression), "blank" (no compression, grey frames), METHOD@RETENTION with further fields of AOTConfig behind
+it (aot@0.1,clips=dynamic; options as METHOD@RETENTION,options={"seed":1}), or PRESET@RETENTION for a preset with token
+counts of its own: its num_anchors is then the one that comes nearest to this retention on the exam's first clips.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+from aot import AOTConfig
+from aot.config import PRESETS
+
+OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("schedule") == "cascade")
+KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…]"
+
+# Methods that drop tokens inside the language model, as a context manager of (model, retention): retention is the
+# mean over the layers. They are asked plainly, prompt by prompt, and labelled as layer averages.
+IN_LLM: dict[str, Callable[..., AbstractContextManager]] = {}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the exam is sat.
+
+    config: compression before the language model, or None. fit: retention for which num_anchors is to be found.
+    inside: name in `IN_LLM`. retention: None without reduction.
+    """
+
+    name: str
+    config: AOTConfig | None = None
+    blank: bool = False
+    fit: bool = False
+    inside: str | None = None
+    retention: float | None = None
+
+    @property
+    def method(self) -> str:
+        """What stands before the @."""
+        return self.name.partition("@")[0]
+
+
+def parse_setting(name: str) -> Setting:
+    """The setting of a name; ValueError says what is wrong with one that is none."""
+    if name in ("full", "blank"):
+        return Setting(name, blank=name == "blank")
+    head, *fields = re.split(r",(?=\w+=)", name)
+    method, _, share = head.partition("@")
+    try:
+        retention = float(share)
+        changes = {key: _value(text) for key, text in (field.split("=", 1) for field in fields)}
+        if method in IN_LLM:
+            if fields:
+                raise ValueError(f"{method} takes no further fields")
+            return Setting(name, inside=method, retention=AOTConfig(retention=retention).retention)
+        if method in OWN_COUNTS:
+            AOTConfig(retention=retention)  # in range
+            return Setting(name, AOTConfig.preset(method, **changes), fit=True, retention=retention)
+        config = AOTConfig.from_dict({"method": method, "retention": retention, **changes})
+        return Setting(name, config, retention=retention)
+    except ValueError as error:
+        raise ValueError(f"{name!r} is not a setting ({KNOWN}): {error}") from error
+
+
+def _value(text: str):
+    """A number, true, false, null, list or mapping as in JSON; anything else is a word."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
