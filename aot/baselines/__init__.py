@@ -1,5 +1,5 @@
 """Other methods behind the same call; importing this package registers them."""
 
-from . import dycoke, evs, floors, vidcom2
+from . import dycoke, evs, fastvid, floors, holitom, prunevid, vidcom2, visionzip
 
-__all__ = ["dycoke", "evs", "floors", "vidcom2"]
+__all__ = ["dycoke", "evs", "fastvid", "floors", "holitom", "prunevid", "vidcom2", "visionzip"]
