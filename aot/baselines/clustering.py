@@ -34,6 +34,8 @@ def mean_squared_distances(points: torch.Tensor, valid: torch.Tensor) -> torch.T
     distance = torch.baddbmm(square.unsqueeze(1), points, points.transpose(1, 2), alpha=-2)
     distance = distance.add_(square.unsqueeze(2)).clamp_min_(0).div_(points.shape[-1])
     distance.diagonal(dim1=1, dim2=2).zero_()
+    # the same in both directions to the last bit, so that equal densities are equal
+    distance = torch.maximum(distance, distance.transpose(1, 2))
     return distance.masked_fill_(~(valid.unsqueeze(1) & valid.unsqueeze(2)), torch.inf)
 
 

@@ -43,6 +43,7 @@ def count(monkeypatch, frames, config, **arguments):
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(frames, 36, 8, generator=generator)
     maps = torch.rand(2, frames, 36, generator=generator)
+    extras = {"attention_last": maps[0], "keys": features[..., :4]}
     mode = CountWaits()
     with monkeypatch.context() as patch:
         for name in ("tolist", "numpy", "cpu"):  # these read memory without an operation on a CPU tensor
@@ -54,7 +55,7 @@ def count(monkeypatch, frames, config, **arguments):
 
             patch.setattr(torch.Tensor, name, read)
         with mode:
-            compress(features, *maps, config, **arguments)
+            compress(features, *maps, config, extras=extras, **arguments)
     return mode.waits
 
 
@@ -68,6 +69,10 @@ CASES = {
     "random": (AOTConfig(method="random"), 0),
     "uniform": (AOTConfig(method="uniform"), 0),
     "frames": (AOTConfig(method="frames"), 0),
+    "visionzip": (AOTConfig(method="visionzip"), 0),
+    "prunevid": (AOTConfig(method="prunevid"), 1),
+    "fastvid": (AOTConfig(method="fastvid"), 1),
+    "holitom": (AOTConfig(method="holitom"), 1),
     "paper": (AOTConfig.preset("paper", num_anchors=18, iterations=10), 2),
     "released": (AOTConfig.preset("released", num_anchors=18, iterations=10), 2),
 }
