@@ -6,14 +6,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from llava.eval.questions import OPEN_PROMPT
-from llava.train.clip_data import Mix
+from llava.train.packing import Mix
 
 SIZE, PATCH = 96, 8  # 12x12 tower tokens a frame
 GEOMETRY = {
     "architectures": ["LlavaQwenForCausalLM"],
     "hidden_size": 192,
     "intermediate_size": 512,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 8,
     "num_attention_heads": 6,
     "num_key_value_heads": 3,
     "max_position_embeddings": 32768,
@@ -52,31 +52,42 @@ GEOMETRY = {
 }
 
 
+TRACKED_LAYER = 4  # the tracker reads behind this many layers; the others are left to find and say the answer
+
+
 @dataclass(frozen=True)
 class Stage:
     """One run of the trainer. `first` numbers its first training clip, so that stages see different ones."""
 
-    objective: str  # "tower" or "video"
+    objective: str  # "tower", "text" or "video"
     steps: int
-    batch: int  # clips
+    batch: int  # clips, or blocks of text
     learning_rate: float
     first: int
-    mix: Mix = field(default_factory=Mix)
     warmup: float = 0.05
     decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
-    tracking: float = 1.0  # weight of the tracker's loss
-    balance: float = 0.0  # 1: every answer weighs the same, 0: every token of the answers
-    train_tower: bool = False
-    places: bool = False
+    places: bool = False  # tower: ask where in the frame a patch lies
+    rows: tuple[int, int] = (8, 96)  # text: exchanges a block and tokens an exchange
+    matching: float = 0.0  # text: share of exchanges that name the letter of every option
+    reading: float = 0.0  # text: share that is answered from notes; the rest by copying
+    mix: Mix = field(default_factory=Mix)
+    coarse: float = 0.0  # video: share of batches with frames of fewer tokens
+    tracking: float = 1.0  # video: weight of the tracker's loss
+    balance: float = 0.75  # 1: every answer weighs the same, 0: every token of the answers
 
 
 STAGES = {
     "tower": Stage("tower", steps=800, batch=12, learning_rate=1.5e-3, first=0),
     "places": Stage("tower", steps=260, batch=12, learning_rate=8e-4, first=500_000, places=True),
-    "words": Stage("video", steps=1100, batch=8, learning_rate=1.5e-3, first=1_000_000, mix=Mix(1.0, 7, 0, 1)),
+    "letters": Stage("text", steps=450, batch=4, learning_rate=1e-3, first=600_000, matching=0.6, decay=0.1),
+    "reading": Stage(
+        "text", steps=500, batch=4, learning_rate=1e-3, first=700_000, rows=(7, 176), matching=0.1, reading=0.7,
+        decay=0.2,
+    ),
+    "words": Stage("video", steps=1500, batch=6, learning_rate=1.2e-3, first=1_000_000, coarse=0.75, decay=0.1),
     "answers": Stage(
-        "video", steps=400, batch=8, learning_rate=1.2e-3, first=2_000_000, mix=Mix(0.2, 14, 0, 0), decay=0.55,
-        tracking=0.3, balance=0.75,
+        "video", steps=1500, batch=6, learning_rate=1.2e-3, first=2_000_000, mix=Mix(7, 3, 1, 0.3), coarse=0.5,
+        tracking=0.3, warmup=0.02, decay=0.7,
     ),
 }  # fmt: skip
 

@@ -13,12 +13,15 @@ import json
 from pathlib import Path
 
 import torch
+from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from llava.train.clip_data import ClipConversations, FrameLabels, collate
+from llava.eval.questions import LETTERS
+from llava.train.clip_data import FrameLabels
 from llava.train.muon import Muon
-from llava.train.recipe import GEOMETRY, PATCH, SIZE, STAGES, Stage, new_model
+from llava.train.packing import ClipConversations, TextConversations, collate
+from llava.train.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
 from llava.train.tiny_tokenizer import save_tokenizer
 from llava.train.tower import DenseTower
 from llava.train.video_objective import VideoObjective
@@ -68,6 +71,9 @@ class StageTrainer(Trainer):
             )
         return self.lr_scheduler
 
+    def _get_train_sampler(self, *_):
+        return SequentialSampler(self.train_dataset)  # samples are drawn from seeds; a batch's belong together
+
     # the objective shares tensors (tied embeddings), which safetensors refuses: state_dict files instead
     def _save(self, output_dir=None, state_dict=None):
         folder = Path(output_dir or self.args.output_dir)
@@ -87,13 +93,20 @@ def build(stage: Stage, tokenizer_folder: Path):
         width = GEOMETRY["mm_vision_config"]["hidden_size"]
         tower = DenseTower(model.get_vision_tower(), width, grid, places=stage.places)
         return tower, FrameLabels(clips, size=SIZE, grid=grid, start=stage.first), None
-    prefix = tokenizer(SYSTEM).input_ids
-    model.get_vision_tower().requires_grad_(stage.train_tower)
-    objective = VideoObjective(model, len(prefix), tracking=stage.tracking)
-    data = ClipConversations(tokenizer, clips, stage.mix, size=SIZE, grid=grid, start=stage.first)
-    visual = GEOMETRY["mm_video_frames"] * ((grid // 2) ** 2 + 1)
+    model.get_vision_tower().requires_grad_(False)
+    letters = [tokenizer(text).input_ids[-1] for letter in LETTERS for text in (letter, f"x {letter}")]
+    objective = VideoObjective(model, letters, layer=TRACKED_LAYER, tracking=stage.tracking)
+    if stage.objective == "text":
+        data = TextConversations(
+            tokenizer, clips, rows=stage.rows, start=stage.first, matching=stage.matching, reading=stage.reading
+        )
+    else:
+        data = ClipConversations(
+            tokenizer, clips, stage.mix, size=SIZE, grid=grid, start=stage.first, batch=stage.batch, coarse=stage.coarse
+        )
+    rows = (stage.rows,) if stage.objective == "text" else stage.mix.rows
     return objective, data, functools.partial(
-        collate, prefix=prefix, visual=visual, pad=tokenizer.pad_token_id, balance=stage.balance
+        collate, prefix=tokenizer(SYSTEM).input_ids, rows=rows, pad=tokenizer.pad_token_id, balance=stage.balance
     )  # fmt: skip
 
 

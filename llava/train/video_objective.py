@@ -10,6 +10,7 @@ from llava.eval.clips import FRAMES, MOTIONS
 from llava.eval.questions import CORNERS
 from llava.train import packed_attention
 from llava.train.clip_data import COLOR_NAMES, IGNORE, SHAPE_NAMES
+from llava.train.packed_attention import Layout
 
 MOST_THINGS = 8  # in a clip, the star included, plus one
 
@@ -32,12 +33,11 @@ class Tracker(nn.Module):
         self.frame = nn.ModuleDict({k: nn.Linear(width, n) for k, n in flags.items()})
         self.things, self.index = nn.Linear(width, MOST_THINGS), nn.Linear(width, FRAMES)
 
-    def forward(self, hidden: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:
-        """hidden (B, T, cells + 1, D), a frame's newline last; the mean loss and the accuracies."""
-        cells, lines = hidden[:, :, :-1], hidden[:, :, -1]
+    def forward(self, cells: torch.Tensor, lines: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:
+        """cells (B, visual tokens, D), lines (B, T, D) the frames' newlines; the mean loss and the accuracies."""
         losses, seen = [], {}
         for name, head in self.cell.items():
-            target = batch[name].flatten(2)  # (B, T, cells)
+            target = batch[name]
             known = target != IGNORE
             logits = head(cells[known])
             losses.append(F.cross_entropy(logits, target[known]))
@@ -45,7 +45,7 @@ class Tracker(nn.Module):
         for name, head in self.frame.items():
             losses.append(4 * F.binary_cross_entropy_with_logits(head(lines), batch[name]))
             seen[name] = losses[-1].detach() / 4
-        frames = torch.arange(FRAMES, device=hidden.device).expand(lines.shape[:2])
+        frames = torch.arange(FRAMES, device=lines.device).expand(lines.shape[:2])
         for name, head, target in (("things", self.things, batch["things"]), ("index", self.index, frames)):
             logits = head(lines)
             losses.append(F.cross_entropy(logits.flatten(0, 1), target.flatten()))
@@ -54,59 +54,66 @@ class Tracker(nn.Module):
 
 
 class VideoObjective(nn.Module):
-    """Language-model loss on packed exchanges (see `collate`) plus the tracker's.
+    """Language-model loss on packed exchanges (see `packing`) plus the tracker's.
 
     model: a LlavaQwenForCausalLM with a newline behind every frame; frozen parts stay as they are.
-    prefix: number of text tokens before the video.
-    layer: the hidden states that the tracker reads.
+    letters: the tokens A to D, whose accuracy is logged apart.
+    layer: the hidden states that the tracker reads, 0 being the embeddings.
     stretch: share of the clips whose visual positions are drawn with random gaps below one, so that what is learnt
     hangs on content and newlines rather than on exact distances (randomised positions; no token is dropped).
     """
 
-    def __init__(self, model: nn.Module, prefix: int, *, layer: int = -3, tracking: float = 1.0, stretch=0.4):
+    def __init__(
+        self, model: nn.Module, letters: list[int], *, layer: int, tracking: float = 1.0, stretch: float = 0.4
+    ):
         super().__init__()
-        self.model, self.prefix, self.layer = model, prefix, layer
-        self.tracking, self.stretch = tracking, stretch
+        self.letters = torch.tensor(letters)
+        self.model, self.layer, self.tracking, self.stretch = model, layer, tracking, stretch
         self.tracker = Tracker(model.config.hidden_size)
         model.config._attn_implementation = packed_attention.NAME
 
-    def forward(self, ids, labels, weight, mask, position, pixels, **tracks):
-        lm, start = self.model, self.prefix
-        visual = self._visual(pixels)  # (B, T, cells + 1, D)
-        frames, per_frame = visual.shape[1:3]
-        end = start + frames * per_frame
-        text = lm.get_input_embeddings()(ids)
-        embeds = torch.cat([text[:, :start], visual.flatten(1, 2).to(text), text[:, end:]], 1)
-        if self.training and self.stretch:
-            position = self._stretched(position, start, end)
+    def forward(self, ids, labels, weight, position, layout: Layout, pixels=None, sides=(), **tracks):
+        lm, start, end = self.model, layout.prefix, layout.head
+        embeds = lm.get_input_embeddings()(ids)
+        if sides:
+            visual = self._visual(pixels, sides)  # (B, head - prefix, D)
+            embeds = torch.cat([embeds[:, :start], visual.to(embeds), embeds[:, end:]], 1)
+            if self.training and self.stretch:
+                position = self._stretched(position, start, end)
         out = lm.model(
-            inputs_embeds=embeds, attention_mask={"full_attention": mask}, position_ids=position, head=end,
+            inputs_embeds=embeds, attention_mask={"full_attention": None}, position_ids=position, layout=layout,
             output_hidden_states=True, use_cache=False,
         )  # fmt: skip
-        loss, token = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], weight[:, 1:])
-        seen = {"words": loss.detach(), "token": token}
-        if self.tracking:
+        loss, seen = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], weight[:, 1:])
+        if sides and self.tracking:
             hidden = out.hidden_states[self.layer][:, start:end].float()
-            extra, known = self.tracker(hidden.unflatten(1, (frames, per_frame)), tracks)
-            loss = loss + self.tracking * extra
-            seen |= known
+            ends = torch.tensor([side * side for side in sides], device=hidden.device).add(1).cumsum(0) - 1
+            cells = torch.ones(end - start, dtype=torch.bool, device=hidden.device)
+            cells[ends] = False
+            extra, known = self.tracker(hidden[:, cells], hidden[:, ends], tracks)
+            loss, seen = loss + self.tracking * extra, seen | known
         return {"loss": loss, **seen}
 
     def _answers(self, hidden, labels, weight):
-        """Weighted cross-entropy of the answers' tokens and the share of them that are right."""
+        """Weighted cross-entropy of the answers' tokens, and the share of them that are right."""
         said = labels != IGNORE
         logits, target, weight = self.model.lm_head(hidden[said]).float(), labels[said], weight[said]
         loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
-        return loss, (logits.argmax(-1) == target).float().mean().detach()
+        right, letter = logits.argmax(-1) == target, torch.isin(target, self.letters.to(target))
+        seen = {"words": loss.detach(), "token": right.float().mean().detach()}
+        return loss, seen | {"letter": right[letter].float().mean().detach()}
 
-    def _visual(self, pixels: torch.Tensor) -> torch.Tensor:
-        """pixels (B, T, 3, S, S) to what the language model reads: (B, T, cells + 1, D), newlines last."""
+    def _visual(self, pixels: torch.Tensor, sides: tuple[int, ...]) -> torch.Tensor:
+        """pixels (B, T, 3, S, S) to what the language model reads: every frame pooled to its side, a newline behind."""
         features = self.model.encode_images(pixels.flatten(0, 1))  # (B·T, N, D)
         side = int(features.shape[1] ** 0.5)
-        grid = features.transpose(1, 2).unflatten(2, (side, side))
-        cells = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)  # equals 2x bilinear on an even grid
-        newline = self.model.model.image_newline.to(cells).expand(len(cells), 1, -1)
-        return torch.cat([cells, newline], 1).unflatten(0, pixels.shape[:2])
+        grid = features.transpose(1, 2).unflatten(2, (side, side)).unflatten(0, pixels.shape[:2])  # (B, T, D, g, g)
+        newline = self.model.model.image_newline.to(features).expand(len(pixels), 1, -1)
+        parts = []
+        for frame, wanted in zip(grid.unbind(1), sides, strict=True):
+            cells = F.avg_pool2d(frame, side // wanted)  # by 2 it equals bilinear pooling of an even grid
+            parts += [cells.flatten(2).transpose(1, 2), newline]
+        return torch.cat(parts, 1)
 
     def _stretched(self, position: torch.Tensor, start: int, end: int) -> torch.Tensor:
         """Positions with the visual ones drawn closer for a share of the clips; what follows moves along."""

@@ -1,0 +1,104 @@
+"""Exchanges to learn from: questions about a clip, captions, and questions that a text answers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import numpy as np
+
+from llava.eval import clips
+from llava.eval import questions as qa
+from llava.eval.clips import DURATION, TIMES
+
+SHORT_STYLES, LONG_STYLES = ("egoschema", "mlvu"), ("videomme",)  # wordings of a choice, by length
+ROW = {"open": 34, "short": 56, "long": 96}  # tokens of a packed row
+
+
+@dataclass(frozen=True)
+class Segment:
+    """One exchange as the qwen_1_5 template puts it behind <image>.
+
+    tokens: prompt and answer. learnt: whether a token is to be predicted. video: whether it may look at the video.
+    """
+
+    tokens: list[int]
+    learnt: list[bool]
+    video: bool
+
+
+def segment(tokenizer, prompt: str, answer: str, *, video: bool = True, only: set[int] | None = None) -> Segment:
+    """An exchange as tokens. only: the tokens of the answer that are learnt, None for all."""
+    asked = tokenizer(f"\n{prompt}<|im_end|>\n<|im_start|>assistant\n").input_ids
+    said = tokenizer(f"{answer}<|im_end|>").input_ids
+    return Segment(asked + said, [False] * len(asked) + [only is None or t in only for t in said], video)
+
+
+def ask(question: qa.Question, rng: np.random.Generator, styles: tuple[str, ...] = ()) -> tuple[str, str]:
+    """Prompt and answer of a question: openly, or as a choice worded in one of the styles."""
+    if not styles:
+        return question.open_prompt(), question.answer
+    letter = str(rng.choice(list(qa.LETTERS)))
+    return question.choice_prompt(question.options(rng, letter), str(rng.choice(styles))), letter
+
+
+def pick(questions: list[qa.Question], rng: np.random.Generator, count: int) -> list[qa.Question]:
+    """`count` questions, families equally likely and the commonest answers held back; none twice while they last."""
+    rare = {"not at all": 0.4, "it stays": 0.4, "1": 0.5}
+    sizes = Counter(q.family for q in questions)
+    weight = np.array([rare.get(q.answer, 1.0) / sizes[q.family] for q in questions])
+    again = count > len(questions)
+    chosen = rng.choice(len(questions), count, replace=again, p=weight / weight.sum())
+    return [questions[i] for i in chosen]
+
+
+def any_style(rng: np.random.Generator, choice: float) -> tuple[str, ...]:
+    return SHORT_STYLES + LONG_STYLES if rng.random() < choice else ()
+
+
+def copied(clip: clips.Clip, rng: np.random.Generator, *, choice: float = 0.85) -> tuple[str, str]:
+    """A question behind its answer: what a letter stands for is learnt from these."""
+    (question,) = pick(qa.make_questions(clip), rng, 1)
+    prompt, answer = ask(question, rng, any_style(rng, choice))
+    return f"The answer is {question.answer}.\n{prompt}", answer
+
+
+def matched(clip: clips.Clip, rng: np.random.Generator) -> tuple[str, str]:
+    """Four options, then what the letter of each is, in another order: the same skill, asked four times at once."""
+    (question,) = pick(qa.make_questions(clip), rng, 1)
+    options = question.options(rng, "A")
+    options = tuple(options[i] for i in rng.permutation(4))
+    told = ", ".join(f"{options[i]} is {qa.LETTERS[i]}" for i in rng.permutation(4))
+    return question.choice_prompt(options, str(rng.choice(SHORT_STYLES))), told
+
+
+def read(clip: clips.Clip, rng: np.random.Generator, *, choice: float = 0.5) -> tuple[str, str]:
+    """A question behind notes on the clip that settle it."""
+    (question,) = pick(qa.make_questions(clip), rng, 1)
+    prompt, answer = ask(question, rng, any_style(rng, choice))
+    return f"{notes(clip)}\n{prompt}", answer
+
+
+def notes(clip: clips.Clip) -> str:
+    """What there is to know about a clip, in order of time: a caption with places and times."""
+    told = [(t.on, _noted(t)) for t in clip.things]
+    if clip.needle:
+        star = clip.needle
+        told.append((star.on, f"A {star.color} star flashes {qa.corner(*star.start)}{_when(star.on)}."))
+    told += [(t - 0.01, f"The scene changes{_when(t)}.") for t in clip.cuts[1:]]
+    return " ".join(text for _, text in sorted(told, key=lambda pair: pair[0]))
+
+
+def _noted(t: clips.Thing) -> str:
+    where = qa.corner(*t.center(TIMES[np.searchsorted(TIMES, t.on)]))
+    acts = [f"appears{_when(t.on)}"] if t.on > 0 else []
+    acts.append("stays still" if t.motion == "still" else f"moves {t.motion}")
+    acts += [f"turns {t.color_after}{_when(t.change)}"] if t.change is not None else []
+    acts += [f"disappears{_when(t.off)}"] if t.off < DURATION else []
+    last = qa.corner(*t.center(TIMES[-1])) if t.off == DURATION else None
+    return f"A {qa.name(t)} {where}" + ", ".join(["", *acts] + ([f"ends {last}"] if last else [])) + "."
+
+
+def _when(t: float) -> str:
+    quarter = qa.quarter(t)
+    return f" in the {quarter}" if quarter else ""
