@@ -8,7 +8,7 @@ heads), and a contextual token is itself plus the mean of its own. Dominant to c
 Deviations:
 - Tokens are chosen and merged after projector and pooling, where the budget is counted; attention and keys are
   pooled by the same operator. The release chooses in front of the projector, at the tower's resolution.
-- SigLIP has no class token, so saliency is the attention received from all tokens, as the release does there.
+- SigLIP has no class token, so saliency is the attention received from all tokens.
 - The budget of the video is split evenly over frames, which then differ by at most one token; 54 : 10 is rounded
   in each frame. A frame that gets no contextual token drops what it does not keep.
 - Itself plus the mean doubles the length of a contextual token. Option contextual="mean" averages the token with
