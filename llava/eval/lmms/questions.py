@@ -1,0 +1,98 @@
+"""One question of lmms-eval: what is asked, its key in the response store, and what its grader is handed."""
+
+import copy
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from lmms_eval.api.instance import Instance
+
+from llava.eval.campaign.store import question_key
+
+PADDING = "__padding_only__"  # lmms-eval marks requests that only even out the ranks
+FOLDER = "frames-in:"  # put before a folder of frames, which the stock wrappers would not take for one video
+FAILED, EMPTY = "[failed]", "[empty]"
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one request asks, without the functions of its task, so that it can be sent to another rank."""
+
+    task: str
+    split: str
+    doc_id: int
+    prompt: str
+    generation: dict = field(hash=False)
+    key: str
+    size: int = 0  # of the video file, bytes: the longest are asked first
+
+    @property
+    def order(self) -> tuple:
+        return -self.size, -len(self.prompt), self.task, self.doc_id
+
+
+def question_of(request: Instance, identity: Mapping[str, Any], size: int = 0) -> Question:
+    """identity: whatever else makes a reply another one (checkpoint, wrapper, settings)."""
+    prompt, generation, _, doc_id, task, split = request.args
+    key = question_key(**identity, task=task, split=split, doc_id=doc_id, prompt=prompt, generation=generation)
+    return Question(task, split, doc_id, prompt, copy.deepcopy(generation), key, size)
+
+
+def as_stock(request: Instance, stock_id: str) -> None:
+    """Puts the prompt that lmms-eval gives to the stock model id in the place of the default one.
+
+    Prompts depend on the name behind --model; under another name the same model would be asked something else.
+    """
+    task = getattr(request.args[2], "__self__", None)
+    named = getattr(getattr(task, "config", None), "lmms_eval_specific_kwargs", None)
+    if not isinstance(named, dict) or not isinstance(named.get(stock_id), dict):
+        return
+    doc = task.dataset_no_image[request.args[5]][request.args[3]]
+    saved, task.lmms_eval_specific_kwargs = task.lmms_eval_specific_kwargs, named[stock_id]
+    wanted = task.doc_to_text(doc)
+    task.lmms_eval_specific_kwargs = saved
+    prompt, usual = request.args[0], task.doc_to_text(doc)
+    if usual and prompt.endswith(usual):
+        request.arguments = (prompt[: len(prompt) - len(usual)] + wanted, *request.args[1:])
+
+
+def video_size(visuals: Any) -> int:
+    """Bytes of the video of a question, 0 when there is none to look at."""
+    path = visuals[0] if isinstance(visuals, list | tuple) and visuals else None
+    return os.path.getsize(path) if isinstance(path, str) and os.path.isfile(path) else 0
+
+
+def marking_folders(doc_to_visual: Callable) -> Callable:
+    """doc_to_visual with folders of frames marked."""
+
+    def visuals(doc):
+        found = doc_to_visual(doc)
+        if isinstance(found, list | tuple) and len(found) == 1 and isinstance(found[0], str):
+            return [FOLDER + found[0]] if os.path.isdir(found[0]) else list(found)
+        return found
+
+    return visuals
+
+
+def reply_to_grade(record: Mapping[str, Any], doc: Mapping[str, Any]) -> str:
+    """What the grader is handed: the reply, or for a failed question something that it counts as wrong.
+
+    Graders leave empty replies out of the mean (MVBench) or guess an option where none is named (EgoSchema,
+    LongVideoBench), so a failed question gets a text without capital letters, and there an option that is wrong.
+    """
+    if record["failure"] is None:
+        return record["reply"] or EMPTY
+    wrong = _wrong_option(doc)
+    return f"{FAILED} ({wrong})" if wrong else FAILED
+
+
+def _wrong_option(doc: Mapping[str, Any]) -> str | None:
+    """A wrong option's letter for the benchmarks whose graders guess."""
+    if "correct_choice" in doc:  # LongVideoBench: a number, and option0, option1, ... up to "N/A"
+        right = int(doc["correct_choice"])
+    elif "option" in doc and str(doc.get("answer", "")).isdigit():  # EgoSchema: a number as text
+        right = int(doc["answer"])
+    else:
+        return None
+    return "A" if right != 0 else "B"

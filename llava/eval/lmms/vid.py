@@ -1,0 +1,65 @@
+"""``--model llava_vid_aot``: lmms-eval's llava_vid with the method."""
+
+from accelerate import Accelerator
+from lmms_eval.models.simple import llava_vid as stock
+
+from llava.eval.lmms.answering import Answering
+from llava.eval.lmms.build import Ending, device_of, single_device
+from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool
+from llava.eval.lmms.settings import split_arguments
+from llava.model.checkpoint import read_settings
+
+
+class LlavaVidAOT(Answering, stock.LlavaVid):
+    """Arguments of the stock wrapper, the method's settings, and
+
+    store, mm_spatial_pool_mode, video_decode_backend: as in `LlavaOneVisionAOT`. max_frames_num: most frames a
+    video, by default what the checkpoint was made for, else 64. mm_newline_position: the checkpoint's by default.
+    conv_template: qwen_1_5 by default.
+    """
+
+    stock_id = "llava_vid"
+
+    def __init__(
+        self,
+        pretrained: str,
+        device: str | None = None,
+        store: str | None = None,
+        max_frames_num: int | None = None,
+        mm_spatial_pool_mode: str | None = None,
+        mm_spatial_pool_stride: int = 2,
+        mm_newline_position: str | None = None,
+        conv_template: str = "qwen_1_5",
+        video_decode_backend: str = "auto",
+        **arguments,
+    ):
+        with Ending():
+            config, rest = split_arguments(arguments)
+            made = read_settings(pretrained)
+            pool = mm_spatial_pool_mode or default_pool(made)
+            check_family(pretrained, made, VIDEO)
+            check_pool(made, pool, mm_spatial_pool_stride)
+            accelerator = Accelerator()
+            place = device_of(accelerator.local_process_index, device)
+            with single_device(stock, accelerator, place) as placing:
+                super().__init__(
+                    pretrained=pretrained,
+                    max_frames_num=max_frames_num or made.get("mm_video_frames") or 64,
+                    mm_spatial_pool_mode=pool,
+                    mm_newline_position=mm_newline_position or made.get("mm_newline_position") or "grid",
+                    conv_template=conv_template,
+                    **{**rest, **placing},
+                )
+            self.prepare(
+                config=config,
+                store=store,
+                decoder=video_decode_backend,
+                fps=self.fps,
+                force_sample=self.force_sample,
+                times=self.add_time_instruction,
+            )
+
+    def load_video(self, video_path, max_frames_num, fps, force_sample=False):
+        """(frames, their times as text, seconds of the video)."""
+        video = self.read(video_path, num_frames=max_frames_num, fps=fps, force_sample=force_sample)
+        return video.frames, ",".join(f"{time:.2f}s" for time in video.times), video.duration
