@@ -4,8 +4,9 @@ import sys
 
 HELP = """usage: aot COMMAND [options]
 
-  chat   talk to a model about a video (aot chat --help)
-  clip   write a sample video to try it on (aot clip --help)
+  chat       talk to a model about a video (aot chat --help)
+  visualize  draw what is kept of a video, why, and where the rest goes (aot visualize --help)
+  clip       write a sample video to try it on (aot clip --help)
 """
 
 
@@ -20,10 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
         from llava.serve.clip import main as clip
 
         return clip(rest, prog="aot clip")
+    if command == "visualize":
+        from llava.serve.visualize import main as visualize
+
+        return visualize(rest, prog="aot visualize")
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    print(f"aot: there is no command {command!r}; use chat or clip.", file=sys.stderr)
+    print(f"aot: there is no command {command!r}; use chat, visualize or clip.", file=sys.stderr)
     return 2
 
 

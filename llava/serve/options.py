@@ -24,11 +24,18 @@ def chat_parser(prog: str) -> Parser:
     """All options of the chat."""
     parser = Parser(prog=prog, description="Chat about a video with a model that sees a share of its tokens.")
     add = parser.add_argument
-    add("--model-path", help="checkpoint folder or hub name; default: the embedded checkpoints/aot-tiny")
     add("--video-file", help="video file, or folder of .png/.jpg frames in natural order")
     add("--question", help="ask this once and leave")
     add("--json", action="store_true", help="with --question: print one JSON object and nothing else")
     add("--compare", action="store_true", help="answer every question at 100 %% as well")
+    add_model_options(parser)
+    return parser
+
+
+def add_model_options(parser: Parser) -> None:
+    """What every command takes that loads a model: `load_session` reads these."""
+    model_path = "checkpoint folder or hub name; default: the embedded checkpoints/aot-tiny"
+    parser.add_argument("--model-path", help=model_path)
     reduce = parser.add_argument_group("token reduction")
     add = reduce.add_argument
     add(
@@ -54,7 +61,6 @@ def chat_parser(prog: str) -> Parser:
     add("--conv-template", default="qwen_1_5", help="prompt format")
     add("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)")
     add("--temperature", type=float, default=0.0, help="0 always takes the likeliest token (default)")
-    return parser
 
 
 def check(options: argparse.Namespace) -> None:
@@ -63,14 +69,19 @@ def check(options: argparse.Namespace) -> None:
         raise ChatError("--json prints one answer and needs --question.")
     if options.question is not None and not options.video_file:
         raise ChatError("--question needs a video to look at; name one with --video-file.")
+    check_model_options(options)
+    if options.video_file and not Path(options.video_file).exists():
+        raise ChatError(f"There is no video at {options.video_file}; check the path.")
+
+
+def check_model_options(options: argparse.Namespace) -> None:
+    """The part of `check` that holds for every command that loads a model."""
     if options.no_aot and options.retention not in (None, 1.0):
         raise ChatError("--no-aot and --retention contradict each other; leave one of them out.")
     if options.max_new_tokens < 1:
         raise ChatError("--max-new-tokens must be at least 1.")
     if not options.temperature >= 0:
         raise ChatError("--temperature must be 0 or more.")
-    if options.video_file and not Path(options.video_file).exists():
-        raise ChatError(f"There is no video at {options.video_file}; check the path.")
 
 
 def compression(options: argparse.Namespace) -> AOTConfig | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from aot import AOTConfig, pooled_grid
+from aot import AOTConfig, CompressedVideo, pooled_grid
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
@@ -102,14 +102,18 @@ class ChatSession:
         # what /retention goes back to after the compression was off
         self._base = self.aot or AOTConfig()
 
-    @torch.inference_mode()
     def set_video(self, path: str, progress: Callable[[str, int, int], None] | None = None) -> Loaded:
         """Decodes and encodes a video and starts a new conversation; on an error everything stays as it was.
 
         progress(stage, done, total) with stage "decode" or "tower"; total 0 when unknown.
         """
         started = time.perf_counter()
-        video = load_video(
+        video = self.read_video(path, progress)
+        return self.encode(path, video, decode_ms=1e3 * (time.perf_counter() - started), progress=progress)
+
+    def read_video(self, path: str, progress: Callable[[str, int, int], None] | None = None) -> Video:
+        """Decodes the frames that the model looks at; touches neither the model nor the conversation."""
+        return load_video(
             path,
             num_frames=self.sampling.num_frames,
             fps=self.sampling.fps,
@@ -117,7 +121,18 @@ class ChatSession:
             decoder=self.decoder,
             progress=progress and (lambda done, total: progress("decode", done, total)),
         )
-        decoded = time.perf_counter()
+
+    @torch.inference_mode()
+    def encode(
+        self,
+        path: str,
+        video: Video,
+        *,
+        decode_ms: float = 0.0,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> Loaded:
+        """Encodes a video that was read and starts a new conversation about it."""
+        started = time.perf_counter()
         if progress:
             progress("tower", 0, 0)
         # attention is captured even while compression is off: /retention may turn it on for this video
@@ -125,14 +140,24 @@ class ChatSession:
         pixels = self.image_processor.preprocess(video.frames, return_tensors="pt")["pixel_values"]
         features = self.model.encode_video(pixels.to(self.model.device))
         timings = {
-            "decode": 1e3 * (decoded - started),
+            "decode": decode_ms,
             "tower": self.model.last_timing["tower"],
             "projector": self.model.last_timing["projector"],
-            "encode": 1e3 * (time.perf_counter() - decoded),
+            "encode": 1e3 * (time.perf_counter() - started),
         }
         self.loaded = Loaded(path, video, features, self._uncompressed(features), timings)
         self.turns.clear()
         return self.loaded
+
+    @torch.inference_mode()
+    def traced(self) -> CompressedVideo:
+        """The video under the compression in force, with what pictures of it need; asks nothing."""
+        if self.loaded is None:
+            raise ChatError("There is no video to draw yet; give one first.")
+        settings = self.aot or AOTConfig(retention=1.0)
+        self.model.config.aot = settings.to_dict()
+        _, compressed = self.model.video_tokens(self.loaded.features, trace=True)
+        return compressed
 
     def set_retention(self, retention: float) -> None:
         """Keeps this share of the tokens from now on; 1 turns compression off. The video stays encoded."""

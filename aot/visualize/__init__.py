@@ -1,0 +1,62 @@
+"""Pictures of what was kept, why, and where the rest went: a PNG, an MP4 and an HTML page.
+
+Needs matplotlib, Pillow and PyAV (extra "visualize"); they are imported when a picture is drawn, so that
+`import aot` needs torch alone.
+"""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import AOTError
+from ..result import CompressedVideo
+
+__all__ = ["draw", "require", "visualize"]
+
+
+def draw(video: CompressedVideo, frames: Any, times: Any, *, rows: tuple[str, ...] | None = None) -> Any:
+    """The frame grid as a Pillow image.
+
+    video: from `compress(..., trace=True)`; without a trace it shows what was kept and nothing else. frames:
+    (T, height, width, 3) uint8 array, the frames that the tower saw. times: (T,) seconds. rows: which of
+    "kept", "why" and "merged" to show; None for all that the method can tell.
+    Raises AOTError for frames that do not belong to the video or a missing drawing library.
+    """
+    scene, grid = _load(video, frames, times, "scene", "grid")
+    return grid.grid_image(scene, rows=rows)
+
+
+def visualize(
+    video: CompressedVideo, frames: Any, times: Any, output: str | Path, *, name: str = "the video"
+) -> dict[str, Path]:
+    """Writes kept.png, kept.mp4 and index.html into the folder `output`; returns their paths by suffix.
+
+    Arguments and errors as in `draw`. name: what the page calls the video.
+    """
+    scene, grid, film, page = _load(video, frames, times, "scene", "grid", "film", "page")
+    folder = Path(output)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = {"png": folder / "kept.png", "mp4": folder / "kept.mp4", "html": folder / "index.html"}
+    picture = grid.grid_image(scene)
+    picture.save(paths["png"])
+    film.write_film(scene, paths["mp4"])
+    page.write_page(scene, paths["html"], picture=picture, film=paths["mp4"], name=name)
+    return paths
+
+
+def require() -> None:
+    """Imports the drawing libraries; AOTError, with what to install, when one is missing."""
+    _modules("grid", "film", "page")
+
+
+def _load(video: CompressedVideo, frames: Any, times: Any, *modules: str) -> list:
+    """The video as a scene, and the modules after "scene"."""
+    first, *others = _modules(*modules)
+    return [first.make_scene(video, frames, times), *others]
+
+
+def _modules(*names: str) -> list:
+    try:
+        return [import_module(f".{name}", __name__) for name in names]
+    except ImportError as error:
+        raise AOTError(f"Pictures need {error.name}; install them with: pip install 'aot-video[visualize]'.") from error

@@ -1,0 +1,122 @@
+"""A compressed video as the plain arrays that pictures are drawn from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import AOTError
+from ..result import CompressedVideo, Kind
+from .flow import find_flow
+
+LARGEST = 320  # pixels of a frame's longer side in a picture
+# maps that say why a token was kept, best first: the first one a method has is the row "why"
+MAPS = {
+    "global_score": "score (attention × change × rarity)",
+    "deep": "attention, deep layer",
+    "shallow": "attention, shallow layer",
+    "change": "change since the frame before",
+    "rarity": "rarity in its frame",
+    "local_score": "score of local anchors",
+}
+
+
+@dataclass(frozen=True)
+class Scene:
+    """T frames of H·W pooled cells.
+
+    frames: (T, h, w, 3) uint8. times: (T,) s. kind: (T, H, W) int of `Kind`, -1 where nothing was kept. mass:
+    (T, H, W) pooled tokens that each kept one stands for. counts: (T, 3) emitted local, global and dynamic
+    tokens. clips: (C, 2) first frame and the one behind the last, None without clips. target: (T, H, W) flat
+    index of the kept token that a cell went to, -1 for none, None when unknown; blended likewise, bool. maps:
+    (T, H, W) by the names of MAPS. before, after: visual tokens. settings: of the compression. anchors: the method
+    tells local from global ones.
+    """
+
+    frames: np.ndarray
+    times: np.ndarray
+    kind: np.ndarray
+    mass: np.ndarray
+    counts: np.ndarray
+    clips: np.ndarray | None
+    target: np.ndarray | None
+    blended: np.ndarray | None
+    maps: dict[str, np.ndarray]
+    before: int
+    after: int
+    settings: dict[str, Any]
+    anchors: bool
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(H, W)."""
+        return self.kind.shape[1:]
+
+    @property
+    def method(self) -> str:
+        """Name of the method."""
+        return self.settings["method"]
+
+    @property
+    def kinds(self) -> list[Kind]:
+        """Kinds that occur, in the order of the legend."""
+        return [kind for kind in (Kind.LOCAL, Kind.GLOBAL, Kind.DYNAMIC) if self.counts[:, kind].any()]
+
+    def clip_of(self, frame: int) -> int | None:
+        """Number of a frame's clip, from 0."""
+        return None if self.clips is None else int(np.searchsorted(self.clips[:, 0], frame, side="right")) - 1
+
+
+def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float]) -> Scene:
+    """Arrays for the pictures; AOTError when frames or times do not belong to the video."""
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        raise AOTError("frames must be a (T, height, width, 3) uint8 array of RGB pictures.")
+    if len(frames) != video.frames or len(times) != video.frames:
+        raise AOTError(
+            f"The compressed video has {video.frames} frames; got {len(frames)} pictures and {len(times)} times."
+        )
+    height, width = video.grid
+    shape = (video.frames, height, width)
+    visual = (video.kind != Kind.NEWLINE).cpu().numpy()
+    frame, kinds = video.frame.cpu().numpy()[visual], video.kind.cpu().numpy()[visual]
+    row, column = video.position.cpu().numpy()[visual].T
+    kind = np.full(shape, -1)
+    kind[frame, row, column] = kinds
+    mass = np.zeros(shape)
+    np.add.at(mass, (frame, row, column), video.mass.cpu().numpy()[visual])
+    counts = np.zeros((video.frames, 3), int)
+    np.add.at(counts, (frame, kinds), 1)
+    flow = find_flow(video)
+    trace = video.trace or {}
+    return Scene(
+        frames=np.stack([_small(picture) for picture in frames]),
+        times=np.asarray(times, float),
+        kind=kind,
+        mass=mass,
+        counts=counts,
+        clips=_bounds(video.clips),
+        target=None if flow is None else flow.target.numpy().reshape(shape),
+        blended=None if flow is None else flow.blended.numpy().reshape(shape),
+        maps={name: trace[name].float().cpu().numpy().reshape(shape) for name in MAPS if name in trace},
+        before=video.tokens_before,
+        after=int(visual.sum()),
+        settings=video.config.to_dict(),
+        anchors=video.config.method == "aot" or bool((kinds == Kind.LOCAL).any()),
+    )
+
+
+def _bounds(clips: list[int] | None) -> np.ndarray | None:
+    if clips is None:
+        return None
+    ends = np.cumsum(clips)
+    return np.stack([ends - clips, ends], axis=1)
+
+
+def _small(picture: np.ndarray) -> np.ndarray:
+    """The picture with its longer side at most LARGEST pixels."""
+    image = Image.fromarray(picture)
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.BICUBIC)
+    return np.asarray(image)

@@ -1,0 +1,57 @@
+"""Colours, marks and words that all pictures share; colours of Okabe and Ito, marks for those who see none."""
+
+from dataclasses import dataclass
+
+from ..result import Kind
+from .scene import Scene
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a kept token of one kind is shown. mark: a matplotlib marker."""
+
+    color: str
+    mark: str
+    text: str
+
+
+LOOKS = {
+    Kind.LOCAL: Look("#D55E00", "o", "kept: best of its part of the frame (local anchor)"),
+    Kind.GLOBAL: Look("#0072B2", "s", "kept: best of the whole frame (global anchor)"),
+    Kind.DYNAMIC: Look("#000000", "^", "kept: unlike the clip's first frame (dynamic)"),
+}
+PLAIN = Look("#0072B2", "s", "kept")
+EARLIER, LATER = "#56B4E9", "#E69F00"
+HEAT = "cividis"
+INK, FAINT = "#222222", "#8A8A8A"
+CLIP_TINTS = ("#E9EEF3", "#FFFFFF")
+
+
+def look(scene: Scene, kind: Kind) -> Look:
+    """The look of a kind; methods that tell no kinds apart have one for all."""
+    return LOOKS[kind] if scene.anchors or kind == Kind.DYNAMIC else PLAIN
+
+
+def headline(scene: Scene) -> str:
+    """What happened, in one line."""
+    share = 100 * scene.after / scene.before
+    return f"{scene.after} of {scene.before} visual tokens kept ({share:.3g} %), method {scene.method}"
+
+
+def reasons(scene: Scene) -> str:
+    """Why these tokens and what became of the others, for people who do not know the method."""
+    height, width = scene.grid
+    cut = f"The model sees each frame as {height}×{width} tokens, one per cell."
+    if scene.after == scene.before:
+        return f"{cut} All of them are kept."
+    if "global_score" in scene.maps:
+        why = (
+            "A token is kept where the vision model looks, where something changed since the frame before, "
+            "and where it is unlike the rest of its frame."
+        )
+    elif "deep" in scene.maps:
+        why = "A token is kept where the vision model looks most."
+    else:
+        why = f"Method {scene.method!r} leaves no trace of why it keeps a token."
+    rest = "The faded ones are merged into kept ones." if scene.target is not None else "The faded ones are dropped."
+    return f"{cut} {why} {rest}"
