@@ -2,6 +2,7 @@
 
 from . import baselines, method
 from .anchors import layers
+from .apply import Applied, apply, remove
 from .compress import compress
 from .config import AOTConfig
 from .errors import AOTError
@@ -12,8 +13,10 @@ from .result import CompressedVideo, Kind
 __all__ = [
     "AOTConfig",
     "AOTError",
+    "Applied",
     "CompressedVideo",
     "Kind",
+    "apply",
     "baselines",
     "compress",
     "layers",
@@ -22,4 +25,5 @@ __all__ = [
     "pool_tokens",
     "pooled_grid",
     "register",
+    "remove",
 ]

@@ -1,0 +1,88 @@
+"""`apply` and `remove`: token reduction on a model that is already there, in one line."""
+
+from collections.abc import Mapping
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from .config import AOTConfig
+from .errors import AOTError
+from .result import CompressedVideo
+
+
+class Applied:
+    """Token reduction in force on one model.
+
+    config: its settings. As a context manager it gives the model back the settings (or none) that it had
+    before `apply`.
+    """
+
+    def __init__(self, model: nn.Module, host: ModuleType, config: AOTConfig, previous: AOTConfig | None):
+        self.model, self.config = model, config
+        self._host, self._previous = host, previous
+
+    @property
+    def last(self) -> list[CompressedVideo]:
+        """What became of each video of the model's last call."""
+        return self._host.last(self.model)
+
+    def __enter__(self) -> "Applied":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._previous is None:
+            self._host.detach(self.model)
+        else:
+            self._host.attach(self.model, self._previous)
+
+
+def apply(
+    model: nn.Module,
+    retention: float | None = None,
+    *,
+    config: AOTConfig | Mapping[str, Any] | None = None,
+    **settings: Any,
+) -> Applied:
+    """Lets a model read its videos reduced; `generate`, `forward` and its processor stay as they are.
+
+    model: transformers' LlavaOnevisionForConditionalGeneration, or this project's LlavaQwenForCausalLM.
+    retention: share of the visual tokens kept, 0.1 when nothing is said. settings: any of `AOTConfig`; or give
+    a whole config (an AOTConfig, such as a preset, or its dict) instead. Images are not touched, nor any
+    other model. Applying again replaces the settings; `remove` takes them away; used as
+    ``with apply(model): …`` they hold for the block.
+
+    In a direct call of the model, logits (B, L', V) and labels belong to the shortened prompt: of every
+    video's placeholders only as many are left as it has tokens, and shorter rows are padded on the left.
+    Raises AOTError for a model or settings that do not fit.
+    """
+    if config is None:
+        config = AOTConfig.from_dict(settings if retention is None else {"retention": retention, **settings})
+    elif retention is not None or settings:
+        raise AOTError("Give either a whole config or single settings; config.replace(name=value) changes one.")
+    elif isinstance(config, Mapping):
+        config = AOTConfig.from_dict(config)
+    elif not isinstance(config, AOTConfig):
+        raise AOTError(f"config is a {type(config).__name__}; give an AOTConfig or its dict.")
+    host = _host(model)
+    previous = host.settings(model)
+    host.attach(model, config)
+    return Applied(model, host, config, previous)
+
+
+def remove(model: nn.Module) -> None:
+    """Takes reduction off a model: its outputs are those of before `apply`, to the bit. No-op without it."""
+    _host(model).detach(model)
+
+
+def _host(model: nn.Module) -> ModuleType:
+    """The module of `aot.hosts` for a model, imported now."""
+    from .hosts import configured, onevision
+
+    for host in (configured, onevision):
+        if host.fits(model):
+            return host
+    raise AOTError(
+        f"aot.apply does not know {type(model).__name__}; give transformers' "
+        "LlavaOnevisionForConditionalGeneration or LlavaQwenForCausalLM, or call aot.compress on its features."
+    )
