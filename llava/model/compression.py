@@ -1,10 +1,11 @@
 """Where the model meets the method: live settings, what the tower must capture, and the call."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from aot import AOTConfig, CompressedVideo, compress, layers
+from aot.baselines.in_llm import is_in_llm
 from aot.registry import get_method
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput
 
@@ -98,7 +99,8 @@ def compress_video(
 ) -> CompressedVideo:
     """Compresses one encoded video; ValueError when it was encoded without what the method reads.
 
-    trace: keep importance maps, plans and budgets for pictures.
+    Of a method that acts inside the language model all tokens come back: they enter it. trace: keep importance
+    maps, plans and budgets for pictures.
     """
     available = {"shallow": video.shallow, "deep": video.deep, **video.extras}
     missing = [name for name in get_method(config.method).needs if available.get(name) is None]
@@ -107,11 +109,12 @@ def compress_video(
             f"The video was encoded without {', '.join(missing)}, which method {config.method!r} reads; "
             "encode it again after setting config.aot."
         )
-    return compress(
+    entering = config.replace(method="uniform", options={}, retention=1.0) if is_in_llm(config) else config
+    result = compress(
         video.features,
         video.shallow,
         video.deep,
-        config,
+        entering,
         pool=pool,
         newline=newline,
         newline_position=newline_position,
@@ -119,3 +122,4 @@ def compress_video(
         extras=video.extras,
         trace=trace,
     )
+    return result if entering is config else replace(result, config=config)

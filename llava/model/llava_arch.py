@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from aot import CompressedVideo, pool_tokens, pooled_grid
+from aot import CompressedVideo, Kind, pool_tokens, pooled_grid
+from aot.baselines.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.compression import (
     NO_CAPTURE,
@@ -15,6 +16,7 @@ from llava.model.compression import (
 )
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
+from llava.model.pruning import LayerCounts, roles_of
 from llava.model.splice import cut, pad_rows, share_out, splice_row
 from llava.model.timing import stage
 from llava.model.visual_tokens import ImageLayout, arrange_image, arrange_video
@@ -26,7 +28,13 @@ TEXT_AND_NO_VIDEO = (
 
 
 class LlavaMetaModel:
-    """Adds tower, projector and newline token to a transformers language model, under the published names."""
+    """Adds tower, projector and newline token to a transformers language model, under the published names.
+
+    ``last_pruning``: what each layer saw of the visual tokens of each row of the last prompt, for methods that
+    drop tokens inside the language model.
+    """
+
+    last_pruning: list[LayerCounts] = []
 
     def __init__(self, config):
         super().__init__(config)
@@ -43,11 +51,13 @@ class LlavaMetaForCausalLM:
     """The multimodal side of a causal language model whose ``get_model()`` is a `LlavaMetaModel`.
 
     ``last_compression``: CompressedVideo of every video of the last call, empty without compression.
-    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress".
+    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress". ``last_roles``: for
+    methods that drop tokens inside the language model, (B, L) `Role` of each place of the last prepared prompts.
     """
 
     last_compression: list[CompressedVideo]
     last_timing: dict[str, float]
+    last_roles: torch.Tensor | None
 
     def get_vision_tower(self) -> SigLipVisionTower:
         return self.get_model().get_vision_tower()
@@ -55,6 +65,12 @@ class LlavaMetaForCausalLM:
     def reset_statistics(self) -> None:
         self.last_compression = []
         self.last_timing = {"tower": 0.0, "projector": 0.0, "compress": 0.0}
+        self.last_roles, self.get_model().last_pruning = None, []
+
+    @property
+    def last_pruning(self) -> list[LayerCounts]:
+        """Visual tokens that each layer saw, by prompt with visual tokens; empty unless tokens were dropped inside."""
+        return self.get_model().last_pruning
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Pixels (n, 3, S, S) -> projected features (n, N, D)."""
@@ -197,10 +213,14 @@ class LlavaMetaForCausalLM:
         else:
             entries = list(images)
             visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes)
-        rows = self._splice(input_ids, attention_mask, labels, visual)
+        rows = self._splice(input_ids, attention_mask, labels, visual, self.get_model().embed_tokens)
         rows = cut(rows, getattr(self.config, "tokenizer_model_max_length", None))
         side = getattr(self.config, "tokenizer_padding_side", "right")
         embeds, new_labels, mask, places = pad_rows(rows, side=side)
+        if is_in_llm(active_config(self.config)):
+            marks = self._splice(input_ids, attention_mask, labels, self._droppable(visual), _no_marks)
+            marks = [(mark[: len(row)], to[: len(row)]) for (mark, to), (row, _) in zip(marks, rows, strict=True)]
+            self.last_roles = roles_of(marks, embeds.shape[1], side=side)
         if attention_mask is not None:
             mask = mask.to(attention_mask.dtype)
         elif len({len(row) for row, _ in rows}) == 1:
@@ -214,18 +234,28 @@ class LlavaMetaForCausalLM:
             None if labels is None else new_labels,
         )
 
-    def _splice(self, input_ids, attention_mask, labels, visual) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(embeddings, labels) of each row, padding of the prompts removed."""
+    def _droppable(self, visual: list[torch.Tensor]) -> list[torch.Tensor]:
+        """(S, 1) float of each visual entry, 1 at the tokens of videos; newlines and images are never dropped."""
+        kinds = {id(result.tokens): result.kind for result in self.last_compression}
+        marks = [kinds[id(tokens)] != Kind.NEWLINE if id(tokens) in kinds else _no_marks(tokens) for tokens in visual]
+        return [mark.float().view(-1, 1) for mark in marks]
+
+    def _splice(self, input_ids, attention_mask, labels, visual, embed) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(embeddings, labels) of each row, padding of the prompts removed. embed: ids (L,) -> (L, D)."""
         keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         if labels is None:
             labels = torch.full_like(input_ids, IGNORE_INDEX)
         ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]
         targets = [row[kept] for row, kept in zip(labels, keep, strict=True)]
-        embed = self.get_model().embed_tokens
         return [
             splice_row(row, target, share, embed)
             for row, target, share in zip(ids, targets, share_out(ids, visual), strict=True)
         ]
+
+
+def _no_marks(tokens: torch.Tensor) -> torch.Tensor:
+    """(L, 1) float zeros, one for each token."""
+    return torch.zeros(len(tokens), 1, device=tokens.device)
 
 
 def _encoded(entry) -> bool:

@@ -5,9 +5,12 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM, Qwen2Model
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from aot.baselines.in_llm import is_in_llm
+from llava.model.compression import active_config
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.loading import check_loading_info
+from llava.model.pruning import run_pruned
 from llava.model.splice import left_align
 
 __all__ = ["LlavaQwenConfig", "LlavaQwenForCausalLM", "LlavaQwenModel"]
@@ -15,6 +18,11 @@ __all__ = ["LlavaQwenConfig", "LlavaQwenForCausalLM", "LlavaQwenModel"]
 
 class LlavaQwenModel(LlavaMetaModel, Qwen2Model):
     config_class = LlavaQwenConfig
+
+    def forward(self, input_ids: torch.LongTensor | None = None, *, roles: torch.Tensor | None = None, **kwargs):
+        """As Qwen2's; with roles (B, L) of `llava.model.pruning.Role`, visual tokens are dropped on the way."""
+        output = run_pruned(self, roles, config=active_config(self.config), input_ids=input_ids, **kwargs)
+        return super().forward(input_ids=input_ids, **kwargs) if output is None else output
 
 
 class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
@@ -55,12 +63,15 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         images=None,
         image_sizes=None,
         modalities: list[str] | str = ("image",),
+        roles: torch.LongTensor | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """Logits and loss; ``images`` and its companions as in `prepare_inputs_labels_for_multimodal`.
 
         With ``inputs_embeds`` everything goes to Qwen2 as it is, 4-D attention masks and position ids
-        included.
+        included. roles: ``last_roles`` of the call that prepared the embeddings, needed with ``inputs_embeds``
+        where the method in ``config.aot`` drops tokens inside the model; logits at dropped places are those of
+        a hidden state of 0. Raises ValueError when it is missing.
         """
         if inputs_embeds is None:
             input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
@@ -75,6 +86,14 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
                     image_sizes,
                 )
             )
+            roles = roles if inputs_embeds is None else self.last_roles
+        elif roles is None and is_in_llm(active_config(self.config)) and not _seen(past_key_values):
+            raise ValueError(
+                f"Method {active_config(self.config).method!r} must know which embeddings are visual; "
+                "pass roles=model.last_roles of the call that prepared them."
+            )
+        if roles is not None:
+            kwargs["roles"] = roles
         return super().forward(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -111,16 +130,25 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         _, position_ids, attention_mask, _, embeds, _ = self.prepare_inputs_labels_for_multimodal(
             inputs, position_ids, attention_mask, None, None, images, modalities, image_sizes
         )
+        roles = self.last_roles
         if embeds is None:
             self.reset_statistics()
-            embeds = self.get_model().embed_tokens(inputs)
+            embeds, roles = self.get_model().embed_tokens(inputs), None
+        if roles is None and is_in_llm(active_config(self.config)):
+            roles = torch.zeros_like(embeds[..., 0], dtype=torch.long)
         if attention_mask is None:
             attention_mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)
         elif len(embeds) > 1:
-            attention_mask, embeds, position_ids = left_align(attention_mask, embeds, position_ids)
+            attention_mask, embeds, position_ids, roles = left_align(attention_mask, embeds, position_ids, roles)
         if position_ids is not None:
             kwargs["position_ids"] = position_ids
+        if roles is not None:
+            kwargs["roles"] = roles
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
+
+
+def _seen(cache) -> bool:
+    return cache is not None and cache.get_seq_length() > 0
 
 
 AutoModelForCausalLM.register(LlavaQwenConfig, LlavaQwenForCausalLM, exist_ok=True)
