@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,7 @@ KEYS = [f"q{i}" for i in range(60)]
 # answers questions from the shared queue and says which; the first argument is the folder, the second a pause
 WORKER = """
 import sys, time
+import light
 from llava.eval.campaign.store import ResponseStore
 keys = [f"q{i}" for i in range(60)]
 with ResponseStore(sys.argv[1]) as store:
@@ -25,7 +27,8 @@ with ResponseStore(sys.argv[1]) as store:
 
 
 def worker(folder, pause=0.005):
-    return subprocess.Popen([sys.executable, "-c", WORKER, str(folder), str(pause)], stdout=subprocess.PIPE, text=True)
+    words = [sys.executable, "-c", WORKER, str(folder), str(pause)]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
 
 
 def test_a_record_comes_back_and_survives_the_process(tmp_path):

@@ -59,6 +59,11 @@ class StoreReader:
         self.refresh()
         return {key: dict(record) for key, record in self._records.items()}
 
+    def answered(self) -> int:
+        """How many questions have a record, failed ones included."""
+        self.refresh()
+        return len(self._records)
+
     def expected(self) -> int | None:
         """How many questions there are in all, when a process has said so (`ResponseStore.expect`)."""
         try:

@@ -1,0 +1,75 @@
+"""`aot eval`: runs a campaign; what is there already is not made again."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+from llava.eval.campaign.drive import Summary, run_campaign
+from llava.eval.campaign.launch import LAUNCHERS, Launch
+from llava.eval.campaign.plan import with_limit
+from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.spec import CampaignError, known_campaigns, load_campaign
+from llava.serve.options import Parser
+
+OUTPUT = Path("runs/campaigns")
+
+
+def main(arguments: list[str] | None = None, *, prog: str = "aot eval") -> int:
+    """Runs a campaign; 0 when every question has a reply, 1 when something failed, 2 for a wrong command."""
+    options = eval_parser(prog).parse_args(arguments)
+    try:
+        campaign = with_limit(load_campaign(options.campaign), options.limit)
+        summary = run_campaign(campaign, options.output, launch_of(options), CampaignProgress())
+    except (CampaignError, OSError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, CampaignError) else 1
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    tell(summary, prog)
+    return 0 if summary.ok else 1
+
+
+def eval_parser(prog: str) -> Parser:
+    """Options of `aot eval`."""
+    parser = Parser(prog=prog, description="Runs models under settings on lmms-eval's tasks, and resumes.")
+    parser.add_argument("campaign", help=f"a YAML file, or one of: {known_campaigns()}")
+    parser.add_argument("--limit", type=int, metavar="N", help="questions a task, to try things out")
+    add_launch_options(parser)
+    return parser
+
+
+def add_launch_options(parser: argparse.ArgumentParser) -> None:
+    """Options that say where and on what a campaign runs."""
+    add = parser.add_argument
+    add("--output", type=Path, default=OUTPUT, metavar="DIR", help=f"folder of all results (default {OUTPUT})")
+    add("--processes", type=int, default=1, metavar="N", help="processes on this machine, one a GPU (default 1)")
+    add("--machines", type=int, default=1, metavar="N", help="machines; start the same command on each")
+    add("--machine-rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
+    add("--main-address", metavar="HOST:PORT", help="where machine 0 can be reached")
+    add("--launcher", choices=LAUNCHERS, default="torchrun", help="what starts several processes")
+    add("--device", help="cpu or cuda (default: the GPUs where there are any)")
+
+
+def launch_of(options: argparse.Namespace) -> Launch:
+    """Where to run, from the options."""
+    device = options.device or (None if torch.cuda.is_available() else "cpu")
+    return Launch(
+        processes=options.processes,
+        machines=options.machines,
+        machine_rank=options.machine_rank,
+        main_address=options.main_address,
+        launcher=options.launcher,
+        device=None if device == "cuda" else device,
+    )
+
+
+def tell(summary: Summary, prog: str) -> None:
+    """What is there now, and openly what is not."""
+    for name, reason in summary.broken.items():
+        print(f"{prog}: {name} did not complete: {reason}", file=sys.stderr)
+    for name, count in summary.failed.items():
+        print(f"{prog}: {name}: {count} questions failed and count as wrong", file=sys.stderr)
+    print(f"{summary.folder}: {'complete' if summary.ok else 'not complete; the same command goes on from here'}")

@@ -1,0 +1,189 @@
+"""Runs what a campaign still lacks, run by run, and says openly what failed."""
+
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+
+from llava.eval.campaign.launch import CHILD, Launch, command
+from llava.eval.campaign.manifest import environment
+from llava.eval.campaign.plan import Run, make_plan, write_json, write_plan
+from llava.eval.campaign.preflight import check_installed
+from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.results import Outcome, ResultError, read_outcome, write_questions
+from llava.eval.campaign.run_state import RunState, run_state
+from llava.eval.campaign.spec import Campaign, CampaignError
+from llava.eval.campaign.store import ResponseStore, StoreReader
+
+POLL = 0.5  # seconds between looks at the store
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a campaign ended: runs that did not complete, with the reason, and failed questions by run."""
+
+    folder: Path
+    broken: dict[str, str]
+    failed: dict[str, int]
+
+    @property
+    def ok(self) -> bool:
+        return not self.broken and not self.failed
+
+
+def run_campaign(campaign: Campaign, output: Path, launch: Launch, progress: CampaignProgress) -> Summary:
+    """Runs what is missing and asks failed questions again; complete runs are left as they are.
+
+    On machines other than 0 it only takes part: machine 0 writes the results. Raises CampaignError when another
+    process works on the same campaign.
+    """
+    check_installed(campaign, launch)
+    runs = make_plan(campaign, output)
+    for run in runs:
+        command(run, launch, run.folder)  # arguments that cannot be passed on are refused before any work
+    folder = write_plan(campaign, runs, output) if launch.machine_rank == 0 else output / campaign.name
+    states = {run.folder: run_state(run.folder) for run in runs}
+    broken: dict[str, str] = {}
+    failed: dict[str, int] = {}
+    with _alone(folder, launch), progress:
+        for run in _once(runs):
+            state = states[run.folder]
+            if not (state.complete and state.failed == 0):
+                reason = _run(run, runs, launch, progress)
+                if launch.machine_rank == 0:
+                    states[run.folder] = state = run_state(run.folder)
+                if reason:
+                    broken[run.name] = reason
+                    progress.say(f"{run.name}: {reason}")
+            if state.complete and state.failed:
+                failed[run.name] = state.failed
+                progress.say(f"{run.name}: {state.failed} of {state.questions} questions failed ({state.reason})")
+    return Summary(folder, broken, failed)
+
+
+def _once(runs: list[Run]) -> list[Run]:
+    """The runs without those that are equal to one before them."""
+    return list({run.folder: run for run in reversed(runs)}.values())[::-1]
+
+
+def _run(run: Run, runs: list[Run], launch: Launch, progress: CampaignProgress) -> str | None:
+    """Runs one run; why it did not complete, or None."""
+    attempt = run.folder / "attempts" / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{os.getpid()}"
+    attempt.mkdir(parents=True)
+    if launch.machine_rank == 0:
+        write_json(run.folder / "identity.json", run.identity)
+        if run.model.keeps_answers:
+            with ResponseStore(run.store) as store:
+                store.forget_failures()
+    words, started, clock = command(run, launch, attempt), datetime.now(timezone.utc), time.monotonic()
+    log = attempt / "log.txt"
+    code = _follow(words, log, lambda: _show(run, runs, progress))
+    if code != 0:
+        return f"lmms-eval ended with exit code {code}: {_last_words(log)} (see {log})"
+    if launch.machine_rank != 0:
+        return None
+    try:
+        outcome = read_outcome(attempt, run.store if run.model.keeps_answers else None)
+    except ResultError as error:
+        return f"{error}; see {log}"
+    write_questions(run.folder / "questions.jsonl", outcome.questions)
+    write_json(run.folder / "result.json", _manifest(run, launch, outcome, words, started, time.monotonic() - clock))
+    return None
+
+
+def _manifest(run: Run, launch: Launch, outcome: Outcome, words: list[str], started: datetime, seconds: float) -> dict:
+    """Everything needed to trace the result; written last, so that its presence says the run is complete."""
+    failures = [q.failure for q in outcome.questions if q.failure is not None]
+    return {
+        "identity": run.identity,
+        "model": run.model.name,
+        "setting": run.setting.name,
+        "questions": len(outcome.questions),
+        "failed": len(failures),
+        "failures": sorted(set(failures))[:20],
+        "harness_scores": outcome.harness_scores,
+        "command": words,
+        "processes": launch.processes,
+        "machines": launch.machines,
+        "started": started.isoformat(timespec="seconds"),
+        "seconds_of_last_start": round(seconds, 1),
+        **environment(),
+    }
+
+
+def _follow(words: list[str], log: Path, look) -> int:
+    """Runs a command with its output in `log`, calling look() now and then; its exit code.
+
+    The command ends with this process, whatever ends it.
+    """
+    with log.open("wb") as out:
+        child = subprocess.Popen(
+            [sys.executable, str(CHILD), str(os.getpid()), *words],
+            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        try:
+            while True:
+                look()
+                try:
+                    return child.wait(POLL)
+                except subprocess.TimeoutExpired:
+                    continue
+        finally:
+            if child.poll() is None:
+                child.terminate()
+                child.wait()
+
+
+def _show(run: Run, runs: list[Run], progress: CampaignProgress) -> None:
+    """Counts answered questions over all runs; those of a run not begun are taken to be as many as its task has."""
+    done, sizes = 0, {}
+    states = [(other, _count(other)) for other in runs]
+    for other, (_, total) in states:
+        if total is not None:
+            sizes[other.task.name] = total
+    for _, (answered, _) in states:
+        done += answered
+    known = all(other.task.name in sizes for other in runs)
+    total = sum(sizes[other.task.name] for other in runs) if known else None
+    progress.show(run.name, done, total)
+
+
+_READERS: dict[Path, StoreReader] = {}
+_FINISHED: dict[Path, RunState] = {}
+
+
+def _count(run: Run) -> tuple[int, int | None]:
+    """(answered, in all) of a run."""
+    if run.folder not in _FINISHED:
+        state = run_state(run.folder)
+        if not (state.complete and state.failed == 0):
+            reader = _READERS.setdefault(run.store, StoreReader(run.store))
+            return reader.answered(), reader.expected()
+        _FINISHED[run.folder] = state
+    state = _FINISHED[run.folder]
+    return state.questions, state.questions
+
+
+def _last_words(log: Path) -> str:
+    """The last line of a log that says something."""
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1][:300] if lines else "it said nothing"
+
+
+@contextmanager
+def _alone(folder: Path, launch: Launch):
+    """Holds the campaign's lock, on machine 0."""
+    if launch.machine_rank != 0:
+        yield
+        return
+    with (folder / "lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CampaignError(f"Another process works on {folder}; wait for it, or use another --output.") from None
+        yield

@@ -1,0 +1,44 @@
+"""What must be there before a campaign starts: lmms-eval, the models' ids, the tasks, the checkpoints."""
+
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from llava.eval.campaign.identity import harness_folders, task_hash
+from llava.eval.campaign.launch import Launch
+from llava.eval.campaign.plan import checkpoint_folder
+from llava.eval.campaign.spec import Campaign, CampaignError
+
+
+def check_installed(campaign: Campaign, launch: Launch) -> None:
+    """Raises CampaignError, one sentence, for the first thing that is missing.
+
+    A checkpoint named ORGANISATION/NAME that is not in the local cache is left to the hub.
+    """
+    if find_spec(launch.module) is None:
+        raise CampaignError(
+            "lmms-eval is not installed here; install it with `pip install -e '.[eval]'`, or see docs/evaluation.md."
+        )
+    for model in campaign.models:
+        named = model.checkpoint.count("/") == 1 and not model.checkpoint.startswith((".", "/"))
+        if checkpoint_folder(model.checkpoint) is None and (not named or Path(model.checkpoint).parent.is_dir()):
+            raise CampaignError(f"There is no checkpoint at {model.checkpoint}; correct model {model.name!r}.")
+    if campaign.include_path and not Path(campaign.include_path).is_dir():
+        raise CampaignError(f"There is no folder of tasks at {campaign.include_path}; correct include_path.")
+    if launch.module != "lmms_eval":
+        return
+    known = model_ids()
+    for model in campaign.models:
+        if model.id not in known:
+            ours = ", ".join(name for name in sorted(known) if name.startswith("llava_"))
+            raise CampaignError(f"lmms-eval has no model id {model.id!r} here; use one of: {ours}.")
+    for task in campaign.tasks:
+        if task_hash(task.name, campaign.include_path) is None:
+            raise CampaignError(f"lmms-eval has no task {task.name!r} here; check its name, or set include_path.")
+
+
+def model_ids() -> set[str]:
+    """lmms-eval's ids of the wrappers it ships and of those that packages add by entry point."""
+    shipped = {path.stem for folder in harness_folders("models") for path in (folder / "simple").glob("*.py")}
+    added = {entry.name for entry in metadata.entry_points(group="lmms_eval.models")}
+    return shipped | added

@@ -1,0 +1,129 @@
+"""What a finished run of lmms-eval says, question by question, with the failures of the response store."""
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from llava.eval.campaign.graders import question_group, question_score
+from llava.eval.campaign.store import StoreReader
+
+
+class ResultError(ValueError):
+    """A run did not leave what a complete run leaves; the text is one sentence."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question of one run.
+
+    group: what the benchmark averages within first. score: 0..1, 0 when it failed, None when the task scores no
+    single questions. failure: why there is no reply. tokens, seconds: as the wrapper recorded them.
+    """
+
+    task: str
+    doc_id: str
+    group: str
+    score: float | None
+    failure: str | None
+    reply: str | None
+    target: str
+    tokens: dict[str, Any]
+    seconds: dict[str, float]
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.task, self.doc_id
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All questions of a run in a fixed order, and lmms-eval's own scores by (sub)task, as it prints them."""
+
+    questions: list[Question]
+    harness_scores: dict[str, dict[str, float]]
+
+
+def read_outcome(attempt: Path, store: Path | None) -> Outcome:
+    """Reads the files lmms-eval left under `attempt`, and the records of its store.
+
+    Raises ResultError when result or sample files are missing, when a question is missing or twice, or when the
+    store knows nothing of one.
+    """
+    files = sorted(attempt.rglob("*_results.json"))
+    if not files:
+        raise ResultError("lmms-eval left no results file")
+    results = json.loads(files[-1].read_text(encoding="utf-8"))
+    records = _records(store) if store else None
+    questions: list[Question] = []
+    scores: dict[str, dict[str, float]] = {}
+    for task, counts in results["n-samples"].items():
+        scores[task] = _numbers(results["results"].get(task, {}))
+        samples = _samples(files[-1].parent, task)
+        if len(samples) != counts["effective"]:
+            raise ResultError(f"lmms-eval left {len(samples)} of {counts['effective']} questions of {task}")
+        metrics = [name.partition(",")[0] for name in results["results"].get(task, {})]
+        questions += [_question(task, sample, metrics, records) for sample in samples]
+    questions.sort(key=lambda q: (q.task, len(q.doc_id), q.doc_id))
+    if len({q.key for q in questions}) != len(questions):
+        raise ResultError("lmms-eval left some questions twice")
+    return Outcome(questions, scores)
+
+
+def write_questions(path: Path, questions: list[Question]) -> None:
+    """Writes one JSON line a question, all or nothing."""
+    part = path.with_suffix(".part")
+    part.write_text("".join(json.dumps(asdict(q), ensure_ascii=False) + "\n" for q in questions), encoding="utf-8")
+    part.replace(path)
+
+
+def read_questions(path: Path) -> list[Question]:
+    """The inverse of `write_questions`."""
+    return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def _records(store: Path) -> dict[tuple[str, str], dict]:
+    rows = StoreReader(store).records().values()
+    return {(str(row["task"]), str(row["doc_id"])): row for row in rows if "task" in row and "doc_id" in row}
+
+
+def _samples(folder: Path, task: str) -> list[dict]:
+    files = sorted(folder.glob(f"*_samples_{task}.jsonl"))
+    if not files:
+        raise ResultError(f"lmms-eval left no samples of {task}")
+    return [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _question(task: str, sample: dict, metrics: list[str], records: dict | None) -> Question:
+    doc_id = str(sample["doc_id"])
+    record: dict = {}
+    if records is not None:
+        if (task, doc_id) not in records:
+            raise ResultError(f"question {doc_id} of {task} is not in the response store")
+        record = records[task, doc_id]
+    value = next((sample[name] for name in metrics if question_score(sample.get(name)) is not None), None)
+    failure = record.get("failure")
+    reply = sample.get("filtered_resps")
+    while isinstance(reply, list):
+        reply = reply[0] if reply else None
+    return Question(
+        task=task,
+        doc_id=doc_id,
+        group=question_group(task, value),
+        score=0.0 if failure is not None and value is not None else question_score(value),
+        failure=failure,
+        reply=None if failure is not None or reply is None else str(reply),
+        target=str(sample.get("target", "")),
+        tokens=record.get("tokens") or {},
+        seconds=record.get("seconds") or {},
+    )
+
+
+def _numbers(results: dict) -> dict[str, float]:
+    """The metrics that are numbers."""
+    return {
+        name.partition(",")[0]: float(value)
+        for name, value in results.items()
+        if "stderr" not in name and isinstance(value, (int, float)) and math.isfinite(value)
+    }

@@ -1,0 +1,203 @@
+"""A campaign as a person writes it: models × settings × tasks in one YAML file, checked before any work."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from aot import AOTConfig
+from aot.errors import AOTError
+
+CAMPAIGNS = Path(__file__).parent / "data"  # those that come with the project, by name
+
+
+class CampaignError(ValueError):
+    """Something the person can put right; the text is one sentence that says how."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A checkpoint and how lmms-eval runs it.
+
+    id: lmms-eval's name of the wrapper; those that end in _aot take the method's settings and a response store.
+    args: further --model_args. published: the model's name among the published values.
+    """
+
+    name: str
+    id: str
+    checkpoint: str
+    args: Mapping[str, Any] = field(default_factory=dict)
+    published: str | None = None
+
+    @property
+    def keeps_answers(self) -> bool:
+        """Whether the wrapper writes into a response store."""
+        return self.id.endswith("_aot")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How the visual tokens are reduced.
+
+    aot: fields of AOTConfig, with `preset` if wanted; None leaves every token and makes this the reference that
+    the others are relative to. args: changes to the model's --model_args. on: further fields for single tasks, by
+    task name. published: section and row of the published values.
+    """
+
+    name: str
+    aot: Mapping[str, Any] | None = None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    published: tuple[str, ...] | None = None
+
+    def aot_on(self, task: str) -> dict[str, Any] | None:
+        """The fields in force on a task."""
+        return None if self.aot is None else {**self.aot, **self.on.get(task, {})}
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task or group of lmms-eval. published: its column among the published values."""
+
+    name: str
+    published: str | None = None
+
+
+@dataclass(frozen=True)
+class Campaign:
+    """What is run (every model under every setting on every task) and which table it makes.
+
+    note: a sentence for the title of the report, such as what stands in for what. limit: questions a task, None
+    for all. include_path: a folder of further tasks.
+    """
+
+    name: str
+    title: str
+    models: tuple[Model, ...]
+    settings: tuple[Setting, ...]
+    tasks: tuple[Task, ...]
+    table: str | None = None
+    note: str | None = None
+    seed: int = 0
+    limit: int | None = None
+    include_path: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `campaign_from` gives an equal campaign back."""
+        return asdict(self)
+
+
+def load_campaign(name: str | Path) -> Campaign:
+    """The campaign of a YAML file, or one that comes with the project, by its name. Raises CampaignError."""
+    path = Path(name)
+    if not path.suffix and not path.exists():
+        path = CAMPAIGNS / f"{name}.yaml"
+        if not path.is_file():
+            raise CampaignError(f"There is no campaign {str(name)!r}; give a YAML file or one of: {known_campaigns()}.")
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CampaignError(f"The campaign {path} cannot be read ({error.strerror}); check the path.") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}" if where else ""
+        raise CampaignError(f"The campaign {path} is no valid YAML{line}; correct it there.") from error
+    return campaign_from(data, default_name=path.stem)
+
+
+def known_campaigns() -> str:
+    """The names of the campaigns that come with the project, as one text."""
+    return ", ".join(sorted(path.stem for path in CAMPAIGNS.glob("*.yaml")))
+
+
+def campaign_from(data: Any, *, default_name: str = "campaign") -> Campaign:
+    """A campaign from plain values. Raises CampaignError in one sentence for anything unknown or missing."""
+    values = {"name": default_name, **_mapping(data, "the campaign")}
+    values.setdefault("title", values["name"])
+    for key, kind, what in (("models", Model, "model"), ("settings", Setting, "setting"), ("tasks", Task, "task")):
+        rows = values.get(key)
+        if not isinstance(rows, (list, tuple)) or not rows:
+            raise CampaignError(f"The campaign needs a list of {key} with at least one {what}.")
+        rows = [{"name": row} if isinstance(row, str) and kind is Task else row for row in rows]
+        values[key] = tuple(_build(kind, row, f"{what} {number}") for number, row in enumerate(rows, 1))
+    campaign = _build(Campaign, values, "the campaign")
+    _check(campaign)
+    return campaign
+
+
+def _build(kind: type, data: Any, where: str):
+    """An instance of a dataclass from a mapping whose keys must be its fields."""
+    data = _mapping(data, where)
+    where = f"{where} ({data['name']})" if kind is not Campaign and isinstance(data.get("name"), str) else where
+    known = [f.name for f in fields(kind)]
+    unknown = [str(key) for key in data if key not in known]
+    if unknown:
+        raise CampaignError(f"Unknown key {', '.join(unknown)} in {where}; known are: {', '.join(known)}.")
+    needed = {"name", "id", "checkpoint"} & set(known)
+    missing = [key for key in known if key in needed and not (isinstance(data.get(key), str) and data[key])]
+    if missing:
+        raise CampaignError(f"{where[0].upper()}{where[1:]} needs a text for {', '.join(missing)}.")
+    values = dict(data)
+    for key in ("args", "on"):
+        if values.get(key) is None:
+            values.pop(key, None)
+        else:
+            values[key] = _mapping(values[key], f"{key} of {where}")
+    if kind is Setting:
+        if values.get("aot") is not None:
+            values["aot"] = _mapping(values["aot"], f"aot of {where}")
+        published = values.get("published")
+        if published is not None:
+            values["published"] = tuple([published] if isinstance(published, str) else map(str, published))
+    return kind(**values)
+
+
+def _mapping(data: Any, where: str) -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        raise CampaignError(f"{where[0].upper()}{where[1:]} must be a mapping of names to values, not {data!r}.")
+    return dict(data)
+
+
+def _check(campaign: Campaign) -> None:
+    """What the fields alone do not say."""
+    for what, rows in (("model", campaign.models), ("setting", campaign.settings), ("task", campaign.tasks)):
+        names = [row.name for row in rows]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise CampaignError(f"Two {what}s are named {twice[0]!r}; give each a name of its own.")
+    for key, low in (("seed", 0), ("limit", 1)):
+        value = getattr(campaign, key)
+        if value is None and key == "limit":
+            continue
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise CampaignError(f"{key} is {value!r}; use a whole number of {low} or more.")
+    tasks = {task.name for task in campaign.tasks}
+    for setting in campaign.settings:
+        stray = sorted(set(setting.on) - tasks)
+        if stray:
+            raise CampaignError(
+                f"Setting {setting.name!r} names {stray[0]!r} under on, which is no task of the campaign."
+            )
+        for task in campaign.tasks:
+            effective(setting, task)
+        for model in campaign.models:
+            if setting.aot is not None and not model.keeps_answers:
+                raise CampaignError(
+                    f"Model {model.name!r} runs as {model.id}, which cannot compress; "
+                    f"use {model.id}_aot for {setting.name!r}."
+                )
+
+
+def effective(setting: Setting, task: Task) -> AOTConfig | None:
+    """The whole configuration of a setting on a task. Raises CampaignError where AOTConfig refuses it."""
+    values = setting.aot_on(task.name)
+    if values is None:
+        return None
+    try:
+        return AOTConfig.preset(values.pop("preset", "default"), **values)
+    except AOTError as error:
+        raise CampaignError(f"Setting {setting.name!r}: {error}") from error
+    except TypeError as error:
+        raise CampaignError(f"Setting {setting.name!r} has a value of the wrong kind ({error}).") from error
