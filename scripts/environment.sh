@@ -27,7 +27,7 @@ make_environment() {
         fi
     fi
     for name in "$@"; do
-        wanted=$(cat "requirements/$name.txt" pyproject.toml)
+        wanted=$(cat "requirements/$name".*txt pyproject.toml)
         stamp=.venv/installed-$name
         [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && continue
         say "installing requirements/$name.txt"
@@ -37,6 +37,9 @@ make_environment() {
             .venv/bin/python -m pip install --quiet "$(grep '^torch==' "requirements/$name.txt")"
         fi
         .venv/bin/python -m pip install --quiet -r "requirements/$name.txt"
+        if [ -e "requirements/$name.nodeps.txt" ]; then
+            .venv/bin/python -m pip install --quiet --no-deps -r "requirements/$name.nodeps.txt"
+        fi
         .venv/bin/python -m pip install --quiet --no-deps -e .
         printf '%s' "$wanted" > "$stamp"
     done

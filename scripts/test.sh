@@ -3,6 +3,6 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-make_environment demo test
+make_environment demo lmms test
 .venv/bin/python -m ruff check .
 exec .venv/bin/python -m pytest "$@"
