@@ -30,6 +30,7 @@ from ..result import Kind, Selection, kept
 from ..scores import relative, unit
 from ..transport import grid_distances
 from ..video import VideoTokens
+from .chains import roots
 from .merging import gather_members
 
 TEMPERATURE = 0.3  # of masses and of the share of merges
@@ -139,17 +140,3 @@ def choose_merges(plan: torch.Tensor, total: torch.Tensor, merges: int) -> tuple
     chosen = turn.flatten().argsort(descending=True, stable=True)[:merges]
     joined = torch.zeros(turn.numel(), dtype=torch.bool, device=plan.device).index_fill_(0, chosen, True)
     return joined.view_as(partner), partner
-
-
-def roots(joined: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
-    """(T·K,) int64: the first token of the chain that each token is joined to, itself where it is not.
-
-    joined, partner: (T - 1, K) of frames 1 to T - 1; partner counts inside the frame before.
-    """
-    pairs, count = joined.shape
-    own = torch.arange((pairs + 1) * count, device=partner.device)
-    before = own[: pairs * count].view_as(partner) // count * count + partner
-    root = torch.cat([own[:count], torch.where(joined.flatten(), before.flatten(), own[count:])])
-    for _ in range(pairs.bit_length()):
-        root = root[root]
-    return root

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from aot import AOTConfig, AOTError, Kind, compress, pool_tokens
-from aot.baselines.ott_vid import choose_merges, pair_cost, representatives, roots, spatial_count
+from aot.baselines.chains import roots
+from aot.baselines.ott_vid import choose_merges, pair_cost, representatives, spatial_count
 
 
 def directions(*angles):
