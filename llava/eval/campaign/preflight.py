@@ -7,6 +7,7 @@ from pathlib import Path
 from llava.eval.campaign.identity import harness_folders, task_hash
 from llava.eval.campaign.launch import Launch
 from llava.eval.campaign.plan import checkpoint_folder
+from llava.eval.campaign.published import check_published
 from llava.eval.campaign.spec import Campaign, CampaignError
 
 
@@ -15,6 +16,7 @@ def check_installed(campaign: Campaign, launch: Launch) -> None:
 
     A checkpoint named ORGANISATION/NAME that is not in the local cache is left to the hub.
     """
+    check_published(campaign)
     if find_spec(launch.module) is None:
         raise CampaignError(
             "lmms-eval is not installed here; install it with `pip install -e '.[eval]'`, or see docs/evaluation.md."

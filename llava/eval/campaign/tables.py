@@ -1,0 +1,205 @@
+"""From the questions of all runs to the numbers of a table; nothing here knows how it will look."""
+
+import json
+import statistics
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from llava.eval.campaign.bootstrap import Interval, compare
+from llava.eval.campaign.published import published_row, published_value
+from llava.eval.campaign.results import Question, read_questions
+from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, campaign_from
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One setting on one task. measured and published in percent; failed questions count as wrong."""
+
+    measured: float | None
+    published: float | None
+    questions: int
+    failed: int
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published, in points."""
+        return None if self.measured is None or self.published is None else self.measured - self.published
+
+
+@dataclass(frozen=True)
+class Row:
+    """One setting. tokens: share of the visual tokens that stayed, in percent, as recorded question by question.
+
+    relative: the average as a percentage of our own uncompressed run's; its interval, and that of the difference
+    in points, by paired bootstrap. compress_ms: median of the questions' compression. None where it is not known.
+    """
+
+    setting: Setting
+    cells: tuple[Cell, ...]
+    tokens: float | None
+    average: float | None
+    relative: float | None
+    relative_interval: Interval | None
+    difference_interval: Interval | None
+    compress_ms: float | None
+    published: dict[str, Any] | None
+
+    @property
+    def failed(self) -> int:
+        return sum(cell.failed for cell in self.cells)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A model under all settings. manifests: of the runs. warnings: what a reader must know."""
+
+    campaign: Campaign
+    model: Model
+    tasks: tuple[Task, ...]
+    rows: tuple[Row, ...]
+    manifests: tuple[dict[str, Any], ...]
+    warnings: tuple[str, ...]
+
+
+def load_tables(folders: list[Path]) -> list[Table]:
+    """The tables of campaigns' folders; campaigns of one name in several folders are put together.
+
+    Raises CampaignError for a folder that holds no campaign.
+    """
+    found: dict[str, tuple[Campaign, dict[tuple[str, str, str], Path]]] = {}
+    for folder in folders:
+        path = folder / "campaign.json"
+        if not path.is_file():
+            raise CampaignError(f"There is no campaign in {folder}; give the folder that `aot eval` named at its end.")
+        data = json.loads(path.read_text(encoding="utf-8"))
+        campaign = campaign_from(data["campaign"])
+        runs = {(row["model"], row["setting"], row["task"]): folder / row["folder"] for row in data["runs"]}
+        if campaign.name in found:
+            first, known = found[campaign.name]
+            campaign, runs = _together(first, campaign), {**runs, **_complete(known)}
+        found[campaign.name] = campaign, runs
+    return [_table(campaign, model, runs) for campaign, runs in found.values() for model in campaign.models]
+
+
+def _complete(runs: dict) -> dict:
+    return {key: folder for key, folder in runs.items() if (folder / "result.json").is_file()}
+
+
+def _together(one: Campaign, other: Campaign) -> Campaign:
+    """The models, settings and tasks of both; where both name one, the first one's."""
+
+    def union(name: str) -> tuple:
+        rows = {row.name: row for row in (*getattr(other, name), *getattr(one, name))}
+        order = dict.fromkeys(row.name for row in (*getattr(one, name), *getattr(other, name)))
+        return tuple(rows[key] for key in order)
+
+    return replace(one, models=union("models"), settings=union("settings"), tasks=union("tasks"))
+
+
+def _table(campaign: Campaign, model: Model, runs: dict[tuple[str, str, str], Path]) -> Table:
+    answers: dict[tuple[str, str], list[Question]] = {}
+    manifests = []
+    for setting in campaign.settings:
+        for task in campaign.tasks:
+            folder = runs.get((model.name, setting.name, task.name))
+            if folder is not None and (folder / "result.json").is_file():
+                answers[setting.name, task.name] = read_questions(folder / "questions.jsonl")
+                manifests.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+    warnings = _warnings(campaign, answers)
+    reference = next((s.name for s in campaign.settings if s.aot is None), None)
+    intervals = _compare(campaign, reference, answers)
+    rows = tuple(_row(campaign, model, setting, answers, intervals) for setting in campaign.settings)
+    return Table(campaign, model, campaign.tasks, rows, tuple(manifests), tuple(warnings))
+
+
+def task_score(questions: list[Question]) -> float | None:
+    """Mean over groups of the mean score, in percent; None for a task that scores no single questions."""
+    if not questions or any(q.score is None for q in questions):
+        return None
+    return 100 * statistics.fmean(statistics.fmean(scores) for scores in _groups(questions).values())
+
+
+def _groups(questions: list[Question]) -> dict[str, list[float]]:
+    groups: dict[str, list[float]] = {}
+    for question in sorted(questions, key=lambda q: (q.group, q.key)):
+        groups.setdefault(question.group, []).append(question.score)
+    return groups
+
+
+def _row(campaign: Campaign, model: Model, setting: Setting, answers: dict, intervals: dict) -> Row:
+    published = published_row(model, setting)
+    cells = []
+    for task in campaign.tasks:
+        questions = answers.get((setting.name, task.name), [])
+        failed = sum(q.failure is not None for q in questions)
+        cells.append(Cell(task_score(questions), published_value(published, task), len(questions), failed))
+    asked = [q for task in campaign.tasks for q in answers.get((setting.name, task.name), []) if q.failure is None]
+    shares = [q.tokens["visual"] / q.tokens["visual_before"] for q in asked if q.tokens.get("visual_before")]
+    times = [1e3 * q.seconds["compress"] for q in asked if "compress" in q.seconds]
+    whole = all(cell.measured is not None for cell in cells)
+    average, relative, relative_interval, difference_interval = intervals.get(setting.name, (None,) * 4)
+    return Row(
+        setting=setting,
+        cells=tuple(cells),
+        tokens=100 * statistics.fmean(shares) if shares else None,
+        average=statistics.fmean(cell.measured for cell in cells) if whole and average is None else average,
+        relative=relative,
+        relative_interval=relative_interval,
+        difference_interval=difference_interval,
+        compress_ms=statistics.median(times) if times else None,
+        published=published,
+    )
+
+
+def _compare(campaign: Campaign, reference: str | None, answers: dict) -> dict:
+    """(average, relative, its interval, interval of the difference) of every setting that answered every task."""
+    names = [s.name for s in campaign.settings]
+    whole = [
+        name
+        for name in names
+        if all(task_score(answers.get((name, task.name), [])) is not None for task in campaign.tasks)
+    ]
+    if reference not in whole:
+        return {}
+    found = {}
+    base = answers_of(campaign, reference, answers)
+    # settings that answered the same questions are drawn together; others are left without an interval
+    same = [reference] + [
+        name for name in whole if name != reference and answers_of(campaign, name, answers).keys() == base.keys()
+    ]
+    tasks = []
+    for task in campaign.tasks:
+        rows = [_groups(answers[name, task.name]) for name in same]
+        tasks.append([np.array([row[group] for row in rows]) for group in rows[0]])
+    compared = compare(tasks)
+    for i, name in enumerate(same):
+        ours, theirs = float(compared.average[i]), float(compared.average[0])
+        relative = 100 * ours / theirs if theirs else None
+        found[name] = (ours, relative, compared.relative[i], compared.difference[i])
+    return found
+
+
+def answers_of(campaign: Campaign, setting: str, answers: dict) -> dict[tuple[str, str, str], Question]:
+    """A setting's questions on all tasks by (task, subtask, document)."""
+    return {(t.name, *q.key): q for t in campaign.tasks for q in answers.get((setting, t.name), [])}
+
+
+def _warnings(campaign: Campaign, answers: dict) -> list[str]:
+    found = []
+    for task in campaign.tasks:
+        sets = {name: {q.key for q in answers[name, task.name]} for name, t in answers if t == task.name}
+        if len({frozenset(keys) for keys in sets.values()}) > 1:
+            found.append(f"{task.name}: not all settings were asked the same questions; those have no interval.")
+    missing = [
+        f"{setting.name} on {task.name}"
+        for setting in campaign.settings
+        for task in campaign.tasks
+        if (setting.name, task.name) not in answers
+    ]
+    if missing:
+        shown = "; ".join(missing[:10]) + (f"; and {len(missing) - 10} more" if len(missing) > 10 else "")
+        found.append(f"Not run yet: {shown}.")
+    return found
