@@ -253,7 +253,9 @@ class ChatSession:
     def _check_length(self, prompt: int) -> None:
         """Raises ChatError when prompt, video and the longest answer do not fit the model's context."""
         before = self.loaded.before
-        share = self.aot.retention if self.aot and self.aot.retention else 1.0
+        # methods inside the language model let every token in
+        reduced = self.aot and self.aot.retention and not is_in_llm(self.aot)
+        share = self.aot.retention if reduced else 1.0
         needed = prompt + int(share * before.visual) + before.newline + self.max_new_tokens
         limit = getattr(self.model.config, "tokenizer_model_max_length", None) or self.context_length
         limit = min(limit, self.context_length)

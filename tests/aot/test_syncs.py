@@ -73,6 +73,11 @@ CASES = {
     "prunevid": (AOTConfig(method="prunevid"), 1),
     "fastvid": (AOTConfig(method="fastvid"), 1),
     "holitom": (AOTConfig(method="holitom"), 1),
+    "evs": (AOTConfig(method="evs"), 0),
+    "dycoke": (AOTConfig(method="dycoke"), 0),
+    "vidcom2": (AOTConfig(method="vidcom2"), 0),
+    "flashvid": (AOTConfig(method="flashvid"), 1),
+    "ott_vid": (AOTConfig(method="ott_vid"), 0),
     "paper": (AOTConfig.preset("paper", num_anchors=18, iterations=10), 2),
     "released": (AOTConfig.preset("released", num_anchors=18, iterations=10), 2),
 }
