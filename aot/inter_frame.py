@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from .config import AOTConfig
-from .ops import sinkhorn
+from .ops import sinkhorn, use_triton
 from .scores import unit
 from .transport import merge
 
@@ -33,8 +33,10 @@ def merge_clips(tokens: torch.Tensor, present: torch.Tensor, mass: torch.Tensor,
     """Runs frames 1, 2, … of every clip into the anchors, the tokens of its frame 0.
 
     tokens: (C, L, K, D) float32. present: (C, L, K) bool, False for padding. mass: (C, L, K).
-    A token that finds no anchor (frame 0 kept none) stays apart as dynamic.
+    A token that finds no anchor (frame 0 kept none) stays apart as dynamic. On a GPU one kernel walks all clips.
     """
+    if use_triton(config.backend, "chain", tokens, limit=_kernel_limit(tokens.shape[2])):
+        return _merge_clips_by_kernel(tokens, present, mass, config)
     anchors, anchor_mass, here = tokens[:, 0], mass[:, 0], present[:, 0]
     dynamic = torch.zeros_like(present)
     plans = []
@@ -57,6 +59,31 @@ def merge_clips(tokens: torch.Tensor, present: torch.Tensor, mass: torch.Tensor,
         dynamic[:, step] = apart
         plans.append(plan)
     return Chain(anchors, anchor_mass, dynamic, plans)
+
+
+def _kernel_limit(count: int) -> str | None:
+    return f"a frame keeps {count} tokens, more than 128" if count > 128 else None
+
+
+def _merge_clips_by_kernel(tokens: torch.Tensor, present: torch.Tensor, mass: torch.Tensor, config: AOTConfig) -> Chain:
+    from .ops.kernels.chain import chain
+
+    return Chain(
+        *chain(
+            tokens,
+            present,
+            mass,
+            epsilon=config.epsilon,
+            iterations=config.iterations,
+            stop=_STOP[config.stop],
+            tolerance=config.tolerance,
+            sigma=config.temporal_sigma,
+            keep_ratio=config.keep_ratio if config.dynamic_rule == "quantile" else None,
+            threshold=config.dynamic_threshold,
+            strength=config.inter_scale,
+            cap=config.merge_cap,
+        )
+    )
 
 
 def frame_plan(

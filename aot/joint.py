@@ -11,6 +11,7 @@ from .anchors import choose, local_share, rank_descending, true_indices, window_
 from .carry import transport_clips
 from .config import AOTConfig
 from .coverage import cover
+from .ops import novelty
 from .result import Kind, Selection, kept
 from .scores import Scores, relative, token_scores, unit
 from .temporal import clip_lengths, clip_starts, join_clips
@@ -30,9 +31,10 @@ def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
     starts = clip_starts(clips, device)
     shown = starts if config.key_frames == "clip" else starts[:1]
     first = torch.zeros(frames, dtype=torch.bool, device=device).index_fill(0, shown, True)
-    units = unit(video.pooled)
+    change, rarity = novelty(video.pooled, backend=config.backend)
     scores = token_scores(
-        units,
+        change,
+        rarity,
         video.pooled_shallow,
         video.pooled_deep,
         first,
@@ -42,10 +44,10 @@ def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
         rarity_power=config.rarity_power,
     )
     counts = frame_budgets(scores.global_, starts, budget, config.frame_floor)
-    local, global_ = choose_tokens(scores, units, counts, video, config)
+    local, global_ = choose_tokens(scores, counts, video, config)
     index = true_indices((local | global_).flatten(), budget)
     kind = torch.where(local.flatten()[index], int(Kind.LOCAL), int(Kind.GLOBAL))
-    tokens, mass, trace = transport_clips(video, units, index, clips, config)
+    tokens, mass, trace = transport_clips(video, index, clips, config)
     if video.trace:
         trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep, "frame_budget": counts}
         trace |= {"local_score": scores.local, "global_score": scores.global_}
@@ -81,16 +83,17 @@ def frame_budgets(score: torch.Tensor, starts: torch.Tensor, budget: int, floor:
 
 
 def choose_tokens(
-    scores: Scores, units: torch.Tensor, budget: torch.Tensor, video: VideoTokens, config: AOTConfig
+    scores: Scores, budget: torch.Tensor, video: VideoTokens, config: AOTConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Local and global anchors, two disjoint (T, P) bool masks. units: (T, P, D). budget: (T,) int64."""
-    windows = window_ids(video.pooled_grid, units.device)
+    """Local and global anchors, two disjoint (T, P) bool masks. budget: (T,) int64."""
+    windows = window_ids(video.pooled_grid, budget.device)
     local = local_share(budget, config.global_ratio)
     counts = window_counts(local, scores.local, windows, config.window_budget)
     left = budget - counts.sum(-1)
     local, global_ = choose(counts, left, scores.local, scores.global_, windows)
     if config.selection == "score":
         return local, global_
+    units = unit(video.pooled)
     cost = 1 - torch.bmm(units, units.transpose(1, 2))
     cost += config.spatial_weight * grid_distances(video.pooled_grid, units.device)
     weight = relative(video.pooled_deep) ** config.attention_power

@@ -22,12 +22,6 @@ def unit(tokens: torch.Tensor) -> torch.Tensor:
     return tokens / norm.clamp_min(torch.finfo(torch.float32).tiny)
 
 
-def rarity(units: torch.Tensor) -> torch.Tensor:
-    """1 - cos of each token with the mean of its frame. units: (T, P, D) of length 1; returns (T, P)."""
-    mean = unit(units.mean(dim=1))
-    return (1 - torch.matmul(units, mean.unsqueeze(-1)).squeeze(-1)).clamp_min(0)
-
-
 def change(units: torch.Tensor) -> torch.Tensor:
     """1 - cos of each token with the same place one frame earlier, 0 in frame 0. units: (T, P, D); (T, P)."""
     moved = (1 - torch.linalg.vecdot(units[1:], units[:-1])).clamp_min(0)
@@ -41,7 +35,8 @@ def relative(importance: torch.Tensor) -> torch.Tensor:
 
 
 def token_scores(
-    units: torch.Tensor,
+    change: torch.Tensor,
+    rarity: torch.Tensor,
     shallow: torch.Tensor,
     deep: torch.Tensor,
     first: torch.Tensor,
@@ -53,17 +48,16 @@ def token_scores(
 ) -> Scores:
     """Scores attention^a · change^c · rarity^r of all tokens: local by shallow, global_ by deep attention.
 
-    units: (T, P, D) of length 1. shallow, deep: (T, P) pooled importance. first: (T,) bool, frames to be
+    change, rarity: (T, P) of `ops.novelty`. shallow, deep: (T, P) pooled importance. first: (T,) bool, frames to be
     shown afresh: they are predicted from their own mean, not from the frame before, so a token is as new as
     it is rare. In the other frames it is at least `refresh` times that new, so that what stays is shown again.
     """
-    rare = rarity(units)
-    moved = torch.maximum(change(units), rare * torch.where(first, 1.0, refresh).unsqueeze(-1))
+    moved = torch.maximum(change, rarity * torch.where(first, 1.0, refresh).unsqueeze(-1))
     # the floor keeps the order of attention where nothing moves and nothing is rare
-    new = moved.clamp_min(1e-6) ** change_power * rare.clamp_min(1e-6) ** rarity_power
+    new = moved.clamp_min(1e-6) ** change_power * rarity.clamp_min(1e-6) ** rarity_power
     return Scores(
         local=relative(shallow) ** attention_power * new,
         global_=relative(deep) ** attention_power * new,
         change=moved,
-        rarity=rare,
+        rarity=rarity,
     )

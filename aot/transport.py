@@ -3,17 +3,9 @@
 import torch
 
 from .config import AOTConfig
-from .ops import sinkhorn
+from .ops import aggregate, pair_cost, sinkhorn
+from .ops.reference import grid_distances as grid_distances
 from .scores import unit
-
-
-def grid_distances(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
-    """(H·W, H·W) float32 distances of tokens whose rows and columns lie in [0, 1]², linspace on both axes."""
-    height, width = grid
-    rows = torch.linspace(0, 1, height, device=device)
-    columns = torch.linspace(0, 1, width, device=device)
-    place = torch.cartesian_prod(rows, columns)
-    return torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def soft_nearest(cost: torch.Tensor, supply: torch.Tensor, anchors: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -54,13 +46,11 @@ def intra_frame(
     """
     frames, tokens, width = features.shape
     count = anchor.shape[1]
-    features = features.float()
-    kept = features.gather(1, anchor.unsqueeze(-1).expand(-1, -1, width))
-    cosine = torch.bmm(unit(features), unit(kept).transpose(1, 2))
+    kept = features.gather(1, anchor.unsqueeze(-1).expand(-1, -1, width)).float()
     supply = torch.ones(frames, tokens, device=features.device).scatter_(1, anchor, 0.0)
-    cost = 1 - cosine
-    if config.spatial_weight > 0:
-        cost += config.spatial_weight * grid_distances(grid, features.device)[anchor].transpose(1, 2)
+    each = torch.arange(frames, device=features.device)
+    flat = anchor + each.unsqueeze(1) * tokens
+    cost = pair_cost(features, each, 1, flat, grid=grid, spatial_weight=config.spatial_weight, backend=config.backend)
     free = max(1, tokens - count)
     scale = 1 / free if config.supplier_mass == "normalised" else 1.0
     plan = sinkhorn(
@@ -73,12 +63,13 @@ def intra_frame(
         tolerance=config.tolerance,
         backend=config.backend,
     )
-    carried = torch.bmm(plan.transpose(1, 2), features)
+    carried = aggregate(plan, features, each, 1, backend=config.backend)
     merged = merge(kept, carried, plan.sum(1), strength=config.merge_strength, cap=config.merge_cap)
     if config.hard_blend > 0:
+        cosine = torch.bmm(unit(features), unit(kept).transpose(1, 2))
         best = cosine.argmax(-1, keepdim=True) == torch.arange(count, device=features.device)
         nearest = best * supply.unsqueeze(-1)
-        total = kept + torch.bmm(nearest.transpose(1, 2), features)
+        total = kept + aggregate(nearest, features, each, 1, backend=config.backend)
         merged = merged.lerp(total / (1 + nearest.sum(1)).unsqueeze(-1), config.hard_blend)
     return merged, plan
 

@@ -1,40 +1,45 @@
 """One dispatch for the operations that have fast versions.
 
-backend: "auto" takes the fastest version that can run on the inputs, "reference" the float32 PyTorch one,
-"triton" the GPU kernels; an explicit request that cannot be met raises AOTError.
+backend: "auto" takes the Triton kernel on a GPU where it can run and the float32 PyTorch reference elsewhere,
+"reference" the latter, "triton" the kernel; an explicit request that cannot be met raises AOTError.
 """
 
 import torch
 
 from ..errors import AOTError
 from . import reference
+from .select import BACKENDS, use_triton
 
-BACKENDS = ("auto", "reference", "triton")
+__all__ = ["BACKENDS", "STOPS", "aggregate", "novelty", "pair_cost", "received_attention", "sinkhorn", "use_triton"]
+
 STOPS = ("marginal", "change", "change_batch", "never")
 
 
-def resolve_backend(backend: str, op: str) -> str:
-    """Name of the backend that will run `op`; "auto" falls back, an explicit choice does not."""
-    if backend not in BACKENDS:
-        raise AOTError(f"Unknown backend {backend!r}; use one of: {', '.join(BACKENDS)}.")
-    if backend == "triton":
-        raise AOTError(f"No triton kernel for {op} in this version; use backend='auto' or 'reference'.")
-    return "reference"
-
-
 def received_attention(
-    q: torch.Tensor, k: torch.Tensor, scale: float, *, chunk: int | None = None, backend: str = "auto"
+    q: torch.Tensor,
+    k: torch.Tensor,
+    scale: float,
+    *,
+    lse: torch.Tensor | None = None,
+    chunk: int | None = None,
+    backend: str = "auto",
 ) -> torch.Tensor:
     """Mean over heads, sum over queries of softmax(q kᵀ · scale)[:, j] (method section 1).
 
-    q, k: (B, H, N, d) of any float dtype; returns (B, N) float32. No N x N map is kept.
-    Raises AOTError for an unknown or unavailable backend, or for shapes that do not fit.
+    q, k: (B, H, N, d) of any float dtype; returns (B, N) float32. No N x N map is kept. lse: (B, H, N)
+    float32, natural logarithms of the softmax's denominators as fused attention leaves them; None computes
+    them. Raises AOTError for an unknown or unavailable backend, or for shapes that do not fit.
     """
     if q.dim() != 4 or k.dim() != 4 or q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
         shapes = f"{tuple(q.shape)} and {tuple(k.shape)}"
         raise AOTError(f"q and k must be (B, H, N, d) with equal B, H and d; got {shapes}.")
-    resolve_backend(backend, "received_attention")
-    return reference.received_attention(q, k, scale, chunk=chunk)
+    if lse is not None and lse.shape != q.shape[:3]:
+        raise AOTError(f"lse is {tuple(lse.shape)}; it must be (B, H, N) = {tuple(q.shape[:3])}.")
+    if use_triton(backend, "received_attention", q, k):
+        from .kernels.attention import received_attention as kernel
+
+        return kernel(q, k, scale, lse)
+    return reference.received_attention(q, k, scale, lse=lse, chunk=chunk)
 
 
 def sinkhorn(
@@ -58,7 +63,8 @@ def sinkhorn(
     when the mean change of its row scalings, which start at 1, is below tolerance; "change_batch" takes
     that mean over the whole batch (the released code's rules); "never". A frozen problem keeps its
     plan while the others go on, and no result is read back from the device.
-    log_domain: iterate on logarithms; needed when cost / epsilon spans more than about 80.
+    log_domain: iterate on logarithms; needed when cost / epsilon spans more than about 80. The kernel always
+    does and takes up to 2,048 columns and every rule but "change_batch".
     Raises AOTError for shapes that do not fit, and for an unknown rule or an unavailable backend.
     """
     if cost.dim() != 3 or supply.shape != cost.shape[:2] or demand.shape != (cost.shape[0], cost.shape[2]):
@@ -68,14 +74,66 @@ def sinkhorn(
         raise AOTError(f"Unknown stopping rule {stop!r}; use one of: {', '.join(STOPS)}.")
     if log_domain and stop.startswith("change"):
         raise AOTError("The rules 'change' and 'change_batch' are defined on scalings; set log_domain=False.")
-    resolve_backend(backend, "sinkhorn")
-    return reference.sinkhorn(
-        cost,
-        supply,
-        demand,
-        epsilon=epsilon,
-        iterations=iterations,
-        stop=stop,
-        tolerance=tolerance,
-        log_domain=log_domain,
+    settings = {"epsilon": epsilon, "iterations": iterations, "stop": stop, "tolerance": tolerance}
+    if use_triton(backend, "sinkhorn", cost, supply, demand, limit=_sinkhorn_limit(cost.shape[2], stop)):
+        from .kernels.sinkhorn import sinkhorn as kernel
+
+        return kernel(cost, supply, demand, log_domain=log_domain, **settings)
+    return reference.sinkhorn(cost, supply, demand, log_domain=log_domain, **settings)
+
+
+def _sinkhorn_limit(columns: int, stop: str) -> str | None:
+    if stop == "change_batch":
+        return "the rule 'change_batch' couples the problems, which run apart"
+    return f"{columns} columns are more than 2048" if columns > 2048 else None
+
+
+def pair_cost(
+    tokens: torch.Tensor,
+    starts: torch.Tensor,
+    length: int,
+    anchor: torch.Tensor,
+    *,
+    grid: tuple[int, int],
+    spatial_weight: float,
+    temporal_weight: float = 0.0,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Costs (1 - cos) + spatial_weight·distance + temporal_weight·|Δt| of token pairs, (G, M, K) float32.
+
+    tokens: (T, P, D) of any float dtype and length; no normalised or gathered copy is written. Group g pairs
+    all M = length·P tokens of the frames from starts[g] on with the tokens anchor[g]. starts: (G,) int64,
+    consecutive groups that cover the video; what lies beyond its end repeats the last frame. anchor: (G, K)
+    flat indices t·P + place. grid: (H, W) of a frame, whose sides span [0, 1]. Δt in frames.
+    """
+    if use_triton(backend, "pair_cost", tokens, starts, anchor):
+        from .kernels.pair_cost import pair_cost as kernel
+    else:
+        kernel = reference.pair_cost
+    return kernel(
+        tokens, starts, length, anchor, grid=grid, spatial_weight=spatial_weight, temporal_weight=temporal_weight
     )
+
+
+def aggregate(
+    plan: torch.Tensor, tokens: torch.Tensor, starts: torch.Tensor, length: int, *, backend: str = "auto"
+) -> torch.Tensor:
+    """What plans (G, M, K) carry, Σ_m plan[g, m, k]·token: (G, K, D) float32. Other arguments as in `pair_cost`."""
+    if use_triton(backend, "aggregate", plan, tokens, starts):
+        from .kernels.aggregate import aggregate as kernel
+    else:
+        kernel = reference.aggregate
+    return kernel(plan, tokens, starts, length)
+
+
+def novelty(tokens: torch.Tensor, *, backend: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
+    """How much each token changed and how rare it is in its frame, both (T, P) float32 in [0, 2].
+
+    tokens: (T, P, D). change: 1 - cos with the same place one frame earlier, 0 in frame 0. rarity: 1 - cos
+    with the mean of the frame's tokens scaled to length 1. No normalised copy is written.
+    """
+    if use_triton(backend, "novelty", tokens):
+        from .kernels.novelty import novelty as kernel
+    else:
+        kernel = reference.novelty
+    return kernel(tokens)

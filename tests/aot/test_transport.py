@@ -12,7 +12,6 @@ from aot.carry import transport_clips
 from aot.coverage import cover
 from aot.inter_frame import masked_quantile, merge_clips
 from aot.joint import frame_budgets
-from aot.scores import unit
 from aot.temporal import dynamic_clips, join_clips, uniform_clips
 from aot.transport import grid_distances, intra_frame, merge
 from aot.video import VideoTokens
@@ -78,7 +77,7 @@ def test_default_merge_by_hand():
     )
     features = torch.tensor(FRAME, dtype=torch.float32)[None]
     video = VideoTokens(features, None, None, (2, 2), None)
-    tokens, mass, _ = transport_clips(video, unit(features), torch.tensor([0, 3]), [1], config)
+    tokens, mass, _ = transport_clips(video, torch.tensor([0, 3]), [1], config)
     places = [(0, 0), (0, 1), (1, 0), (1, 1)]
     received, carried = np.zeros(2), np.zeros((2, 3))
     for i in (1, 2):
@@ -141,7 +140,7 @@ def test_permuting_tokens_that_are_not_kept_changes_nothing(make_video, uniform_
 
     def run(tokens):
         video = VideoTokens(tokens, None, None, (6, 6), None)
-        return transport_clips(video, unit(tokens), index, [2, 2], config)[:2]
+        return transport_clips(video, index, [2, 2], config)[:2]
 
     for value, moved in zip(run(features), run(features.flatten(0, 1)[order].view_as(features)), strict=True):
         torch.testing.assert_close(moved, value, rtol=1e-4, atol=1e-5)
@@ -166,12 +165,12 @@ def test_clips_do_not_touch_each_other(make_video):
     for uniform_share in (0.0, 0.5):
         config = AOTConfig(uniform_share=uniform_share, iterations=50, merge_reach=None)
         whole = VideoTokens(features, shallow, deep, (6, 6), None)
-        tokens, mass, _ = transport_clips(whole, unit(features), index, [3, 3], config)
+        tokens, mass, _ = transport_clips(whole, index, [3, 3], config)
         for start in (0, 3):
             part = VideoTokens(features[start : start + 3], None, None, (6, 6), None)
             own = index[(index >= start * 36) & (index < (start + 3) * 36)]
             inside = torch.isin(index, own)
-            alone = transport_clips(part, unit(part.features), own - start * 36, [3], config)
+            alone = transport_clips(part, own - start * 36, [3], config)
             torch.testing.assert_close(tokens[inside], alone[0], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(mass[inside], alone[1], rtol=1e-4, atol=1e-5)
 

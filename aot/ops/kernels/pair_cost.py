@@ -1,0 +1,76 @@
+"""Transport cost of token pairs from the tokens as they are: gathered and normalised inside the product."""
+
+import torch
+import triton
+import triton.language as tl
+
+from .tiles import dot_precision
+
+
+@triton.jit
+def grid_place(index, per_frame, width, height):
+    """Frame, and row and column in [0, 1], of flat token indices."""
+    place = index % per_frame
+    row = (place // width).to(tl.float32) / tl.maximum(height - 1, 1).to(tl.float32)
+    column = (place % width).to(tl.float32) / tl.maximum(width - 1, 1).to(tl.float32)
+    return index // per_frame, row, column
+
+
+@triton.jit
+def pair_cost_kernel(
+    tokens, starts, anchor, cost, frames, suppliers, anchors, dim, height, width, spatial_weight, temporal_weight,
+    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
+):  # fmt: skip
+    """cost (G, M, K); a program takes BM suppliers and BN anchors of one group."""
+    group = tl.program_id(2).to(tl.int64)
+    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    per_frame = height * width
+    left = tl.minimum(tl.load(starts + group) + m // per_frame, frames - 1) * per_frame + m % per_frame
+    right = tl.load(anchor + group * anchors + n, mask=n < anchors, other=0)
+    product = tl.zeros([BM, BN], tl.float32)
+    left_square = tl.zeros([BM], tl.float32)
+    right_square = tl.zeros([BN], tl.float32)
+    for start in range(0, dim, BD):
+        d = start + tl.arange(0, BD)
+        inside = (d < dim)[None, :]
+        x = tl.load(tokens + left[:, None] * dim + d[None, :], mask=inside, other=0.0)
+        y = tl.load(tokens + right[:, None] * dim + d[None, :], mask=inside, other=0.0)
+        product = tl.dot(x, tl.trans(y), product, input_precision=PRECISION)
+        left_square += tl.sum(x.to(tl.float32) * x.to(tl.float32), 1)
+        right_square += tl.sum(y.to(tl.float32) * y.to(tl.float32), 1)
+    # a token of zeros has no direction: cosine 0
+    by_left = tl.where(left_square > 0, 1 / tl.sqrt(tl.where(left_square > 0, left_square, 1.0)), 0.0)
+    by_right = tl.where(right_square > 0, 1 / tl.sqrt(tl.where(right_square > 0, right_square, 1.0)), 0.0)
+    value = 1 - product * by_left[:, None] * by_right[None, :]
+    frame_m, row_m, column_m = grid_place(left, per_frame, width, height)
+    frame_n, row_n, column_n = grid_place(right, per_frame, width, height)
+    down = row_m[:, None] - row_n[None, :]
+    across = column_m[:, None] - column_n[None, :]
+    value += spatial_weight * tl.sqrt(down * down + across * across)
+    value += temporal_weight * tl.abs(frame_m[:, None] - frame_n[None, :]).to(tl.float32)
+    place = cost + group * suppliers * anchors + m[:, None] * anchors + n[None, :]
+    tl.store(place, value, mask=(m < suppliers)[:, None] & (n < anchors)[None, :])
+
+
+def pair_cost(
+    tokens: torch.Tensor,
+    starts: torch.Tensor,
+    length: int,
+    anchor: torch.Tensor,
+    *,
+    grid: tuple[int, int],
+    spatial_weight: float,
+    temporal_weight: float,
+) -> torch.Tensor:
+    """(G, M, K) float32; arguments as in `aot.ops.pair_cost`."""
+    tokens, anchor = tokens.contiguous(), anchor.contiguous()
+    frames, per_frame, dim = tokens.shape
+    groups, anchors = anchor.shape
+    cost = torch.empty(groups, length * per_frame, anchors, dtype=torch.float32, device=tokens.device)
+    pair_cost_kernel[(triton.cdiv(length * per_frame, 64), triton.cdiv(anchors, 64), groups)](
+        tokens, starts, anchor, cost, frames, length * per_frame, anchors, dim,
+        *grid, spatial_weight, temporal_weight,
+        BM=64, BN=64, BD=32 if tokens.dtype == torch.float32 else 64, PRECISION=dot_precision(tokens.dtype),
+    )  # fmt: skip
+    return cost
