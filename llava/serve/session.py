@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from aot import AOTConfig, CompressedVideo, pooled_grid
+from aot.baselines.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
