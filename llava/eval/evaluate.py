@@ -23,8 +23,8 @@ from llava.eval.clips import sample_clip
 from llava.eval.exam import QUESTIONS, SEED, Item, clip_files, make_exam
 from llava.eval.plain_asking import ask_plainly
 from llava.eval.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
-from llava.eval.reduction import Cost, extra_memory, fit_anchors, reduce, summary
-from llava.eval.settings import IN_LLM, Setting, parse_setting
+from llava.eval.reduction import Cost, extra_memory, fit_anchors, pruning_cost, reduce, summary
+from llava.eval.settings import Setting, parse_setting
 from llava.eval.shelf import Shelf, shared_plan
 from llava.model.builder import load_pretrained_model
 
@@ -58,12 +58,11 @@ class Examiner:
         self.model, self.tokenizer, self.shelf = model, tokenizer, shelf
 
     def ask(self, number: int, asked: Sequence[Asked], setting: Setting) -> tuple[list[Said], Cost | None]:
-        """Replies about a clip, and what the reduction before the language model cost."""
+        """Replies about a clip, and what the reduction cost."""
         video = self.shelf.blank() if setting.blank else self.shelf.clip(number)
         if setting.inside:
-            self.model.config.aot = None
-            with IN_LLM[setting.inside](self.model, setting.retention):
-                return ask_plainly(self.model, self.tokenizer, video, asked), None
+            self.model.config.aot = setting.config.to_dict()
+            return ask_plainly(self.model, self.tokenizer, video, asked), pruning_cost(self.model)
         tokens, cost = reduce(self.model, video, setting.config)
         return ask(self.model, self.tokenizer, tokens, asked), cost
 
@@ -154,7 +153,7 @@ def run(
         started = time.perf_counter()
         try:
             effective = examiner.fitted(setting, sorted(files))
-            memory = extra_memory(model, examiner.shelf.clip(items[0].clip), effective.config)
+            memory = extra_memory(model, examiner.shelf.clip(items[0].clip), effective)
             replies, costs = sit(examiner, items, effective, captioned=captioned, progress=_progress)
         except ValueError as error:
             refused[setting.name] = str(error)

@@ -1,127 +1,95 @@
-"""Writes docs/results.md from the replies that `llava.eval.evaluate` left behind."""
+"""Writes the exam's section of docs/results.md from the replies that `llava.eval.evaluate` left behind."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections import defaultdict
+from collections import Counter
 from pathlib import Path
-
-import numpy as np
 
 from llava.eval.evaluate import DEFAULT_SETTINGS
 from llava.eval.exam import guess_rate, make_exam
+from llava.eval.page import between, label, percent, table, write_section
 from llava.eval.questions import FAMILIES
+from llava.eval.scoring import interval, scores
 
-BOTH = ("open", "choice")
-LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
-
-
-def label(setting: str) -> str:
-    """A setting as the tables print it."""
-    if setting in LABELS:
-        return LABELS[setting]
-    method, _, retention = setting.partition("@")
-    return f"{method} {100 * float(retention):g} %"
+FORM_TITLES = {
+    "open": "Open answers, by family",
+    "choice": "Multiple choice, by family",
+    "likelihood": "Multiple choice by likelihood, by family",
+}
 
 
-def scores(replies: list[dict], *, form: str | None = None, family: str | None = None) -> np.ndarray:
-    """Scores of the replies of one form and family; of open answers and letters together when form is None."""
-    forms = (form,) if form else BOTH
-    return np.array([r["score"] for r in replies if r["form"] in forms and family in (None, r["family"])])
-
-
-def interval(replies: list[dict], whole: list[dict], *, draws: int = 2000) -> tuple[float, float]:
-    """95 % interval of the difference to the uncompressed model, in points: paired bootstrap over clips.
-
-    Questions about one clip share its tokens, so clips are drawn, not questions.
-    """
-    change = defaultdict(list)
-    for ours, theirs in zip(replies, whole, strict=True):
-        assert (ours["clip"], ours["form"], ours["question"]) == (theirs["clip"], theirs["form"], theirs["question"])
-        if ours["form"] in BOTH:
-            change[ours["clip"]].append(ours["score"] - theirs["score"])
-    sums = np.array([sum(c) for c in change.values()])
-    sizes = np.array([len(c) for c in change.values()])
-    picks = np.random.default_rng(0).integers(len(sums), size=(draws, len(sums)))
-    low, high = np.percentile(100 * sums[picks].sum(1) / sizes[picks].sum(1), [2.5, 97.5])
-    return float(low), float(high)
-
-
-def percent(values: np.ndarray) -> str:
-    return f"{100 * values.mean():.1f}" if len(values) else "–"
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table, its first column left-aligned."""
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+def read_runs(folder: Path) -> dict[str, dict]:
+    """What `evaluate` left in a folder, by setting; SystemExit when it holds no full run or several exams."""
+    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    runs = {run["header"]["setting"]: run for run in found}
+    if "full" not in runs:
+        raise SystemExit(f"{folder} holds no replies under 'full'; run python -m llava.eval.evaluate first")
+    mixed = {json.dumps([r["header"][k] for k in ("weights", "questions", "seed")]) for r in found}
+    if len(mixed) > 1:
+        raise SystemExit(f"{folder} mixes checkpoints or exams; keep one folder for each")
+    return runs
 
 
 def report(runs: dict[str, dict]) -> str:
-    """The page, from setting name to what `evaluate` wrote; "full" must be among them."""
-    whole = runs["full"]
-    head = whole["header"]
+    """The section, from setting name to what `evaluate` wrote; "full" must be among them."""
+    whole = runs["full"]["replies"]
+    items = make_exam(runs["full"]["header"]["questions"], seed=runs["full"]["header"]["seed"])
+    parts = ["## The exam", describe(runs), _summary(runs, whole)]
+    guesses = guess_rate(items)
+    for form, title in FORM_TITLES.items():
+        rows = [
+            [label(name), *(percent(scores(run["replies"], form=form, family=f)) for f in FAMILIES)]
+            for name, run in runs.items()
+        ]
+        if form == "open":
+            rows.append(["best guess without looking", *(f"{100 * guesses[f]:.1f}" for f in FAMILIES)])
+        else:
+            rows.append(["chance", *["25.0"] * len(FAMILIES)])
+        parts += [f"### {title}", table(["tokens", *FAMILIES], rows)]
+    return "\n\n".join(parts)
+
+
+def describe(runs: dict[str, dict]) -> str:
+    """Model, exam and measures in words."""
+    head = runs["full"]["header"]
     items = make_exam(head["questions"], seed=head["seed"])
-    overall = scores(whole["replies"]).mean()
-    summary, families = [], {"open": [], "choice": [], "likelihood": []}
-    for setting, run in runs.items():
+    counts = Counter(item.question.family for item in items).values()
+    return (
+        f"Written by `python -m llava.eval.exam_report`. Model: checkpoints/aot-tiny (weights SHA-256 "
+        f"{head['weights'][:12]}…), greedy, torch {head['torch']}. Exam: {len(items)} questions on "
+        f"{len({i.clip for i in items})} held-out clips, decoded from MP4, {min(counts)} to {max(counts)} a family; "
+        "each is asked openly and as multiple choice. Per cent right; *relative* is to all tokens; *difference* is its "
+        "95 % interval in points (paired bootstrap over clips). *Multiple choice* counts the letter that the model "
+        "writes, *by likelihood* the option that it finds the likeliest open answer. Captions are scored by the F1 of "
+        "the facts they state."
+    )
+
+
+def _summary(runs: dict[str, dict], whole: list[dict]) -> str:
+    overall = scores(whole).mean()
+    rows = []
+    for name, run in runs.items():
         replies = run["replies"]
         points = scores(replies)
-        low, high = interval(replies, whole["replies"])
-        summary.append([
-            label(setting), percent(points), f"{100 * points.mean() / overall:.1f}",
-            "" if setting == "full" else f"{low:+.1f} … {high:+.1f}",
-            percent(scores(replies, form="open")), percent(scores(replies, form="choice")),
-            percent(scores(replies, form="likelihood")), percent(scores(replies, form="caption")),
-        ])  # fmt: skip
-        for form, rows in families.items():
-            rows.append([label(setting), *(percent(scores(replies, form=form, family=f)) for f in FAMILIES)])
-    guesses = guess_rate(items)
-    families["open"].append(["best guess without looking", *(f"{100 * guesses[f]:.1f}" for f in FAMILIES)])
-    for form in ("choice", "likelihood"):
-        families[form].append(["chance", *["25.0"] * len(FAMILIES)])
-    counts = defaultdict(int)
-    for item in items:
-        counts[item.question.family] += 1
-    return "\n\n".join([
-        "# Results on the embedded model",
-        "Written by `python -m llava.eval.exam_report` from the replies of `python -m llava.eval.evaluate`; "
-        "do not edit by hand.",
-        f"Model: checkpoints/aot-tiny (weights SHA-256 {head['weights'][:12]}…), greedy, {head['torch']} on CPU. "
-        f"Exam: {len(items)} questions on {len({i.clip for i in items})} held-out clips, decoded from MP4, "
-        f"{min(counts.values())} to {max(counts.values())} a family; each is asked openly and as multiple choice. "
-        "Per cent right; *relative* is to all tokens; *difference* is its 95 % interval in points "
-        "(paired bootstrap over clips). *Multiple choice* counts the letter that the model writes, *by likelihood* the "
-        "option that it finds the likeliest open answer. Captions are scored by the F1 of the facts they state.",
-        table(
-            ["tokens", "both forms", "relative", "difference", "open", "multiple choice", "by likelihood", "captions"],
-            summary,
-        ),
-        "## Open answers, by family",
-        table(["tokens", *FAMILIES], families["open"]),
-        "## Multiple choice, by family",
-        table(["tokens", *FAMILIES], families["choice"]),
-        "## Multiple choice by likelihood, by family",
-        table(["tokens", *FAMILIES], families["likelihood"]),
-    ]) + "\n"  # fmt: skip
+        forms = [percent(scores(replies, form=f)) for f in ("open", "choice", "likelihood", "caption")]
+        difference = "" if name == "full" else between(*interval(replies, whole))
+        relative = f"{100 * points.mean() / overall:.1f}" if overall else "–"
+        rows.append([label(name), percent(points), relative, difference, *forms])
+    head = ["tokens", "both forms", "relative", "difference", "open", "multiple choice", "by likelihood", "captions"]
+    return table(head, rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=Path, default=Path("runs/exam"), help="folder of the replies")
+    parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS, help="those to report, where they are there")
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
     args = parser.parse_args(arguments)
-    found = [json.loads(p.read_text()) for p in sorted(args.runs.glob("*.json"))]
-    runs = {run["header"]["setting"]: run for run in found}
-    if "full" not in runs:
-        raise SystemExit(f"{args.runs} holds no replies under 'full'; run python -m llava.eval.evaluate first")
-    order = [s for s in DEFAULT_SETTINGS if s in runs] + [s for s in runs if s not in DEFAULT_SETTINGS]
-    runs = {s: runs[s] for s in order}
-    mixed = {json.dumps([r["header"][k] for k in ("weights", "questions", "seed")]) for r in runs.values()}
-    if len(mixed) > 1:
-        raise SystemExit(f"{args.runs} mixes checkpoints or exams; keep one folder for each")
-    args.output.write_text(report(runs))
+    runs = read_runs(args.runs)
+    chosen = dict.fromkeys(["full", *args.settings])
+    write_section(args.output, "exam", report({name: runs[name] for name in chosen if name in runs}))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,12 @@
-"""The plain way to ask: every prompt by itself through `generate`, every option through the whole model.
+"""The plain way to ask: every prompt by itself through `generate`, every option behind the whole prompt.
 
-For methods that reduce tokens inside the language model, where prompts share nothing, and as the measure of `asking`.
+For methods that drop tokens inside the language model, where prompts share nothing, and as the measure of `asking`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 
 import torch
 
@@ -29,14 +30,22 @@ def _ask(model, tokenizer, video, asked: Asked) -> Said:
         do_sample=False,
         pad_token_id=tokenizer.pad_token_id,
     )
-    scores = [_likelihood(model, video, ids, option_ids(option, tokenizer)) for option in asked.options]
-    best = asked.options[scores.index(max(scores))] if scores else None
+    best = None
+    if asked.options:
+        chances = likelihoods(model, video, ids, [option_ids(option, tokenizer) for option in asked.options])
+        best = asked.options[chances.index(max(chances))]
     return Said(tokenizer.decode(out[0], skip_special_tokens=True).strip(), best)
 
 
-def _likelihood(model, video, ids: torch.Tensor, reply: list[int]) -> float:
-    """Logarithm of the chance of a whole reply to the prompt (1, L)."""
-    whole = torch.cat([ids, ids.new_tensor([reply])], 1)
-    logits = model(whole, images=[video], modalities=["video"], logits_to_keep=len(reply) + 1).logits[0, :-1]
-    chances = logits.float().log_softmax(-1)
-    return sum(chances[i, token].item() for i, token in enumerate(reply))
+def likelihoods(model, video, ids: torch.Tensor, replies: Sequence[list[int]]) -> list[float]:
+    """Logarithm of the chance of each whole reply to the prompt (1, L), which goes through the model once."""
+    prompt = model(ids, images=[video], modalities=["video"], use_cache=True, logits_to_keep=1)
+    found = []
+    for reply in replies:
+        logits = prompt.logits[0]
+        if len(reply) > 1:
+            behind = model(ids.new_tensor([reply[:-1]]), past_key_values=deepcopy(prompt.past_key_values))
+            logits = torch.cat([logits, behind.logits[0]])
+        chances = logits.float().log_softmax(-1)
+        found.append(sum(chances[i, token].item() for i, token in enumerate(reply)))
+    return found

@@ -15,12 +15,14 @@ from llava.eval.settings import Setting
 
 @dataclass(frozen=True)
 class Cost:
-    """One reduction. tokens, newlines: kept; before: pooled tokens of the video; milliseconds: of the method alone."""
+    """One reduction. tokens, newlines: kept, inside the language model the mean over its layers; before: pooled tokens
+    of the video; milliseconds: of the method alone, None where it is part of the language model.
+    """
 
-    tokens: int
+    tokens: float
     newlines: int
     before: int
-    milliseconds: float
+    milliseconds: float | None
 
 
 def summary(costs: Sequence[Cost | None], extra_mib: float | None) -> dict | None:
@@ -29,7 +31,8 @@ def summary(costs: Sequence[Cost | None], extra_mib: float | None) -> dict | Non
     if not costs:
         return None
     counts = {name: mean(getattr(c, name) for c in costs) for name in ("tokens", "newlines", "before")}
-    return {**counts, "milliseconds": median(c.milliseconds for c in costs), "extra_mib": extra_mib}
+    times = [c.milliseconds for c in costs if c.milliseconds is not None]
+    return {**counts, "milliseconds": median(times) if times else None, "extra_mib": extra_mib}
 
 
 @torch.inference_mode()
@@ -43,12 +46,21 @@ def reduce(model, video, config: AOTConfig | None) -> tuple[torch.Tensor, Cost |
     return tokens, Cost(result.num_visual, result.num_newlines, result.tokens_before, time)
 
 
+def pruning_cost(model) -> Cost:
+    """Counts of the last prompt of a model that dropped tokens inside."""
+    (counts,), (video,) = model.last_pruning, model.last_compression
+    return Cost(counts.layer_average * counts.visual, video.num_newlines, counts.visual, None)
+
+
 @torch.inference_mode()
-def extra_memory(model, video, config: AOTConfig | None) -> float | None:
-    """MiB that the reduction needs on top of its inputs; watching makes it slow, so apart from `reduce`."""
-    if config is None:
+def extra_memory(model, video, setting: Setting) -> float | None:
+    """MiB that a reduction before the language model needs on top of its inputs, None where there is none.
+
+    Watching makes it slow, so it is apart from `reduce`.
+    """
+    if setting.config is None or setting.inside:
         return None
-    model.config.aot = config.to_dict()
+    model.config.aot = setting.config.to_dict()
     with PeakMemory() as memory:
         model.video_tokens(video)
     return memory.peak / 2**20

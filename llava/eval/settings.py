@@ -9,40 +9,39 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from aot import AOTConfig
+from aot.baselines.in_llm import is_in_llm
 from aot.config import PRESETS
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("schedule") == "cascade")
 KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…]"
-
-# Methods that drop tokens inside the language model, as a context manager of (model, retention): retention is the
-# mean over the layers. They are asked plainly, prompt by prompt, and labelled as layer averages.
-IN_LLM: dict[str, Callable[..., AbstractContextManager]] = {}
 
 
 @dataclass(frozen=True)
 class Setting:
     """How the exam is sat.
 
-    config: compression before the language model, or None. fit: retention for which num_anchors is to be found.
-    inside: name in `IN_LLM`. retention: None without reduction.
+    config: compression, or None. fit: the num_anchors that meets the retention is to be found. retention: None
+    without reduction.
     """
 
     name: str
     config: AOTConfig | None = None
     blank: bool = False
     fit: bool = False
-    inside: str | None = None
     retention: float | None = None
 
     @property
+    def inside(self) -> bool:
+        """Whether it drops tokens inside the language model, so that its share is an average over layers."""
+        return is_in_llm(self.config)
+
+    @property
     def method(self) -> str:
-        """What stands before the @."""
-        return self.name.partition("@")[0]
+        """The name without the retention: the method and the fields that were changed."""
+        return re.sub("@[^,]*", "", self.name)
 
 
 def parse_setting(name: str) -> Setting:
@@ -54,10 +53,6 @@ def parse_setting(name: str) -> Setting:
     try:
         retention = float(share)
         changes = {key: _value(text) for key, text in (field.split("=", 1) for field in fields)}
-        if method in IN_LLM:
-            if fields:
-                raise ValueError(f"{method} takes no further fields")
-            return Setting(name, inside=method, retention=AOTConfig(retention=retention).retention)
         if method in OWN_COUNTS:
             AOTConfig(retention=retention)  # in range
             return Setting(name, AOTConfig.preset(method, **changes), fit=True, retention=retention)

@@ -1,7 +1,6 @@
 """The exam is sat the same way by every model; the embedded one passes a small part of it."""
 
 import json
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -9,12 +8,12 @@ import torch
 
 import aot
 from aot.registry import get_method
-from llava.eval import evaluate, exam_report, settings
-from llava.eval.asking import Asked, Branches, ask
+from llava.eval import evaluate, exam_report
+from llava.eval.asking import Asked, Branches, ask, option_ids, prompt_ids
 from llava.eval.clips import TIMES, render, sample_clip
 from llava.eval.exam import clip_files, make_exam
 from llava.eval.peak import PeakMemory
-from llava.eval.plain_asking import ask_plainly
+from llava.eval.plain_asking import ask_plainly, likelihoods
 from llava.eval.questions import CAPTION_PROMPTS
 from llava.eval.reduction import fit_anchors, reduce
 from llava.eval.settings import parse_setting
@@ -180,22 +179,34 @@ def test_settings_are_parsed_and_wrong_ones_named():
             parse_setting(wrong)
 
 
-def test_methods_inside_the_language_model_are_asked_plainly(embedded, tmp_path, monkeypatch):
+def test_methods_inside_the_language_model_sit_the_exam(embedded, tmp_path):
     tokenizer, model, processor, _ = embedded
-    inside = []
-
-    @contextmanager
-    def half(model, retention):
-        inside.append(retention)
-        yield
-
-    monkeypatch.setitem(settings.IN_LLM, "half", half)
     items = make_exam(1, seed=7000)
     shelf = Shelf(model, processor, clip_files(items, tmp_path), shared_plan(model.get_vision_tower(), []))
     examiner = evaluate.Examiner(model, tokenizer, shelf)
-    within, _ = evaluate.sit(examiner, items, parse_setting("half@0.25"), captioned=0)
     whole, _ = evaluate.sit(examiner, items, parse_setting("full"), captioned=0)
-    assert inside == [0.25] and within == whole
+    everything = parse_setting('fastv@1,options={"layer":1},newlines=all')
+    assert everything.inside and evaluate.sit(examiner, items, everything, captioned=0)[0] == whole
+    _, (cost,) = evaluate.sit(examiner, items, parse_setting("fastv@0.5"), captioned=0)
+    assert cost.before / 2 - 1 < cost.tokens <= cost.before / 2 and cost.milliseconds is None
+
+
+def test_the_likelihood_of_a_reply_is_the_models_own_loss(embedded):
+    tokenizer, model, processor, _ = embedded
+    pixels = processor.preprocess(render(sample_clip(7001), TIMES, 192), return_tensors="pt")["pixel_values"]
+    reply = option_ids("top left", tokenizer)
+    ids = torch.tensor([prompt_ids("Where is it?", tokenizer)])
+    assert len(reply) > 2
+    with torch.no_grad():
+        for setting in ("full", 'fastv@0.2,options={"counts":"last"}'):
+            config = parse_setting(setting).config
+            model.config.aot = config and config.to_dict()
+            video = model.encode_video(pixels)
+            (chance,) = likelihoods(model, video, ids, [reply])
+            labels = torch.tensor([[-100] * ids.shape[1] + reply])
+            whole = torch.cat([ids, torch.tensor([reply])], 1)
+            loss = model(whole, labels=labels, images=[video], modalities=["video"]).loss
+            assert chance == pytest.approx(-loss.item() * len(reply), rel=1e-4)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

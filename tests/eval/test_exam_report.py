@@ -1,0 +1,81 @@
+"""The results page: intervals, standings and sections follow from the replies; scripts replace only their own part."""
+
+import numpy as np
+import pytest
+
+from llava.eval import exam_report
+from llava.eval.page import label, write_section
+from llava.eval.scoring import interval, scores
+
+
+def replies(open_, choice, *, clips=None):
+    """Replies of one family from lists of scores; a clip each unless told otherwise."""
+    clips = clips or range(len(open_))
+    rows = [
+        {"clip": c, "family": "motion", "form": form, "question": f"q{i}", "score": float(score)}
+        for form, values in (("open", open_), ("choice", choice))
+        for i, (c, score) in enumerate(zip(clips, values, strict=True))
+    ]
+    return rows
+
+
+def test_both_forms_count_and_captions_do_not():
+    rows = [*replies([1, 0], [1, 1]), {"form": "caption", "family": "caption", "score": 0.0}]
+    assert scores(rows).tolist() == [1, 0, 1, 1]
+    assert scores(rows, form="open").mean() == 0.5 and len(scores(rows, family="order")) == 0
+
+
+def test_the_interval_of_equal_replies_is_nothing_and_of_a_constant_gap_is_the_gap():
+    same = replies([1, 0, 1], [0, 1, 1])
+    assert interval(same, same) == (0, 0)
+    assert interval(replies([1] * 9, [1] * 9), replies([0] * 9, [0] * 9)) == (100, 100)
+
+
+def test_the_interval_meets_the_normal_one_for_many_clips():
+    rng = np.random.default_rng(1)
+    ours, theirs = rng.integers(2, size=(2, 400)), rng.integers(2, size=(2, 400))
+    low, high = interval(replies(*ours), replies(*theirs))
+    change = 50 * (ours - theirs).sum(0)  # per clip, points
+    middle, half = change.mean(), 1.96 * change.std() / 20
+    assert low == pytest.approx(middle - half, abs=0.7) and high == pytest.approx(middle + half, abs=0.7)
+
+
+def test_questions_of_one_clip_are_drawn_together():
+    # ten clips of which half are right in everything: as uncertain as ten questions, however many are asked
+    right = [int(i < 50) for i in range(100)]
+    wrong = [0] * 100
+    together = interval(
+        replies(right, right, clips=[i // 10 for i in range(100)]),
+        replies(wrong, wrong, clips=[i // 10 for i in range(100)]),
+    )
+    apart = interval(replies(right, right), replies(wrong, wrong))
+    assert together[1] - together[0] > 2 * (apart[1] - apart[0])
+
+
+def test_replies_to_other_questions_are_not_compared():
+    with pytest.raises(AssertionError):
+        interval(replies([1, 0], [1, 0]), replies([1, 0], [1, 0], clips=[3, 4]))
+
+
+def test_labels():
+    assert label("full") == "all tokens" and label("aot@0.15") == "aot 15 %"
+    assert label("aot@0.1,clips=dynamic") == "aot 10 %, clips=dynamic"
+
+
+def test_a_section_is_replaced_and_the_others_stay(tmp_path):
+    page = tmp_path / "docs" / "results.md"
+    write_section(page, "exam", "one")
+    write_section(page, "methods", "two")
+    write_section(page, "exam", "three")
+    text = page.read_text()
+    assert "one" not in text and text.index("three") < text.index("two")
+    assert text.startswith("# Results") and text.count("exam:begin") == text.count("exam:end") == 1
+
+
+def test_a_folder_of_two_exams_is_refused(tmp_path):
+    head = '{"header": {"setting": "%s", "weights": "w", "questions": %d, "seed": 0}}'
+    (tmp_path / "a.json").write_text(head % ("full", 8))
+    assert set(exam_report.read_runs(tmp_path)) == {"full"}
+    (tmp_path / "b.json").write_text(head % ("blank", 16))
+    with pytest.raises(SystemExit, match="mixes"):
+        exam_report.read_runs(tmp_path)

@@ -1,0 +1,155 @@
+"""The table of all methods: every registered one sits the exam, the words follow from the figures."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+import aot
+from llava.eval import method_table
+from llava.eval.ablation_report import ablation_section
+from llava.eval.ablations import ABLATIONS
+from llava.eval.method_report import methods_csv, methods_section, verdict
+from llava.eval.plots import accuracy_plot
+from llava.eval.questions import FAMILIES
+from llava.eval.settings import parse_setting
+from llava.eval.standing import standings
+
+TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
+HEAD = {"weights": "0" * 64, "questions": 80, "seed": 7000, "torch": "2"}
+COST = {"tokens": 10.0, "newlines": 16.0, "before": 100, "milliseconds": 2.5, "extra_mib": 1.25}
+
+
+def run(setting, right, *, cost=COST):
+    """80 replies in both forms, ten a family and a clip each, of which `right` of every ten are right."""
+    rows = [
+        {"clip": i, "family": FAMILIES[i // 10], "form": form, "question": f"q{i}", "score": float(i % 10 < right)}
+        for i in range(80)
+        for form in ("open", "choice", "likelihood")
+    ]
+    return {"header": {"setting": setting, **HEAD}, "replies": rows, "cost": cost, "code": "c"}
+
+
+@pytest.fixture
+def runs():
+    settings = {
+        "full": 9,
+        "blank": 1,
+        "aot@0.1": 8,
+        "random@0.1": 3,
+        "uniform@0.1": 8,
+        "aot@0.05": 6,
+        "uniform@0.05": 7,
+    }
+    found = {name: run(name, right) for name, right in settings.items()}
+    found["full"]["cost"] = found["blank"]["cost"] = None
+    for row in found["aot@0.1"]["replies"]:
+        row["score"] = 1.0 if row["clip"] == 9 else row["score"]  # one more than uniform
+    return found
+
+
+def rows_of(runs):
+    return standings(runs, [name for name in runs if "@" in name])
+
+
+def test_standings_go_from_best_to_worst_of_each_retention(runs):
+    rows = rows_of(runs)
+    assert [r.setting.name for r in rows] == [
+        "aot@0.1", "uniform@0.1", "random@0.1", "uniform@0.05", "aot@0.05"
+    ]  # fmt: skip
+    best, level, worst = rows[:3]
+    assert best.to_first is None and best.overall == pytest.approx(81.25) and best.kept == 10
+    assert best.relative == pytest.approx(81.25 / 90 * 100)
+    assert level.to_first[1] == 0 and worst.to_first[1] < 0 and worst.to_full[1] < 0
+
+
+def test_the_verdict_says_first_level_or_behind(runs):
+    rows = rows_of(runs)
+    assert "is first (uniform is second)" in verdict(rows[:3])
+    assert "behind the first, uniform" in verdict(rows[3:]) and "-10.0 points" in verdict(rows[3:])
+    for row in runs["uniform@0.1"]["replies"]:  # now uniform is ahead by one question of one clip
+        row["score"] = 1.0 if row["clip"] in (9, 19) else row["score"]
+    assert "statistically level with the first, uniform" in verdict(rows_of(runs)[:3])
+    assert verdict([r for r in rows if r.setting.method != "aot"]) == ""
+
+
+def test_the_section_the_csv_and_the_plot_hold_every_method(runs, tmp_path):
+    rows = rows_of(runs)
+    text = methods_section(rows, runs, {"frames@0.1": "it has no frames"})
+    for part in ("### 10 % of the tokens", "### 5 %", "uniform", "random", "2.5", "frames@0.1: it has no frames"):
+        assert part in text
+    assert "Not at the asked count" in text  # 10 tokens of 100 at a retention of 5 %
+    lines = list(csv.DictReader(methods_csv(rows, runs).splitlines()))
+    assert [line["method"] for line in lines] == ["full", "aot", "uniform", "random", "uniform", "aot"]
+    assert float(lines[1]["overall"]) == 81.25 and float(lines[1]["motion"]) == 80 and lines[0]["kept"] == "100"
+    accuracy_plot(rows, runs, tmp_path / "images" / "methods.png")
+    assert (tmp_path / "images" / "methods.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_method_inside_the_language_model_is_labelled_and_never_the_first(runs):
+    runs["fastv@0.1"] = run("fastv@0.1", 10, cost={**COST, "milliseconds": None, "extra_mib": None})
+    rows = [row for row in rows_of(runs) if row.setting.retention == 0.1]
+    assert rows[0].inside and rows[0].to_first is not None and "is first" in verdict(rows)
+    assert "| fastv (layer average) | 10.0 | 100.0 |" in methods_section(rows, runs, {})
+
+
+def test_every_registered_method_sits_the_exam_or_says_why_not(tmp_path, capsys):
+    page = tmp_path / "results.md"
+    arguments = ["--model-path", str(TINY), "--questions", "4", "--seed", "7000", "--captioned", "0"]
+    arguments += ["--output", str(tmp_path / "runs"), "--page", str(page), "--only", "methods", "--retentions", "0.1"]
+    method_table.main(arguments)
+    said = capsys.readouterr()
+    text = page.read_text()
+    for method in aot.method_names():
+        assert f"| {method} |" in text or f"{method}@0.1 was left out: " in said.err
+    assert "fastv (layer average, share behind the last drop asked)" in text
+    assert (tmp_path / "results-methods.csv").exists() and (tmp_path / "images" / "methods.png").exists()
+    method_table.main([*arguments, "--report"])
+    assert page.read_text() == text and capsys.readouterr().out == ""
+
+
+def video(frames, side=12, width=32):
+    """Features of two things that move over sixteen patches of background, calmer in the first half: (T, N, D) and
+    maps (T, N)."""
+    g = torch.Generator().manual_seed(0)
+    row, column = torch.meshgrid(torch.arange(side) // 3, torch.arange(side) // 3, indexing="ij")
+    ground = torch.randn(16, width, generator=g)[(row * 4 + column).flatten()]
+    ground += 0.3 * torch.randn(side * side, width, generator=g)
+    unrest = torch.linspace(0.02, 0.4, frames)[:, None, None]
+    features = ground + unrest * torch.randn(frames, side * side, width, generator=g)
+    for thing, start in ((torch.randn(width, generator=g), 10), (torch.randn(width, generator=g), 70)):
+        for t in range(8):
+            features[t, [start + t, start + t + side]] = 2 * thing
+    return features, *torch.rand(2, frames, side * side, generator=g)
+
+
+def reduced(setting, frames):
+    config = parse_setting(setting).config
+    if config.num_anchors:
+        config = config.replace(num_anchors=40)
+    newline = torch.ones(32)
+    return aot.compress(*video(frames), config, newline=newline, newline_position="grid").tokens
+
+
+@pytest.mark.parametrize("group", dict.fromkeys(a.group for a in ABLATIONS))
+def test_every_variant_of_an_ablation_changes_something(group):
+    base, *others = [a.setting(0.1) for a in ABLATIONS if a.group == group]
+    assert others and base.endswith("@0.1")
+    # in the paper's order, two frames a clip (16 frames) merge nothing, and four frames a clip are those of 32 frames
+    whole = {frames: reduced(base, frames) for frames in (16, 32)}
+    for other in others:
+        changed = {frames: reduced(other, frames) for frames in whole}
+        assert any(
+            changed[frames].shape != tokens.shape or not torch.equal(changed[frames], tokens)
+            for frames, tokens in whole.items()
+        ), other
+
+
+def test_the_ablations_are_compared_with_the_first_of_their_group():
+    names = ["full", "paper@0.1", "paper@0.1,clips=dynamic", "aot@0.1,merge_strength=0"]
+    runs = {name: run(name, right) for name, right in zip(names, (9, 6, 4, 5), strict=True)}
+    text = ablation_section(runs, 0.1, {"aot@0.1,refresh=0": "it was refused"})
+    assert "| dynamic | 10.0 | 40.0 | -30.0 … -11.2 |" in text and "`paper@0.1,clips=dynamic`" in text
+    assert "| none | 10.0 | 50.0 |  | " in text  # its base was not run
+    assert "nothing still is shown again: it was refused" in text and "random anchors" in text
