@@ -9,19 +9,29 @@ from llava.decoders.base import VideoError
 
 # FFmpeg draws plain text as if it were a film; such codecs are no video
 TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
+PLAYLISTS = {"hls", "concat", "dash", "webm_dash_manifest", "imf", "sdp"}
 
 
-def check_container(path: str) -> str:
-    """The container's name in FFmpeg, such as "mpegts".
+def open_file(path: str) -> av.container.InputContainer:
+    """Opens a file for reading; what it names inside, such as the parts of a playlist, is never fetched."""
+    # an absolute path: FFmpeg takes what stands before a colon for a protocol
+    return av.open(os.path.abspath(path), options={"protocol_whitelist": "file"})
 
-    Raises VideoError when the file holds no video stream, or ends before its own header says it does.
+
+def check_container(path: str) -> tuple[str, float]:
+    """The container's name in FFmpeg, such as "mpegts", and its length in seconds, 0 when not stated.
+
+    Raises VideoError when the file holds no video stream, is a list of other files, or ends before its own
+    header says it does.
     """
     try:
-        with av.open(path) as container:
+        with open_file(path) as container:
+            if container.format.name in PLAYLISTS:
+                raise VideoError(f"{path} is a list of other files, not a video; give the video itself.")
             stream = main_stream(container)
             if stream is None:
                 raise VideoError(f"{path} has no video in it, only streams such as audio; give a video file.")
-            name = container.format.name
+            name, seconds = container.format.name, (container.duration or 0) / av.time_base
     except av.error.FFmpegError as error:
         if cut := missing_bytes(path):
             raise VideoError(
@@ -33,13 +43,9 @@ def check_container(path: str) -> str:
         ) from error
     if cut := missing_bytes(path):
         readable, total = count_frames(path)
-        lost = (
-            f"only {readable} of about {total} frames"
-            if readable < total
-            else f"all but its last {cut} bytes"
-        )
+        lost = f"only {readable} of about {total} frames" if readable < total else f"all but its last {cut} bytes"
         raise VideoError(f"{path} is cut short: {lost} can be read; copy or download it again.")
-    return name
+    return name, seconds
 
 
 def main_stream(container: av.container.InputContainer) -> av.VideoStream | None:
@@ -55,7 +61,7 @@ def main_stream(container: av.container.InputContainer) -> av.VideoStream | None
 
 def count_frames(path: str) -> tuple[int, int]:
     """(frames whose data is in the file, frames its header promises)."""
-    with av.open(path) as container:
+    with open_file(path) as container:
         stream = main_stream(container)
         promised = stream.frames
         if not promised and container.duration and stream.average_rate:

@@ -16,9 +16,7 @@ def read_folder(path: str, choose: Choose, progress: Progress | None = None) -> 
     """Pictures that `choose` names, in natural order of their names (2.png before 10.png)."""
     files = sorted((file for file in Path(path).iterdir() if file.suffix.lower() in SUFFIXES), key=_natural)
     if not files:
-        raise VideoError(
-            f"The folder {path} holds no .png or .jpg pictures; give it frames or name a video file."
-        )
+        raise VideoError(f"The folder {path} holds no .png or .jpg pictures; give it frames or name a video file.")
     times = np.arange(len(files)) / RATE
     indices = choose(times, RATE)
     wanted = np.unique(indices)

@@ -1,26 +1,76 @@
-"""Reads chosen frames with PyAV: one pass over the packets for the times, then seeks to keyframes."""
+"""Reads chosen frames with PyAV: one pass over the packets for the times, then seeks to keyframes.
 
+Runs in the process of pyav_worker.
+"""
+
+from abc import ABC, abstractmethod
 from bisect import bisect_right
 from collections.abc import Iterator
 
 import av
 import numpy as np
 
-from llava.decoders.base import Choose, Progress, Reading, VideoError, reading
-from llava.decoders.container import main_stream
+from llava.decoders.base import VideoError
+from llava.decoders.container import main_stream, open_file
+
+# beyond this, a video of constant rate is not gone through packet by packet
+LONG = 1800.0  # seconds
+# containers whose headers state length and rate reliably enough to be tried without a pass over all packets
+INDEXED = ("mov,mp4", "matroska")
 
 
-def read_pyav(path: str, choose: Choose, progress: Progress | None = None) -> Reading:
-    """Frames that `choose` names. Raises VideoError when one of them cannot be delivered."""
+class Sink(ABC):
+    """Where frames go: chooses them, and takes each (H,W,3) uint8 picture once, in order."""
+
+    @abstractmethod
+    def choose(self, times: np.ndarray, rate: float) -> np.ndarray:
+        """Frame numbers, ascending and distinct, for times (N,) in seconds and frames a second."""
+
+    @abstractmethod
+    def restart(self) -> None:
+        """The chosen frames will come again, from the first."""
+
+    @abstractmethod
+    def add(self, picture: np.ndarray) -> None:
+        """The next frame, in the size of the first."""
+
+
+def read_pyav(path: str, sink: Sink, *, container: str = "", seconds: float = 0.0) -> None:
+    """Frames that the sink chooses. Raises VideoError when one of them cannot be delivered.
+
+    container: the file's format in FFmpeg's words. seconds: its length, as far as known.
+    """
+    if seconds > LONG and container.startswith(INDEXED) and _read_long(path, sink, seconds):
+        return
     stamps, keys, rate = _index(path)
     if not stamps:
         raise VideoError(f"{path} holds no frame that can be decoded; convert it to MP4 with H.264.")
     times = np.array([float(stamp) for stamp in stamps])
-    times -= times[0]
-    indices = choose(times, rate)
-    wanted = np.unique(indices)
-    frames = _collect(path, stamps, keys, wanted, progress)
-    return reading(frames, indices, times, rate)
+    wanted = sink.choose(times - times[0], rate)
+    if keys and _by_seeking(path, stamps, keys, wanted, sink):
+        return
+    _by_counting(path, stamps, keys, wanted, sink)
+
+
+def _read_long(path: str, sink: Sink, seconds: float) -> bool:
+    """Takes header and rate at their word, seeks, and checks every frame's time; False when they are wrong."""
+    with open_file(path) as container:
+        stream = main_stream(container)
+        rate, start, base = stream.average_rate, stream.start_time, stream.time_base
+        if not rate or rate != stream.base_rate or start is None:
+            return False
+        total = stream.frames or round(seconds * rate)
+        wanted = sink.choose(np.arange(total) / float(rate), float(rate))
+        picture = Picture()
+        for index in wanted:
+            target = start * base + index / rate
+            # a little early: times are rounded to the time base
+            container.seek(int((target - 1 / (4 * rate)) / base), stream=stream)
+            frame = next((f for f in _frames(container, stream) if _stamp(f) >= target - 1 / (2 * rate)), None)
+            if frame is None or _stamp(frame) > target + 1 / (2 * rate):
+                return False
+            sink.add(picture.of(frame))
+    return True
 
 
 def _index(path: str) -> tuple[list, list, float]:
@@ -28,7 +78,7 @@ def _index(path: str) -> tuple[list, list, float]:
 
     Decodes only where the packets carry no usable times.
     """
-    with av.open(path) as container:
+    with open_file(path) as container:
         stream = main_stream(container)
         base = stream.time_base
         packets = [
@@ -52,7 +102,7 @@ def _index(path: str) -> tuple[list, list, float]:
 
 def _first_stamp(path: str):
     """Time of the first frame that decodes: a recording cut inside a picture group starts with orphans."""
-    with av.open(path) as container:
+    with open_file(path) as container:
         for frame in _frames(container, main_stream(container)):
             return frame.pts * frame.time_base
     return None
@@ -60,7 +110,7 @@ def _first_stamp(path: str):
 
 def _index_by_decoding(path: str) -> list:
     """Frame numbers over the rate, for streams without usable times (raw H.264, some AVI)."""
-    with av.open(path) as container:
+    with open_file(path) as container:
         stream = main_stream(container)
         rate = stream.average_rate or 25
         return [number / rate for number, _ in enumerate(_frames(container, stream))]
@@ -81,19 +131,10 @@ def _frames(container, stream) -> Iterator[av.VideoFrame]:
             continue
 
 
-def _collect(path, stamps, keys, wanted, progress) -> np.ndarray:
-    """(U,H,W,3) uint8: the frames numbered `wanted`, by seeking when the file has times, else by counting."""
-    if keys:
-        found = _by_seeking(path, stamps, keys, wanted, progress)
-        if found is not None:
-            return found
-    return _by_counting(path, stamps, keys, wanted, progress)
-
-
-def _by_seeking(path, stamps, keys, wanted, progress) -> np.ndarray | None:
-    """As _collect; None when a seek lands behind its target, which some containers do."""
-    out = _Frames(len(wanted), progress)
-    with av.open(path) as container:
+def _by_seeking(path, stamps, keys, wanted, sink) -> bool:
+    """Sends the frames numbered `wanted`; False when a seek lands behind its target, as some containers do."""
+    picture = Picture()
+    with open_file(path) as container:
         stream = main_stream(container)
         decoded, position = _frames(container, stream), stamps[0] - 1
         for index in wanted:
@@ -111,51 +152,45 @@ def _by_seeking(path, stamps, keys, wanted, progress) -> np.ndarray | None:
                 raise _lost(path, stamps, index)
             if position > target:
                 if sought:
-                    return None
+                    return False
                 raise _lost(path, stamps, index)
-            out.add(frame)
-    return out.array
+            sink.add(picture.of(frame))
+    return True
 
 
-def _by_counting(path, stamps, keys, wanted, progress) -> np.ndarray:
-    """As _collect, decoding from the start; matches times where there are any, else frame numbers."""
-    out = _Frames(len(wanted), progress)
-    left = iter(wanted)
+def _by_counting(path, stamps, keys, wanted, sink) -> None:
+    """As _by_seeking, decoding from the start; matches times where there are any, else frame numbers."""
+    sink.restart()
+    picture, left = Picture(), iter(wanted)
     index = next(left)
-    with av.open(path) as container:
+    with open_file(path) as container:
         for number, frame in enumerate(_frames(container, main_stream(container))):
             here = _stamp(frame) if keys else None
             if (keys and here < stamps[index]) or (not keys and number < index):
                 continue
             if keys and here > stamps[index]:
                 break
-            out.add(frame)
+            sink.add(picture.of(frame))
             index = next(left, None)
             if index is None:
-                return out.array
+                return
     raise _lost(path, stamps, index)
 
 
-class _Frames:
-    """Fills one (U,H,W,3) array, in the size of its first frame."""
+class Picture:
+    """Frames as upright (H,W,3) uint8, all in the size of the first."""
 
-    def __init__(self, count: int, progress: Progress | None):
-        self.array: np.ndarray | None = None
-        self.count, self.filled, self.progress = count, 0, progress
+    def __init__(self) -> None:
+        self.size: tuple[int, int] | None = None
 
-    def add(self, frame: av.VideoFrame) -> None:
+    def of(self, frame: av.VideoFrame) -> np.ndarray:
         turns = frame.rotation // 90 % 4  # quarter turns, counter-clockwise
-        picture = np.rot90(frame.to_ndarray(format="rgb24"), turns)
-        if self.array is None:
-            self.array = np.empty((self.count, *picture.shape), np.uint8)
+        if self.size is None:
             self.size = (frame.width, frame.height)
-        elif (frame.width, frame.height) != self.size:
-            width, height = self.size
-            picture = np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height), turns)
-        self.array[self.filled] = picture
-        self.filled += 1
-        if self.progress:
-            self.progress(self.filled, self.count)
+        if (frame.width, frame.height) == self.size:
+            return np.rot90(frame.to_ndarray(format="rgb24"), turns)
+        width, height = self.size
+        return np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height), turns)
 
 
 def _stamp(frame: av.VideoFrame):
