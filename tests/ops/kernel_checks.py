@@ -1,0 +1,138 @@
+"""Every kernel against float64, on odd shapes; run in triton's interpreter by test_kernels.py.
+
+On a machine with a GPU: python -m pytest tests/ops/kernel_checks.py
+"""
+
+import pytest
+import torch
+import triton
+
+from aot import AOTConfig, AOTError
+from aot.inter_frame import merge_clips
+from aot.ops import aggregate, novelty, pair_cost, received_attention, reference, sinkhorn
+
+DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
+# relative error of the whole result that each input type may have; bfloat16 products are wrong in the interpreter
+LIMITS = {torch.float32: 2e-5, torch.float16: 2e-3} | ({torch.bfloat16: 1e-2} if DEVICE == "cuda" else {})
+TYPES = sorted(LIMITS, key=str)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """What torch.empty gives is NaN, or 99 for integers, so that an unwritten element is seen."""
+    empty = torch.empty
+
+    def poisoned(*size, **kwargs):
+        made = empty(*size, **kwargs)
+        return made.fill_(torch.nan if made.is_floating_point() else 99)
+
+    monkeypatch.setattr(torch, "empty", poisoned)
+
+
+@pytest.fixture
+def randn():
+    generator = torch.Generator().manual_seed(0)
+    return lambda *size, dtype=torch.float32: torch.randn(*size, generator=generator).to(DEVICE, dtype)
+
+
+def close(value, expected, dtype=torch.float32):
+    expected = expected.double()
+    assert value.shape == expected.shape
+    assert (value.double() - expected).norm() <= LIMITS[dtype] * expected.norm()
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+@pytest.mark.parametrize("given", [False, True], ids=["own sums", "sums given"])
+@pytest.mark.parametrize("width", [8, 72])
+def test_received_attention(randn, dtype, given, width):
+    q, k = (randn(2, 67, 2, width, dtype=dtype).transpose(1, 2) for _ in range(2))
+    scores = q.double() @ k.double().mT * width**-0.5
+    lse = scores.logsumexp(-1).float() if given else None
+    received = received_attention(q, k, width**-0.5, lse=lse, backend="triton")
+    close(received, scores.softmax(-1).sum(2).mean(1), dtype)
+
+
+def problem(randn, columns):
+    cost, supply, demand = randn(3, 45, columns).abs(), randn(3, 45).abs() + 0.2, randn(3, columns).abs() + 0.2
+    cost[1] *= 0.05  # done at once; the others go on
+    supply[:, 40:], demand[:, columns - 2 :], supply[2] = 0, 0, 0
+    demand[2] = 0
+    return cost.mT.contiguous().mT, supply, demand * (supply.sum(1) / demand.sum(1).clamp_min(1e-9))[:, None]
+
+
+@pytest.mark.parametrize("stop", ["never", "marginal", "change"])
+@pytest.mark.parametrize("log_domain", [False, True])
+def test_sinkhorn(randn, stop, log_domain):
+    if log_domain and stop == "change":
+        pytest.skip("defined on scalings alone")
+    cost, supply, demand = problem(randn, 19)
+    settings = {"epsilon": 0.1, "iterations": 12, "stop": stop, "tolerance": 0.02, "log_domain": log_domain}
+    plan = sinkhorn(cost, supply, demand, backend="triton", **settings)
+    expected = sinkhorn(cost, supply, demand, backend="reference", **settings)
+    close(plan, expected)
+    assert plan[:, 40:].abs().max() == 0 and plan[:, :, 17:].abs().max() == 0
+
+
+def test_sinkhorn_keeps_columns_beyond_the_range_of_float32(randn):
+    cost, supply, demand = torch.zeros(1, 8, 4, device=DEVICE), torch.ones(1, 8), torch.full((1, 4), 2.0)
+    cost[0, :, 3] = 60  # e^-600
+    plan = sinkhorn(cost, supply.to(DEVICE), demand.to(DEVICE), epsilon=0.1, log_domain=True, backend="triton")
+    close(plan.sum(1), demand.to(DEVICE))
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_pair_cost_and_aggregate(randn, dtype):
+    tokens = randn(5, 24, 80, dtype=dtype)[:, ::2, ::2]
+    tokens[1, 3] = 0
+    starts = torch.tensor([0, 2, 4], device=DEVICE)  # the last group reaches beyond the video
+    anchor = torch.tensor([[0, 5, 13, 23], [24, 30, 47, 47], [48, 50, 59, 59]], device=DEVICE)
+    settings = {"grid": (3, 4), "spatial_weight": 0.5, "temporal_weight": 0.2}
+    cost = pair_cost(tokens, starts, 2, anchor, backend="triton", **settings)
+    close(cost, pair_cost(tokens.double().float(), starts, 2, anchor, backend="reference", **settings), dtype)
+    plan = (-cost / 0.1).softmax(-1)
+    wide = reference.group_frames(tokens, starts, 2).double()
+    close(aggregate(plan, tokens, starts, 2, backend="triton"), plan.double().mT @ wide, dtype)
+
+
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_novelty(randn, dtype):
+    tokens = (randn(1, 19, 300) + 0.3 * randn(3, 19, 300)).to(dtype)
+    tokens[1, 4] = 0
+    unit = tokens.double() / tokens.double().norm(dim=2, keepdim=True).clamp_min(1e-30)
+    mean = unit.mean(1, keepdim=True)
+    change, rarity = novelty(tokens.transpose(0, 1).contiguous().transpose(0, 1), backend="triton")
+    close(rarity, 1 - (unit * mean / mean.norm(dim=2, keepdim=True)).sum(2))
+    close(change[1:], 1 - (unit[1:] * unit[:-1]).sum(2))
+    assert not change[0].any()
+
+
+RULES = {
+    "released": AOTConfig.preset("released", num_anchors=18),
+    "paper": AOTConfig.preset("paper", num_anchors=18, iterations=10),
+    "each its own stop": AOTConfig.preset("paper", num_anchors=18, stop="problem"),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_chain_of_ragged_clips(randn, rule):
+    tokens = randn(3, 1, 9, 40) + 0.7 * randn(3, 4, 9, 40)
+    present = torch.rand(3, 4, 9, generator=torch.Generator().manual_seed(1)) < 0.8
+    present[1, 2:], present[2, 0] = False, False  # a short clip, and one without anchors
+    present, mass = present.to(DEVICE), randn(3, 4, 9).abs()
+    config = RULES[rule]
+    ours = merge_clips(tokens, present, mass, config.replace(backend="triton"))
+    expected = merge_clips(tokens, present, mass, config.replace(backend="reference"))
+    assert torch.equal(ours.dynamic, expected.dynamic) and bool(ours.dynamic[2].any())
+    close(ours.anchors, expected.anchors)
+    close(ours.mass, expected.mass)
+    for plan, wanted in zip(ours.plans, expected.plans, strict=True):
+        close(plan, wanted)
+
+
+def test_what_a_kernel_cannot_do_is_said():
+    cost, supply, demand = torch.ones(1, 4, 3), torch.ones(1, 4), torch.ones(1, 3)
+    cost, supply, demand = cost.to(DEVICE), supply.to(DEVICE), demand.to(DEVICE)
+    with pytest.raises(AOTError, match="couples"):
+        sinkhorn(cost, supply, demand, epsilon=0.1, stop="change_batch", backend="triton")
+    with pytest.raises(AOTError, match="2048"):
+        sinkhorn(cost.repeat(1, 1, 683), supply, demand.repeat(1, 683), epsilon=0.1, backend="triton")

@@ -1,0 +1,64 @@
+"""The Triton kernels without a GPU: their checks in triton's interpreter, and compiled for two architectures.
+
+Each runs in a process of its own: the interpreter is chosen before triton is first imported, for a whole process.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+import torch
+
+from aot import AOTError
+from aot.ops import novelty, use_triton
+
+ROOT = Path(__file__).parents[2]
+HERE = Path(__file__).parent
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block can have
+
+
+def run(*arguments, **variables):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON")}
+    environment |= {"PYTHONPATH": str(ROOT), **variables}
+    done = subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    return done.stdout
+
+
+@needs_triton
+def test_kernels_are_right_in_the_interpreter():
+    output = run(
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", str(HERE / "kernel_checks.py")), TRITON_INTERPRET="1"
+    )
+    assert " passed" in output and "failed" not in output
+
+
+@needs_triton
+def test_kernels_compile_for_two_architectures(tmp_path):
+    output = run(str(HERE / "compile_kernels.py"), TRITON_CACHE_DIR=str(tmp_path))
+    lines = [json.loads(line) for line in output.splitlines()]
+    compiled = {(line["kernel"], line["sm"]) for line in lines}
+    there = {
+        line.split("def ")[1].split("(")[0]
+        for path in (ROOT / "aot/ops/kernels").glob("*.py")
+        for line in path.read_text().splitlines()
+        if line.startswith("def ") and "_kernel(" in line
+    }
+    assert compiled == {(name, architecture) for name in there for architecture in (80, 90)}
+    assert all(line["bytes"] > 1000 and line["shared"] <= MOST_SHARED[line["sm"]] for line in lines)
+
+
+def test_automatic_choice_takes_the_reference_without_a_gpu():
+    assert not use_triton("auto", "novelty", torch.ones(1))
+
+
+def test_an_explicit_request_that_cannot_be_met_is_refused():
+    with pytest.raises(AOTError, match="triton kernel of novelty cannot run.*backend='auto'"):
+        novelty(torch.ones(1, 4, 8), backend="triton")
