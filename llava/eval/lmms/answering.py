@@ -28,6 +28,7 @@ from llava.eval.lmms.ranks import Memory, everyones, longest_first
 from llava.video import DECODERS, Video, VideoError, load_video
 
 _LOOK = 2.0  # seconds between two looks at how far all ranks are
+_REPORTED = ("settings", "failure", "tokens", "retention", "seconds", "rank")  # the rest is in the row already
 
 
 @dataclass
@@ -37,7 +38,7 @@ class Cost(TokenCounts):
     record: dict | None = None
 
     def to_dict(self) -> dict:
-        return {**super().to_dict(), **self.record}
+        return {**super().to_dict(), **{name: self.record[name] for name in _REPORTED}}
 
 
 class Answering:

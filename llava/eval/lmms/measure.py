@@ -46,12 +46,17 @@ class Measure:
         total = time.perf_counter() - self.begun
         return {k: round(v, 6) for k, v in {"decode": self.decode, **stages, **first, "total": total}.items()}
 
-    def tokens(self) -> dict[str, int]:
-        """Counts of a question about a video; of one without a video only what was generated."""
+    def tokens(self) -> dict[str, int | float]:
+        """Counts of a question about a video; of one without a video only what was generated.
+
+        Where tokens were dropped inside the language model, the share that its layers saw on average as well.
+        """
         if not self.frames:
             return {"generated": self.generated}
         before, newlines_before = uncompressed_tokens(self.model, self.frames)
         after, newlines = before, newlines_before
+        pruned = self.model.last_pruning
+        inside = {"layer_average": round(pruned[-1].layer_average, 6)} if pruned else {}
         if self.model.last_compression:
             video = self.model.last_compression[-1]
             after, newlines = video.num_visual, video.num_newlines
@@ -61,6 +66,7 @@ class Measure:
             "newlines_before": newlines_before,
             "visual": after,
             "newlines": newlines,
+            **inside,
             "generated": self.generated,
         }
 

@@ -1,0 +1,291 @@
+"""Both wrappers of the method and both stock ones, in this process: answers, records, and every way to fail."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("lmms_eval")
+
+from lmms_eval.models import get_model
+
+from llava.constants import IMAGE_TOKEN_INDEX
+from llava.conversation import conv_templates
+from llava.eval.campaign.store import ResponseStore
+from llava.eval.lmms.questions import EMPTY, FAILED
+from llava.mm_utils import tokenizer_image_token
+from llava.video import load_video
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "checkpoints" / "aot-tiny"
+QUESTION = "How many objects appear in the video in total?\nAnswer the question using a single word or phrase."
+STOCK = {"device": "cpu", "device_map": "auto", "conv_template": "qwen_1_5", "max_frames_num": 4}
+# how the stock wrappers arrange the videos of this checkpoint
+AS_STOCK = {
+    "llava_onevision": {"mm_spatial_pool_mode": "bilinear"},
+    "llava_vid": {"mm_spatial_pool_mode": "average", "mm_newline_position": "grid"},
+}
+
+
+def build(name, **arguments):
+    return get_model(name)(pretrained=str(EMBEDDED), batch_size=1, **{"max_frames_num": 4, **arguments})
+
+
+@pytest.fixture(scope="module", params=["llava_onevision", "llava_vid"])
+def stock_id(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def stock(stock_id):
+    return build(stock_id, **STOCK)
+
+
+@pytest.fixture(scope="module")
+def store(stock_id, tmp_path_factory):
+    return tmp_path_factory.mktemp("store")
+
+
+@pytest.fixture(scope="module")
+def ours(stock_id, store):
+    return build(f"{stock_id}_aot", device="cpu", retention=1, store=str(store), **AS_STOCK[stock_id])
+
+
+@pytest.fixture
+def reduced(ours):
+    """The same wrapper under retention 0.25, without loading the model again."""
+    saved = ours._config.aot, ours._identity
+    from aot import AOTConfig
+
+    ours._config.aot = AOTConfig(retention=0.25).to_dict()
+    ours._identity = {**ours._identity, "settings": {**ours._settings, "aot": ours._config.aot}}
+    yield ours
+    ours._config.aot, ours._identity = saved
+
+
+def records(store):
+    with ResponseStore(store) as opened:
+        return list(opened.records().values())
+
+
+def record_of(wrapper, task, number):
+    (found,) = [r for r in wrapper._answers.records().values() if (r["task"], r["doc_id"]) == (task, number)]
+    return found
+
+
+def test_uncompressed_answers_are_those_of_the_stock_wrapper(stock, ours, clip, ask):
+    for prompt in (QUESTION, "Describe the video."):
+        (expected,) = ask(stock, [{"video": clip}], prompt, max_new_tokens=12)
+        (result,) = ask(ours, [{"video": clip}], prompt, task=f"same {len(prompt)}", max_new_tokens=12)
+        assert result.text == (expected or EMPTY)
+
+
+def test_the_frames_are_those_of_the_stock_wrapper(stock_id, stock, ours, clip):
+    if stock_id == "llava_onevision":
+        assert np.array_equal(stock.load_video([clip], 4), ours.load_video([clip], 4))
+        return
+    for most, force in ((4, False), (64, False), (5, True)):
+        frames, _, seconds = stock.load_video(clip, most, 1, force_sample=force)
+        mine, _, mine_seconds = ours.load_video(clip, most, 1, force_sample=force)
+        assert np.array_equal(frames, mine) and seconds == pytest.approx(mine_seconds)
+
+
+def test_answers_are_those_of_direct_generation(ours, clip, ask):
+    (result,) = ask(ours, [{"video": clip}], QUESTION, task="direct", max_new_tokens=8)
+    sampling = {"num_frames": 4} if ours.stock_id == "llava_onevision" else {"num_frames": 4, "fps": 1}
+    pixels = ours._image_processor.preprocess(load_video(clip, **sampling).frames, return_tensors="pt")["pixel_values"]
+    conversation = conv_templates["qwen_1_5"].copy()
+    conversation.append_message(conversation.roles[0], f"<image>\n{QUESTION}")
+    conversation.append_message(conversation.roles[1], None)
+    ids = tokenizer_image_token(
+        conversation.get_prompt(), ours.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt"
+    )[None]  # fmt: skip
+    with torch.inference_mode():
+        out = ours.model.generate(ids, images=[pixels], modalities=["video"], max_new_tokens=8, do_sample=False)
+    assert result.text == (ours.tokenizer.batch_decode(out, skip_special_tokens=True)[0].strip() or EMPTY)
+
+
+def test_the_record_says_what_a_question_cost(reduced, clip, ask):
+    (result,) = ask(reduced, [{"video": clip}], QUESTION, task="cost")
+    record = record_of(reduced, "cost", 0)
+    assert record["reply"] == result.text and record["failure"] is None and record["prompt"] == QUESTION
+    assert record["settings"]["aot"]["retention"] == 0.25 and record["settings"]["frames"] == 4
+    tokens, shares, seconds = record["tokens"], record["retention"], record["seconds"]
+    side = 6  # 12x12 patches, pooled by 2
+    assert tokens["frames"] == 4 and tokens["visual_before"] == 4 * side**2
+    assert tokens["visual"] == tokens["visual_before"] // 4 and tokens["newlines"] == 4
+    before = tokens["visual_before"] + tokens["newlines_before"]
+    assert tokens["newlines_before"] == (4 if reduced.stock_id == "llava_onevision" else 4 * side)
+    assert shares == {"visual": 0.25, "with_newlines": (tokens["visual"] + 4) / before}
+    assert 1 <= tokens["generated"] <= 4
+    assert all(seconds[name] > 0 for name in ("decode", "tower", "compress", "first_token", "total"))
+    assert seconds["total"] > seconds["first_token"] > seconds["tower"]
+    json.dumps(record)
+    assert result.token_counts.to_dict()["retention"] == shares  # goes into lmms-eval's own rows
+
+
+def test_uncompressed_counts_are_all_tokens(ours, clip, ask):
+    ask(ours, [{"video": clip}], QUESTION, task="all")
+    assert record_of(ours, "all", 0)["retention"] == {"visual": 1.0, "with_newlines": 1.0}
+
+
+def test_failed_questions_are_recorded_and_the_run_goes_on(ours, clip, cut_clip, ask):
+    docs = [{"video": clip}, {"video": cut_clip}, {"video": clip + ".gone"}, {"video": clip}]
+    results = ask(ours, docs, QUESTION, task="mixed")
+    failures = [record_of(ours, "mixed", i)["failure"] for i in range(4)]
+    assert failures[0] is None and failures[3] is None and results[0].text == results[3].text
+    assert "VideoError" in failures[1] and cut_clip in failures[1]
+    assert "There is no video at" in failures[2]
+    for number in (1, 2):
+        assert results[number].text == FAILED and record_of(ours, "mixed", number)["reply"] is None
+        assert record_of(ours, "mixed", number)["tokens"]["generated"] == 0  # nothing was said from text alone
+
+
+def test_the_stock_wrappers_stop_at_such_a_question(stock, cut_clip, clip, tmp_path, ask):
+    empty = tmp_path / "empty.mp4"
+    empty.write_bytes(b"")
+    for video in (str(empty), clip + ".gone"):
+        with pytest.raises(SystemExit, match=video):
+            ask(stock, [{"video": video}, {"video": clip}])
+
+
+def test_a_missing_benchmark_file_is_a_failed_question(ours, ask, monkeypatch):
+    def leave(doc):
+        raise SystemExit("video path:/there/is/none.mp4 does not exist, please check")
+
+    monkeypatch.setattr(ask, "visuals", leave)
+    (result,) = ask(ours, [{"video": "none"}], task="missing")
+    assert result.text == FAILED and "none.mp4 does not exist" in record_of(ours, "missing", 0)["failure"]
+
+
+def test_an_exception_inside_generate(stock, ours, clip, ask, monkeypatch):
+    def out_of_memory(*_, **__):
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(ours._model, "generate", out_of_memory)
+    monkeypatch.setattr(stock._model, "generate", out_of_memory)
+    (result,) = ask(ours, [{"video": clip}], task="memory")
+    assert result.text == FAILED and record_of(ours, "memory", 0)["failure"] == "RuntimeError: out of memory"
+    with pytest.raises(SystemExit, match="out of memory"):
+        ask(stock, [{"video": clip}])
+
+
+def test_an_interrupted_run_asks_nothing_twice(stock_id, ours, store, clip, ask, monkeypatch):
+    docs = [{"video": clip}, {"video": clip + ".gone"}]
+    first = ask(ours, docs, QUESTION, task="again")
+
+    def never(*_, **__):
+        raise AssertionError("asked again")
+
+    monkeypatch.setattr(ours, "_answer", never)
+    again = ask(ours, docs, QUESTION, task="again")
+    assert [r.text for r in again] == [r.text for r in first]
+    monkeypatch.setattr(ours, "_identity", {**ours._identity, "model": "another"})
+    with pytest.raises(SystemExit, match="asked again"):
+        ask(ours, docs, QUESTION, task="again")
+    assert {r["wrapper"] for r in records(store)} == {stock_id}
+
+
+def test_pyav_reads_what_decord_reads(ours, clip, ask, monkeypatch):
+    (expected,) = ask(ours, [{"video": clip}], QUESTION, task="decord")
+    monkeypatch.setattr(ours, "_decoder", "pyav")
+    (result,) = ask(ours, [{"video": clip}], QUESTION, task="pyav")
+    assert result.text == expected.text and record_of(ours, "pyav", 0)["failure"] is None
+
+
+def test_a_folder_of_frames_is_a_video(ours, tmp_path, ask):
+    for number in range(1, 13):
+        Image.new("RGB", (96, 96), (20 * number, 0, 0)).save(tmp_path / f"{number}.jpg")
+    ask(ours, [{"video": str(tmp_path)}], QUESTION, task="mvbench_episodic_reasoning")
+    record = record_of(ours, "mvbench_episodic_reasoning", 0)
+    assert record["failure"] is None and record["tokens"]["frames"] == 4
+    video = ours.read(str(tmp_path), num_frames=4)
+    assert (np.diff(video.frames[:, 0, 0, 0].astype(int)) > 0).all()  # 2.jpg before 10.jpg
+
+
+def test_a_question_without_a_video_has_no_visual_tokens(ours, ask):
+    (result,) = ask(ours, [{}], "What color is a red square?", task="text")
+    record = record_of(ours, "text", 0)
+    assert record["retention"] is None and list(record["tokens"]) == ["generated"]
+    if ours.stock_id == "llava_vid":  # which takes questions about videos only
+        assert result.text == FAILED and record["failure"]
+    else:
+        assert result.text == (record["reply"] or EMPTY) and record["failure"] is None
+
+
+def test_likelihood_tasks_are_refused(stock, ours):
+    for wrapper in (stock, ours):
+        with pytest.raises(SystemExit, match="ikelihood"):
+            wrapper.loglikelihood([])
+    with pytest.raises(SystemExit, match="rounds"):
+        ours.generate_until_multi_round([])
+
+
+def test_without_a_store_nothing_is_kept(ours, clip, ask, monkeypatch):
+    from llava.eval.lmms.ranks import Memory
+
+    monkeypatch.setattr(ours, "_answers", Memory())
+    monkeypatch.setattr(ours, "_shared", False)
+    (result,) = ask(ours, [{"video": clip}], QUESTION, task="memory only")
+    assert result.text == record_of(ours, "memory only", 0)["reply"]
+
+
+@pytest.mark.parametrize(
+    "name, arguments, says",
+    [
+        ("llava_onevision_aot", {"retention": 2}, "retention"),
+        ("llava_onevision_aot", {"keep": 0.1}, "keep"),
+        ("llava_onevision_aot", {"mm_spatial_pool_mode": "median"}, "median"),
+        ("llava_onevision_aot", {"mm_spatial_pool_stride": 4}, "stride"),
+        ("llava_vid_aot", {"mm_spatial_pool_mode": "median"}, "median"),
+        ("llava_vid_aot", {"video_decode_backend": "opencv"}, "opencv"),
+        ("llava_onevision", {"mm_spatial_pool_mode": "median", **STOCK}, "median"),
+        ("llava_vid", {"mm_spatial_pool_mode": "median", **STOCK}, "median"),
+        ("llava_vid", {"video_decode_backend": "pyav", **STOCK}, "decord"),
+    ],
+)
+def test_bad_arguments_end_the_run(name, arguments, says):
+    with pytest.raises(SystemExit, match=says):
+        build(name, **arguments)
+
+
+def checkpoint(folder, **changes):
+    shutil.copytree(EMBEDDED, folder)
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, **changes}))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    "name, position, instead",
+    [("llava_onevision", "grid", "llava_vid"), ("llava_vid", "one_token", "llava_onevision")],
+)
+def test_a_checkpoint_of_the_other_family_ends_the_run(tmp_path, name, position, instead):
+    path = checkpoint(tmp_path / "other", mm_newline_position=position)
+    for model_id, arguments in ((name, STOCK), (f"{name}_aot", {})):
+        with pytest.raises(SystemExit, match=f"use --model {instead}"):
+            get_model(model_id)(pretrained=path, batch_size=1, **arguments)
+
+
+def test_a_path_does_not_change_the_model(tmp_path):
+    path = checkpoint(tmp_path / "yi-tiny")
+    with pytest.raises(SystemExit, match="llava_vid_aot"):
+        get_model("llava_vid")(pretrained=path, batch_size=1, **{**STOCK, "max_frames_num": 64})
+    ours = get_model("llava_vid_aot")(pretrained=path, batch_size=1, device="cpu", max_frames_num=64)
+    made = json.loads((EMBEDDED / "config.json").read_text())
+    assert ours._config.tokenizer_model_max_length == made["tokenizer_model_max_length"]
+    assert ours._config.rope_parameters == made["rope_parameters"]
+
+
+def test_settings_arrive_from_the_command_line(tmp_path, clip, ask):
+    text = (
+        f'pretrained={EMBEDDED},max_frames_num=4,retention=0.25,method=random,options={{"seed":5}},store={tmp_path}'
+    )  # fmt: skip
+    ours = get_model("llava_onevision_aot").create_from_arg_string(text, {"batch_size": 1, "device": "cpu"})
+    ask(ours, [{"video": clip}], QUESTION)
+    (record,) = records(tmp_path)
+    assert record["settings"]["aot"]["method"] == "random" and record["settings"]["aot"]["options"]["seed"] == 5
+    assert record["settings"]["frames"] == 4 and record["tokens"]["visual"] == 36
