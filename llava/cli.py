@@ -5,7 +5,10 @@ import sys
 HELP = """usage: aot COMMAND [options]
 
   chat       talk to a model about a video (aot chat --help)
+  web        the same in a browser (aot web --help)
   visualize  draw what is kept of a video, why, and where the rest goes (aot visualize --help)
+  eval       run models under settings on benchmarks, resumable (aot eval --help)
+  report     tables of what was run, measured beside published (aot report --help)
   clip       write a sample video to try it on (aot clip --help)
 """
 
@@ -21,14 +24,26 @@ def main(arguments: list[str] | None = None) -> int:
         from llava.serve.clip import main as clip
 
         return clip(rest, prog="aot clip")
+    if command == "eval":
+        from llava.eval.campaign.cli import main as evaluate
+
+        return evaluate(rest, prog="aot eval")
+    if command == "report":
+        from llava.eval.campaign.report import main as report
+
+        return report(rest, prog="aot report")
     if command == "visualize":
         from llava.serve.visualize import main as visualize
 
         return visualize(rest, prog="aot visualize")
+    if command == "web":
+        from llava.serve.web import main as web
+
+        return web(rest, prog="aot web")
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    print(f"aot: there is no command {command!r}; use chat, visualize or clip.", file=sys.stderr)
+    print(f"aot: there is no command {command!r}; use chat, web, visualize, eval, report or clip.", file=sys.stderr)
     return 2
 
 

@@ -54,9 +54,9 @@ def _legend(table: Table, comparable: bool) -> str:
     if comparable:
         lines.append("Where a value is published it stands behind ours in brackets, with the difference in points.")
     lines.append(
-        "*Relative* is the average as a percentage of our own run with all tokens, *95 %* its interval and *points* that "
-        "of the difference (paired bootstrap over questions). *Tokens* is the share of visual tokens that reached the "
-        "language model, newline tokens apart."
+        "*Relative* is the average as a percentage of our own run with all tokens, *95 %* its interval and *points* "
+        "that of the difference (paired bootstrap over questions). *Tokens* is the share of visual tokens that reached "
+        "the language model, newline tokens apart."
     )
     return " ".join(lines) + "".join(f"\n\n**{warning}**" for warning in table.warnings)
 

@@ -31,10 +31,10 @@ def main(arguments: list[str] | None = None, *, prog: str = "aot report") -> int
     return 0 if whole else 1
 
 
-def write_table(table: Table, folder: Path) -> Path:
-    """Writes NAME.md, NAME.csv and NAME.png; returns the first."""
+def write_table(table: Table, folder: Path, *, name: str | None = None) -> Path:
+    """Writes NAME.md, NAME.csv and NAME.png, by default by the campaign's name; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = table.campaign.name
+    name = name or table.campaign.name
     if len(table.campaign.models) > 1:
         name += "-" + re.sub(r"[^a-z0-9.]+", "-", table.model.name.lower()).strip("-")
     drawn = plot(table, folder / f"{name}.png")

@@ -9,6 +9,8 @@ from typing import Any
 from llava.eval.campaign.graders import question_group, question_score
 from llava.eval.campaign.store import StoreReader
 
+_PREFERRED = ("accuracy", "acc", "exact_match", "f1")
+
 
 class ResultError(ValueError):
     """A run did not leave what a complete run leaves; the text is one sentence."""
@@ -63,7 +65,7 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
         samples = _samples(files[-1].parent, task)
         if len(samples) != counts["effective"]:
             raise ResultError(f"lmms-eval left {len(samples)} of {counts['effective']} questions of {task}")
-        metrics = [name.partition(",")[0] for name in results["results"].get(task, {})]
+        metrics = sorted((name.partition(",")[0] for name in results["results"].get(task, {})), key=_preference)
         questions += [_question(task, sample, metrics, records) for sample in samples]
     questions.sort(key=lambda q: (q.task, len(q.doc_id), q.doc_id))
     if len({q.key for q in questions}) != len(questions):
@@ -102,7 +104,8 @@ def _question(task: str, sample: dict, metrics: list[str], records: dict | None)
         if (task, doc_id) not in records:
             raise ResultError(f"question {doc_id} of {task} is not in the response store")
         record = records[task, doc_id]
-    value = next((sample[name] for name in metrics if question_score(sample.get(name)) is not None), None)
+    named = [name for name in metrics if name != "failed"]
+    value = next((sample[name] for name in named if question_score(sample.get(name)) is not None), None)
     failure = record.get("failure")
     reply = sample.get("filtered_resps")
     while isinstance(reply, list):
@@ -118,6 +121,11 @@ def _question(task: str, sample: dict, metrics: list[str], records: dict | None)
         tokens=record.get("tokens") or {},
         seconds=record.get("seconds") or {},
     )
+
+
+def _preference(metric: str) -> int:
+    """Where a task has several metrics, the one over all its questions goes before those of a kind."""
+    return _PREFERRED.index(metric) if metric in _PREFERRED else len(_PREFERRED)
 
 
 def _numbers(results: dict) -> dict[str, float]:

@@ -42,19 +42,19 @@ class Setting:
     """How the visual tokens are reduced.
 
     aot: fields of AOTConfig, with `preset` if wanted; None leaves every token and makes this the reference that
-    the others are relative to. args: changes to the model's --model_args. on: further fields for single tasks, by
-    task name. published: section and row of the published values.
+    the others are relative to. args: changes to the model's --model_args. per_task: further fields for single
+    tasks, by name. published: section and row of the published values.
     """
 
     name: str
     aot: Mapping[str, Any] | None = None
     args: Mapping[str, Any] = field(default_factory=dict)
-    on: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    per_task: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     published: tuple[str, ...] | None = None
 
     def aot_on(self, task: str) -> dict[str, Any] | None:
         """The fields in force on a task."""
-        return None if self.aot is None else {**self.aot, **self.on.get(task, {})}
+        return None if self.aot is None else {**self.aot, **self.per_task.get(task, {})}
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def _build(kind: type, data: Any, where: str):
     if missing:
         raise CampaignError(f"{where[0].upper()}{where[1:]} needs a text for {', '.join(missing)}.")
     values = dict(data)
-    for key in ("args", "on"):
+    for key in ("args", "per_task"):
         if values.get(key) is None:
             values.pop(key, None)
         else:
@@ -175,10 +175,10 @@ def _check(campaign: Campaign) -> None:
             raise CampaignError(f"{key} is {value!r}; use a whole number of {low} or more.")
     tasks = {task.name for task in campaign.tasks}
     for setting in campaign.settings:
-        stray = sorted(set(setting.on) - tasks)
+        stray = sorted(set(setting.per_task) - tasks)
         if stray:
             raise CampaignError(
-                f"Setting {setting.name!r} names {stray[0]!r} under on, which is no task of the campaign."
+                f"Setting {setting.name!r} names {stray[0]!r} under per_task, which is no task of the campaign."
             )
         for task in campaign.tasks:
             effective(setting, task)

@@ -1,0 +1,79 @@
+"""`scripts/reproduce.sh TABLE`: one of the published tables from nothing to a page in docs/reproduced."""
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from llava.eval.campaign.cli import add_launch_options, launch_of, tell
+from llava.eval.campaign.drive import run_campaign
+from llava.eval.campaign.embedded import ROOT, embedded_checkpoint, stand_in
+from llava.eval.campaign.plan import checkpoint_folder, with_limit
+from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.report import write_table
+from llava.eval.campaign.spec import CAMPAIGNS, Campaign, CampaignError, known_campaigns, load_campaign
+from llava.eval.campaign.tables import load_tables
+from llava.serve.options import Parser
+
+ALIASES = {"main-vid": "main-video"}
+PAGES = ROOT / "docs" / "reproduced"
+
+
+def main(arguments: list[str] | None = None, *, prog: str = "reproduce") -> int:
+    """Runs what is missing of a table and writes its page; 0 when every question has a reply."""
+    parser = Parser(prog=prog, description="Reproduces a published table; on the embedded model where there is no GPU.")
+    parser.add_argument("table", help=f"one of: {known_campaigns()}")
+    parser.add_argument("--embedded", action="store_true", help="use the embedded model whatever there is")
+    parser.add_argument("--limit", type=int, metavar="N", help="questions a task (default: all)")
+    parser.add_argument("--settings", metavar="TEXT", help="only all tokens and the settings with this in their name")
+    parser.add_argument("--pages", type=Path, default=PAGES, metavar="DIR", help="where the page goes")
+    add_launch_options(parser)
+    options = parser.parse_args(arguments)
+    try:
+        campaign = chosen(options)
+        launch = launch_of(options)
+        summary = run_campaign(campaign, options.output, launch, CampaignProgress())
+        if launch.machine_rank == 0:
+            for table in load_tables([summary.folder]):
+                print(write_table(table, options.pages, name=ALIASES.get(options.table, options.table)))
+    except (CampaignError, OSError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, CampaignError) else 1
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    tell(summary, prog)
+    return 0 if summary.ok else 1
+
+
+def chosen(options) -> Campaign:
+    """The table's campaign, on the embedded model where the real one cannot run; it says so."""
+    name = ALIASES.get(options.table, options.table)
+    if not (CAMPAIGNS / f"{name}.yaml").is_file():
+        raise CampaignError(f"There is no table {options.table!r}; use one of: {known_campaigns()}.")
+    campaign = load_campaign(name)
+    if campaign.include_path:
+        campaign = replace(campaign, include_path=str(ROOT / campaign.include_path))
+    if options.settings:
+        kept = tuple(s for s in campaign.settings if s.aot is None or options.settings.lower() in s.name.lower())
+        campaign = replace(campaign, settings=kept)
+    reason = "as asked" if options.embedded else why_not(campaign)
+    if reason is None:
+        return with_limit(campaign, options.limit)
+    print(f"This runs on the embedded model ({reason}).", file=sys.stderr)
+    return stand_in(campaign, embedded_checkpoint(), limit=options.limit)
+
+
+def why_not(campaign: Campaign) -> str | None:
+    """Why the table cannot run on its own checkpoints here; None when it can."""
+    if not torch.cuda.is_available():
+        return "there is no GPU here"
+    missing = [model.checkpoint for model in campaign.models if checkpoint_folder(model.checkpoint) is None]
+    if missing:
+        return f"{missing[0]} is not here; scripts/download.sh fetches it"
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="scripts/reproduce.sh"))

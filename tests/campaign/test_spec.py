@@ -1,0 +1,144 @@
+import pytest
+import yaml
+
+from llava.eval.campaign.cli import main
+from llava.eval.campaign.launch import Launch, command
+from llava.eval.campaign.plan import make_plan
+from llava.eval.campaign.preflight import check_installed
+from llava.eval.campaign.published import check_published, published
+from llava.eval.campaign.spec import CAMPAIGNS, CampaignError, campaign_from, load_campaign
+
+NAMES = {
+    "main-ov", "main-video", "components", "aggregation", "random-anchors", "clips", "iterations", "frames", "mlvu",
+}  # fmt: skip
+
+
+def test_the_tables_of_the_project_are_sound_campaigns():
+    assert {path.stem for path in CAMPAIGNS.glob("*.yaml")} == NAMES
+    for name in NAMES:
+        campaign = load_campaign(name)
+        check_published(campaign)
+        assert campaign.table == name and any(s.aot is None for s in campaign.settings)
+
+
+def test_every_published_row_names_a_source():
+    for model in published()["models"].values():
+        for rows in model["sections"].values():
+            assert all(row["source"] in published()["sources"] for row in rows.values())
+
+
+def change(values, *path, to):
+    *way, last = path
+    for key in way:
+        values = values[key]
+    values[last] = to
+
+
+@pytest.mark.parametrize(
+    "path, value, words",
+    [
+        (("colour",), "red", "Unknown key colour in the campaign"),
+        (("models", 0, "colour"), "red", r"Unknown key colour in model 1 \(M\)"),
+        (("settings", 1, "retention"), 0.1, r"Unknown key retention in setting 2 \(a tenth\)"),
+        (("settings", 1, "aot"), {"retentoin": 0.1}, "Unknown setting retentoin"),
+        (("settings", 1, "aot"), {"retention": 1.5}, "retention"),
+        (("settings", 1, "aot"), {"method": "magic"}, "magic"),
+        (("settings", 1, "aot"), {"preset": "magic"}, "magic"),
+        (("settings", 1, "aot"), 3, "must be a mapping"),
+        (("settings", 1, "per_task"), {"nothing": {}}, "under per_task, which is no task"),
+        (("settings", 1, "name"), "all tokens", "Two settings are named"),
+        (("models", 0, "id"), "llava_onevision", "cannot compress"),
+        (("models", 0, "checkpoint"), None, "needs a text for checkpoint"),
+        (("models",), [], "needs a list of models"),
+        (("tasks",), "videomme", "needs a list of tasks"),
+        (("limit",), 0, "limit is 0"),
+        (("seed",), -1, "seed is -1"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_sentence(campaign, path, value, words):
+    change(campaign, *path, to=value)
+    with pytest.raises(CampaignError, match=words) as caught:
+        campaign_from(campaign)
+    assert "\n" not in str(caught.value)
+
+
+def test_unknown_published_values_are_refused(campaign):
+    campaign["models"][0]["published"] = "llava-onevision-7b"
+    campaign["settings"][1]["published"] = ["10%", "Magic"]
+    with pytest.raises(CampaignError, match="no published 'Magic'"):
+        check_published(campaign_from(campaign))
+
+
+@pytest.mark.parametrize("text", ["models: [", "- 1\n- 2", "", "\x00"])
+def test_files_that_are_no_campaign(tmp_path, text, capsys):
+    path = tmp_path / "bad.yaml"
+    path.write_text(text)
+    assert main([str(path)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("aot eval: ") and said.count("\n") == 1
+
+
+def test_an_unknown_name_tells_the_known_ones(capsys):
+    assert main(["main-vo"]) == 2
+    assert "main-ov" in capsys.readouterr().err
+
+
+def test_what_is_missing_is_told_before_any_work(tmp_path, campaign, capsys, harness):
+    path = tmp_path / "c.yaml"
+    path.write_text(yaml.safe_dump(campaign))
+    with pytest.raises(CampaignError, match="lmms-eval is not installed"):
+        check_installed(campaign_from(campaign), Launch(module="no_such_harness"))
+    with pytest.raises(CampaignError, match="no folder of tasks"):
+        check_installed(campaign_from({**campaign, "include_path": "nowhere"}), Launch(module=harness))
+    campaign["models"][0]["checkpoint"] = str(tmp_path / "nowhere")
+    with pytest.raises(CampaignError, match="nowhere"):
+        check_installed(campaign_from(campaign), Launch(module=harness))
+
+
+def test_the_command_of_lmms_eval(tmp_path, campaign):
+    campaign["settings"][1] = {
+        "name": "r", "aot": {"method": "random", "retention": 0.1, "options": {"seed": 2}},
+        "args": {"max_frames_num": 8}, "per_task": {"other": {"retention": 0.2}},
+    }  # fmt: skip
+    runs = make_plan(campaign_from(campaign), tmp_path)
+    words = command(runs[1], Launch(device="cpu"), tmp_path / "a")
+    given = words[words.index("--model_args") + 1]
+    assert 'method=random,retention=0.1,options={"seed":2},store=' in given
+    assert "device_map=auto" in given and "max_frames_num=8" in given
+    assert words[words.index("--verbosity") + 1] == "DEBUG"
+    assert "retention=1," in command(runs[0], Launch(), tmp_path)[words.index("--model_args") + 1]
+    assert "retention=0.2" in " ".join(command(runs[3], Launch(), tmp_path))
+
+
+def test_several_processes_and_machines(tmp_path, campaign):
+    run = make_plan(campaign_from(campaign), tmp_path)[0]
+    words = " ".join(command(run, Launch(processes=8), tmp_path))
+    assert "torch.distributed.run --nproc_per_node 8 --standalone -m lmms_eval" in words
+    several = Launch(processes=8, machines=2, machine_rank=1, main_address="10.0.0.1:29500")
+    words = " ".join(command(run, several, tmp_path))
+    assert "--nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500" in words
+    several = Launch(processes=8, machines=2, main_address="10.0.0.1:29500", launcher="accelerate")
+    words = " ".join(command(run, several, tmp_path))
+    assert "--num_processes 16 --num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1" in words
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"processes": 0},
+        {"machines": 2},
+        {"machines": 2, "machine_rank": 2, "main_address": "a:1"},
+        {"launcher": "mpirun"},
+        {"launcher": "accelerate", "device": "cpu", "processes": 2},
+    ],
+)
+def test_launches_that_cannot_be(wrong):
+    with pytest.raises(CampaignError):
+        Launch(**wrong)
+
+
+def test_a_path_that_lmms_eval_would_cut_is_refused(tmp_path, campaign):
+    campaign["models"][0]["checkpoint"] = "a,b"
+    run = make_plan(campaign_from(campaign), tmp_path)[0]
+    with pytest.raises(CampaignError, match="no commas"):
+        command(run, Launch(), tmp_path)
