@@ -5,6 +5,7 @@ import torch
 
 from aot import AOTConfig
 from aot.baselines.in_llm import prune_stages
+from llava.eval.lmms.measure import Measure
 from llava.model.attention_mask import attention_mask_for
 from llava.model.pruning import Role, choose, roles_of
 
@@ -111,7 +112,10 @@ def test_nothing_dropped_changes_nothing(deep_model, video, method):
 
 def test_counts_are_reported_as_layer_averages(deep_model, video):
     deep_model.config.aot = METHODS["fastv"]
+    measure = Measure(deep_model)
     deep_model.generate(IDS, images=[video], modalities="video", **GREEDY)
+    measure.decoded(6, 0.1)
+    assert measure.tokens()["layer_average"] == pytest.approx(516 / 1296, abs=1e-6)
     (counts,) = deep_model.last_pruning
     # 0.4 · 216 · 6 = 518 of which 432 go to the first two layers; 86 // 4 = 21
     assert counts.seen == [216, 216, 21, 21, 21, 21] and counts.method == "fastv"
