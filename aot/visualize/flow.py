@@ -30,7 +30,7 @@ def find_flow(video: CompressedVideo) -> Flow | None:
     if "merged_into" in trace:
         target = trace["merged_into"].cpu()
         return Flow(target, target >= 0)
-    if "plan" in trace:
+    if "supplier" in trace:
         return _joint_flow(video, trace)
     if "intra_plan" in trace:
         return _cascade_flow(video, trace)

@@ -64,18 +64,19 @@ def _caption(scene: Scene, t: int) -> str:
     parts = [f"{scene.counts[t, kind]} {kind.name.lower()}" for kind in scene.kinds if scene.counts[t, kind]]
     clip = scene.clip_of(t)
     place = f"frame {t + 1}, {scene.times[t]:.2f} s" + ("" if clip is None else f", clip {clip + 1}")
-    what = f" ({', '.join(parts)})" if scene.anchors and parts else ""
+    what = f" ({', '.join(parts)})" if len(scene.kinds) > 1 and parts else ""
     mass = f", standing for {scene.mass[t].sum():.0f} tokens of the video" if scene.target is not None else ""
     return f"{place}: {scene.counts[t].sum()} of {scene.grid[0] * scene.grid[1]} tokens kept{what}{mass}"
 
 
 def _table(scene: Scene) -> str:
     """Budget of each frame by kind."""
-    names = [look(scene, kind).text.partition("(")[2].rstrip(")") or "kept" for kind in scene.kinds]
-    rows = [["frame", "time, s", "clip", *(names if scene.anchors else []), "kept"]]
+    several = len(scene.kinds) > 1
+    names = [look(scene, kind).text.partition("(")[2].rstrip(")") for kind in scene.kinds if several]
+    rows = [["frame", "time, s", "clip", *names, "kept"]]
     for t in range(len(scene.frames)):
         clip = scene.clip_of(t)
-        kinds = [scene.counts[t, kind] for kind in scene.kinds] if scene.anchors else []
+        kinds = [scene.counts[t, kind] for kind in scene.kinds if several]
         place = [t + 1, f"{scene.times[t]:.2f}", "" if clip is None else clip + 1]
         rows.append([*place, *kinds, scene.counts[t].sum()])
     head, *body = (

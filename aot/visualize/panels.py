@@ -12,12 +12,7 @@ from .style import EARLIER, HEAT, INK, LATER, look
 
 def kept_panel(ax: Axes, scene: Scene, t: int) -> None:
     """The kept cells in full colour with the outline and mark of their kind; the others faded."""
-    faded = _faded(scene.frames[t])
-    height, width = faded.shape[:2]
-    kept = scene.kind[t] >= 0
-    rows = np.arange(height) * kept.shape[0] // height
-    columns = np.arange(width) * kept.shape[1] // width
-    _show(ax, scene, np.where(kept[rows[:, None], columns][..., None], scene.frames[t], faded))
+    _show(ax, scene, kept_picture(scene, t))
     _outline(ax, scene, t)
     size = _cell_points(ax, scene)
     for kind in scene.kinds:
@@ -27,6 +22,16 @@ def kept_panel(ax: Axes, scene: Scene, t: int) -> None:
         ax.plot(
             column + 0.22, row + 0.24, style.mark, ms=mark, color=style.color, mec="white", mew=0.12 * mark, ls="none"
         )  # fmt: skip
+
+
+def kept_picture(scene: Scene, t: int) -> np.ndarray:
+    """(h, w, 3) uint8 frame that is grey and pale wherever nothing was kept."""
+    faded = _faded(scene.frames[t])
+    kept = scene.kind[t] >= 0
+    rows, columns = (
+        np.arange(pixels) * cells // pixels for pixels, cells in zip(faded.shape, kept.shape, strict=False)
+    )
+    return np.where(kept[rows[:, None], columns][..., None], scene.frames[t], faded)
 
 
 def merged_panel(ax: Axes, scene: Scene, t: int) -> None:

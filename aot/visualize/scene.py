@@ -31,8 +31,8 @@ class Scene:
     (T, H, W) pooled tokens that each kept one stands for. counts: (T, 3) emitted local, global and dynamic
     tokens. clips: (C, 2) first frame and the one behind the last, None without clips. target: (T, H, W) flat
     index of the kept token that a cell went to, -1 for none, None when unknown; blended likewise, bool. maps:
-    (T, H, W) by the names of MAPS. before, after: visual tokens. settings: of the compression. anchors: the method
-    tells local from global ones.
+    (T, H, W) by the names of MAPS. before, after: visual tokens. settings: of the compression. anchors: kinds are
+    the anchors of "aot".
     """
 
     frames: np.ndarray
@@ -100,11 +100,11 @@ def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float
         clips=_bounds(video.clips),
         target=None if flow is None else flow.target.numpy().reshape(shape),
         blended=None if flow is None else flow.blended.numpy().reshape(shape),
-        maps={name: trace[name].float().cpu().numpy().reshape(shape) for name in MAPS if name in trace},
+        maps={name: _finite(trace[name].float().cpu().numpy()).reshape(shape) for name in MAPS if name in trace},
         before=video.tokens_before,
         after=int(visual.sum()),
         settings=video.config.to_dict(),
-        anchors=video.config.method == "aot" or bool((kinds == Kind.LOCAL).any()),
+        anchors=video.config.method == "aot",
     )
 
 
@@ -113,6 +113,13 @@ def _bounds(clips: list[int] | None) -> np.ndarray | None:
         return None
     ends = np.cumsum(clips)
     return np.stack([ends - clips, ends], axis=1)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Infinite entries, which some methods use for always and never, as the highest and lowest of the others."""
+    finite = values[np.isfinite(values)]
+    low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
+    return np.clip(np.nan_to_num(values, nan=low), low, high)
 
 
 def _small(picture: np.ndarray) -> np.ndarray:

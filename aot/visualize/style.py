@@ -1,6 +1,6 @@
 """Colours, marks and words that all pictures share; colours of Okabe and Ito, marks for those who see none."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..result import Kind
 from .scene import Scene
@@ -21,6 +21,14 @@ LOOKS = {
     Kind.DYNAMIC: Look("#000000", "^", "kept: unlike the clip's first frame (dynamic)"),
 }
 PLAIN = Look("#0072B2", "s", "kept")
+WHY = {
+    "global_score": (
+        "A token is kept where the vision model looks, where something changed since the frame before, "
+        "and where it is unlike the rest of its frame."
+    ),
+    "deep": "A token is kept where the vision model looks most.",
+    "change": "A token is kept where something changed since the frame before.",
+}
 EARLIER, LATER = "#56B4E9", "#E69F00"
 HEAT = "cividis"
 INK, FAINT = "#222222", "#8A8A8A"
@@ -28,8 +36,12 @@ CLIP_TINTS = ("#E9EEF3", "#FFFFFF")
 
 
 def look(scene: Scene, kind: Kind) -> Look:
-    """The look of a kind; methods that tell no kinds apart have one for all."""
-    return LOOKS[kind] if scene.anchors or kind == Kind.DYNAMIC else PLAIN
+    """The look of a kind; the words are those of the anchors for the method "aot" alone."""
+    if scene.anchors:
+        return LOOKS[kind]
+    if len(scene.kinds) == 1:
+        return PLAIN
+    return replace(LOOKS[kind], text=f"kept (the method's kind {kind.name.lower()})")
 
 
 def headline(scene: Scene) -> str:
@@ -43,15 +55,13 @@ def reasons(scene: Scene) -> str:
     height, width = scene.grid
     cut = f"The model sees each frame as {height}×{width} tokens, one per cell."
     if scene.after == scene.before:
-        return f"{cut} All of them are kept."
-    if "global_score" in scene.maps:
-        why = (
-            "A token is kept where the vision model looks, where something changed since the frame before, "
-            "and where it is unlike the rest of its frame."
-        )
-    elif "deep" in scene.maps:
-        why = "A token is kept where the vision model looks most."
+        inside = scene.settings["retention"] not in (None, 1.0)
+        return f"{cut} All of them {'enter the language model, which drops some inside' if inside else 'are kept'}."
+    why = WHY.get(next(iter(scene.maps), None), f"Method {scene.method!r} leaves no map of why it keeps a token.")
+    if scene.target is not None:
+        rest = "The faded ones are merged into kept ones."
+    elif scene.mass.sum() > scene.after + 0.5:
+        rest = "Faded ones are merged into kept ones; the method leaves no trace of which into which."
     else:
-        why = f"Method {scene.method!r} leaves no trace of why it keeps a token."
-    rest = "The faded ones are merged into kept ones." if scene.target is not None else "The faded ones are dropped."
+        rest = "The faded ones are dropped."
     return f"{cut} {why} {rest}"
