@@ -14,7 +14,7 @@ done
 python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
 before=()
-for stage in tower places letters reading words answers; do
+for stage in tower places words letters answers; do
     if [ ! -e "$runs/$stage/log.json" ]; then # written when a stage is complete
         "$python" -m llava.train.train --stage "$stage" --output "$runs/$stage" "${before[@]}"
     fi

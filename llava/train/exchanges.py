@@ -56,20 +56,30 @@ def any_style(rng: np.random.Generator, choice: float) -> tuple[str, ...]:
     return SHORT_STYLES + LONG_STYLES if rng.random() < choice else ()
 
 
-def copied(clip: clips.Clip, rng: np.random.Generator, *, choice: float = 0.85) -> tuple[str, str]:
-    """A question behind its answer: what a letter stands for is learnt from these."""
+def copied(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> tuple[str, str]:
+    """A question behind its answer: what a letter stands for is learnt from these. bare: probability that the options
+    stand alone."""
     (question,) = pick(qa.make_questions(clip), rng, 1)
-    prompt, answer = ask(question, rng, any_style(rng, choice))
+    prompt, answer = ask(question, rng, any_style(rng, 0.85))
+    if rng.random() < bare:
+        answer = str(rng.choice(list(qa.LETTERS)))
+        prompt = _lines(question.options(rng, answer), rng)
     return f"The answer is {question.answer}.\n{prompt}", answer
 
 
-def matched(clip: clips.Clip, rng: np.random.Generator) -> tuple[str, str]:
+def matched(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> tuple[str, str]:
     """Four options, then what the letter of each is, in another order: the same skill, asked four times at once."""
     (question,) = pick(qa.make_questions(clip), rng, 1)
-    options = question.options(rng, "A")
-    options = tuple(options[i] for i in rng.permutation(4))
+    options = question.options(rng, str(rng.choice(list(qa.LETTERS))))
     told = ", ".join(f"{options[i]} is {qa.LETTERS[i]}" for i in rng.permutation(4))
+    if rng.random() < bare:
+        return _lines(options, rng), told
     return question.choice_prompt(options, str(rng.choice(SHORT_STYLES))), told
+
+
+def _lines(options: tuple[str, ...], rng: np.random.Generator) -> str:
+    style = qa.OPTION_STYLE[str(rng.choice(SHORT_STYLES))]
+    return "\n".join(style.format(c, o) for c, o in zip(qa.LETTERS, options, strict=True))
 
 
 def read(clip: clips.Clip, rng: np.random.Generator, *, choice: float = 0.5) -> tuple[str, str]:
@@ -102,3 +112,15 @@ def _noted(t: clips.Thing) -> str:
 def _when(t: float) -> str:
     quarter = qa.quarter(t)
     return f" in the {quarter}" if quarter else ""
+
+
+def text_segment(
+    tokenizer, clip: clips.Clip, rng: np.random.Generator, *, matching: float = 0.5, reading: float = 0.0, bare: float
+) -> Segment:
+    """An exchange that text alone answers: `matched`, `read` or `copied`, with these probabilities."""
+    kind = rng.random()
+    if kind < matching:
+        letters = {tokenizer(f"x {letter}").input_ids[-1] for letter in qa.LETTERS}
+        return segment(tokenizer, *matched(clip, rng, bare=bare), video=False, only=letters)
+    exchange = read(clip, rng) if kind < matching + reading else copied(clip, rng, bare=bare)
+    return segment(tokenizer, *exchange, video=False)

@@ -12,12 +12,13 @@ import torch
 
 def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
     """Singular values of (..., m, n) matrices pulled to about one."""
-    x = matrix if matrix.shape[-2] <= matrix.shape[-1] else matrix.mT
+    x = matrix.bfloat16()
+    x = x if x.shape[-2] <= x.shape[-1] else x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
-    return x if matrix.shape[-2] <= matrix.shape[-1] else x.mT
+    return (x if matrix.shape[-2] <= matrix.shape[-1] else x.mT).to(matrix.dtype)
 
 
 class Muon(torch.optim.Optimizer):

@@ -19,7 +19,7 @@ class Layout:
     """How a packed sequence is laid out.
 
     prefix: leading text tokens. head: these and the visual tokens. rows: (count, length) of each group of rows.
-    blind: (B, rows) bool, the rows that must not look at the visual tokens.
+    blind: (B, rows) bool on the CPU, the rows that must not look at the visual tokens.
     """
 
     prefix: int
@@ -34,27 +34,37 @@ class Layout:
 
 def packed_attention(module, query, key, value, attention_mask, *, scaling=None, dropout=0.0, layout: Layout, **_):
     """query (B, H, L, d); key, value (B, G, L, d). Returns ((B, L, H, d), None)."""
-    groups = query.shape[1] // key.shape[1]
-    dtype = torch.get_autocast_dtype(query.device.type) if torch.is_autocast_enabled(query.device.type) else query.dtype
-    query = (query * (scaling or query.shape[-1] ** -0.5)).to(dtype)
-    key, value = (x.to(dtype).repeat_interleave(groups, 1) for x in (key, value))
+    group = query.shape[1] // key.shape[1]
+    device = query.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
+    query = (query * (scaling or query.shape[-1] ** -0.5)).to(dtype).unflatten(1, (-1, group))  # (B, G, H/G, L, d)
+    key, value = key.to(dtype), value.to(dtype)
     head = layout.head
     keys, values = key[:, :, :head], value[:, :, :head]
-    scores = (query[:, :, :head] @ keys.mT).add_(_causal(head, query))
-    parts = [scores.softmax(-1) @ values]
-    unseen = torch.zeros(layout.blind.shape[0], layout.blind.shape[1], head, dtype=dtype, device=query.device)
-    unseen[:, :, layout.prefix :].masked_fill_(layout.blind.to(unseen.device)[:, :, None], float("-inf"))
+    scores = _grouped(query[..., :head, :], keys.mT)
+    parts = [_grouped(scores.add_(_causal(head, scores)).softmax(-1), values)]
     at, row = head, 0
     for count, size in layout.rows:
         rows = slice(at, at + count * size)
-        q, k, v = (x[:, :, rows].unflatten(2, (count, size)) for x in (query, key, value))  # (B, H, n, S, d)
-        shared = (q.flatten(2, 3) @ keys.mT).unflatten(2, (count, size))  # (B, H, n, S, head)
-        shared = shared.add_(unseen[:, None, row : row + count, None])
-        weights = torch.cat([shared, (q @ k.mT).add_(_causal(size, query))], -1).softmax(-1)
-        seen = (weights[..., :head].flatten(2, 3) @ values).unflatten(2, (count, size))
-        parts.append((seen + weights[..., head:] @ v).flatten(2, 3))
+        q = query[..., rows, :].unflatten(3, (count, size))  # (B, G, H/G, n, S, d)
+        k, v = (x[:, :, None, rows].unflatten(3, (count, size)) for x in (key, value))  # (B, G, 1, n, S, d)
+        shared = _grouped(query[..., rows, :], keys.mT).unflatten(3, (count, size))  # (B, G, H/G, n, S, head)
+        blind = layout.blind[:, row : row + count]
+        if blind.any():
+            unseen = torch.zeros(*blind.shape, head, dtype=dtype)
+            unseen[..., layout.prefix :].masked_fill_(blind[:, :, None], float("-inf"))
+            shared = shared.add_(unseen[:, None, None, :, None].to(shared.device))
+        own = (q @ k.mT).add_(_causal(size, q))
+        weights = torch.cat([shared, own], -1).softmax(-1)
+        seen = _grouped(weights[..., :head].flatten(3, 4), values)
+        parts.append(seen + (weights[..., head:] @ v).flatten(3, 4))
         at, row = at + count * size, row + count
-    return torch.cat(parts, 2).transpose(1, 2), None
+    return torch.cat(parts, 3).flatten(1, 2).transpose(1, 2), None
+
+
+def _grouped(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """(B, G, h, L, m) @ (B, G, m, n) -> (B, G, h, L, n): the h heads of a group as one matrix product."""
+    return (left.flatten(2, 3) @ right).unflatten(2, left.shape[2:4])
 
 
 def _causal(size: int, like: torch.Tensor) -> torch.Tensor:

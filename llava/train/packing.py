@@ -12,7 +12,7 @@ from llava.eval import clips
 from llava.eval import questions as qa
 from llava.eval.clips import FRAMES, TIMES
 from llava.train.clip_data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
-from llava.train.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Segment, ask, copied, matched, pick, read, segment
+from llava.train.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Segment, ask, copied, pick, segment, text_segment
 from llava.train.packed_attention import Layout
 
 SIDES = (6, 4, 3)  # token grids of a frame: 12x12 tower tokens pooled by 2, 3 or 4
@@ -20,17 +20,23 @@ SIDES = (6, 4, 3)  # token grids of a frame: 12x12 tower tokens pooled by 2, 3 o
 
 @dataclass(frozen=True)
 class Mix:
-    """What the rows of a clip's sequence hold: open questions, choices in short and in long wording, and one more,
-    a caption (with this probability) or a text with its question, which does not see the video."""
+    """What the rows of a clip's sequence hold.
+
+    open, short, long: questions asked openly, and as a choice in short and in long wording. text: options without a
+    question, which do not see the video. One more row is a caption (with this probability) or a question behind its
+    answer, which does not see the video either.
+    """
 
     open: int = 8
-    short: int = 2
+    short: int = 0
     long: int = 0
+    text: int = 2
     caption: float = 0.5
 
     @property
     def rows(self) -> tuple[tuple[int, int], ...]:
-        return ((self.open, ROW["open"]), (self.short, ROW["short"]), (self.long + 1, ROW["long"]))
+        short = (self.short + self.text, ROW["short"])
+        return (self.open, ROW["open"]), short, (self.long + 1, ROW["long"])
 
 
 class ClipConversations(Dataset):
@@ -63,24 +69,26 @@ class ClipConversations(Dataset):
         mix, sides = self.mix, self.sides(index)
         asked = pick(qa.make_questions(clip), rng, mix.open + mix.short + mix.long)
         styles = [()] * mix.open + [SHORT_STYLES] * mix.short + [LONG_STYLES] * mix.long
-        exchanges = [ask(q, rng, style) for q, style in zip(asked, styles, strict=True)]
-        segments = [segment(self.tokenizer, *exchange) for exchange in exchanges]
+        made = [segment(self.tokenizer, *ask(q, rng, style)) for q, style in zip(asked, styles, strict=True)]
+        text = [text_segment(self.tokenizer, _other(rng), rng, bare=1.0) for _ in range(mix.text)]
         if rng.random() < mix.caption:
-            segments.append(segment(self.tokenizer, str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip)))
+            last = segment(self.tokenizer, str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip))
         else:
-            segments.append(segment(self.tokenizer, *copied(_other(rng), rng), video=False))
+            last = segment(self.tokenizer, *copied(_other(rng), rng), video=False)
+        behind = mix.open + mix.short
+        segments = [*made[:behind], *text, *made[behind:], last]
         owner = [owners(c, side) for c, side in zip(cover, sides, strict=True)]
         return {"pixels": pixels, "sides": sides, "segments": segments, "tracks": tracks(clip, owner)}
 
 
 class TextConversations(Dataset):
     """Rows of text alone. matching, reading: shares of exchanges that name the letter of every option, and that are
-    answered from notes; the others are answered by copying."""
+    answered from notes; the others are answered by copying. bare: share of the options without question and wording.
+    """
 
-    def __init__(self, tokenizer, length: int, *, rows: tuple[int, int], start: int, matching: float, reading: float):
+    def __init__(self, tokenizer, length: int, *, rows: tuple[int, int], start: int, **shares: float):
         self.tokenizer, self.length, self.count, self.room = tokenizer, length, *rows
-        self.start, self.kinds = start, np.array([matching, reading, 1 - matching - reading])
-        self.letters = {tokenizer(f"x {letter}").input_ids[-1] for letter in qa.LETTERS}
+        self.start, self.shares = start, shares
 
     def __len__(self) -> int:
         return self.length
@@ -89,9 +97,7 @@ class TextConversations(Dataset):
         rng = np.random.default_rng([TRAIN_SEEDS + self.start + index, 6])
         segments: list[Segment] = []
         while len(segments) < self.count:
-            kind = rng.choice(3, p=self.kinds)
-            exchange = (matched, read, copied)[kind](_other(rng), rng)
-            made = segment(self.tokenizer, *exchange, video=False, only=None if kind else self.letters)
+            made = text_segment(self.tokenizer, _other(rng), rng, **self.shares)
             if len(made.tokens) <= self.room:
                 segments.append(made)
         return {"segments": segments}

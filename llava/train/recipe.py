@@ -70,6 +70,7 @@ class Stage:
     rows: tuple[int, int] = (8, 96)  # text: exchanges a block and tokens an exchange
     matching: float = 0.0  # text: share of exchanges that name the letter of every option
     reading: float = 0.0  # text: share that is answered from notes; the rest by copying
+    bare: float = 0.0  # text: share of the options that stand without question and wording
     mix: Mix = field(default_factory=Mix)
     coarse: float = 0.0  # video: share of batches with frames of fewer tokens
     tracking: float = 1.0  # video: weight of the tracker's loss
@@ -79,14 +80,13 @@ class Stage:
 STAGES = {
     "tower": Stage("tower", steps=800, batch=12, learning_rate=1.5e-3, first=0),
     "places": Stage("tower", steps=260, batch=12, learning_rate=8e-4, first=500_000, places=True),
-    "letters": Stage("text", steps=450, batch=4, learning_rate=1e-3, first=600_000, matching=0.6, decay=0.1),
-    "reading": Stage(
-        "text", steps=500, batch=4, learning_rate=1e-3, first=700_000, rows=(7, 176), matching=0.1, reading=0.7,
-        decay=0.2,
+    "words": Stage("video", steps=1500, batch=6, learning_rate=2e-3, first=1_000_000, coarse=0.75, decay=0.1),
+    "letters": Stage(
+        "text", steps=400, batch=4, learning_rate=1.5e-3, first=600_000, rows=(10, 72), matching=0.4, bare=0.5,
+        decay=0.1,
     ),
-    "words": Stage("video", steps=1500, batch=6, learning_rate=1.2e-3, first=1_000_000, coarse=0.75, decay=0.1),
     "answers": Stage(
-        "video", steps=1500, batch=6, learning_rate=1.2e-3, first=2_000_000, mix=Mix(7, 3, 1, 0.3), coarse=0.5,
+        "video", steps=1500, batch=6, learning_rate=1.5e-3, first=2_000_000, mix=Mix(7, 3, 1, 0, 0.3), coarse=0.5,
         tracking=0.3, warmup=0.02, decay=0.7,
     ),
 }  # fmt: skip

@@ -98,8 +98,9 @@ def build(stage: Stage, tokenizer_folder: Path):
     objective = VideoObjective(model, letters, layer=TRACKED_LAYER, tracking=stage.tracking)
     if stage.objective == "text":
         data = TextConversations(
-            tokenizer, clips, rows=stage.rows, start=stage.first, matching=stage.matching, reading=stage.reading
-        )
+            tokenizer, clips, rows=stage.rows, start=stage.first, matching=stage.matching, reading=stage.reading,
+            bare=stage.bare,
+        )  # fmt: skip
     else:
         data = ClipConversations(
             tokenizer, clips, stage.mix, size=SIZE, grid=grid, start=stage.first, batch=stage.batch, coarse=stage.coarse

@@ -11,7 +11,7 @@ from llava.train.tiny_tokenizer import save_tokenizer
 from llava.train.train import SYSTEM
 from llava.train.video_objective import VideoObjective
 
-SMALL = Mix(open=2, short=1, long=1, caption=0.0)  # the last row is then answered from text
+SMALL = Mix(open=2, short=1, long=1, text=0, caption=0.0)  # the last row is then answered from text
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_owners_of_coarse_cells_are_among_those_of_fine_ones():
 
 def test_labels_are_the_answers_and_nothing_else(model):
     _, tokenizer = model
-    data = conversations(tokenizer, Mix(3, 2, 1, 0.5))
+    data = conversations(tokenizer, Mix(3, 2, 1, 2, 0.5))
     samples = [data[i] for i in range(3)]
     batch, _ = batch_of(tokenizer, samples, data.mix.rows)
     for b, sample in enumerate(samples):
@@ -125,7 +125,7 @@ def test_an_exchange_that_does_not_fit_its_row_is_refused(model):
 
 def test_text_rows_fit_and_end_in_an_answer(model):
     _, tokenizer = model
-    sample = TextConversations(tokenizer, 2, rows=(6, 208), start=0, matching=0.2, reading=0.6)[1]
+    sample = TextConversations(tokenizer, 2, rows=(6, 208), start=0, matching=0.2, reading=0.6, bare=0.5)[1]
     batch, prefix = batch_of(tokenizer, [sample], ((6, 208),))
     assert batch["ids"].shape == (1, len(prefix) + 6 * 208)
     ends = [s.tokens[-1] for s in sample["segments"]]
