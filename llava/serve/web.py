@@ -1,0 +1,101 @@
+"""The chat in a browser: `aot web`, then open the address it prints."""
+
+import ipaddress
+import sys
+
+from aot import AOTError
+from aot.visualize import require
+from llava.serve.cli import EXPECTED, load_session, one_sentence
+from llava.serve.options import Parser, add_model_options, check_model_options, compression
+from llava.serve.terminal import Terminal
+from llava.serve.web_worker import Limits, Worker
+
+
+def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.web") -> int:
+    """Serves the page until Ctrl-C; returns the exit code: 0, or 1 after one sentence on standard error."""
+    options = _parser(prog).parse_args(arguments)
+    terminal = Terminal()
+    try:
+        run(options, terminal)
+    except EXPECTED as error:
+        terminal.error(one_sentence(error))
+        return 1
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def run(options, terminal: Terminal) -> None:
+    """Checks what is cheap to check, loads the model once, and serves."""
+    check_model_options(options)
+    config = compression(options)
+    limits = Limits(options.max_mb, options.max_video_seconds, options.max_answer_seconds)
+    page = _page_module()
+    require()
+    with terminal.waiting("loading the model"):
+        worker = Worker(load_session(options), limits)
+    start = config.retention if config is not None and config.retention else 1.0
+    blocks = page.build_page(worker, retention=start)
+    blocks.queue(default_concurrency_limit=8, max_size=64)
+    if not _is_local(options.host):
+        terminal.note(f"{options.host} can be reached from other machines, and anyone there can use the model.")
+    _, address, _ = blocks.launch(
+        server_name=options.host,
+        server_port=options.port,
+        max_file_size=int(limits.megabytes * 1e6),
+        css=page.CSS,
+        share=False,
+        quiet=True,
+        ssr_mode=False,
+        prevent_thread_lock=True,
+    )
+    terminal.write(f"open {address} (Ctrl-C ends)")
+    blocks.block_thread()
+
+
+def _page_module():
+    """The module that knows Gradio; AOTError when it is not installed."""
+    try:
+        from llava.serve import web_page
+    except ImportError as error:
+        raise AOTError(f"The page needs {error.name}; install it with: pip install 'aot-video[web]'.") from error
+    return web_page
+
+
+def _is_local(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _parser(prog: str) -> Parser:
+    parser = Parser(
+        prog=prog, description="Serve a page to ask about videos, with all tokens and with a share of them."
+    )
+    add = parser.add_argument_group("page").add_argument
+    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
+    add("--port", type=int, default=7860, help="port (default 7860)")
+    add("--max-mb", type=float, default=Limits.megabytes, help="largest upload in MB (default %(default)g)")
+    add(
+        "--max-video-seconds",
+        type=float,
+        default=Limits.video_seconds,
+        metavar="S",
+        help="longest video (default %(default)g)",
+    )
+    add(
+        "--max-answer-seconds",
+        type=float,
+        default=Limits.answer_seconds,
+        metavar="S",
+        help="longest time for one answer (default %(default)g)",
+    )
+    add_model_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

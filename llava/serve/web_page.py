@@ -1,0 +1,159 @@
+"""The layout of the page and what its controls do; all that knows Gradio."""
+
+import base64
+import html
+import io
+from collections.abc import Callable
+from functools import wraps
+from pathlib import Path
+
+import gradio as gr
+import torch
+
+from llava.serve.cli import one_sentence
+from llava.serve.session import Answer, Loaded
+from llava.serve.web_worker import Worker
+
+TITLE = "Ask about a video with a share of its tokens"
+INTRODUCTION = (
+    "The model reads a video as visual tokens. The slider says which share of them it may read; the answer with all "
+    "of them stands beside, and the picture shows which ones were kept. Every question is asked afresh."
+)
+CSS = """
+#status p { color: #B00020; font-weight: 600; margin: 0; }
+#about p { margin: 0; }
+.cost { width: 100%; border-collapse: collapse; }
+.cost td { padding: .1rem .4rem; } .cost td + td { text-align: right; }
+#kept img { width: 100%; background: white; }
+footer { display: none !important; }
+"""
+# what a person can put right; anything else is a defect and goes to the server's log
+EXPECTED = (ValueError, OSError, torch.cuda.OutOfMemoryError)
+
+
+def build_page(worker: Worker, *, retention: float = 0.1) -> gr.Blocks:
+    """The page on a worker. retention: where the slider stands at first."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+        gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
+        status = gr.HTML(elem_id="status")
+        with gr.Row():
+            with gr.Column(scale=2):
+                video = gr.Video(label=_limits(worker), sources=["upload"], elem_id="video")
+                about = gr.HTML(elem_id="about")
+                question = gr.Textbox(label="Question", placeholder="How many objects are there?", elem_id="question")
+                share = gr.Slider(1, 100, 100 * retention, step=1, label="Tokens to keep, %", elem_id="retention")
+                button = gr.Button("Ask", variant="primary", elem_id="ask")
+            with gr.Column(scale=3):
+                with gr.Row():
+                    whole = _answer_column("All tokens", "whole")
+                    reduced = _answer_column("Kept tokens", "reduced")
+                picture = gr.HTML(elem_id="kept")
+
+        def look(path: str | None, percent: float, request: gr.Request):
+            if path is None:
+                worker.leave(request.session_hash)
+                return "", "", ""
+            loaded = worker.look(request.session_hash, path)
+            return "", _about(loaded), _image(worker.picture(request.session_hash, percent / 100))
+
+        def show(path: str | None, percent: float, request: gr.Request):
+            if path is None:
+                return "", ""
+            return "", _image(worker.picture(request.session_hash, percent / 100))
+
+        def ask(text: str, percent: float, request: gr.Request):
+            result = worker.ask(request.session_hash, text, percent / 100)
+            limit = worker.limits.answer_seconds
+            sides = [(_words(answer, limit), _cost(answer)) for answer in (result.whole, result.reduced)]
+            return "", *sides[0], *sides[1], _image(result.picture)
+
+        gr.on(
+            [video.upload, video.clear],
+            _told(look, "", ""),
+            [video, share],
+            [status, about, picture],
+            api_name="look",
+        )
+        share.release(_told(show, gr.skip()), [video, share], [status, picture], api_name="show")
+        gr.on(
+            [button.click, question.submit],
+            _told(ask, "", "", "", "", gr.skip()),
+            [question, share],
+            [status, *whole, *reduced, picture],
+            api_name="ask",
+        )
+
+        def leave(request: gr.Request):
+            worker.leave(request.session_hash)
+
+        page.unload(leave)
+    return page
+
+
+def _told(action: Callable, *otherwise) -> Callable:
+    """The action, with a mistake told as one sentence in the status line and `otherwise` in the other outputs."""
+
+    @wraps(action)  # Gradio reads the parameters of what it calls
+    def act(*values):
+        try:
+            return action(*values)
+        except EXPECTED as error:
+            return _sentence(error, *values), *otherwise
+
+    return act
+
+
+def _sentence(error: Exception, *values) -> str:
+    """The error for the status line, without the folder that the upload lies in on the server."""
+    text = one_sentence(error)
+    for value in values:
+        if isinstance(value, str) and value and Path(value).is_absolute():
+            text = text.replace(value, Path(value).name)
+    return f'<p role="alert">{html.escape(text)}</p>'
+
+
+def _answer_column(title: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
+    with gr.Column(min_width=220):
+        answer = gr.Textbox(label=title, lines=3, interactive=False, elem_id=f"{name}-answer")
+        return answer, gr.HTML(elem_id=f"{name}-cost")
+
+
+def _limits(worker: Worker) -> str:
+    limits = worker.limits
+    return f"Video, at most {limits.megabytes:g} MB and {limits.video_seconds:g} s"
+
+
+def _about(loaded: Loaded) -> str:
+    video = loaded.video
+    return (
+        f"<p>{html.escape(Path(loaded.path).name)}: {video.duration:.1f} s, the model looks at {len(video.frames)} "
+        f"frames, {loaded.before.visual} visual tokens.</p>"
+    )
+
+
+def _words(answer: Answer, limit: float) -> str:
+    """The answer's text, with a note when time ran out."""
+    cut = answer.timings["total"] >= 1e3 * limit
+    return f"{answer.text} (stopped at the limit of {limit:g} s)" if cut else answer.text
+
+
+def _cost(answer: Answer) -> str:
+    """Tokens and times as a small table."""
+    times = answer.timings
+    rows = {
+        "visual tokens": f"{answer.after.visual} of {answer.before.visual} ({100 * answer.retention:.3g} %)",
+        "newline tokens": answer.after.newline,
+        "compression": f"{times['compress']:.1f} ms",
+        "first token after": f"{times['first_token']:.0f} ms",
+        "whole answer": f"{times['total']:.0f} ms",
+    }
+    cells = "".join(f"<tr><td>{name}</td><td>{html.escape(str(value))}</td></tr>" for name, value in rows.items())
+    return f'<table class="cost">{cells}</table>'
+
+
+def _image(picture) -> str:
+    """The picture inside the page itself: no file of it is left on the server."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    return f'<img alt="Every frame with the tokens that were kept" src="data:image/png;base64,{data}">'

@@ -1,0 +1,181 @@
+"""What the web page asks of the model: many visitors, one model, nobody's video mixed with another's."""
+
+import math
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from aot.visualize import draw
+from llava.serve.session import Answer, ChatError, ChatSession, Loaded
+from llava.video import Video, VideoError
+
+FRAME_PIXELS = 320  # longer side of the frames that stay in memory for pictures
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may take: file size in MB, seconds of video and of each answer, length of a question,
+    seconds to wait for the model; how many visitors are remembered, and for how many idle seconds.
+    """
+
+    megabytes: float = 200.0
+    video_seconds: float = 600.0
+    answer_seconds: float = 60.0
+    question_letters: int = 2000
+    wait_seconds: float = 120.0
+    visitors: int = 16
+    idle_seconds: float = 1800.0
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not 0 < value < math.inf:
+                raise ChatError(f"The limit {name} is {value}; give a number above 0.")
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A question with all tokens and with the kept ones, and a picture (Pillow) of these."""
+
+    whole: Answer
+    reduced: Answer
+    picture: Any
+
+
+@dataclass
+class _Visitor:
+    """A session of one visitor; its lock keeps two clicks of the same person apart."""
+
+    session: ChatSession
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    seen: float = field(default_factory=time.monotonic)
+
+
+class Worker:
+    """Answers visitors, who are told apart by a key. Safe to call from many threads.
+
+    The model is used by one thread at a time, because its settings (`config.aot`) belong to the call under way.
+    Everything raises ChatError, VideoError or AOTError (all ValueError) with one sentence for that visitor.
+    """
+
+    def __init__(self, session: ChatSession, limits: Limits | None = None):
+        self.limits = limits or Limits()
+        self._pattern = session
+        self._visitors: dict[str, _Visitor] = {}
+        self._book = threading.Lock()  # of the visitors
+        self._model = threading.Lock()
+        self._pencil = threading.Lock()  # matplotlib's caches are not made for threads
+        session.model.generation_config.max_time = self.limits.answer_seconds
+
+    @property
+    def visitors(self) -> int:
+        """How many are remembered."""
+        return len(self._visitors)
+
+    def look(self, key: str, path: str) -> Loaded:
+        """Reads and encodes a visitor's video; one that is refused leaves the earlier one in place."""
+        size = Path(path).stat().st_size / 1e6
+        if size > self.limits.megabytes:
+            raise VideoError(
+                f"The file has {size:.0f} MB and the limit is {self.limits.megabytes:g} MB; give a smaller one."
+            )
+        visitor = self._visit(key)
+        with self._turn(visitor.lock):
+            started = time.perf_counter()
+            video = visitor.session.read_video(path)
+            if video.duration > self.limits.video_seconds:
+                raise VideoError(
+                    f"The video lasts {video.duration:.0f} s and the limit is {self.limits.video_seconds:g} s; "
+                    "cut out the part you want to ask about."
+                )
+            decode_ms = 1e3 * (time.perf_counter() - started)
+            with self._turn(self._model):
+                loaded = visitor.session.encode(path, video, decode_ms=decode_ms)
+            loaded.video = _thumbnails(video)
+            return loaded
+
+    def ask(self, key: str, question: str, retention: float) -> Exchange:
+        """The answers with all tokens and with a share of them; every question is asked afresh."""
+        if len(question) > self.limits.question_letters:
+            raise ChatError(
+                f"The question has {len(question)} letters and the limit is {self.limits.question_letters}; shorten it."
+            )
+        with self._looking(key) as session:
+            whole = self._answer(session, question, 1.0)
+            reduced = whole if retention == 1 else self._answer(session, question, retention)
+            return Exchange(whole, reduced, self._draw(session, retention))
+
+    def picture(self, key: str, retention: float) -> Any:
+        """What would be kept of the visitor's video; no question is asked."""
+        with self._looking(key) as session:
+            return self._draw(session, retention)
+
+    def leave(self, key: str) -> None:
+        """Forgets a visitor and the video."""
+        with self._book:
+            self._visitors.pop(key, None)
+
+    def _answer(self, session: ChatSession, question: str, retention: float) -> Answer:
+        session.set_retention(retention)
+        session.forget()
+        with self._turn(self._model):
+            return session.ask(question, remember=False)
+
+    def _draw(self, session: ChatSession, retention: float) -> Any:
+        session.set_retention(retention)
+        with self._turn(self._model):
+            compressed = session.traced()
+        video = session.loaded.video
+        with self._turn(self._pencil):
+            return draw(compressed, video.frames, video.times, rows=("kept",))
+
+    @contextmanager
+    def _looking(self, key: str) -> Iterator[ChatSession]:
+        """The session of a visitor who has given a video."""
+        visitor = self._visit(key)
+        with self._turn(visitor.lock):
+            if visitor.session.loaded is None:
+                raise ChatError("There is no video yet; drop one on the page first.")
+            yield visitor.session
+
+    def _visit(self, key: str) -> _Visitor:
+        """The visitor of this key, new when unknown; those who have been away for long are forgotten."""
+        now = time.monotonic()
+        with self._book:
+            for other in [k for k, v in self._visitors.items() if now - v.seen > self.limits.idle_seconds]:
+                del self._visitors[other]
+            visitor = self._visitors.pop(key, None) or _Visitor(self._fresh())
+            visitor.seen = now
+            self._visitors[key] = visitor  # the order is that of the last visit
+            while len(self._visitors) > self.limits.visitors:
+                del self._visitors[next(iter(self._visitors))]
+        return visitor
+
+    def _fresh(self) -> ChatSession:
+        return replace(self._pattern, loaded=None, turns=[], answers=[])
+
+    @contextmanager
+    def _turn(self, lock: threading.Lock) -> Iterator[None]:
+        """Holds a lock, after waiting for it no longer than the limit."""
+        if not lock.acquire(timeout=self.limits.wait_seconds):
+            raise ChatError("Too many questions are being answered at the moment; try again in a minute.")
+        try:
+            yield
+        finally:
+            lock.release()
+
+
+def _thumbnails(video: Video) -> Video:
+    """The video with small frames: enough for pictures, and a visitor costs little memory."""
+    small = []
+    for frame in video.frames:
+        picture = Image.fromarray(frame)
+        picture.thumbnail((FRAME_PIXELS, FRAME_PIXELS), Image.Resampling.BICUBIC)
+        small.append(np.asarray(picture))
+    return replace(video, frames=np.stack(small))

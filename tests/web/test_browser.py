@@ -1,0 +1,159 @@
+"""The page in headless Chromium, from dropping a video to comparing the answers; skipped without a browser."""
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llava.eval.clips import write_clip
+
+pytest.importorskip("gradio", reason="gradio is not installed; scripts/test_web.sh installs it")
+pytest.importorskip("selenium", reason="selenium is not installed; scripts/test_web.sh installs it")
+
+from selenium import webdriver  # noqa: E402
+from selenium.webdriver.common.by import By  # noqa: E402
+from selenium.webdriver.common.keys import Keys  # noqa: E402
+from selenium.webdriver.support.ui import WebDriverWait  # noqa: E402
+
+BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
+if not BROWSER or not DRIVER:
+    pytest.skip("chromium or chromedriver is missing; scripts/test_web.sh installs them", allow_module_level=True)
+
+PATIENCE = 120  # seconds for one step on a busy machine
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def address():
+    """A page on the embedded model, in a process of its own."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "llava.cli",
+        "web",
+        "--device",
+        "cpu",
+        "--port",
+        str(port),
+        "--max-new-tokens",
+        "8",
+    ]
+    server = subprocess.Popen([*command, "--max-mb", "1"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        line = server.stdout.readline()
+        assert f"http://127.0.0.1:{port}" in line, line
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.fixture
+def open_page(address):
+    """Opens the page in a browser of its own, as another person would."""
+    opened = []
+
+    def open_one() -> webdriver.Chrome:
+        options = webdriver.ChromeOptions()
+        options.binary_location = BROWSER
+        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+            options.add_argument(flag)
+        options.add_argument("--window-size=1400,1250")
+        browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+        opened.append(browser)
+        browser.get(address)
+        wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#video input[type=file]"))
+        return browser
+
+    yield open_one
+    for browser in opened:
+        browser.quit()
+
+
+def wait(browser, condition):
+    return WebDriverWait(browser, PATIENCE).until(condition)
+
+
+def text(browser, name: str) -> str:
+    found = browser.find_elements(By.CSS_SELECTOR, f"#{name}")
+    return found[0].text if found else ""
+
+
+def answer(browser, name: str) -> str:
+    return browser.find_element(By.CSS_SELECTOR, f"#{name} textarea").get_attribute("value")
+
+
+def picture(browser) -> str | None:
+    found = browser.find_elements(By.CSS_SELECTOR, "#kept img")
+    return found[0].get_attribute("src") if found else None
+
+
+def drop(browser, path) -> None:
+    browser.find_element(By.CSS_SELECTOR, "#video input[type=file]").send_keys(str(path))
+
+
+def ask(browser, question: str) -> None:
+    field = browser.find_element(By.CSS_SELECTOR, "#question textarea, #question input")
+    field.clear()
+    field.send_keys(question)
+    browser.find_element(By.CSS_SELECTOR, "#ask").click()
+
+
+def kept(browser, name: str) -> tuple[int, int]:
+    """(kept, all) visual tokens in a column's table."""
+    found = re.search(r"(\d+) of (\d+) \(", text(browser, f"{name}-cost"))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def test_drop_ask_compare_and_move_the_slider(open_page, tmp_path, request):
+    write_clip(tmp_path / "clip.mp4", 900_002)
+    browser = open_page()
+    drop(browser, tmp_path / "clip.mp4")
+    wait(browser, picture)
+    assert "clip.mp4: 16.0 s" in text(browser, "about") and text(browser, "status") == ""
+    ask(browser, "How many objects appear in the video in total?")
+    wait(browser, lambda b: kept(b, "reduced")[0])
+    whole, reduced = kept(browser, "whole"), kept(browser, "reduced")
+    assert whole[0] == whole[1] == reduced[1] and reduced[0] == int(0.1 * whole[1])
+    for name in ("whole", "reduced"):
+        assert answer(browser, f"{name}-answer") and "first token after" in text(browser, f"{name}-cost")
+    path = request.config.getoption("--screenshot", default=None)
+    if path:
+        time.sleep(2)  # the video's poster frame
+        browser.save_screenshot(path)
+
+    before = picture(browser)
+    slider = browser.find_element(By.CSS_SELECTOR, "#retention input[type=range]")
+    slider.send_keys(Keys.ARROW_RIGHT * 15)
+    wait(browser, lambda b: picture(b) not in (None, before))
+    ask(browser, "Is there a circle?")
+    wait(browser, lambda b: kept(b, "reduced") == (int(0.25 * whole[1]), whole[1]))
+
+    loaded = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
+    elsewhere = [name for name in loaded if not name.startswith((browser.current_url[:16], "data:", "blob:"))]
+    assert loaded and not elsewhere, "the page must need no other server"
+
+
+def test_a_bad_file_is_one_sentence_and_hurts_nobody_else(open_page, tmp_path):
+    write_clip(tmp_path / "clip.mp4", 3)
+    (tmp_path / "bad.mp4").write_bytes(b"no video" * 1000)
+    one, other = open_page(), open_page()
+    drop(one, tmp_path / "clip.mp4")
+    wait(one, picture)
+    drop(other, tmp_path / "bad.mp4")
+    told = wait(other, lambda b: text(b, "status"))
+    assert told.startswith("bad.mp4 is not a video") and "Traceback" not in told and "/" not in told
+    ask(other, "What is there?")
+    wait(other, lambda b: "no video yet" in text(b, "status"))  # not the video of the other person
+    assert answer(other, "whole-answer") == ""
+    ask(one, "What is there?")
+    wait(one, lambda b: kept(b, "whole")[0])
+    assert text(one, "status") == ""
