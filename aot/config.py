@@ -9,7 +9,7 @@ from typing import Any
 from .checks import check_newline_position, count, number
 from .errors import AOTError
 from .ops import BACKENDS
-from .registry import resolve_options
+from .registry import get_method, resolve_options
 
 _CHOICES = {
     "schedule": ("joint", "cascade"),
@@ -250,9 +250,12 @@ class AOTConfig:
 
         tokens_per_frame: pooled tokens P. newline_position: the host model's mode. rows: pooled rows H,
         needed only for newlines "all" in grid mode when P is not square.
-        Raises AOTError where the count depends on the video: cascade presets, newlines "row".
+        Raises AOTError where the count depends on the video: cascade presets, newlines "row". Of a method that
+        acts inside the language model, which all tokens enter, the visual count is T·P.
         """
         visual = self.budget(frames, tokens_per_frame)
+        if get_method(self.method).inside:
+            visual = frames * tokens_per_frame
         return visual, self.newline_count(frames, tokens_per_frame, newline_position=newline_position, rows=rows)
 
     def newline_count(

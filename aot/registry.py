@@ -15,6 +15,7 @@ class Method:
     options: names and default values of its own options; others are refused.
     needs: which tower outputs it reads, out of "shallow", "deep" and the keys of `extras`.
     check: optional function (options: dict) -> None that raises AOTError for a bad value.
+    inside: it acts inside the language model, which all tokens of the video enter.
     """
 
     name: str
@@ -22,6 +23,7 @@ class Method:
     options: Mapping[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     check: Callable[[dict], None] | None = None
+    inside: bool = False
 
 
 _METHODS: dict[str, Method] = {}
@@ -33,13 +35,14 @@ def register(
     options: Mapping[str, Any] | None = None,
     needs: tuple[str, ...] = (),
     check: Callable[[dict], None] | None = None,
+    inside: bool = False,
 ) -> Callable:
     """Decorator that adds a function to the methods under `name`."""
 
     def add(run: Callable) -> Callable:
         if name in _METHODS:
             raise AOTError(f"A method named {name!r} is already registered; choose another name.")
-        _METHODS[name] = Method(name, run, dict(options or {}), tuple(needs), check)
+        _METHODS[name] = Method(name, run, dict(options or {}), tuple(needs), check, inside)
         return run
 
     return add

@@ -20,7 +20,7 @@ from decimal import Decimal
 from ..checks import count
 from ..config import AOTConfig
 from ..errors import AOTError
-from ..registry import register
+from ..registry import get_method, register
 from ..result import Selection
 from ..video import VideoTokens
 
@@ -39,7 +39,7 @@ class Stage:
 
 def is_in_llm(config: AOTConfig | None) -> bool:
     """Whether the method acts inside the language model."""
-    return config is not None and config.method in IN_LLM
+    return config is not None and get_method(config.method).inside
 
 
 def prune_stages(config: AOTConfig, visual: int, layers: int) -> tuple[Stage, ...]:
@@ -136,13 +136,13 @@ def _check_pdrop(options: dict) -> None:
         raise AOTError(f"option layers is {depths!r}; give depths in ascending order, each once.")
 
 
-@register("fastv", options={"layer": 2, "counts": "average"}, check=_check_fastv)
+@register("fastv", options={"layer": 2, "counts": "average"}, check=_check_fastv, inside=True)
 def fastv(video: VideoTokens, config: AOTConfig) -> Selection:
     """Acts inside the language model; AOTError when asked for tokens before it."""
     raise AOTError(_ELSEWHERE.format("fastv"))
 
 
-@register("pdrop", options={"layers": None, "counts": "average"}, check=_check_pdrop)
+@register("pdrop", options={"layers": None, "counts": "average"}, check=_check_pdrop, inside=True)
 def pdrop(video: VideoTokens, config: AOTConfig) -> Selection:
     """Acts inside the language model; AOTError when asked for tokens before it."""
     raise AOTError(_ELSEWHERE.format("pdrop"))

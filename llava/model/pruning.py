@@ -191,7 +191,7 @@ def first_pass(
         cache.pruned_prompt = PrunedPrompt(length, spans)
     last = spans[-1]
     hidden = model.norm(hidden) * last.valid.unsqueeze(-1)
-    whole = torch.zeros_like(embeds).scatter(1, last.places.unsqueeze(-1).expand_as(hidden), hidden)
+    whole = hidden.new_zeros(embeds.shape).scatter(1, last.places.unsqueeze(-1).expand_as(hidden), hidden)
     return BaseModelOutputWithPast(last_hidden_state=whole, past_key_values=cache), counts
 
 

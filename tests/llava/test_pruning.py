@@ -122,6 +122,8 @@ def test_counts_are_reported_as_layer_averages(deep_model, video):
     assert counts.layer_average == pytest.approx(516 / 1296) and counts.layer_average <= 0.4
     assert deep_model.last_compression[0].num_visual == VISUAL
     assert deep_model.last_compression[0].config.method == "fastv"
+    entering = AOTConfig.from_dict(METHODS["fastv"]).token_count(6, 36, newline_position="frame")
+    assert entering == (VISUAL, 6) and deep_model.last_roles.shape[1] == IDS.shape[1] - 1 + sum(entering)
     deep_model.generate(torch.tensor([[5, 6]]), **GREEDY)
     assert deep_model.last_pruning == []
 
