@@ -9,6 +9,7 @@ from .errors import AOTError
 from .pooling import pool_tokens, pooled_grid
 from .registry import method_names, register
 from .result import CompressedVideo, Kind
+from .stream import VideoStream, join
 
 __all__ = [
     "AOTConfig",
@@ -16,9 +17,11 @@ __all__ = [
     "Applied",
     "CompressedVideo",
     "Kind",
+    "VideoStream",
     "apply",
     "baselines",
     "compress",
+    "join",
     "layers",
     "method",
     "method_names",

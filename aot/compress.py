@@ -26,6 +26,7 @@ def compress(
     clips: Sequence[int] | None = None,
     grid: tuple[int, int] | None = None,
     extras: Mapping[str, torch.Tensor] | None = None,
+    before: torch.Tensor | None = None,
     trace: bool = False,
 ) -> CompressedVideo:
     """Reduces the tokens of one video.
@@ -35,7 +36,8 @@ def compress(
     dict. pool: the host model's pooling. newline: (D,) newline token or None, with the host's
     newline_position ("grid", "frame", "one_token", "no_token"). clips: clip lengths in frames that sum to T;
     None lets the config decide. grid: tower (H, W); None means square. extras: further tower outputs by name,
-    for methods that need them. trace: keep importance maps, plans and budgets for pictures.
+    for methods that need them. before: (1, N, D), the frame before these in a stream.
+    trace: keep importance maps, plans and budgets for pictures.
     Raises AOTError (a ValueError) for inputs or settings that do not fit. No gradient is taken.
     """
     if isinstance(config, Mapping):
@@ -55,6 +57,7 @@ def compress(
         newline=newline,
         newline_position=newline_position,
         extras=extras or {},
+        before=before,
         trace=trace,
     )
     method = get_method(config.method)

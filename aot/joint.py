@@ -12,6 +12,7 @@ from .carry import transport_clips
 from .config import AOTConfig
 from .coverage import cover
 from .ops import novelty
+from .pooling import pool_tokens
 from .result import Kind, Selection, kept
 from .scores import Scores, relative, token_scores, unit
 from .temporal import clip_lengths, clip_starts, join_clips
@@ -29,9 +30,10 @@ def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
         index = torch.arange(budget, device=device)
         return kept(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=clips)
     starts = clip_starts(clips, device)
-    shown = starts if config.key_frames == "clip" else starts[:1]
+    # in a stream the first frame of the video was shown before
+    shown = starts if config.key_frames == "clip" else starts[: int(video.before is None)]
     first = torch.zeros(frames, dtype=torch.bool, device=device).index_fill(0, shown, True)
-    change, rarity = novelty(video.pooled, backend=config.backend)
+    change, rarity = frame_novelty(video, config)
     scores = token_scores(
         change,
         rarity,
@@ -53,6 +55,15 @@ def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
         trace |= {"local_score": scores.local, "global_score": scores.global_}
         trace |= {"change": scores.change, "rarity": scores.rarity}
     return kept(tokens, index, video.pooled_grid, kind=kind, mass=mass, clips=clips, trace=trace)
+
+
+def frame_novelty(video: VideoTokens, config: AOTConfig) -> tuple[torch.Tensor, torch.Tensor]:
+    """change and rarity (T, P) of `ops.novelty`, the first frame seen against the one before it in a stream."""
+    if video.before is None:
+        return novelty(video.pooled, backend=config.backend)
+    earlier = pool_tokens(video.before, video.grid, video.pool)
+    change, rarity = novelty(torch.cat([earlier, video.pooled]), backend=config.backend)
+    return change[1:], rarity[1:]
 
 
 def frame_budgets(score: torch.Tensor, starts: torch.Tensor, budget: int, floor: float) -> torch.Tensor:

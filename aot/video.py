@@ -18,6 +18,7 @@ class VideoTokens:
     features: (T, N, D) after the projector. shallow, deep: (T, N) received attention, or None.
     grid: tower (H, W), H·W = N. pool: the host model's pooling. clips: clip lengths given by the caller.
     newline: (D,) or None, with the host's newline_position. extras: further tower outputs by name.
+    before: (1, N, D), the frame that came before the first one here, or None at the start of a video.
     """
 
     features: torch.Tensor
@@ -29,6 +30,7 @@ class VideoTokens:
     newline: torch.Tensor | None = None
     newline_position: str = "grid"
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    before: torch.Tensor | None = None
     trace: bool = False
 
     @cached_property
@@ -113,6 +115,8 @@ def check_video(video: VideoTokens, needs: tuple[str, ...]) -> None:
     missing = [name for name in needs if name not in ("shallow", "deep") and name not in video.extras]
     if missing:
         raise AOTError(f"This method needs {', '.join(missing)} of the tower; pass extras={{name: tensor}}.")
+    if video.before is not None and video.before.shape != (1, tokens, width):
+        raise AOTError(f"before is {tuple(video.before.shape)}; it must be one frame, {(1, tokens, width)}.")
     if video.newline is not None and video.newline.shape != (width,):
         raise AOTError(f"newline is {tuple(video.newline.shape)}; it must be (D,) = ({width},).")
 

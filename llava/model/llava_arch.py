@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from aot import CompressedVideo, Kind, pool_tokens, pooled_grid
+from aot import AOTConfig, CompressedVideo, Kind, VideoStream, pool_tokens, pooled_grid
 from aot.baselines.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.compression import (
@@ -88,9 +88,7 @@ class LlavaMetaForCausalLM:
             plan = capture_plan(self.get_vision_tower(), active_config(self.config), maps=True)
         return self._encode(pixels, plan)
 
-    def video_tokens(
-        self, video: VideoFeatures, *, trace: bool = False
-    ) -> tuple[torch.Tensor, CompressedVideo | None]:
+    def video_tokens(self, video: VideoFeatures, *, trace: bool = False) -> tuple[torch.Tensor, CompressedVideo | None]:
         """Tokens (S, D) of one encoded video, newline tokens included, by the settings of this moment.
 
         The second value says where each token came from; None without compression. trace: with importance
@@ -99,9 +97,19 @@ class LlavaMetaForCausalLM:
         self.last_compression, self.last_timing["compress"] = [], 0.0
         return self._video_tokens(video, trace=trace)
 
+    def video_stream(self) -> VideoStream:
+        """A stream for this model's features under the settings of this moment; see `compress_stream`."""
+        newline, position = self._video_newline()
+        pool = getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear"
+        settings = active_config(self.config) or AOTConfig()
+        return VideoStream(settings, pool=pool, newline=newline, newline_position=position)
+
     def _video_tokens(
         self, video: VideoFeatures, *, trace: bool = False
     ) -> tuple[torch.Tensor, CompressedVideo | None]:
+        if isinstance(video, CompressedVideo):  # compressed while it was read
+            self.last_compression.append(video)
+            return video.tokens, video
         newline, position = self._video_newline()
         pool = getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear"
         settings = active_config(self.config)
@@ -110,9 +118,7 @@ class LlavaMetaForCausalLM:
             pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, (height, width))
             return arrange_video(pooled, newline, position=position), None
         with stage(self.last_timing, "compress", video.features.device):
-            result = compress_video(
-                video, settings, pool=pool, newline=newline, newline_position=position, trace=trace
-            )
+            result = compress_video(video, settings, pool=pool, newline=newline, newline_position=position, trace=trace)
         self.last_compression.append(result)
         return result.tokens, result
 
@@ -259,7 +265,7 @@ def _no_marks(tokens: torch.Tensor) -> torch.Tensor:
 
 
 def _encoded(entry) -> bool:
-    return isinstance(entry, VideoFeatures)
+    return isinstance(entry, VideoFeatures | CompressedVideo)
 
 
 def _modality_of_each(modalities: list[str] | str, entries: int) -> list[str]:

@@ -136,3 +136,15 @@ def test_unknown_tower_is_refused():
 
     with pytest.raises(ValueError, match="clip-vit.*mm_vision_config"):
         tower_config(Settings())
+
+
+@torch.no_grad()
+def test_memory_bounds_the_frames_of_a_pass(tower, video):
+    whole = tower.encode(video)
+    assert tower.frames_per_pass == siglip_encoder.FRAMES_PER_PASS
+    per_frame = 144 * (6 * 24 + 2 * 48) * 4
+    tower.pass_memory = 2 * per_frame + 1
+    assert tower.frames_per_pass == 2
+    torch.testing.assert_close(tower.encode(video).features, whole.features)
+    tower.pass_memory = 1
+    assert tower.frames_per_pass == 1

@@ -20,7 +20,8 @@ SO400M_384 = {
     "image_size": 384,
     "patch_size": 14,
 }
-FRAMES_PER_PASS = 64  # bounds the activations of long videos
+FRAMES_PER_PASS = 64  # at most, whatever the memory
+PASS_MEMORY = 2**30  # bytes of activations that a pass may hold, unless the tower is told otherwise
 
 
 @dataclass
@@ -69,7 +70,10 @@ class _VisionModel(nn.Module):
 
 
 class SigLipVisionTower(nn.Module):
-    """pixels (F, 3, S, S) -> features (F, N, width), the last kept layer's output before post_layernorm."""
+    """pixels (F, 3, S, S) -> features (F, N, width), the last kept layer's output before post_layernorm.
+
+    pass_memory: bytes of activations that one pass may hold; more frames go in several passes.
+    """
 
     is_loaded = True
 
@@ -78,6 +82,7 @@ class SigLipVisionTower(nn.Module):
         self.config = tower_config(config)
         self.image_processor = SigLipImageProcessor(size=(self.config.image_size, self.config.image_size))
         self.vision_tower = _VisionModel(self.config)
+        self.pass_memory = PASS_MEMORY
 
     def forward(self, images: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         if isinstance(images, list):
@@ -92,12 +97,19 @@ class SigLipVisionTower(nn.Module):
         Layers that are not named run plain fused attention. Raises ValueError for pixels of another shape.
         """
         self.check_pixels(pixels)
-        passes = [self._one_pass(part, received, keys) for part in pixels.split(FRAMES_PER_PASS)]
+        passes = [self._one_pass(part, received, keys) for part in pixels.split(self.frames_per_pass)]
         return TowerOutput(
             features=torch.cat([p.features for p in passes]),
             received={i: torch.cat([p.received[i] for p in passes]) for i in received},
             keys={i: torch.cat([p.keys[i] for p in passes]) for i in keys},
         )
+
+    @property
+    def frames_per_pass(self) -> int:
+        """Frames whose activations fit `pass_memory`: the input, the output and the inside of one layer."""
+        width, inner = self.config.hidden_size, self.config.intermediate_size
+        per_frame = self.num_patches * (6 * width + 2 * inner) * self.dtype.itemsize
+        return max(1, min(FRAMES_PER_PASS, self.pass_memory // per_frame))
 
     def check_pixels(self, pixels: torch.Tensor) -> None:
         """ValueError unless these are (F, 3, S, S) pixels of at least one frame in the tower's size S."""

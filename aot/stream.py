@@ -1,0 +1,128 @@
+"""Videos of unknown length: frames are pushed in, tokens of closed clips come out, memory stays that of a clip."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import torch
+
+from .compress import compress
+from .config import AOTConfig
+from .errors import AOTError
+from .pooling import pooled_grid
+from .result import CompressedVideo
+from .video import check_grid
+
+STREAM_CLIP = 8  # frames of a clip when clip_length is None, as in a video of 64 frames
+
+
+class VideoStream:
+    """Compresses a video clip by clip under a running budget (method section 7).
+
+    After each closed clip max(1, ⌊retention · frames so far · P⌋) tokens are out in all; within a whole video
+    `compress` also shares between clips, so results differ. A clip is closed by the first frame after it, and
+    joined with the next one while the budget holds no token for it; a last clip without one is dropped. What is
+    held is a clip and a push.
+    Arguments as in `compress`. Raises AOTError for settings that need the whole video.
+    """
+
+    def __init__(
+        self,
+        config: AOTConfig | Mapping,
+        *,
+        pool: str | None = "bilinear",
+        newline: torch.Tensor | None = None,
+        newline_position: str = "grid",
+        grid: tuple[int, int] | None = None,
+    ):
+        self.config = config if isinstance(config, AOTConfig) else AOTConfig.from_dict(config)
+        if self.config.retention is None:
+            raise AOTError("A stream keeps a running budget; use a preset with a retention.")
+        if self.config.clips != "uniform":
+            raise AOTError("A stream is cut evenly; set clips='uniform' and a clip_length.")
+        self._length = self.config.clip_length or STREAM_CLIP
+        self._newline, self._position = newline, newline_position
+        self._settings = {"pool": pool, "newline_position": newline_position, "grid": grid}
+        self._frames, self._kept = 0, 0
+        self._pending: dict[str, torch.Tensor] = {}
+        self._before: torch.Tensor | None = None
+
+    def push(
+        self,
+        features: torch.Tensor,
+        shallow: torch.Tensor | None = None,
+        deep: torch.Tensor | None = None,
+        *,
+        extras: Mapping[str, torch.Tensor] | None = None,
+    ) -> list[CompressedVideo]:
+        """Takes further frames, features (T, N, D) and maps (T, N); returns the clips that are closed by now.
+
+        Frame numbers in the results count from the start of the stream.
+        """
+        new = {"features": features, "shallow": shallow, "deep": deep, **(extras or {})}
+        new = {name: value for name, value in new.items() if value is not None}
+        if self._pending and new.keys() != self._pending.keys():
+            raise AOTError(f"The stream began with {', '.join(self._pending)}; push the same again.")
+        held = self._pending
+        self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
+        closed, length = [], self._length
+        while self._held() > length:
+            if self._budget(length):
+                closed.append(self._close(length, last=False))
+                length = self._length
+            else:
+                length += self._length
+        return closed
+
+    def finish(self) -> list[CompressedVideo]:
+        """The last clip; the stream takes no frames after it. Empty when nothing is left to say."""
+        held = self._held()
+        return [self._close(held, last=True)] if held and self._budget(held) else []
+
+    def _held(self) -> int:
+        return self._pending["features"].shape[0] if self._pending else 0
+
+    def _tokens_per_frame(self) -> int:
+        grid = check_grid(self._pending["features"].shape[1], self._settings["grid"])
+        height, width = pooled_grid(grid, self._settings["pool"])
+        return height * width
+
+    def _budget(self, frames: int) -> int:
+        """Tokens that the next clip of so many frames may keep; 0 while the running budget has none."""
+        return self.config.budget(self._frames + frames, self._tokens_per_frame()) - self._kept
+
+    def _close(self, frames: int, *, last: bool) -> CompressedVideo:
+        part = {name: value[:frames] for name, value in self._pending.items()}
+        count = self._budget(frames)
+        total = frames * self._tokens_per_frame()
+        # half a token more than wanted: rounded down, that is the count, whatever the float is
+        config = self.config.replace(retention=min(1.0, (count + 0.5) / total), clip_length=frames)
+        newline = self._newline if last or self._position != "one_token" else None
+        result = compress(
+            part.pop("features"),
+            part.pop("shallow", None),
+            part.pop("deep", None),
+            config,
+            newline=newline,
+            extras=part,
+            before=self._before,
+            **self._settings,
+        )
+        # clones, so that what was pushed can be freed
+        self._before = self._pending["features"][frames - 1 : frames].clone()
+        self._pending = {name: value[frames:].clone() for name, value in self._pending.items()}
+        result = replace(result, frame=result.frame + self._frames, config=self.config)
+        self._frames += frames
+        self._kept += count
+        return result
+
+
+_PER_TOKEN = ("tokens", "frame", "position", "kind", "mass")
+
+
+def join(parts: Sequence[CompressedVideo]) -> CompressedVideo:
+    """The clips of a stream as one video. Raises AOTError for none."""
+    if not parts:
+        raise AOTError("No frame was pushed; there is nothing to join.")
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_TOKEN}
+    clips = [part.frames for part in parts]
+    return replace(parts[0], frames=sum(clips), clips=clips, trace=None, **joined)

@@ -1,0 +1,94 @@
+"""Videos that come in pushes: running budgets, and nothing depends on how the frames were pushed."""
+
+import pytest
+import torch
+
+from aot import AOTConfig, AOTError, Kind, VideoStream, compress, join
+
+NEWLINE = torch.zeros(16)
+
+
+def stream(video, config, *, pushes, **settings):
+    features, shallow, deep = video
+    ours = VideoStream(config, **settings)
+    parts = []
+    for start in range(0, len(features), pushes):
+        span = slice(start, start + pushes)
+        parts += ours.push(features[span], shallow[span], deep[span])
+    return parts + ours.finish()
+
+
+@pytest.mark.parametrize(("frames", "retention"), [(21, 0.1), (8, 0.29), (5, 1.0), (33, 0.004)])
+def test_after_each_clip_the_running_budget_is_spent(make_video, frames, retention):
+    config = AOTConfig(retention=retention)
+    parts = stream(make_video(frames, (6, 6), 16), config, pushes=5)
+    so_far = total = 0
+    for part in parts:
+        so_far, total = so_far + part.frames, total + len(part.tokens)
+        assert total == config.budget(so_far, 9)
+    whole = join(parts)
+    assert len(whole.tokens) == config.budget(frames, 9) if so_far == frames else retention < 0.01
+    assert bool((whole.frame.diff() >= 0).all()) and whole.config == config
+    torch.testing.assert_close(whole.mass.sum(), torch.tensor(9.0 * so_far))
+
+
+@pytest.mark.parametrize("pushes", [1, 8, 100])
+def test_how_frames_are_pushed_changes_nothing(make_video, pushes):
+    video = make_video(19, (6, 6), 16)
+    settings = {"newline": NEWLINE, "newline_position": "one_token"}
+    expected = join(stream(video, {"retention": 0.3}, pushes=3, **settings))
+    whole = join(stream(video, {"retention": 0.3}, pushes=pushes, **settings))
+    assert torch.equal(whole.frame, expected.frame) and torch.equal(whole.position, expected.position)
+    torch.testing.assert_close(whole.tokens, expected.tokens)
+    assert whole.clips == expected.clips == [8, 8, 3]
+    assert (whole.kind == Kind.NEWLINE).nonzero().tolist() == [[len(whole.tokens) - 1]]
+
+
+def test_a_stream_of_one_clip_is_the_video(make_video):
+    video = make_video(8, (6, 6), 16)
+    whole = join(stream(video, {"retention": 0.2}, pushes=3, newline=NEWLINE, newline_position="frame"))
+    expected = compress(*video, AOTConfig(retention=0.2, clip_length=8), newline=NEWLINE, newline_position="frame")
+    torch.testing.assert_close(whole.tokens, expected.tokens)
+    assert torch.equal(whole.kind, expected.kind) and torch.equal(whole.mass, expected.mass)
+
+
+def test_the_frame_before_a_clip_tells_what_changed(make_video):
+    features, shallow, deep = make_video(6, (6, 6), 16)
+    config = AOTConfig(retention=0.3)
+    whole = compress(features, shallow, deep, config, trace=True).trace["change"]
+    later = compress(features[3:], shallow[3:], deep[3:], config, before=features[2:3], trace=True).trace["change"]
+    torch.testing.assert_close(later, whole[3:])
+    afresh = compress(features[3:], shallow[3:], deep[3:], config, trace=True).trace["change"]
+    assert not torch.allclose(afresh[0], whole[3])
+
+
+def test_what_is_held_does_not_grow(make_video):
+    features, shallow, deep = make_video(64, (6, 6), 16)
+    ours = VideoStream({"retention": 0.1})
+    for frame in range(64):
+        ours.push(features[frame : frame + 1], shallow[frame : frame + 1], deep[frame : frame + 1])
+        if frame:  # the first push is held as it came
+            assert all(value.untyped_storage().nbytes() <= 9 * value[0].nbytes for value in ours._pending.values())
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (AOTConfig.preset("paper", num_anchors=18), "running budget"),
+        (AOTConfig(clips="dynamic"), "clips='uniform'"),
+    ],
+)
+def test_settings_that_need_the_whole_video_are_refused(config, message):
+    with pytest.raises(AOTError, match=message):
+        VideoStream(config)
+
+
+def test_other_troubles_are_said(make_video):
+    with pytest.raises(AOTError, match="nothing to join"):
+        join(VideoStream(AOTConfig()).finish())
+    ours = VideoStream(AOTConfig())
+    ours.push(*make_video(2, (6, 6), 16))
+    with pytest.raises(AOTError, match="push the same"):
+        ours.push(torch.rand(1, 36, 16))
+    with pytest.raises(AOTError, match="one frame"):
+        compress(*make_video(2, (6, 6), 16), AOTConfig(), before=torch.rand(2, 36, 16))
