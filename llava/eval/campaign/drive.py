@@ -2,15 +2,14 @@
 
 import fcntl
 import os
-import subprocess
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from llava.eval.campaign.launch import CHILD, Launch, command
+from llava.eval.campaign.follow import follow, last_words
+from llava.eval.campaign.launch import Launch, command
 from llava.eval.campaign.manifest import environment
 from llava.eval.campaign.plan import Run, make_plan, write_json, write_plan
 from llava.eval.campaign.preflight import check_installed
@@ -19,8 +18,6 @@ from llava.eval.campaign.results import Outcome, ResultError, read_outcome, writ
 from llava.eval.campaign.run_state import RunState, run_state
 from llava.eval.campaign.spec import Campaign, CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
-
-POLL = 0.5  # seconds between looks at the store
 
 
 @dataclass(frozen=True)
@@ -82,9 +79,9 @@ def _run(run: Run, runs: list[Run], launch: Launch, progress: CampaignProgress) 
                 store.forget_failures()
     words, started, clock = command(run, launch, attempt), datetime.now(timezone.utc), time.monotonic()
     log = attempt / "log.txt"
-    code = _follow(words, log, lambda: _show(run, runs, progress))
+    code = follow(words, log, lambda: _show(run, runs, progress))
     if code != 0:
-        return f"lmms-eval ended with exit code {code}: {_last_words(log)} (see {log})"
+        return f"lmms-eval ended with exit code {code}: {last_words(log)} (see {log})"
     if launch.machine_rank != 0:
         return None
     try:
@@ -116,29 +113,6 @@ def _manifest(run: Run, launch: Launch, outcome: Outcome, words: list[str], star
     }
 
 
-def _follow(words: list[str], log: Path, look) -> int:
-    """Runs a command with its output in `log`, calling look() now and then; its exit code.
-
-    The command ends with this process, whatever ends it.
-    """
-    with log.open("wb") as out:
-        child = subprocess.Popen(
-            [sys.executable, str(CHILD), str(os.getpid()), *words],
-            stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT,
-        )  # fmt: skip
-        try:
-            while True:
-                look()
-                try:
-                    return child.wait(POLL)
-                except subprocess.TimeoutExpired:
-                    continue
-        finally:
-            if child.poll() is None:
-                child.terminate()
-                child.wait()
-
-
 def _show(run: Run, runs: list[Run], progress: CampaignProgress) -> None:
     """Counts answered questions over all runs; those of a run not begun are taken to be as many as its task has."""
     done, sizes = 0, {}
@@ -167,12 +141,6 @@ def _count(run: Run) -> tuple[int, int | None]:
         _FINISHED[run.folder] = state
     state = _FINISHED[run.folder]
     return state.questions, state.questions
-
-
-def _last_words(log: Path) -> str:
-    """The last line of a log that says something."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "it said nothing"
 
 
 @contextmanager

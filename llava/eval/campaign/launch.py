@@ -9,7 +9,6 @@ from typing import Any
 from llava.eval.campaign.plan import Run
 from llava.eval.campaign.spec import CampaignError
 
-CHILD = Path(__file__).with_name("child.py")
 LAUNCHERS = ("torchrun", "accelerate")
 
 
@@ -49,23 +48,25 @@ class Launch:
 
 def command(run: Run, launch: Launch, attempt: Path) -> list[str]:
     """The whole command; results go to `attempt`."""
-    harness = ["-m", launch.module, *harness_arguments(run, launch, attempt)]
+    return [*starter(launch), "-m", launch.module, *harness_arguments(run, launch, attempt)]
+
+
+def starter(launch: Launch) -> list[str]:
+    """The words before `-m MODULE`: Python alone, or what starts it several times."""
     if launch.world == 1:
-        return [sys.executable, *harness]
+        return [sys.executable]
     host, _, port = (launch.main_address or "").rpartition(":")
     if launch.launcher == "accelerate":
         several = ["--main_process_ip", host, "--main_process_port", port] if launch.machines > 1 else []
         return [
             sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(launch.world),
-            "--num_machines", str(launch.machines), "--machine_rank", str(launch.machine_rank), *several, *harness,
+            "--num_machines", str(launch.machines), "--machine_rank", str(launch.machine_rank), *several,
         ]  # fmt: skip
     where = ["--standalone"]
     if launch.machines > 1:
         where = ["--nnodes", str(launch.machines), "--node_rank", str(launch.machine_rank)]
         where += ["--master_addr", host, "--master_port", port]
-    return [
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(launch.processes), *where, *harness,
-    ]  # fmt: skip
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(launch.processes), *where]
 
 
 def harness_arguments(run: Run, launch: Launch, attempt: Path) -> list[str]:

@@ -1,6 +1,6 @@
 """What must be there before a campaign starts: lmms-eval, the models' ids, the tasks, the checkpoints."""
 
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,7 +29,9 @@ def check_installed(campaign: Campaign, launch: Launch) -> None:
         raise CampaignError(f"There is no folder of tasks at {campaign.include_path}; correct include_path.")
     if launch.module != "lmms_eval":
         return
-    known = model_ids()
+    known = shipped_ids()
+    if any(model.id not in known for model in campaign.models):
+        known |= added_ids()
     for model in campaign.models:
         if model.id not in known:
             ours = ", ".join(name for name in sorted(known) if name.startswith("llava_"))
@@ -39,8 +41,17 @@ def check_installed(campaign: Campaign, launch: Launch) -> None:
             raise CampaignError(f"lmms-eval has no task {task.name!r} here; check its name, or set include_path.")
 
 
-def model_ids() -> set[str]:
-    """lmms-eval's ids of the wrappers it ships and of those that packages add by entry point."""
-    shipped = {path.stem for folder in harness_folders("models") for path in (folder / "simple").glob("*.py")}
-    added = {entry.name for entry in metadata.entry_points(group="lmms_eval.models")}
-    return shipped | added
+def shipped_ids() -> set[str]:
+    """lmms-eval's ids of the wrappers it ships."""
+    return {path.stem for folder in harness_folders("models") for path in (folder / "simple").glob("*.py")}
+
+
+def added_ids() -> set[str]:
+    """lmms-eval's ids of the wrappers that installed packages add; imports lmms-eval to ask them."""
+    import_module("lmms_eval.models")  # a plugin that is the first to import it meets itself half loaded
+    found = set()
+    for entry in metadata.entry_points(group="lmms_eval.models"):
+        made = entry.load()
+        made = made() if callable(made) else made
+        found |= {manifest.model_id for manifest in (made if isinstance(made, (list, tuple)) else [made])}
+    return found

@@ -59,10 +59,10 @@ class StoreReader:
         self.refresh()
         return {key: dict(record) for key, record in self._records.items()}
 
-    def answered(self) -> int:
-        """How many questions have a record, failed ones included."""
+    def answered(self, keys: Iterable[str] | None = None) -> int:
+        """How many questions (of `keys`) have a record, failed ones included."""
         self.refresh()
-        return len(self._records)
+        return len(self._records) if keys is None else sum(key in self._records for key in keys)
 
     def expected(self) -> int | None:
         """How many questions there are in all, when a process has said so (`ResponseStore.expect`)."""

@@ -1,0 +1,111 @@
+"""Answers a file of questions about videos: `python -m llava.eval.infer --input Q.jsonl --output A.jsonl`.
+
+Input: one JSON object a line with id, video (a path, relative to the file) and question. Output: one line each, in the
+same order, with answer or failure, settings, token counts and times. Beside the output a folder OUTPUT.work keeps what
+is answered, so the same command goes on after an interruption, and failed questions are asked again.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from llava.eval.campaign.follow import follow, last_words
+from llava.eval.campaign.launch import Launch, starter
+from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.spec import CampaignError
+from llava.eval.campaign.store import ResponseStore, StoreReader
+from llava.eval.infer_job import Job, answer_lines, read_job
+from llava.serve.options import Parser, chat_parser
+
+_NOT_HERE = ("video_file", "question", "json", "compare")  # options of the chat
+
+
+def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.eval.infer") -> int:
+    """0 when every question has an answer, 1 when some failed or the work broke off, 2 for a wrong command."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    parser = infer_parser(prog)
+    options = parser.parse_args(words)
+    for name in _NOT_HERE:
+        if getattr(options, name):
+            parser.error(f"--{name.replace('_', '-')} belongs to the chat; questions and videos come from --input")
+    try:
+        job = read_job(options)
+        launch = launch_of(options)
+        return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.infer_worker", *words], prog)
+    except (ValueError, OSError) as error:
+        print(f"{prog}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+
+
+def infer_parser(prog: str) -> Parser:
+    """The chat's options for the model and the video, and those of a file of questions."""
+    parser = chat_parser(prog)
+    parser.description = "Answers questions about videos from a JSONL file, resumable, on one or many processes."
+    work = parser.add_argument_group("work")
+    add = work.add_argument
+    add("--input", type=Path, required=True, metavar="JSONL", help="lines with id, video and question")
+    add("--output", type=Path, required=True, metavar="JSONL", help="where the answers go")
+    add("--nproc_per_node", type=int, default=1, metavar="N", help="processes on this machine, one a GPU")
+    add("--nnodes", type=int, default=1, metavar="N", help="machines; start the same command on each")
+    add("--node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
+    add("--master_addr", metavar="HOST", help="where machine 0 can be reached")
+    add("--master_port", type=int, default=29500, metavar="PORT", help="and its port (default 29500)")
+    return parser
+
+
+def launch_of(options) -> Launch:
+    """Where the processes run. Raises CampaignError when the numbers do not go together."""
+    if options.nnodes > 1 and not options.master_addr:
+        raise CampaignError("Several machines need --master_addr HOST, the address of machine 0.")
+    return Launch(
+        processes=options.nproc_per_node,
+        machines=options.nnodes,
+        machine_rank=options.node_rank,
+        main_address=f"{options.master_addr}:{options.master_port}" if options.master_addr else None,
+    )
+
+
+def work_folder(options) -> Path:
+    """Where answers are kept while there is work."""
+    return options.output.with_name(options.output.name + ".work")
+
+
+def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
+    folder = work_folder(options)
+    folder.mkdir(parents=True, exist_ok=True)
+    if launch.machine_rank == 0:
+        _forget_failures(job, folder)
+    reader, keys = StoreReader(folder), [asked.key for asked in job.questions]
+    log = folder / f"log-{launch.machine_rank}.txt"
+    with CampaignProgress() as progress:
+        code = follow(words, log, lambda: progress.show(prog, reader.answered(keys), len(keys)))
+    missing = len(keys) - reader.answered(keys)
+    if missing:
+        said = f"exit code {code}: {last_words(log)}" if code else "no reason given"
+        print(f"{prog}: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
+        return 1
+    lines = answer_lines(job, reader)
+    part = options.output.with_name(f"{options.output.name}.{launch.machine_rank}.part")
+    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    part.replace(options.output)
+    failed = [line for line in lines if line["failure"] is not None]
+    for line in failed[:10]:
+        print(f"{prog}: {line['id']}: {line['failure']}", file=sys.stderr)
+    print(f"{options.output}: {len(lines) - len(failed)} answered, {len(failed)} failed")
+    return 1 if failed else 0
+
+
+def _forget_failures(job: Job, folder: Path) -> None:
+    """Failed questions, and the videos they are about, are open again."""
+    with ResponseStore(folder) as store:
+        for key, questions in job.videos().items():
+            failed = [a.key for a in questions if (store.get(a.key) or {}).get("failure") is not None]
+            for name in [*failed, key] if failed else []:
+                store.forget(name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

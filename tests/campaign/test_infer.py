@@ -1,0 +1,125 @@
+import json
+import subprocess
+import sys
+
+import pytest
+
+import llava.eval.infer as infer
+from llava.eval.campaign.store import ResponseStore
+from llava.eval.clips import write_clip
+from llava.eval.infer_job import read_job
+
+
+def questions(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory):
+    """Two clips and a file that is no video, with four questions about them."""
+    folder = tmp_path_factory.mktemp("clips")
+    for seed in (0, 1):
+        write_clip(folder / f"{seed}.mp4", seed, size=96)
+    (folder / "bad.mp4").write_bytes(b"no video")
+    rows = [
+        {"id": "a", "video": "0.mp4", "question": "How many objects are there?"},
+        {"id": "b", "video": "1.mp4", "question": "What moves?"},
+        {"id": 3, "video": "bad.mp4", "question": "What is this?"},
+        {"id": "d", "video": "0.mp4", "question": "What color is the circle?"},
+    ]
+    return questions(folder / "q.jsonl", rows)
+
+
+def run(clips, output, *more):
+    words = [sys.executable, "-m", "llava.eval.infer", "--input", str(clips), "--output", str(output)]
+    words += ["--device", "cpu", "--max-new-tokens", "4", "--retention", "0.1", *more]
+    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tmp_path):
+    output = tmp_path / "a.jsonl"
+    done = run(clips, output, "--nproc_per_node", "2")
+    assert done.returncode == 1, done.stderr  # one video cannot be read
+    assert "3: VideoError" in done.stderr and "3 answered, 1 failed" in done.stdout
+    lines = [json.loads(line) for line in output.read_text().splitlines()]
+    assert [line["id"] for line in lines] == ["a", "b", 3, "d"]
+    assert lines[2]["answer"] is None and "VideoError" in lines[2]["failure"]
+    assert all(line["retention"] == pytest.approx(0.1, abs=0.01) for line in lines if line["failure"] is None)
+    store = tmp_path / "a.jsonl.work"
+    before = sum(len(path.read_text().splitlines()) for path in store.glob("answers-*.jsonl"))
+    assert run(clips, output).returncode == 1
+    after = sum(len(path.read_text().splitlines()) for path in store.glob("answers-*.jsonl"))
+    # only the failed question and its video were forgotten and done again
+    assert after == before + 4
+    assert [json.loads(line) for line in output.read_text().splitlines()] == lines
+
+
+def options(*words):
+    return infer.infer_parser("infer").parse_args(list(words))
+
+
+def test_other_settings_are_other_answers(clips, tmp_path):
+    words = ["--input", str(clips), "--output", str(tmp_path / "a")]
+    tenth = read_job(options(*words, "--retention", "0.1"))
+    fifth = read_job(options(*words, "--retention", "0.2"))
+    assert not {a.key for a in tenth.questions} & {a.key for a in fifth.questions}
+    assert tenth == read_job(options(*words, "--retention", "0.1"))
+    assert list(tenth.videos().values())[0][0].video.endswith("0.mp4")  # two questions: the most work goes first
+
+
+def test_no_answer_is_no_success(clips, tmp_path, capsys, monkeypatch):
+    def dies(words, log, look):
+        look()
+        log.write_text("Killed\n")
+        return -9
+
+    monkeypatch.setattr(infer, "follow", dies)
+    assert infer.main(["--input", str(clips), "--output", str(tmp_path / "a.jsonl")]) == 1
+    said = capsys.readouterr().err
+    assert "4 of 4 questions have no answer yet" in said and "Killed" in said
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_everything_there_already_is_written_without_a_model(clips, tmp_path, monkeypatch):
+    words = ["--input", str(clips), "--output", str(tmp_path / "a.jsonl")]
+    job = read_job(options(*words))
+    with ResponseStore(tmp_path / "a.jsonl.work") as store:
+        for asked in job.questions:
+            store.put(asked.key, {"answer": "x", "failure": None})
+    monkeypatch.setattr(infer, "follow", lambda *_: 0)
+    assert infer.main(words) == 0
+    assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("{", "is no JSON"),
+        ('{"id": 1, "video": "a"}', "with id, video and question"),
+        ('{"id": 1, "video": "a", "question": "b", "answer": "c"}', "and nothing else"),
+        ('{"id": 1.5, "video": "a", "question": "b"}', "id must be"),
+        ('{"id": 1, "video": "", "question": "b"}', "not empty"),
+        ('{"id": 1, "video": "a", "question": "b"}\n{"id": 1, "video": "a", "question": "c"}', "the id 1 twice"),
+        ("", "no question"),
+    ],
+)
+def test_input_that_is_no_list_of_questions(tmp_path, capsys, text, words):
+    path = tmp_path / "q.jsonl"
+    path.write_text(text)
+    assert infer.main(["--input", str(path), "--output", str(tmp_path / "a")]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "more, words",
+    [
+        (["--retention", "2"], "retention"),
+        (["--set", "nonsense=1"], "Unknown setting nonsense"),
+        (["--nnodes", "2"], "--master_addr"),
+    ],
+)
+def test_commands_that_make_no_sense(clips, tmp_path, capsys, more, words):
+    assert infer.main(["--input", str(clips), "--output", str(tmp_path / "a"), *more]) == 2
+    assert words in capsys.readouterr().err
