@@ -113,6 +113,8 @@ class Answering:
 
     def _work(self, queue: list[Question], visuals: dict[str, Callable]) -> None:
         by_key = {question.key: question for question in queue}
+        if self._shared:
+            self._answers.expect(len(by_key))
         looked = 0.0
         with tqdm(total=len(by_key), desc="questions of all ranks", disable=self.rank != 0) as bar:
             for key in self._answers.work(by_key):
