@@ -1,0 +1,191 @@
+"""Fetches checkpoints and benchmark videos from the Hugging Face hub: `python -m llava.eval.download NAME…`.
+
+Before anything is fetched it tells what each holds, under which licence, how large it is and how much of it is here
+already, and asks. What was interrupted goes on with the same command; lmms-eval and the loader find the files.
+"""
+
+import shutil
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llava.serve.options import Parser
+
+
+@dataclass(frozen=True)
+class Source:
+    """A repository on the hub. kind: "model" or "dataset"."""
+
+    repository: str
+    kind: str
+    what: str
+    revision: str | None = None
+
+
+SOURCES = {
+    "ov-7b": Source("lmms-lab/llava-onevision-qwen2-7b-ov", "model", "LLaVA-OneVision-7B"),
+    "video-7b": Source("lmms-lab/LLaVA-Video-7B-Qwen2", "model", "LLaVA-Video-7B"),
+    "videomme": Source("lmms-eval/Video-MME", "dataset", "Video-MME, 2700 questions"),
+    "mvbench": Source("OpenGVLab/MVBench", "dataset", "MVBench, 20 tasks of 200 questions", "video"),
+    "egoschema": Source("lmms-eval/egoschema", "dataset", "EgoSchema, 5031 questions, answers of 500"),
+    "longvideobench": Source("longvideobench/LongVideoBench", "dataset", "LongVideoBench, 1337 questions"),
+    "mlvu-dev": Source("sy1998/MLVU_dev", "dataset", "MLVU dev, 2174 questions"),
+    "mlvu-test": Source("sy1998/MLVU_Test", "dataset", "MLVU test, 502 questions"),
+}
+GROUPS = {
+    "checkpoints": ("ov-7b", "video-7b"),
+    "benchmarks": ("mvbench", "egoschema", "longvideobench", "videomme", "mlvu-dev", "mlvu-test"),
+    "paper": ("ov-7b", "video-7b", "mvbench", "egoschema", "longvideobench", "videomme"),
+}
+
+
+@dataclass(frozen=True)
+class Offer:
+    """What the hub says about a source. Sizes in bytes; missing: what is not here yet."""
+
+    name: str
+    source: Source
+    licence: str
+    gated: bool
+    files: int
+    size: int
+    missing: int
+
+
+def main(
+    arguments: list[str] | None = None, *, hub: Any = None, ask: Callable[[str], str] = input, prog: str = "download"
+) -> int:
+    """0 when everything is here, 1 when something could not be fetched or the answer was no, 2 for a wrong command.
+
+    hub: what stands for huggingface_hub; ask: asks the person.
+    """
+    parser = Parser(
+        prog=prog, description="Fetches checkpoints and benchmarks; tells sizes and licences and asks first."
+    )
+    names = ", ".join([*SOURCES, *GROUPS])
+    parser.add_argument("names", nargs="+", metavar="NAME", help=f"out of {names}")
+    parser.add_argument("--yes", action="store_true", help="start without asking")
+    parser.add_argument("--list", action="store_true", help="only tell what there is to fetch")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="default: the hub's own cache")
+    options = parser.parse_args(arguments)
+    try:
+        chosen = expand(options.names)
+    except ValueError as error:
+        parser.error(str(error))
+    if hub is None:
+        import huggingface_hub as hub
+    # the HTTP client differs between versions of the hub's library; what it raises is above the hub's own errors
+    network = (OSError, *hub.errors.HfHubHTTPError.__bases__)
+    cache = options.cache_dir or Path(hub.constants.HF_HUB_CACHE)
+    try:
+        offers = [offer(name, SOURCES[name], hub, cache) for name in chosen]
+    except network as error:
+        print(
+            f"{prog}: the hub cannot be asked ({_first_line(error)}); check the network and the access.",
+            file=sys.stderr,
+        )
+        return 1
+    print(overview(offers, cache))
+    missing = sum(o.missing for o in offers)
+    if options.list or not missing:
+        return 0
+    free = shutil.disk_usage(_existing(cache)).free
+    if missing > free:
+        print(f"{prog}: {size(missing)} are missing and {size(free)} are free at {cache}; make room.", file=sys.stderr)
+        return 1
+    if not options.yes and not _agreed(ask, prog):
+        return 1
+    return 0 if all([fetch(o, hub, cache, network, prog) for o in offers if o.missing]) else 1
+
+
+def expand(names: list[str]) -> list[str]:
+    """Names of sources, groups taken apart, each once. Raises ValueError for an unknown one."""
+    found: dict[str, None] = {}
+    for name in names:
+        if name not in SOURCES and name not in GROUPS:
+            raise ValueError(f"there is no {name!r}; use {', '.join([*SOURCES, *GROUPS])}")
+        found |= dict.fromkeys(GROUPS.get(name, (name,)))
+    return list(found)
+
+
+def offer(name: str, source: Source, hub: Any, cache: Path) -> Offer:
+    """Asks the hub; sizes and licence are what it says today."""
+    info = hub.HfApi().repo_info(
+        source.repository, repo_type=source.kind, revision=source.revision, files_metadata=True
+    )
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings}
+    missing = 0
+    for file, count in sizes.items():
+        here = hub.try_to_load_from_cache(
+            source.repository, file, cache_dir=cache, revision=info.sha, repo_type=source.kind
+        )
+        missing += 0 if isinstance(here, str) else count
+    return Offer(name, source, licence(info), bool(info.gated), len(sizes), sum(sizes.values()), missing)
+
+
+def licence(info: Any) -> str:
+    """The licence that a repository states, from its card or its tags."""
+    card = info.card_data.to_dict() if info.card_data else {}
+    stated = card.get("license") or next(
+        (t.partition(":")[2] for t in info.tags or () if t.startswith("license:")), None
+    )
+    if isinstance(stated, list):
+        stated = ", ".join(stated)
+    return card.get("license_name") or stated or "not stated: read the repository's page"
+
+
+def overview(offers: list[Offer], cache: Path) -> str:
+    """What would be fetched, as lines for people."""
+    lines = [
+        f"{o.name}: {o.source.what}\n  {o.source.repository}, {o.files} files, {size(o.size)}, "
+        f"{size(o.missing)} to fetch\n  licence: {o.licence}"
+        + ("; access must be asked for on its page, then `hf auth login`" if o.gated else "")
+        for o in offers
+    ]
+    total = sum(o.missing for o in offers)
+    return "\n".join([*lines, f"to fetch in all: {size(total)}, to {cache}"])
+
+
+def size(count: int) -> str:
+    """Bytes for people."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def fetch(what: Offer, hub: Any, cache: Path, network: tuple, prog: str) -> bool:
+    """Fetches what is missing of a source, showing progress; False after a sentence when it broke off."""
+    source = what.source
+    print(f"{what.name}: {size(what.missing)}", file=sys.stderr)
+    try:
+        hub.snapshot_download(source.repository, repo_type=source.kind, revision=source.revision, cache_dir=cache)
+    except network as error:
+        print(f"{prog}: {what.name} broke off ({_first_line(error)}); the same command goes on.", file=sys.stderr)
+        return False
+    return True
+
+
+def _agreed(ask: Callable[[str], str], prog: str) -> bool:
+    try:
+        said = ask("Start? [y/N] ")
+    except EOFError:
+        print(f"{prog}: nobody answered; give --yes to start without asking.", file=sys.stderr)
+        return False
+    return said.strip().lower() in ("y", "yes")
+
+
+def _existing(path: Path) -> Path:
+    """The path or the nearest folder above it that is there."""
+    return next(p for p in (path, *path.resolve().parents) if p.exists())
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+if __name__ == "__main__":
+    sys.exit(main(prog="scripts/download.sh"))
