@@ -68,7 +68,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--limit", type=float, default=12.0, help="largest ratio that passes")
+    parser.add_argument("--limit", type=float, default=5.0, help="largest ratio that passes")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
 

@@ -1,0 +1,185 @@
+"""From pixels to the first token: tower, method, prefill, peak memory, at several settings and numbers of frames.
+
+    python -m benchmarks.bench_e2e [--shapes 7b 0.5b tiny] [--frames 8 32 128] [--seconds 270] [--output FILE]
+
+uncompressed with fused and with plain ("eager") attention, AOT at 25, 10 and 5 %, and the released way of working in
+plain PyTorch, whose tokens are compared with the preset's. Above --stream-from frames the video is compressed while it
+is read. A row whose result is wrong, or for which time or size do not suffice, says so and has no time. The last line
+is JSON.
+"""
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from aot import AOTConfig, compress
+from aot import layers as importance_layers
+from aot.temporal import uniform_clips
+from benchmarks.measure import circumstances, relative_error, seconds, settle
+from benchmarks.plain_released import plain_released
+from benchmarks.shapes import SHAPES, all_maps, eager, make_model
+from llava.model.long_video import compress_stream
+
+PROMPT = 20  # text tokens beside the video
+SETTINGS = ("uncompressed", "uncompressed eager", "aot 25 %", "aot 10 %", "aot 5 %", "released plain")
+MOST_TOKENS = {"uncompressed": 40_000, "uncompressed eager": 13_000}  # what memory and time allow
+MOST_RELEASED = 32  # frames; their maps take 14 GB on the published tower
+CHUNK = 32
+
+
+class Wrong(Exception):
+    """The result of a row is not what it must be."""
+
+
+def check(good: bool, what: str) -> None:
+    if not good:
+        raise Wrong(what)
+
+
+def steps(model, pixels: torch.Tensor, setting: str, *, stream: bool) -> tuple:
+    """(encode, reduce): pixels -> encoded video, encoded video -> tokens (S, D)."""
+    frames = len(pixels)
+    if setting == "released plain":
+        tower = model.get_vision_tower()
+        grid = (tower.num_patches_per_side,) * 2
+        config = AOTConfig.preset("released", num_anchors=max(18, 126 * tower.num_patches // 729))
+        settings = {"grid": grid, "pool": "bilinear", "clips": uniform_clips(frames)}
+        chosen = importance_layers(tower.num_layers)
+        features, maps = all_maps(model, pixels)
+        ours = plain_released(features, maps, chosen, config, **settings)
+        shallow, deep = (maps[layer].float().mean(1).sum(1) for layer in chosen)
+        theirs = compress(features.float(), shallow, deep, config, pool="bilinear", clips=settings["clips"]).tokens
+        same = ours.shape == theirs.shape and relative_error(ours, theirs) < 1e-3
+        check(same, "the plain version does not give the preset's tokens")
+        return (
+            lambda: all_maps(model, pixels),
+            lambda video: plain_released(*video, chosen, config, **settings).to(model.dtype),
+        )
+    model.config.aot = None if "uncompressed" in setting else {"retention": int(setting.split()[1]) / 100}
+    if stream and model.config.aot:
+        return lambda: compress_stream(model, pixels.split(CHUNK)), lambda video: video.tokens
+    return lambda: model._encode_videos([pixels])[0], lambda video: model.video_tokens(video)[0]
+
+
+def measure(model, shape: str, frames: int, setting: str, *, repeats: int, stream: bool) -> dict:
+    """One row, or what stands against it."""
+    device = model.device
+    tower = model.get_vision_tower()
+    row = {"shape": shape, "frames": frames, "setting": setting}
+    side = (tower.num_patches_per_side + 1) // 2
+    if frames * side**2 > MOST_TOKENS.get(setting, 2**30):
+        return row | {"left_out": "too many tokens"}
+    if setting == "released plain" and frames > MOST_RELEASED:
+        return row | {"left_out": "its attention maps are too large"}
+    # random, since kernels can run faster on zeros
+    pixels = torch.randn(frames, 3, tower.image_size, tower.image_size, device=device, dtype=tower.dtype)
+    weights = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+    encode, reduce = steps(model, pixels, setting, stream=stream)
+    prompt = torch.randn(1, PROMPT, model.config.hidden_size, device=device, dtype=model.dtype)
+
+    def prefill(tokens):
+        return model(inputs_embeds=torch.cat([prompt, tokens[None]], dim=1), logits_to_keep=1, use_cache=True).logits
+
+    video = encode()
+    tokens = reduce(video)
+    logits = prefill(tokens)
+    if model.config.aot and setting.startswith("aot"):
+        wanted, newlines = AOTConfig.from_dict(model.config.aot).token_count(
+            frames, side**2, newline_position=model.config.mm_newline_position
+        )
+        check(len(tokens) == wanted + newlines, f"{len(tokens)} tokens, {wanted + newlines} expected")
+    check(bool(tokens.isfinite().all() and logits.isfinite().all()), "not finite")
+    row["tokens"] = len(tokens)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    clock = {
+        "tower": lambda _: encode(),
+        "method": lambda _: reduce(video),
+        "prefill": lambda _: prefill(tokens),
+        "first_token": lambda _: prefill(reduce(encode())),
+    }
+    row |= {f"{name}_ms": 1e3 * seconds(work, device, repeats=repeats, warmup=0) for name, work in clock.items()}
+    if device.type == "cuda":
+        row["peak_mib"] = (torch.cuda.max_memory_allocated(device) - weights) / 2**20
+    return row
+
+
+def decode_times(counts: list[int]) -> list[dict]:
+    """Milliseconds to read frames of a clip drawn by code."""
+    from llava.eval.clips import write_clip
+    from llava.video import load_video
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "clip.mp4")
+        write_clip(path, 0)
+        rows = []
+        for count in counts:
+            start = time.perf_counter()
+            frames = load_video(path, num_frames=count, force_sample=True).frames
+            rows.append({"asked": count, "frames": len(frames), "decode_ms": 1e3 * (time.perf_counter() - start)})
+    return rows
+
+
+@torch.inference_mode()
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny"])
+    parser.add_argument("--frames", nargs="+", type=int, default=[8, 32])
+    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--layers", type=int, help="layers of the language model, fewer than published")
+    parser.add_argument("--stream-from", type=int, default=256)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=1e9, help="no row is begun after that")
+    parser.add_argument("--output", type=Path, help="file for the JSON, beside the last line")
+    options = parser.parse_args()
+    device, start, rows = torch.device(options.device), time.monotonic(), []
+    torch.manual_seed(0)
+    for shape in options.shapes:
+        model = make_model(shape, device, layers=options.layers)
+        for frames in options.frames:
+            for setting in options.settings:
+                plan = {"shape": shape, "frames": frames, "setting": setting}
+                if time.monotonic() - start > options.seconds:
+                    rows.append(plan | {"left_out": "time"})
+                else:
+                    rows.append(attempt(model, plan, options))
+                print({k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+        del model
+        settle(device)
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    result = {
+        "benchmark": "e2e",
+        **circumstances(device),
+        "layers": options.layers,
+        "decode": decode_times(options.frames),
+        "rows": rows,
+    }
+    if options.output:
+        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    print(json.dumps(result))
+    return int(any("wrong" in row for row in rows))
+
+
+def attempt(model, plan: dict, options) -> dict:
+    """A measured row; a wrong result or too little memory is written down instead of a time."""
+    stream = plan["frames"] >= options.stream_from
+    try:
+        if "eager" in plan["setting"]:
+            with eager(model):
+                return measure(model, **plan, repeats=options.repeats, stream=stream)
+        return measure(model, **plan, repeats=options.repeats, stream=stream)
+    except Wrong as reason:
+        return plan | {"wrong": str(reason)}
+    except torch.OutOfMemoryError:
+        return plan | {"left_out": "not enough memory"}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Every GPU measurement in one run of at most 8 minutes: kernel tests, operations, end to end. Leaves one JSON.
+#   bash benchmarks/run_gpu.sh [FILE]     default benchmarks/results/gpu-DATE.json
+# PYTHON names the interpreter (default .venv's, else python3).
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
+output=${1:-benchmarks/results/gpu-$(date -u +%Y-%m-%d).json}
+mkdir -p "$(dirname "$output")"
+parts=$(mktemp -d)
+trap 'rm -rf "$parts"' EXIT
+export PYTHONPATH=.${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+
+if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; then
+    echo "No CUDA device is found; run this on a machine with a GPU." >&2
+    exit 1
+fi
+started=$SECONDS
+timeout 120 "$python" -m pytest -q tests/ops/kernel_checks.py 2>&1 | tee "$parts/tests.txt" | tail -5
+timeout 120 "$python" -m benchmarks.bench_ops --size 7b --output "$parts/ops.json" >"$parts/ops.txt" 2>&1
+cut -c1-160 "$parts/ops.txt" | tail -40
+left=$((470 - (SECONDS - started)))
+timeout "$left" "$python" -m benchmarks.bench_e2e --shapes 7b 0.5b tiny --frames 32 8 64 128 1024 \
+    --seconds $((left - 60)) --output "$parts/e2e.json" 2>&1 | cut -c1-200 | tail -100
+"$python" - "$parts" "$output" <<'END'
+import json, sys
+from pathlib import Path
+
+parts, output = map(Path, sys.argv[1:])
+read = lambda name: json.loads((parts / name).read_text()) if (parts / name).exists() else None
+tests = (parts / "tests.txt").read_text().strip().splitlines()
+result = {"kernel_tests": tests[-1] if tests else None, "ops": read("ops.json"), "e2e": read("e2e.json")}
+output.write_text(json.dumps(result, indent=1) + "\n")
+print(f"wrote {output}: {result['kernel_tests']}")
+sys.exit(any(part is None for part in result.values()) or "failed" in (result["kernel_tests"] or "failed"))
+END
