@@ -35,4 +35,4 @@ def _value(name: str, value: Any) -> Any:
     try:
         return json.loads(value)
     except json.JSONDecodeError as error:
-        raise AOTError(f"options is {value!r}; write it as JSON, such as options={{\"seed\": 1}}.") from error
+        raise AOTError(f'options is {value!r}; write it as JSON, such as options={{"seed": 1}}.') from error

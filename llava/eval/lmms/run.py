@@ -1,0 +1,103 @@
+"""One model on lmms-eval's tasks, with all tokens and at some retentions: what scripts/eval_*.sh start.
+
+It is a campaign that is written on the command line instead of in a YAML file, and resumes as one does.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from llava.eval.campaign.cli import add_launch_options, launch_of, tell
+from llava.eval.campaign.drive import run_campaign
+from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.report import write_table
+from llava.eval.campaign.spec import Campaign, CampaignError, campaign_from
+from llava.eval.campaign.tables import load_tables
+from llava.serve.options import Parser
+
+TASKS = Path(__file__).resolve().parents[3] / "lmms_eval_tasks"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """0 when every question has a reply, 1 when some failed or a run did not complete, 2 for a wrong command."""
+    options = run_parser().parse_args(arguments)
+    try:
+        campaign, launch = campaign_of(options), launch_of(options)
+        summary = run_campaign(campaign, options.output, launch, CampaignProgress())
+        if launch.machine_rank == 0:
+            for table in load_tables([summary.folder]):
+                print(write_table(table, summary.folder))
+    except (CampaignError, OSError) as error:
+        print(f"{options.prog}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, CampaignError) else 1
+    except KeyboardInterrupt:
+        print(f"{options.prog}: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
+    tell(summary, options.prog)
+    return 0 if summary.ok else 1
+
+
+def run_parser() -> Parser:
+    """Options of scripts/eval_*.sh."""
+    parser = Parser(description="Evaluates a model with all tokens and at some retentions, and resumes.")
+    add = parser.add_argument
+    add("--prog", default="eval", help=argparse.SUPPRESS)
+    add("--name", required=True, help="of the folder of results, and in the table")
+    add("--model", required=True, help="lmms-eval's id of the wrapper")
+    add("--model-path", required=True, help="checkpoint folder or hub name")
+    add("--tasks", nargs="+", required=True, metavar="TASK", help="tasks or groups of lmms-eval or lmms_eval_tasks")
+    add("--retention", nargs="*", type=float, default=[], metavar="R", help="shares of tokens, beside all of them")
+    add("--method", default="aot", help="what chooses the tokens (default aot)")
+    add("--preset", action="append", default=[], metavar="NAME[,FIELD=VALUE...]", help="a preset, such as released")
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help="further settings at every retention")
+    add("--args", action="append", default=[], metavar="NAME=VALUE", help="further --model_args of the wrapper")
+    add("--limit", type=int, metavar="N", help="questions a task, to try things out")
+    add_launch_options(parser)
+    return parser
+
+
+def campaign_of(options: argparse.Namespace) -> Campaign:
+    """The campaign that the options describe. Raises CampaignError."""
+    fields = dict(_pair(text) for text in options.set)
+    settings: list[dict[str, Any]] = [{"name": "all tokens"}]
+    for share in options.retention:
+        aot = {"method": options.method, "retention": share, **fields}
+        settings.append({"name": f"{options.method}, {100 * share:g} %", "aot": aot})
+    for text in options.preset:
+        name, *changes = text.split(",")
+        settings.append({"name": text, "aot": {"preset": name, **dict(_pair(change) for change in changes)}})
+    return campaign_from(
+        {
+            "name": options.name,
+            "title": options.name,
+            "models": [
+                {
+                    "name": options.name,
+                    "id": options.model,
+                    "checkpoint": options.model_path,
+                    "args": dict(_pair(text) for text in options.args),
+                }
+            ],
+            "settings": settings,
+            "tasks": options.tasks,
+            "limit": options.limit,
+            "include_path": str(TASKS),
+        }
+    )
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as JSON where it is JSON and as a word otherwise."""
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise CampaignError(f"{text!r} is not NAME=VALUE.")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,39 @@
+"""The command behind scripts/eval_*.sh."""
+
+import pytest
+
+from llava.eval.campaign.spec import CampaignError
+from llava.eval.lmms.run import TASKS, campaign_of, main, run_parser
+
+MODEL = ["--name", "m", "--model", "llava_onevision_aot", "--model-path", "checkpoints/aot-tiny"]
+
+
+def campaign(*options):
+    return campaign_of(run_parser().parse_args([*MODEL, "--tasks", "aot_clips_open", "videomme", *options]))
+
+
+def test_all_tokens_come_first_and_then_what_is_asked_for():
+    made = campaign("--retention", "0.25", "0.1", "--preset", "released,num_anchors=126", "--set", "clips=dynamic")
+    assert [s.name for s in made.settings] == ["all tokens", "aot, 25 %", "aot, 10 %", "released,num_anchors=126"]
+    assert made.settings[0].aot is None
+    assert made.settings[2].aot == {"method": "aot", "retention": 0.1, "clips": "dynamic"}
+    assert made.settings[3].aot == {"preset": "released", "num_anchors": 126}
+    assert [t.name for t in made.tasks] == ["aot_clips_open", "videomme"]
+    assert (TASKS / "aot_clips").is_dir() and made.include_path == str(TASKS)
+
+
+def test_what_is_given_last_wins():
+    assert campaign("--tasks", "mlvu_dev", "--retention").tasks[0].name == "mlvu_dev"
+    assert campaign("--args", "max_frames_num=8").models[0].args == {"max_frames_num": 8}
+
+
+@pytest.mark.parametrize("options", [["--retention", "2"], ["--set", "clips"], ["--preset", "best"]])
+def test_bad_settings_are_refused_before_any_work(options, tmp_path, capsys):
+    asked = [*MODEL, "--tasks", "aot_clips_open", "--retention", "0.1", "--output", str(tmp_path)]
+    assert main([*asked, *options]) == 2
+    assert options[1] in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_a_pair_needs_a_value():
+    with pytest.raises(CampaignError, match="NAME=VALUE"):
+        campaign("--args", "max_frames_num")

@@ -1,0 +1,213 @@
+"""Whole runs of `python -m lmms_eval`, offline: stock wrappers and ours, one process and two, killed and resumed.
+
+The benchmarks are lmms-eval's own tasks on small stand-ins for their data. About two minutes on two cores.
+"""
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+pytest.importorskip("lmms_eval")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).resolve().parents[2]
+BUILT_IN = "videomme,mlvu_dev,mvbench,egoschema_subset,longvideobench_val_v"
+TASKS = f"aot_clips_open,aot_clips_choice,{BUILT_IN}"
+QUESTIONS = 2 + 2 + 2 + 2 + 20 + 2 + 2  # with --limit 2; MVBench's twenty tasks have one question each here
+EPISODIC = "mvbench_episodic_reasoning"  # folders of frames, which the stock llava_onevision cannot read
+CPU = "max_frames_num=4"
+STOCK = f"{CPU},device_map=auto,conv_template=qwen_1_5"
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where runs find their data and leave their results."""
+
+    hub: Path
+    home: Path
+    runs: Path
+
+    def start(self, name: str, model: str, arguments: str, tasks: str, ranks: int = 1) -> subprocess.Popen:
+        launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
+        output = self.runs / name
+        output.mkdir(parents=True, exist_ok=True)
+        command = [
+            sys.executable, *launcher, "-m", "lmms_eval", "--model", model, "--device", "cpu", "--batch_size", "1",
+            "--model_args", f"pretrained={ROOT / 'checkpoints' / 'aot-tiny'},{arguments}",
+            "--tasks", tasks, "--include_path", str(ROOT / "lmms_eval_tasks"), "--limit", "2",
+            "--output_path", str(output), "--log_samples",
+        ]  # fmt: skip
+        settings = {"HF_HOME": str(self.home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+        log = (output / "log.txt").open("a")
+        return subprocess.Popen(
+            command, cwd=self.hub, env={**os.environ, **settings}, stdout=log, stderr=subprocess.STDOUT
+        )
+
+    def run(self, name: str, *arguments, **options) -> dict[tuple[str, int], dict]:
+        """Rows of samples by task and document of a run that must succeed."""
+        code = self.start(name, *arguments, **options).wait(timeout=900)
+        assert code == 0, self.log(name)[-3000:]
+        return self.rows(name)
+
+    def log(self, name: str) -> str:
+        return (self.runs / name / "log.txt").read_text()
+
+    def rows(self, name: str) -> dict[tuple[str, int], dict]:
+        found = {}
+        for path in (self.runs / name).rglob("*_samples_*.jsonl"):
+            for line in path.read_text().splitlines():
+                row = json.loads(line)
+                key = path.stem.split("_samples_")[1], row["doc_id"]
+                assert key not in found, f"{key} twice"
+                found[key] = row
+        return found
+
+    def results(self, name: str) -> dict:
+        (path,) = (self.runs / name).rglob("*_results.json")
+        return json.loads(path.read_text())
+
+
+def reply(row: dict) -> str:
+    said = row["filtered_resps"]
+    return said[0] if isinstance(said, list) else said
+
+
+def records(store: Path) -> list[dict]:
+    """Every line that was ever put into a store."""
+    lines = [line for path in store.glob("answers-*.jsonl") for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    spec = importlib.util.spec_from_file_location("stand_in", Path(__file__).with_name("stand_in.py"))
+    stand_in = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(stand_in)
+    top = tmp_path_factory.mktemp("lmms")
+    stand_in.make_benchmarks(top / "hub", top / "home")
+    return Site(top / "hub", top / "home", top / "runs")
+
+
+@pytest.fixture(scope="module")
+def runs(site):
+    """Rows of one run by each of the four model ids."""
+    listed = yaml.safe_load((ROOT / "lmms_eval_tasks" / "groups" / "aot_mvbench.yaml").read_text())["task"]
+    readable = TASKS.replace("mvbench", ",".join(task for task in listed if task != EPISODIC))
+    wanted = {
+        "stock-ov": ("llava_onevision", STOCK, readable),
+        "stock-vid": ("llava_vid", STOCK, TASKS),
+        "ov": ("llava_onevision_aot", f"{CPU},retention=1,store={site.runs / 'ov-store'}", TASKS),
+        "vid": ("llava_vid_aot", f"{CPU},retention=0.25", "aot_clips,aot_paper,aot_mlvu"),
+    }
+    with ThreadPoolExecutor(2) as pool:
+        started = {name: pool.submit(site.run, name, *arguments) for name, arguments in wanted.items()}
+        return {name: run.result() for name, run in started.items()}
+
+
+def test_every_wrapper_answers_every_question(runs):
+    for name in ("stock-ov", "stock-vid", "ov"):
+        assert len(runs[name]) == QUESTIONS - (name == "stock-ov")
+        assert all(isinstance(reply(row), str) for row in runs[name].values())
+    assert len({task for task, _ in runs["ov"]}) == 26
+
+
+def test_our_uncompressed_answers_are_the_stock_wrappers(runs):
+    assert {key: reply(row) or "[empty]" for key, row in runs["stock-ov"].items()} == {
+        key: reply(row) for key, row in runs["ov"].items() if key[0] != EPISODIC
+    }
+    graded = ("videomme_perception_score", "score", "accuracy")  # not LongVideoBench: its grader guesses
+    for key, row in runs["stock-ov"].items():
+        if "egoschema" not in key[0]:
+            assert [row.get(name) for name in graded] == [runs["ov"][key].get(name) for name in graded]
+
+
+def test_our_wrappers_ask_what_the_stock_ones_ask(runs):
+    """Prompts depend on the model id; Video-MME has one of its own for llava_vid."""
+    for name in ("ov", "vid"):
+        for key in runs[name].keys() & runs[f"stock-{name}"].keys():
+            assert runs[name][key]["arguments"][0] == runs[f"stock-{name}"][key]["arguments"][0], key
+    prompts = [runs[name]["videomme", 0]["arguments"][0] for name in ("stock-ov", "stock-vid")]
+    assert prompts[0] != prompts[1] and prompts[1].endswith("The best answer is:")
+
+
+def test_rows_say_what_each_question_cost(runs):
+    for row in runs["vid"].values():
+        (cost,) = row["token_counts"]
+        assert cost["settings"]["aot"]["retention"] == 0.25 and cost["failure"] is None
+        assert cost["retention"]["visual"] == pytest.approx(0.25) and cost["tokens"]["frames"] > 0
+        assert cost["seconds"]["first_token"] > 0
+    for row in runs["ov"].values():
+        assert row["token_counts"][0]["retention"] == {"visual": 1.0, "with_newlines": 1.0}
+
+
+def test_groups_hold_their_benchmarks(site, runs):
+    results = site.results("vid")
+    assert {"aot_clips_open", "aot_clips_choice", "aot_clips_caption", "mlvu_dev", "mlvu_test"} <= results[
+        "results"
+    ].keys()
+    paper = {task for task, _ in runs["vid"]} - {"mlvu_dev", "mlvu_test"}
+    assert sum(task.startswith("mvbench_") for task in paper) == 20
+    assert {"egoschema_subset", "longvideobench_val_v", "videomme"} <= paper
+    # the mean of MVBench's tasks, which lmms-eval's own group leaves blank
+    scores = [results["results"][task]["mvbench_accuracy,none"] for task in paper if task.startswith("mvbench_")]
+    assert results["results"]["aot_mvbench"]["mvbench_accuracy,none"] == pytest.approx(sum(scores) / 20)
+    assert "mvbench_accuracy,none" not in site.results("ov")["results"]["mvbench"]
+    suffix = runs["vid"]["mlvu_test", 0]["arguments"][0]
+    assert suffix.endswith("Best option: (")
+
+
+def test_two_ranks_one_killed_and_resumed_answer_as_one_process(site, runs):
+    store = site.runs / "two-store"
+    asked = "two", "llava_onevision_aot", f"{CPU},retention=1,store={store}", TASKS
+    first = site.start(*asked, ranks=2)
+    waiting = time.monotonic() + 600
+    while len(records(store)) < 2:
+        assert first.poll() is None and time.monotonic() < waiting, site.log("two")[-3000:]
+        time.sleep(0.05)
+    rank = int(Path(f"/proc/{first.pid}/task/{first.pid}/children").read_text().split()[0])
+    os.kill(rank, signal.SIGKILL)
+    assert first.wait(timeout=300) != 0
+    kept = records(store)
+    assert 2 <= len(kept) < QUESTIONS and not site.rows("two")
+
+    rows = site.run(*asked, ranks=2)
+    assert {key: reply(row) for key, row in rows.items()} == {key: reply(row) for key, row in runs["ov"].items()}
+    everything = records(store)
+    assert max(Counter(line["key"] for line in everything).values()) == 1  # nothing was asked twice
+    assert {line["record"]["rank"] for line in everything} == {0, 1}
+
+
+def test_a_broken_video_ends_a_stock_run_with_an_exit_code(site, runs):
+    video = site.home / "mlvu" / "3.mp4"
+    whole = video.read_bytes()
+    video.write_bytes(whole[:2000])
+    try:
+        for name, model, arguments in (
+            ("broken-stock", "llava_vid", STOCK),
+            ("broken", "llava_vid_aot", CPU),
+        ):
+            run = site.start(name, model, arguments, "mlvu_dev")
+            code, rows = run.wait(timeout=600), site.rows(name)
+            if model == "llava_vid":  # lmms-eval would leave with 0
+                assert code == 1 and not rows and "mlvu/3.mp4 cannot be read" in site.log(name)
+                continue
+            assert code == 0 and len(rows) == 2
+            assert (
+                reply(rows["mlvu_dev", 0]) == "[failed]"
+                and "3.mp4" in rows["mlvu_dev", 0]["token_counts"][0]["failure"]
+            )
+            assert rows["mlvu_dev", 1]["token_counts"][0]["failure"] is None
+            assert "1 of 2 questions FAILED" in site.log(name)
+    finally:
+        video.write_bytes(whole)
