@@ -252,6 +252,12 @@ def test_bad_arguments_end_the_run(name, arguments, says):
         build(name, **arguments)
 
 
+@pytest.mark.parametrize("name", ["llava_onevision", "llava_vid", "llava_onevision_aot", "llava_vid_aot"])
+def test_no_checkpoint_ends_the_run(name):
+    with pytest.raises(SystemExit, match="pretrained"):
+        get_model(name)(batch_size=1)
+
+
 def checkpoint(folder, **changes):
     shutil.copytree(EMBEDDED, folder)
     settings = json.loads((folder / "config.json").read_text())

@@ -3,10 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
+from llava.model.checkpoint import read_settings
+
 ONEVISION, VIDEO = "LLaVA-OneVision", "LLaVA-Video"
 WRAPPERS = {ONEVISION: "llava_onevision", VIDEO: "llava_vid"}
 _POOLS = {ONEVISION: ("bilinear",), VIDEO: ("average", "bilinear")}  # the first is how the family is evaluated
 _KNOWN_POOLS = ("average", "bilinear", "max")
+
+
+def made_with(pretrained: str | None) -> dict:
+    """config.json of the checkpoint that --model_args names; ValueError when they name none."""
+    if not pretrained:
+        raise ValueError("--model_args name no checkpoint; add pretrained=CHECKPOINT.")
+    return read_settings(pretrained)
 
 
 def family(settings: Mapping[str, Any]) -> str | None:

@@ -5,9 +5,8 @@ from lmms_eval.models.simple import llava_onevision as stock
 
 from llava.eval.lmms.answering import Answering
 from llava.eval.lmms.build import Ending, device_of, single_device
-from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool
+from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool, made_with
 from llava.eval.lmms.settings import split_arguments
-from llava.model.checkpoint import read_settings
 
 
 class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
@@ -22,7 +21,7 @@ class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str | None = None,
         device: str | None = None,
         store: str | None = None,
         max_frames_num: int | None = None,
@@ -33,7 +32,7 @@ class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
     ):
         with Ending():
             config, rest = split_arguments(arguments)
-            made = read_settings(pretrained)
+            made = made_with(pretrained)
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, ONEVISION)
             check_pool(made, pool, mm_spatial_pool_stride)

@@ -7,8 +7,7 @@ error text for a reply when a video cannot be read; here either ends the run wit
 from lmms_eval.models.simple import llava_onevision, llava_vid
 
 from llava.eval.lmms.build import Ending
-from llava.eval.lmms.checks import ONEVISION, VIDEO, check_family, check_pool
-from llava.model.checkpoint import read_settings
+from llava.eval.lmms.checks import ONEVISION, VIDEO, check_family, check_pool, made_with
 
 LIKELIHOOD = "Likelihood tasks are scored wrongly by this wrapper; use tasks that generate an answer."
 
@@ -16,14 +15,14 @@ LIKELIHOOD = "Likelihood tasks are scored wrongly by this wrapper; use tasks tha
 class _Guarded:
     family: str
 
-    def __init__(self, pretrained: str, **arguments):
+    def __init__(self, pretrained: str | None = None, **arguments):
         with Ending():
             self.check(pretrained, arguments)
             super().__init__(pretrained=pretrained, **arguments)
 
-    def check(self, pretrained: str, arguments: dict) -> None:
+    def check(self, pretrained: str | None, arguments: dict) -> None:
         """ValueError for a checkpoint or arguments that would answer, and answer wrongly."""
-        made = read_settings(pretrained)
+        made = made_with(pretrained)
         check_family(pretrained, made, self.family)
         if "mm_spatial_pool_mode" in arguments:
             check_pool(made, arguments["mm_spatial_pool_mode"], arguments.get("mm_spatial_pool_stride", 2))
@@ -50,7 +49,7 @@ class LlavaOneVision(_Guarded, llava_onevision.Llava_OneVision):
 class LlavaVid(_Guarded, llava_vid.LlavaVid):
     family = VIDEO
 
-    def check(self, pretrained: str, arguments: dict) -> None:
+    def check(self, pretrained: str | None, arguments: dict) -> None:
         super().check(pretrained, arguments)
         if arguments.get("video_decode_backend", "decord") != "decord":
             raise ValueError("llava_vid reads videos with decord only; leave video_decode_backend out.")

@@ -5,9 +5,8 @@ from lmms_eval.models.simple import llava_vid as stock
 
 from llava.eval.lmms.answering import Answering
 from llava.eval.lmms.build import Ending, device_of, single_device
-from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool
+from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool, made_with
 from llava.eval.lmms.settings import split_arguments
-from llava.model.checkpoint import read_settings
 
 
 class LlavaVidAOT(Answering, stock.LlavaVid):
@@ -22,7 +21,7 @@ class LlavaVidAOT(Answering, stock.LlavaVid):
 
     def __init__(
         self,
-        pretrained: str,
+        pretrained: str | None = None,
         device: str | None = None,
         store: str | None = None,
         max_frames_num: int | None = None,
@@ -35,7 +34,7 @@ class LlavaVidAOT(Answering, stock.LlavaVid):
     ):
         with Ending():
             config, rest = split_arguments(arguments)
-            made = read_settings(pretrained)
+            made = made_with(pretrained)
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, VIDEO)
             check_pool(made, pool, mm_spatial_pool_stride)
