@@ -94,11 +94,18 @@ def results(tmp_path, campaign):
         write_questions(run.folder / "questions.jsonl", questions)
         failures = [q.failure for q in questions if q.failure]
         manifest = {
-            "identity": run.identity, "model": "M", "setting": run.setting.name, "questions": 10,
-            "failed": len(failures), "failures": failures, "versions": {"torch": "2"},
+            "identity": run.identity,
+            "model": "M",
+            "setting": run.setting.name,
+            "questions": 10,
+            "failed": len(failures),
+            "failures": failures,
+            "scores": {"t": 80.0},
+            "harness_scores": {"t": {"acc": 0.8}},
+            "versions": {"torch": "2"},
             "commit": {"revision": "0123456789abcdef", "changed": False},
             "hardware": {"gpus": [], "cores": 2, "processor": "CPU"},
-        }  # fmt: skip
+        }
         write_json(run.folder / "result.json", manifest)
     return write_plan(made, runs, tmp_path / "out"), runs
 
@@ -161,3 +168,14 @@ def test_campaigns_of_one_name_are_put_together(results, tmp_path):
     (table,) = load_tables([other, folder])
     assert [row.setting.name for row in table.rows] == ["all tokens", "a tenth"]
     assert asdict(table.rows[1].relative_interval)["high"] <= 100
+
+
+def test_a_score_that_lmms_eval_sees_otherwise_is_told(results):
+    folder, runs = results
+    (table,) = load_tables([folder])
+    assert not table.warnings
+    path = runs[0].folder / "result.json"
+    manifest = {**json.loads(path.read_text()), "harness_scores": {"t": {"acc": 0.7}}}
+    path.write_text(json.dumps(manifest))
+    (table,) = load_tables([folder])
+    assert any("ours is 80.00, lmms-eval's own acc 0.7" in warning for warning in table.warnings)

@@ -14,7 +14,7 @@ from llava.eval.campaign.manifest import environment
 from llava.eval.campaign.plan import Run, make_plan, write_json, write_plan
 from llava.eval.campaign.preflight import check_installed
 from llava.eval.campaign.progress import CampaignProgress
-from llava.eval.campaign.results import Outcome, ResultError, read_outcome, write_questions
+from llava.eval.campaign.results import Outcome, ResultError, read_outcome, task_score, write_questions
 from llava.eval.campaign.run_state import RunState, run_state
 from llava.eval.campaign.spec import Campaign, CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
@@ -103,6 +103,7 @@ def _manifest(run: Run, launch: Launch, outcome: Outcome, words: list[str], star
         "questions": len(outcome.questions),
         "failed": len(failures),
         "failures": sorted(set(failures))[:20],
+        "scores": _scores(outcome),
         "harness_scores": outcome.harness_scores,
         "command": words,
         "processes": launch.processes,
@@ -111,6 +112,15 @@ def _manifest(run: Run, launch: Launch, outcome: Outcome, words: list[str], star
         "seconds_of_last_start": round(seconds, 1),
         **environment(),
     }
+
+
+def _scores(outcome: Outcome) -> dict[str, float]:
+    """Our score of each (sub)task in percent."""
+    by_task: dict[str, list] = {}
+    for question in outcome.questions:
+        by_task.setdefault(question.task, []).append(question)
+    found = {task: task_score(questions) for task, questions in by_task.items()}
+    return {task: score for task, score in found.items() if score is not None}
 
 
 def _show(run: Run, runs: list[Run], progress: CampaignProgress) -> None:

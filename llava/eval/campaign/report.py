@@ -31,12 +31,21 @@ def main(arguments: list[str] | None = None, *, prog: str = "aot report") -> int
     return 0 if whole else 1
 
 
+def plain(name: str) -> str:
+    """A name as part of a file's name."""
+    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+
+
+def page_name(table: Table, name: str | None = None) -> str:
+    """The name of a table's files: the campaign's, or another one, with the model's where there are several."""
+    name = name or table.campaign.name
+    return f"{name}-{plain(table.model.name)}" if len(table.campaign.models) > 1 else name
+
+
 def write_table(table: Table, folder: Path, *, name: str | None = None) -> Path:
     """Writes NAME.md, NAME.csv and NAME.png, by default by the campaign's name; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
-    name = name or table.campaign.name
-    if len(table.campaign.models) > 1:
-        name += "-" + re.sub(r"[^a-z0-9.]+", "-", table.model.name.lower()).strip("-")
+    name = page_name(table, name)
     drawn = plot(table, folder / f"{name}.png")
     (folder / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
     page = folder / f"{name}.md"

@@ -14,6 +14,7 @@ from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.report import write_table
 from llava.eval.campaign.spec import CAMPAIGNS, Campaign, CampaignError, known_campaigns, load_campaign
 from llava.eval.campaign.tables import load_tables
+from llava.eval.page import write_section
 from llava.serve.options import Parser
 
 ALIASES = {"main-vid": "main-video"}
@@ -35,8 +36,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "reproduce") -> int:
         launch = launch_of(options)
         summary = run_campaign(campaign, options.output, launch, CampaignProgress())
         if launch.machine_rank == 0:
-            for table in load_tables([summary.folder]):
-                print(write_table(table, options.pages, name=ALIASES.get(options.table, options.table)))
+            for page in write_pages(summary.folder, options.pages, ALIASES.get(options.table, options.table)):
+                print(page)
     except (CampaignError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, CampaignError) else 1
@@ -45,6 +46,25 @@ def main(arguments: list[str] | None = None, *, prog: str = "reproduce") -> int:
         return 130
     tell(summary, prog)
     return 0 if summary.ok else 1
+
+
+def write_pages(folder: Path, pages: Path, name: str) -> list[Path]:
+    """The pages of a campaign's tables, one a model; those among the project's documents are listed in its results."""
+    written = [write_table(table, pages, name=name) for table in load_tables([folder])]
+    if pages.resolve() == PAGES:
+        write_section(PAGES.parent / "results.md", "reproduced", listing(PAGES))
+    return written
+
+
+def listing(pages: Path) -> str:
+    """A line for every page: its title, a link, and its picture."""
+    lines = ["## Published tables, run here", "Each page has the table, intervals, failures and what it was made with."]
+    for page in sorted(pages.glob("*.md")):
+        heading = page.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        lines.append(f"- [{heading}]({pages.name}/{page.name})")
+        if page.with_suffix(".png").is_file():
+            lines.append(f"  ![{heading}]({pages.name}/{page.stem}.png)")
+    return "\n\n".join(lines[:2]) + "\n\n" + "\n".join(lines[2:])
 
 
 def chosen(options) -> Campaign:

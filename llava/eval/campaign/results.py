@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,21 @@ def write_questions(path: Path, questions: list[Question]) -> None:
 def read_questions(path: Path) -> list[Question]:
     """The inverse of `write_questions`."""
     return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def task_score(questions: list[Question]) -> float | None:
+    """Mean over groups of the mean score, in percent; None for a task that scores no single questions."""
+    if not questions or any(q.score is None for q in questions):
+        return None
+    return 100 * statistics.fmean(statistics.fmean(scores) for scores in score_groups(questions).values())
+
+
+def score_groups(questions: list[Question]) -> dict[str, list[float]]:
+    """Scores by group, both in an order that depends on the questions alone."""
+    groups: dict[str, list[float]] = {}
+    for question in sorted(questions, key=lambda q: (q.group, q.key)):
+        groups.setdefault(question.group, []).append(question.score)
+    return groups
 
 
 def _records(store: Path) -> dict[tuple[str, str], dict]:

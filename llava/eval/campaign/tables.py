@@ -10,8 +10,10 @@ import numpy as np
 
 from llava.eval.campaign.bootstrap import Interval, compare
 from llava.eval.campaign.published import published_row, published_value
-from llava.eval.campaign.results import Question, read_questions
+from llava.eval.campaign.results import Question, read_questions, score_groups, task_score
 from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, campaign_from
+
+_ROUNDING = 0.06  # points; some of lmms-eval's scores are rounded
 
 
 @dataclass(frozen=True)
@@ -108,25 +110,11 @@ def _table(campaign: Campaign, model: Model, runs: dict[tuple[str, str, str], Pa
             if folder is not None and (folder / "result.json").is_file():
                 answers[setting.name, task.name] = read_questions(folder / "questions.jsonl")
                 manifests.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
-    warnings = _warnings(campaign, answers)
+    warnings = _warnings(campaign, answers) + [text for manifest in manifests for text in _disagreements(manifest)]
     reference = next((s.name for s in campaign.settings if s.aot is None), None)
     intervals = _compare(campaign, reference, answers)
     rows = tuple(_row(campaign, model, setting, answers, intervals) for setting in campaign.settings)
     return Table(campaign, model, campaign.tasks, rows, tuple(manifests), tuple(warnings))
-
-
-def task_score(questions: list[Question]) -> float | None:
-    """Mean over groups of the mean score, in percent; None for a task that scores no single questions."""
-    if not questions or any(q.score is None for q in questions):
-        return None
-    return 100 * statistics.fmean(statistics.fmean(scores) for scores in _groups(questions).values())
-
-
-def _groups(questions: list[Question]) -> dict[str, list[float]]:
-    groups: dict[str, list[float]] = {}
-    for question in sorted(questions, key=lambda q: (q.group, q.key)):
-        groups.setdefault(question.group, []).append(question.score)
-    return groups
 
 
 def _row(campaign: Campaign, model: Model, setting: Setting, answers: dict, intervals: dict) -> Row:
@@ -172,13 +160,27 @@ def _compare(campaign: Campaign, reference: str | None, answers: dict) -> dict:
     ]
     tasks = []
     for task in campaign.tasks:
-        rows = [_groups(answers[name, task.name]) for name in same]
+        rows = [score_groups(answers[name, task.name]) for name in same]
         tasks.append([np.array([row[group] for row in rows]) for group in rows[0]])
     compared = compare(tasks)
     for i, name in enumerate(same):
         ours, theirs = float(compared.average[i]), float(compared.average[0])
         relative = 100 * ours / theirs if theirs else None
         found[name] = (ours, relative, compared.relative[i], compared.difference[i])
+    return found
+
+
+def _disagreements(manifest: dict[str, Any]) -> list[str]:
+    """Where lmms-eval's own score of a run without failures is another than ours."""
+    if manifest["failed"]:
+        return []
+    found = []
+    for task, ours in manifest["scores"].items():
+        theirs = manifest["harness_scores"].get(task, {})
+        same = any(abs(value * scale - ours) < _ROUNDING for value in theirs.values() for scale in (1, 100))
+        if theirs and not same:
+            printed = ", ".join(f"{name} {value:g}" for name, value in theirs.items())
+            found.append(f"{manifest['setting']} on {task}: ours is {ours:.2f}, lmms-eval's own {printed}.")
     return found
 
 
