@@ -60,7 +60,22 @@ def test_only_named_layers_leave_plain_fused_attention(tower, video, monkeypatch
     assert [layer.self_attn.config._attn_implementation for layer in layers] == [
         "sdpa", capture.CAPTURING, "sdpa", capture.CAPTURING, "sdpa",
     ]  # fmt: skip
-    assert len(calls) == len(layers)
+    # the two others run the same kernel under the name that also gives its sums
+    assert len(calls) == len(layers) - 2
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("sums", [True, False])
+def test_received_attention_with_and_without_the_sums_of_fused_attention(tower, video, monkeypatch, sums):
+    expected = tower.encode(video, received=(1,)).received[1]
+    given = []
+    received = capture.received_attention
+    monkeypatch.setattr(capture, "has_sums", lambda *args: sums)
+    monkeypatch.setattr(
+        capture, "received_attention", lambda *args, lse: given.append(lse is not None) or received(*args, lse=lse)
+    )
+    torch.testing.assert_close(tower.encode(video, received=(1,)).received[1], expected, rtol=1e-5, atol=1e-5)
+    assert given == [sums]
 
 
 @torch.no_grad()

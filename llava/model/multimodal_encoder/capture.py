@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.backends.cuda import SDPAParams
 from transformers import AttentionInterface
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -42,12 +43,37 @@ _store: ContextVar[dict[nn.Module, SideOutputs] | None] = ContextVar("side_outpu
 def _fused_with_side_outputs(module, query, key, value, attention_mask, **kwargs):
     """An attention function for transformers: query, key, value (B, heads, N, head_dim)."""
     wanted = (_store.get() or {}).get(module)
-    if wanted is not None and wanted.want_received:
-        with torch.no_grad():
-            wanted.received = received_attention(query, key, kwargs.get("scaling", query.shape[-1] ** -0.5))
     if wanted is not None and wanted.want_keys:
         wanted.keys = key.detach().mean(dim=1)
-    return ALL_ATTENTION_FUNCTIONS[FUSED](module, query, key, value, attention_mask, **kwargs)
+    if wanted is None or not wanted.want_received:
+        return ALL_ATTENTION_FUNCTIONS[FUSED](module, query, key, value, attention_mask, **kwargs)
+    scale = kwargs.get("scaling", query.shape[-1] ** -0.5)
+    output, sums = None, None
+    if attention_mask is None and not kwargs.get("dropout") and has_sums(query, key, value):
+        output, sums = attention_with_sums(query, key, value, scale)
+    with torch.no_grad():
+        wanted.received = received_attention(query, key, scale, lse=sums)
+    if output is None:
+        return ALL_ATTENTION_FUNCTIONS[FUSED](module, query, key, value, attention_mask, **kwargs)
+    return output.transpose(1, 2).contiguous(), None
+
+
+def has_sums(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
+    """Whether flash attention runs on these (B, heads, N, head_dim), and so leaves its log-sum-exp."""
+    if query.device.type == "cpu":
+        return query.dtype in (torch.float32, torch.bfloat16, torch.float16)
+    if query.device.type != "cuda" or query.shape[-1] % 8:
+        return False
+    return torch.backends.cuda.can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, False))
+
+
+def attention_with_sums(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scale: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fused attention (B, heads, N, head_dim) and the log-sum-exp of its scores, (B, heads, N) float32."""
+    if query.device.type == "cpu":
+        return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
+    return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[:2]
 
 
 AttentionInterface.register(CAPTURING, _fused_with_side_outputs)
