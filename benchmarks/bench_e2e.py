@@ -111,8 +111,11 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
 
 def decode_times(counts: list[int]) -> list[dict]:
     """Milliseconds to read frames of a clip drawn by code."""
-    from llava.eval.clips import write_clip
-    from llava.video import load_video
+    try:
+        from llava.eval.clips import write_clip
+        from llava.video import load_video
+    except ImportError as missing:
+        return [{"left_out": str(missing)}]
 
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "clip.mp4")
