@@ -70,7 +70,10 @@ class Child:
         while byte != b"\n":
             self.fill(memoryview(byte))
             text += byte
-        message = json.loads(text)
+        try:
+            message = json.loads(text)
+        except ValueError as error:
+            raise DecoderFailed(f"{self.name} sent something else than frames") from error
         if "refused" in message:
             raise VideoError(message["refused"])
         if "error" in message:

@@ -14,8 +14,9 @@ PLAYLISTS = {"hls", "concat", "dash", "webm_dash_manifest", "imf", "sdp"}
 
 def open_file(path: str) -> av.container.InputContainer:
     """Opens a file for reading; what it names inside, such as the parts of a playlist, is never fetched."""
-    # an absolute path: FFmpeg takes what stands before a colon for a protocol
-    return av.open(os.path.abspath(path), options={"protocol_whitelist": "file"})
+    # an absolute path: FFmpeg takes what stands before a colon for a protocol; container_options: PyAV 15
+    # crashes on plain options where streams appear late, as in FLV
+    return av.open(os.path.abspath(path), container_options={"protocol_whitelist": "file"})
 
 
 def check_container(path: str) -> tuple[str, float]:

@@ -25,6 +25,9 @@ def main() -> None:
         send(struct.pack(f"={total}d", *times), count=total, rate=float(reader.get_avg_fps()))
         for index in json.loads(sys.stdin.readline()):
             frame = reader[index].asnumpy()
+            if frame.shape[2] != 3:  # so it returns some turned pictures
+                send(error=f"it gives pictures of {frame.shape[2]} channels")
+                break
             send(frame.tobytes(), height=frame.shape[0], width=frame.shape[1])
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         send(error=str(error).splitlines()[0])

@@ -5,6 +5,8 @@ import os
 import re
 from pathlib import Path
 
+from huggingface_hub.errors import StrictDataclassError
+
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 from llava.model.loading import CheckpointError
 
@@ -52,6 +54,8 @@ def model_config(model_path: str | os.PathLike, settings: dict) -> LlavaQwenConf
     """
     kind = settings.get("model_type")
     architectures = settings.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise CheckpointError(f"{model_path}: architectures in config.json is no list of names; correct it.")
     described = architectures[0] if architectures else f"model_type {kind!r}"
     if "text_config" in settings or "vision_config" in settings:
         raise CheckpointError(
@@ -64,4 +68,10 @@ def model_config(model_path: str | os.PathLike, settings: dict) -> LlavaQwenConf
             f"in LLaVA-NeXT's layout ({ARCHITECTURE})."
         )
     # some published files say "llava", which is another model to transformers
-    return LlavaQwenConfig.from_dict({**settings, "model_type": LlavaQwenConfig.model_type})
+    try:
+        return LlavaQwenConfig.from_dict({**settings, "model_type": LlavaQwenConfig.model_type})
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{model_path}: config.json holds a value that does not fit ({reason}); correct it, or download it again."
+        ) from error

@@ -242,6 +242,8 @@ class ChatSession:
         earlier = [] if self.manner.single_turn else self.turns
         asked = [*earlier, (question, None)]
         for number, (user, reply) in enumerate(asked):
+            # a tag in what was said is text: the video has one place
+            user, reply = (text and text.replace(DEFAULT_IMAGE_TOKEN, "< image >") for text in (user, reply))
             user = self.manner.put(user)
             if number == 0:
                 times = time_text(self.loaded.video) + "\n" if self.sampling.tell_times else ""

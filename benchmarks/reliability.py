@@ -1,0 +1,125 @@
+"""Tries every odd input and writes docs/reliability.md: `python -m benchmarks.reliability`.
+
+--examples: damaged files tried beside the named ones. Ends with exit code 1 when an input gave a wrong frame, a
+crash, or anything else than a video or one sentence.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, encode
+from benchmarks.try_files import Outcome, attempt, cut_file, try_file
+
+OUT = Path(__file__).parents[1] / "docs" / "reliability.md"
+SEEDS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4", "flv": "flv", "ts": "libx264"}
+
+INTRODUCTION = """# Any file
+
+Written by `python -m benchmarks.reliability`; do not edit by hand.
+
+A video is either read, and then every frame shown is the one asked for, or refused in one sentence that says
+what to do; nothing is lost in silence. Decoders run in processes of their own: one that hangs is killed after
+`time_limit` (600 s unless told otherwise), one that crashes is a refusal. Videos longer than half an hour are
+not read through where header and constant rate allow it: eight frames of a ten-hour file touch less than a
+fifth of its bytes (tests/fuzz). Files whose container does not state its length (transport streams, MPEG-2, Flash,
+fragmented MP4, GIF, WMV) cannot be told from shorter ones when cut: what is there is read, and its
+last picture may be incomplete.
+
+The pictures of these files carry their number in stripes, so that each frame read is checked. Checkpoints,
+settings and prompts are tried by tests/fuzz: no pickle is ever loaded, and damaged files are one sentence.
+"""
+
+
+def damage(data: bytes, random: np.random.Generator) -> bytes:
+    """The same file with one to twelve places flipped, cut out, repeated or zeroed."""
+    content = bytearray(data)
+    for _ in range(random.integers(1, 13)):
+        place, size, kind = int(random.integers(len(content))), int(random.integers(1, 65)), random.integers(4)
+        if kind == 0:
+            content[place] ^= int(random.integers(1, 256))
+        elif kind == 1 and len(content) > 200:
+            del content[place : place + size]
+        elif kind == 2:
+            content[place:place] = content[place : place + size]
+        else:
+            content[place : place + size] = bytes(len(content[place : place + size]))
+    return bytes(content)
+
+
+def tell(outcomes: list[Outcome]) -> str:
+    """What became of a file at each cut, in order."""
+    parts = ["refused" if o.read is None else f"{o.read}" if o.right else "WRONG" for o in outcomes]
+    return ", ".join(parts)
+
+
+def reasons(outcomes: list[Outcome]) -> str:
+    """The refusals among them, each sentence once up to its first colon or number."""
+    said = {o.said.split(" is ", 1)[-1].split(":")[0].split("(")[0].strip() for o in outcomes if o.read is None}
+    return "; ".join(sorted(said))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=2)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.workers) as pool:
+        return report(Path(name), options.examples, pool)
+
+
+def report(folder: Path, examples: int, pool: ThreadPoolExecutor) -> int:
+    """Writes the page; 1 when something was wrong."""
+
+    def each(kind: str, items: list, decoder: str = "auto") -> list[Outcome]:
+        jobs = enumerate(items)
+        return list(pool.map(lambda j: try_file(folder / kind / str(j[0]), j[1][0], *j[1][1], decoder=decoder), jobs))
+
+    lines, wrong = [INTRODUCTION], 0
+    lines += ["## Read", "", "| file | decord first | PyAV alone |", "|---|---|---|"]
+    both = zip(READABLE, each("first", [*READABLE.items()]), each("alone", [*READABLE.items()], "pyav"), strict=True)
+    for label, first, alone in both:
+        wrong += not (first.right and alone.right and first.read == alone.read and first.read)
+        lines.append(f"| {label} | {first.words} | {alone.words} |")
+    lines += ["", "## Refused", "", "| file | said |", "|---|---|"]
+    for label, outcome in zip(REFUSED, each("refused", [*REFUSED.items()]), strict=True):
+        wrong += outcome.read is not None
+        lines.append(f"| {label} | {outcome.said or outcome.words} |")
+    lines += ["", f"## Cut at every tenth of its bytes ({FRAMES} frames when whole)", ""]
+    lines += ["| container | frames read, from 1/10 to 9/10 | refusals say |", "|---|---|---|"]
+    cuts = pool.map(
+        lambda j: cut_file(folder / "cut" / str(j[0]), j[1][0], j[1][1], rate=j[1][2]), enumerate(CUT.values())
+    )
+    for (label, (*_, tells)), outcomes in zip(CUT.items(), cuts, strict=True):
+        wrong += sum(not o.right or (tells and o.read is not None) for o in outcomes)
+        lines.append(f"| {label} | {tell(outcomes)} | {reasons(outcomes)} |")
+    lines += ["", f"## {examples} damaged files (bytes flipped, cut out, repeated or zeroed)", ""]
+    lines += ["| container | read | refused |", "|---|---:|---:|"]
+    lines += damaged(folder, examples, pool)
+    OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"{OUT}: {wrong} inputs with a wrong outcome")
+    return int(wrong > 0)
+
+
+def damaged(folder: Path, examples: int, pool: ThreadPoolExecutor) -> list[str]:
+    """Rows of the last table; anything but a video or one sentence is raised."""
+    for suffix, codec in SEEDS.items():
+        encode(folder / f"seed.{suffix}", codec=codec, frames=6)
+    random = np.random.default_rng(0)
+    jobs = []
+    for count in range(examples):
+        suffix = [*SEEDS][count % len(SEEDS)]
+        path = folder / f"{count}.{suffix}"
+        path.write_bytes(damage((folder / f"seed.{suffix}").read_bytes(), random))
+        jobs.append(path)
+    outcomes = Counter((path.suffix[1:], o.read is None) for path, o in zip(jobs, pool.map(attempt, jobs), strict=True))
+    return [f"| {suffix} | {outcomes[suffix, False]} | {outcomes[suffix, True]} |" for suffix in SEEDS]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,172 @@
+"""Any file: the right frames or one sentence, never a crash, a hang or a wrong picture."""
+
+import itertools
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, TURNS, encode, long, number, picture
+from benchmarks.try_files import attempt, cut_file, try_file
+from llava.decoders.pyav_reader import Sink, read_pyav
+from llava.video import VideoError, load_video
+
+
+def test_pictures_say_their_number():
+    assert [number(picture(n, (83, 51))) for n in range(1024)] == list(range(1024))
+
+
+# PyAV also reads what decord reads first; a part shows it, benchmarks/reliability.py tries all
+@pytest.mark.parametrize("decoder, part", [("auto", 1), ("pyav", 4)])
+def test_every_kind_is_read_frame_by_frame(tmp_path, decoder, part):
+    lengths = {"one frame": 1, "ten hours, a frame a minute": 600}
+
+    def one(item):
+        count, (label, (file, write)) = item
+        outcome = try_file(tmp_path / str(count), label, file, write, decoder=decoder)
+        return None if outcome.right and outcome.read == lengths.get(label, FRAMES) else (label, outcome.words)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert [x for x in pool.map(one, enumerate(list(READABLE.items())[::part])) if x] == []
+
+
+def test_what_is_no_video_is_refused_in_one_sentence(tmp_path):
+    for count, (label, (file, write)) in enumerate(REFUSED.items()):
+        outcome = try_file(tmp_path / str(count), label, file, write)
+        assert outcome.read is None and file in outcome.said, (label, outcome.words)
+
+
+def test_cut_files(tmp_path):
+    """Three kinds of containers at every tenth, the others at three; benchmarks/reliability.py tries all."""
+    every = ("MP4, index in front", "Matroska", "transport stream")
+
+    def one(item):
+        count, (label, (file, write, rate, _)) = item
+        tenths = range(1, 10) if label in every else range(count % 3 + 1, 10, 3)
+        return cut_file(tmp_path / str(count), file, write, rate=rate, tenths=tenths)
+
+    with ThreadPoolExecutor(2) as pool:
+        results = list(pool.map(one, enumerate(CUT.items())))
+    for (label, (*_, tells)), outcomes in zip(CUT.items(), results, strict=True):
+        for outcome in outcomes:
+            # nothing lost in silence where the container says how long it is; elsewhere what is there is read
+            assert outcome.right and (outcome.read is None or not tells), (label, outcome.words)
+            assert outcome.read is None or outcome.read < FRAMES, (label, outcome.words)
+
+
+class Chosen(Sink):
+    """Keeps the pictures of eight frames."""
+
+    def __init__(self):
+        self.pictures = []
+
+    def choose(self, times, rate):
+        self.times, self.rate = times, rate
+        return np.linspace(0, len(times) - 1, 8).astype(int)
+
+    def restart(self):
+        self.pictures.clear()
+
+    def add(self, picture):
+        self.pictures.append(picture)
+
+
+def bytes_read() -> int:
+    """Bytes that this process has read so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+def test_ten_hours_are_not_read_through(tmp_path):
+    path = tmp_path / "long.mp4"
+    long(path)
+    sink, before = Chosen(), bytes_read()
+    read_pyav(str(path), sink, container="mov,mp4,m4a", seconds=36000.0)
+    assert [number(p) for p in sink.pictures] == np.linspace(0, 599, 8).astype(int).tolist()
+    assert sink.times[-1] == pytest.approx(599 * 60) and sink.rate == pytest.approx(1 / 60)
+    assert bytes_read() - before < path.stat().st_size / 5
+
+
+def test_long_video_whose_header_is_wrong_is_read_through(tmp_path):
+    path = tmp_path / "varying.mp4"
+    times = np.cumsum([0, *[100] * 12, *[300_000] * 11]).tolist()  # an hour, nearly all of it at the end
+    encode(path, times=times)
+    sink = Chosen()
+    read_pyav(str(path), sink, container="mov,mp4,m4a", seconds=3301.2)
+    np.testing.assert_allclose(sink.times, np.array(times) / 1000, atol=2e-3)
+    assert [number(p) for p in sink.pictures] == np.linspace(0, 23, 8).astype(int).tolist()
+
+
+def test_a_decoder_that_crashes_or_hangs_is_one_sentence(tmp_path, monkeypatch):
+    path, worker = tmp_path / "a.mp4", tmp_path / "pyav_worker.py"
+    encode(path)
+    monkeypatch.setattr("llava.video.PYAV_WORKER", worker)
+    started = time.monotonic()
+    for body, words in (
+        ("import os; os.abort()", "gave up"),
+        ("import time; time.sleep(60)", "stopped after 1 seconds"),
+        ("print('not a message')", "something else than frames"),
+    ):
+        worker.write_text(body)
+        with pytest.raises(VideoError, match=words):
+            load_video(path, num_frames=4, time_limit=1.0)
+    worker.write_text('print(\'{"defect": "Traceback of a mistake"}\')')
+    with pytest.raises(RuntimeError, match="Traceback of a mistake"):  # mistakes of the program are not hidden
+        load_video(path, num_frames=4)
+    assert time.monotonic() - started < 30
+
+
+def test_frames_that_would_fill_the_memory_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "a.mp4"
+    encode(path)
+    monkeypatch.setattr("llava.decoders.child.MOST_BYTES", 10_000)
+    with pytest.raises(VideoError, match="fewer frames"):
+        load_video(path, num_frames=4)
+
+
+def test_time_limit_must_be_above_zero(tmp_path):
+    with pytest.raises(VideoError, match="time_limit"):
+        load_video(tmp_path / "a.mp4", time_limit=0)
+
+
+@pytest.fixture(scope="module")
+def seeds(tmp_path_factory):
+    """Small whole files of six containers by suffix."""
+    folder = tmp_path_factory.mktemp("seeds")
+    kinds = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4", "flv": "flv", "ts": "libx264"}
+    for suffix, codec in kinds.items():
+        encode(folder / f"seed.{suffix}", codec=codec, frames=6)
+    return {suffix: (folder / f"seed.{suffix}").read_bytes() for suffix in kinds}
+
+
+names = itertools.count()
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_damaged_bytes(seeds, tmp_path, data):
+    suffix = data.draw(st.sampled_from(sorted(seeds)))
+    content = bytearray(seeds[suffix])
+    for _ in range(data.draw(st.integers(1, 12))):
+        place = data.draw(st.integers(0, len(content) - 1))
+        kind = data.draw(st.sampled_from(["flip", "cut", "repeat", "zero"]))
+        size = data.draw(st.integers(1, 64))
+        if kind == "flip":
+            content[place] ^= data.draw(st.integers(1, 255))
+        elif kind == "cut" and len(content) > 200:
+            del content[place : place + size]
+        elif kind == "repeat":
+            content[place:place] = content[place : place + size]
+        else:
+            content[place : place + size] = bytes(len(content[place : place + size]))
+    path = tmp_path / f"{next(names)}.{suffix}"
+    path.write_bytes(content)
+    attempt(path)  # a video or one sentence; whatever else is raised
+    path.unlink()
+
+
+def test_turns_are_those_of_readable_files():
+    assert set(TURNS) <= set(READABLE)
