@@ -1,4 +1,6 @@
-# Sourced by demo.sh and test.sh: makes .venv from the pinned requirement files named as arguments, once.
+# Sourced by the other scripts: makes an environment from the pinned requirement files named as arguments, once.
+
+environment=.venv # a script may set another folder
 
 say() { printf '%s\n' "$*" >&2; }
 
@@ -17,30 +19,30 @@ find_python() {
 make_environment() {
     local python name wanted stamp
     python=$(find_python)
-    if ! .venv/bin/python -c 'import pip' 2>/dev/null; then
-        rm -rf .venv
-        say "making .venv with $("$python" --version)"
-        if ! "$python" -m venv .venv; then
-            rm -rf .venv
+    if ! "$environment/bin/python" -c 'import pip' 2>/dev/null; then
+        rm -rf "$environment"
+        say "making $environment with $("$python" --version)"
+        if ! "$python" -m venv "$environment"; then
+            rm -rf "$environment"
             say "Python cannot make virtual environments here; install its venv package (python3-venv) and try again."
             return 1
         fi
     fi
     for name in "$@"; do
         wanted=$(cat "requirements/$name".*txt pyproject.toml)
-        stamp=.venv/installed-$name
+        stamp=$environment/installed-$name
         [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && continue
         say "installing requirements/$name.txt"
         rm -f "$stamp"
         # torch goes first and alone, so that nothing else pulls in another version of it
         if grep -q '^torch==' "requirements/$name.txt"; then
-            .venv/bin/python -m pip install --quiet "$(grep '^torch==' "requirements/$name.txt")"
+            "$environment/bin/python" -m pip install --quiet "$(grep '^torch==' "requirements/$name.txt")"
         fi
-        .venv/bin/python -m pip install --quiet -r "requirements/$name.txt"
+        "$environment/bin/python" -m pip install --quiet -r "requirements/$name.txt"
         if [ -e "requirements/$name.nodeps.txt" ]; then
-            .venv/bin/python -m pip install --quiet --no-deps -r "requirements/$name.nodeps.txt"
+            "$environment/bin/python" -m pip install --quiet --no-deps -r "requirements/$name.nodeps.txt"
         fi
-        .venv/bin/python -m pip install --quiet --no-deps -e .
+        "$environment/bin/python" -m pip install --quiet --no-deps -e .
         printf '%s' "$wanted" > "$stamp"
     done
 }

@@ -1,8 +1,8 @@
 """All frames of a video in one picture, with its legend and its tokens against time."""
 
-import io
 import textwrap
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -28,10 +28,10 @@ def grid_image(scene: Scene, *, rows: tuple[str, ...] | None = None, dpi: int = 
     if missing or not rows:
         raise AOTError(f"This video has no row {missing[:1] or rows}; choose of: {', '.join(rows_of(scene))}.")
     figure = _Layout(scene, rows).draw()
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi, facecolor="white")
-    return Image.open(buffer).convert("RGB")
+    figure.set_dpi(dpi)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def rows_of(scene: Scene) -> tuple[str, ...]:
@@ -57,7 +57,7 @@ class _Layout:
         self.legend = legend_items(scene, rows)
         self.top = 0.5 + 0.2 * len(self.words) + 0.24 * -(-len(self.legend) // 2) + 0.12
         self.height = self.top + self.lines * self.line + 0.15 + 2 * CHART + 0.75
-        self.figure = Figure(figsize=(self.width, self.height))
+        self.figure = Figure(figsize=(self.width, self.height), facecolor="white")
 
     def axes(self, x: float, y: float, width: float, height: float):
         """Axes at x, y inches from the top left corner."""

@@ -38,16 +38,15 @@ def build_page(worker: Worker, *, retention: float = 0.1) -> gr.Blocks:
         status = gr.HTML(elem_id="status")
         with gr.Row():
             with gr.Column(scale=2):
-                video = gr.Video(label=_limits(worker), sources=["upload"], elem_id="video")
+                video = gr.Video(label=_limits(worker), sources=["upload"], height=330, elem_id="video")
                 about = gr.HTML(elem_id="about")
                 question = gr.Textbox(label="Question", placeholder="How many objects are there?", elem_id="question")
                 share = gr.Slider(1, 100, 100 * retention, step=1, label="Tokens to keep, %", elem_id="retention")
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
-            with gr.Column(scale=3):
-                with gr.Row():
-                    whole = _answer_column("All tokens", "whole")
-                    reduced = _answer_column("Kept tokens", "reduced")
-                picture = gr.HTML(elem_id="kept")
+            with gr.Column(scale=3), gr.Row():
+                whole = _answer_column("Answer from all tokens", "whole")
+                reduced = _answer_column("Answer from the kept tokens", "reduced")
+        picture = gr.HTML(elem_id="kept")
 
         def look(path: str | None, percent: float, request: gr.Request):
             if path is None:
@@ -74,7 +73,10 @@ def build_page(worker: Worker, *, retention: float = 0.1) -> gr.Blocks:
             [status, about, picture],
             api_name="look",
         )
-        share.release(_told(show, gr.skip()), [video, share], [status, picture], api_name="show")
+        # while the slider moves, only where it came to rest is drawn
+        share.input(
+            _told(show, gr.skip()), [video, share], [status, picture], trigger_mode="always_last", api_name="show"
+        )
         gr.on(
             [button.click, question.submit],
             _told(ask, "", "", "", "", gr.skip()),
@@ -154,6 +156,6 @@ def _cost(answer: Answer) -> str:
 def _image(picture) -> str:
     """The picture inside the page itself: no file of it is left on the server."""
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", compress_level=3)
     data = base64.b64encode(buffer.getvalue()).decode("ascii")
     return f'<img alt="Every frame with the tokens that were kept" src="data:image/png;base64,{data}">'

@@ -24,7 +24,7 @@ BROWSER, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 if not BROWSER or not DRIVER:
     pytest.skip("chromium or chromedriver is missing; scripts/test_web.sh installs them", allow_module_level=True)
 
-PATIENCE = 120  # seconds for one step on a busy machine
+PATIENCE = 300  # seconds for one step on a busy machine
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -66,7 +66,7 @@ def open_page(address):
         options.binary_location = BROWSER
         for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
             options.add_argument(flag)
-        options.add_argument("--window-size=1400,1250")
+        options.add_argument("--window-size=1400,1750")
         browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
         opened.append(browser)
         browser.get(address)
