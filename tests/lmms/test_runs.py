@@ -136,8 +136,8 @@ def test_our_wrappers_ask_what_the_stock_ones_ask(runs):
     """Prompts depend on the model id; Video-MME has one of its own for llava_vid."""
     for name in ("ov", "vid"):
         for key in runs[name].keys() & runs[f"stock-{name}"].keys():
-            assert runs[name][key]["arguments"][0] == runs[f"stock-{name}"][key]["arguments"][0], key
-    prompts = [runs[name]["videomme", 0]["arguments"][0] for name in ("stock-ov", "stock-vid")]
+            assert runs[name][key]["input"] == runs[f"stock-{name}"][key]["input"], key
+    prompts = [runs[name]["videomme", 0]["input"] for name in ("stock-ov", "stock-vid")]
     assert prompts[0] != prompts[1] and prompts[1].endswith("The best answer is:")
 
 
@@ -163,7 +163,7 @@ def test_groups_hold_their_benchmarks(site, runs):
     scores = [results["results"][task]["mvbench_accuracy,none"] for task in paper if task.startswith("mvbench_")]
     assert results["results"]["aot_mvbench"]["mvbench_accuracy,none"] == pytest.approx(sum(scores) / 20)
     assert "mvbench_accuracy,none" not in site.results("ov")["results"]["mvbench"]
-    suffix = runs["vid"]["mlvu_test", 0]["arguments"][0]
+    suffix = runs["vid"]["mlvu_test", 0]["input"]
     assert suffix.endswith("Best option: (")
 
 
