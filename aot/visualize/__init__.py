@@ -38,7 +38,7 @@ def visualize(
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"png": folder / "kept.png", "mp4": folder / "kept.mp4", "html": folder / "index.html"}
     picture = grid.grid_image(scene)
-    picture.save(paths["png"])
+    picture.save(paths["png"], optimize=True)
     film.write_film(scene, paths["mp4"])
     page.write_page(scene, paths["html"], picture=picture, film=paths["mp4"], name=name)
     return paths

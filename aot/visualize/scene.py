@@ -15,6 +15,7 @@ LARGEST = 320  # pixels of a frame's longer side in a picture
 # maps that say why a token was kept, best first: the first one a method has is the row "why"
 MAPS = {
     "global_score": "score (attention × change × rarity)",
+    "score": "score of the method",
     "deep": "attention, deep layer",
     "shallow": "attention, shallow layer",
     "change": "change since the frame before",

@@ -26,6 +26,7 @@ WHY = {
         "A token is kept where the vision model looks, where something changed since the frame before, "
         "and where it is unlike the rest of its frame."
     ),
+    "score": "A token is kept where the method's own score is high.",
     "deep": "A token is kept where the vision model looks most.",
     "change": "A token is kept where something changed since the frame before.",
 }

@@ -96,6 +96,13 @@ def test_maps_with_infinite_entries_stay_on_a_finite_scale():
     assert scene.maps["change"][0, 0].tolist() == [1, 1, 3, 3]
 
 
+def test_a_method_of_ones_own_shows_its_score():
+    video = compressed(AOTConfig(method="random"))
+    video.trace["score"] = torch.rand(3, 16)
+    assert "own score" in reasons(make_scene(video, FRAMES, TIMES))
+    assert draw(video, FRAMES, TIMES, rows=("why",)).size[0] > 800
+
+
 def test_drawing_libraries_are_imported_by_drawing_alone_and_a_missing_one_is_one_sentence():
     code = """
 import sys, aot, aot.visualize
