@@ -91,6 +91,8 @@ def tower_anchors(video: VideoTokens, config: AOTConfig) -> tuple[torch.Tensor, 
     count += config.num_anchors - local_each
     if count > tokens:
         raise AOTError(f"num_anchors {config.num_anchors} does not fit {tokens} tokens per frame; lower it.")
+    if count == 0:
+        raise AOTError(f"num_anchors {config.num_anchors} leaves no anchor for any of the 9 windows; raise it.")
     return *chosen, count
 
 
@@ -121,6 +123,8 @@ def emit(pooled: Frames, video: VideoTokens, clips: list[int], config: AOTConfig
     device = pooled.keep.device
     counts = pooled.keep.sum(1)
     most = int(counts.max())
+    if most == 0:
+        raise AOTError(f"No token survives the pooling with num_anchors={config.num_anchors}; raise it.")
     slots = torch.arange(most, device=device)
     place = true_indices(pooled.keep, most)  # (T, K); beyond a frame's count arbitrary
     visual = pooled.keep & (pooled.kind != Kind.NEWLINE)
@@ -152,8 +156,6 @@ def emit(pooled: Frames, video: VideoTokens, clips: list[int], config: AOTConfig
 
     flags = arrange(*emitted)
     total = int(flags.sum())
-    if total == 0:
-        raise AOTError(f"No token survives the pooling with num_anchors={config.num_anchors}; raise it.")
     index = true_indices(flags, total)
     last = frame[:, -1:, None].expand_as(source[:, :1])
     trace = {}

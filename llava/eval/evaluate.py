@@ -23,7 +23,7 @@ from llava.eval.clips import sample_clip
 from llava.eval.exam import QUESTIONS, SEED, Item, clip_files, make_exam
 from llava.eval.plain_asking import ask_plainly
 from llava.eval.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
-from llava.eval.reduction import Cost, extra_memory, fit_anchors, pruning_cost, reduce, summary
+from llava.eval.reduction import Counts, counts_inside, fit_anchors, own_cost, reduce
 from llava.eval.settings import Setting, parse_setting
 from llava.eval.shelf import Shelf, shared_plan
 from llava.model.builder import load_pretrained_model
@@ -57,14 +57,14 @@ class Examiner:
     def __init__(self, model, tokenizer, shelf: Shelf):
         self.model, self.tokenizer, self.shelf = model, tokenizer, shelf
 
-    def ask(self, number: int, asked: Sequence[Asked], setting: Setting) -> tuple[list[Said], Cost | None]:
-        """Replies about a clip, and what the reduction cost."""
+    def ask(self, number: int, asked: Sequence[Asked], setting: Setting) -> tuple[list[Said], Counts | None]:
+        """Replies about a clip, and the tokens that they were made from (None for all)."""
         video = self.shelf.blank() if setting.blank else self.shelf.clip(number)
         if setting.inside:
             self.model.config.aot = setting.config.to_dict()
-            return ask_plainly(self.model, self.tokenizer, video, asked), pruning_cost(self.model)
-        tokens, cost = reduce(self.model, video, setting.config)
-        return ask(self.model, self.tokenizer, tokens, asked), cost
+            return ask_plainly(self.model, self.tokenizer, video, asked), counts_inside(self.model)
+        tokens, counts = reduce(self.model, video, setting.config)
+        return ask(self.model, self.tokenizer, tokens, asked), counts
 
     def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:
         """The setting with its num_anchors found, where it has token counts of its own."""
@@ -72,20 +72,20 @@ class Examiner:
 
 
 def sit(examiner: Examiner, items: list[Item], setting: Setting, *, captioned: int = CAPTIONED, progress=None):
-    """(replies, costs) of every clip of the exam, clip by clip."""
-    replies, costs = [], []
+    """(replies, counts of tokens) of every clip of the exam, clip by clip."""
+    replies, counts = [], []
     numbers = sorted({item.clip for item in items})
     for done, number in enumerate(numbers):
         mine = [item for item in items if item.clip == number]
         asked = [Asked(item.question.open_prompt(), 8, item.options) for item in mine]
         asked += [Asked(item.choice_prompt, 8) for item in mine]
         asked += [Asked(CAPTION_PROMPTS[0], 120)] if done < captioned else []
-        said, cost = examiner.ask(number, asked, setting)
+        said, kept = examiner.ask(number, asked, setting)
         replies += _score(number, mine, said)
-        costs.append(cost)
+        counts.append(kept)
         if progress:
             progress(setting.name, done + 1, len(numbers))
-    return replies, costs
+    return replies, counts
 
 
 def _score(number: int, items: list[Item], said: list[Said]) -> list[Reply]:
@@ -153,14 +153,16 @@ def run(
         started = time.perf_counter()
         try:
             effective = examiner.fitted(setting, sorted(files))
-            memory = extra_memory(model, examiner.shelf.clip(items[0].clip), effective)
-            replies, costs = sit(examiner, items, effective, captioned=captioned, progress=_progress)
+            cost = own_cost(model, examiner.shelf.clip(items[0].clip), effective)
+            replies, counts = sit(examiner, items, effective, captioned=captioned, progress=_progress)
         except ValueError as error:
             refused[setting.name] = str(error)
             continue
         seconds = round(time.perf_counter() - started, 1)
         effective = effective.config and effective.config.to_dict()
-        extra = {"seconds": seconds, "effective": effective, "code": code, "cost": summary(costs, memory)}
+        kept = Counts.mean(counts)
+        extra = {"seconds": seconds, "effective": effective, "code": code, "cost": kept and {**kept, **cost}}
+        extra["machine"] = f"{model.device.type}, {torch.get_num_threads()} thread(s)"
         part = path.with_suffix(".part")
         part.write_text(json.dumps({"header": header, **extra, "replies": [asdict(r) for r in replies]}, indent=0))
         part.rename(path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
-from llava.eval.evaluate import DEFAULT_SETTINGS
+from llava.eval.evaluate import DEFAULT_SETTINGS, exam_arguments, fingerprint
 from llava.eval.exam import guess_rate, make_exam
 from llava.eval.page import between, label, percent, table, write_section
 from llava.eval.questions import FAMILIES
@@ -20,14 +21,18 @@ FORM_TITLES = {
 }
 
 
-def read_runs(folder: Path) -> dict[str, dict]:
-    """What `evaluate` left in a folder, by setting; SystemExit when it holds no full run or several exams."""
+def read_runs(folder: Path, **wanted) -> dict[str, dict]:
+    """What `evaluate` left in a folder, by setting.
+
+    wanted: fields of the header that must be so; runs of other checkpoints or exams are passed over. SystemExit when
+    no full run is among the rest or when they are of several checkpoints or exams.
+    """
     found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    found = [run for run in found if wanted.items() <= run["header"].items()]
     runs = {run["header"]["setting"]: run for run in found}
     if "full" not in runs:
-        raise SystemExit(f"{folder} holds no replies under 'full'; run python -m llava.eval.evaluate first")
-    mixed = {json.dumps([r["header"][k] for k in ("weights", "questions", "seed")]) for r in found}
-    if len(mixed) > 1:
+        raise SystemExit(f"{folder} holds no such replies under 'full'; run python -m llava.eval.evaluate first")
+    if len({tuple(run["header"][key] for key in ("weights", "questions", "seed")) for run in found}) > 1:
         raise SystemExit(f"{folder} mixes checkpoints or exams; keep one folder for each")
     return runs
 
@@ -44,7 +49,9 @@ def report(runs: dict[str, dict]) -> str:
             for name, run in runs.items()
         ]
         if form == "open":
-            rows.append(["best guess without looking", *(f"{100 * guesses[f]:.1f}" for f in FAMILIES)])
+            rows.append(
+                ["best guess without looking", *(f"{100 * guesses[f]:.1f}" if f in guesses else "–" for f in FAMILIES)]
+            )
         else:
             rows.append(["chance", *["25.0"] * len(FAMILIES)])
         parts += [f"### {title}", table(["tokens", *FAMILIES], rows)]
@@ -83,13 +90,23 @@ def _summary(runs: dict[str, dict], whole: list[dict]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    exam_arguments(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs/exam"), help="folder of the replies")
     parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS, help="those to report, where they are there")
     parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
     args = parser.parse_args(arguments)
-    runs = read_runs(args.runs)
-    chosen = dict.fromkeys(["full", *args.settings])
-    write_section(args.output, "exam", report({name: runs[name] for name in chosen if name in runs}))
+    runs = read_runs(args.runs, **identity(args))
+    write_section(args.output, "exam", report(chosen(runs, args.settings)))
+
+
+def identity(args: argparse.Namespace) -> dict:
+    """Header fields that tell the exam and the checkpoint of `exam_arguments` from others."""
+    return {"weights": fingerprint(args.model_path), "questions": args.questions, "seed": args.seed}
+
+
+def chosen(runs: dict[str, dict], settings: Sequence[str]) -> dict[str, dict]:
+    """The full run and those of these settings that are there, in this order."""
+    return {name: runs[name] for name in dict.fromkeys(["full", *settings]) if name in runs}
 
 
 if __name__ == "__main__":

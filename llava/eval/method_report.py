@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from llava.eval.exam_report import describe
 from llava.eval.page import between, table
 from llava.eval.questions import FAMILIES
+from llava.eval.reduction import TIMED
 from llava.eval.settings import OWN_COUNTS
 from llava.eval.standing import FORMS, Standing, overall
 
 OURS = "aot"
-ROUNDING = 0.05  # points of a share that the table's last digit hides
 
 
 def methods_section(rows: Sequence[Standing], runs: dict[str, dict], refused: dict[str, str]) -> str:
@@ -33,6 +33,11 @@ def methods_section(rows: Sequence[Standing], runs: dict[str, dict], refused: di
 
 def name(row: Standing) -> str:
     """A method as the tables print it."""
+    return title(row) + ("" if row.equal or row.inside else " (more tokens)")
+
+
+def title(row: Standing) -> str:
+    """A method's name, marked when its counts are of another kind."""
     if row.inside:
         behind = row.setting.config.options["counts"] == "last"
         return f"{row.setting.config.method} (layer average{', share behind the last drop asked' if behind else ''})"
@@ -41,20 +46,20 @@ def name(row: Standing) -> str:
 
 def verdict(rows: Sequence[Standing]) -> str:
     """Where the default of this project stands at one retention, in a sentence or two; "" when it was not run."""
-    before = [row for row in rows if not row.inside]
-    ours = next((row for row in before if row.setting.method == OURS), None)
+    equal = [row for row in rows if row.equal]
+    ours = next((row for row in equal if row.setting.method == OURS), None)
     if ours is None:
         return ""
-    first = before[0]
+    first = equal[0]
     text = f"`{OURS}` keeps {ours.relative:.1f} % of the accuracy with all tokens and is "
     if ours is first:
-        text += "first" + (f" ({before[1].setting.method} is second)" if len(before) > 1 else "")
+        text += "first" + (f" (`{equal[1].setting.method}` is second)" if len(equal) > 1 else "")
     else:
         low, high = ours.to_first
         level = "statistically level with" if low <= 0 <= high else "behind"
-        text += f"{level} the first, {first.setting.method} ({between(low, high)} points)"
+        text += f"{level} the first, `{first.setting.method}` ({between(low, high)} points)"
     gaps = {
-        family: ours.families[family] - max(row.families[family] for row in before)
+        family: ours.families[family] - max(row.families[family] for row in equal)
         for family in FAMILIES
         if ours.families[family] is not None
     }
@@ -63,19 +68,15 @@ def verdict(rows: Sequence[Standing]) -> str:
 
 
 def _explain(rows: Sequence[Standing], runs: dict[str, dict]) -> str:
+    machine = " and ".join(sorted({runs[row.setting.name].get("machine", "machine unknown") for row in rows}))
     text = (
         "Written by `python -m llava.eval.method_table`. " + describe(runs).partition(". ")[2] + " *Kept* is the "
         "share of the visual tokens that the method really let through; newline tokens come on top. *To all tokens* "
         "and *to the first* are 95 % intervals of the difference in points (paired bootstrap over clips), the first "
-        "being the best of this retention that reduces before the language model. *ms* is the method's own time per "
-        "video (median, after tower and projector), *MiB* the tensors it holds at once on top of its inputs."
+        "being the best at this share. *ms* is the method's own time on one "
+        f"video after tower and projector (fastest of {TIMED}; {machine}), *MiB* the tensors it holds at once on top "
+        "of its inputs."
     )
-    off = sorted(
-        {row.setting.method for row in rows if row.kept and row.kept > 100 * row.setting.retention + ROUNDING}
-        | {row.setting.method for row in rows if row.kept and row.kept < 100 * row.setting.retention - 1}
-    )
-    if off:
-        text += f" Not at the asked count, so not compared at equal tokens: {', '.join(off)}."
     codes = {run.get("code") for run in (runs[row.setting.name] for row in rows)}
     if len(codes) > 1:
         text += " The settings were measured with more than one state of `aot/`."

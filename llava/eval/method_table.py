@@ -1,7 +1,7 @@
 """Every method at every retention and the ablations, in one command: `python -m llava.eval.method_table`.
 
-Runs what is missing (see `llava.eval.evaluate`), prints what cannot run and why, and writes the sections "methods" and
-"ablations" of docs/results.md with their CSV files and the plot. What was measured is never measured again.
+Runs what is missing (see `llava.eval.evaluate`), prints what cannot run and why, and writes the sections "exam",
+"methods" and "ablations" of docs/results.md with CSV files and a plot. What was measured is not measured again.
 """
 
 from __future__ import annotations
@@ -15,25 +15,33 @@ import aot
 from aot.baselines.in_llm import IN_LLM
 from llava.eval.ablation_report import ablation_section, ablations_csv
 from llava.eval.ablations import ABLATIONS
-from llava.eval.evaluate import CAPTIONED, exam_arguments, run
-from llava.eval.exam_report import read_runs
+from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run
+from llava.eval.exam_report import chosen, identity, read_runs, report
 from llava.eval.method_report import methods_csv, methods_section
 from llava.eval.page import write_section
 from llava.eval.plots import accuracy_plot
 from llava.eval.settings import OWN_COUNTS, parse_setting
 from llava.eval.standing import standings
 
-RETENTIONS = (0.25, 0.2, 0.15, 0.1, 0.05)
+PARTS = ("methods", "ablations", "inside")  # inside the language model: every prompt by itself, so the slowest
+LEFT_OUT = "left-out.txt"
+RETENTIONS = (0.1, 0.05, 0.25, 0.15, 0.2)  # in the order in which they are run
 
 
 def method_settings(retentions: Sequence[float]) -> list[str]:
-    """Every registered method and preset with counts of its own.
+    """Every registered method that acts before the language model, and every preset with counts of its own."""
+    methods = [name for name in aot.method_names() if name not in IN_LLM]
+    return [f"{method}@{retention:g}" for retention in retentions for method in (*methods, *OWN_COUNTS)]
 
-    Methods inside the language model come twice: with this layer average, and with this share behind the last drop.
-    """
-    plain = [f"{method}@{{}}" for method in (*aot.method_names(), *OWN_COUNTS)]
-    inside = [method + '@{},options={{"counts":"last"}}' for method in IN_LLM]
-    return [name.format(f"{retention:g}") for retention in retentions for name in (*plain, *inside)]
+
+def inside_settings(retentions: Sequence[float]) -> list[str]:
+    """Methods inside the language model: with this layer average, and with this share behind the last drop."""
+    return [
+        f"{method}@{retention:g}{changes}"
+        for retention in retentions
+        for method in IN_LLM
+        for changes in ("", ',options={"counts":"last"}')
+    ]
 
 
 def ablation_settings(retention: float) -> list[str]:
@@ -53,45 +61,66 @@ def runnable(settings: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     return good, refused
 
 
+def measure(settings: Sequence[str], args: argparse.Namespace) -> None:
+    """Sits the exam under the settings that are not there yet; prints and notes down what cannot run."""
+    good, refused = runnable(settings)
+    refused |= run(
+        good,
+        model_path=args.model_path,
+        output=args.output,
+        questions=args.questions,
+        seed=args.seed,
+        captioned=args.captioned,
+    )
+    for name, reason in refused.items():
+        print(f"{name} was left out: {reason}", file=sys.stderr)
+    known = {name: reason for name, reason in left_out(args.output).items() if name not in good} | refused
+    args.output.joinpath(LEFT_OUT).write_text(
+        "".join(f"{name}\t{' '.join(reason.split())}\n" for name, reason in known.items())
+    )
+
+
+def left_out(folder: Path) -> dict[str, str]:
+    """Reasons of the settings that could not run, noted down by `measure`."""
+    path = folder / LEFT_OUT
+    return dict(line.split("\t", 1) for line in path.read_text().splitlines()) if path.exists() else {}
+
+
+def write(args: argparse.Namespace) -> None:
+    """The sections of the page, the plot and the CSV files, from what is there."""
+    runs, refused = read_runs(args.output, **identity(args)), left_out(args.output)
+    write_section(args.page, "exam", report(chosen(runs, DEFAULT_SETTINGS)))
+    methods = [*method_settings(args.retentions), *inside_settings(args.retentions)]
+    rows = standings(runs, [name for name in methods if name in runs])
+    if rows:
+        accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
+        missing = {name: reason for name, reason in refused.items() if name in methods}
+        write_section(args.page, "methods", methods_section(rows, runs, missing))
+        args.page.with_name("results-methods.csv").write_text(methods_csv(rows, runs))
+    if any(name in runs for name in ablation_settings(args.ablations_at)):
+        write_section(args.page, "ablations", ablation_section(runs, args.ablations_at, refused))
+        args.page.with_name("results-ablations.csv").write_text(ablations_csv(runs, args.ablations_at))
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     exam_arguments(parser)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure; default all of it")
     parser.add_argument("--retentions", type=float, nargs="+", default=RETENTIONS)
     parser.add_argument("--ablations-at", type=float, default=0.1, help="retention of the ablations")
-    parser.add_argument("--only", choices=("methods", "ablations"), help="one of the two tables")
-    parser.add_argument("--report", action="store_true", help="write from what is there; run nothing")
+    parser.add_argument("--report", action="store_true", help="write from what is there; measure nothing")
     parser.add_argument("--captioned", type=int, default=CAPTIONED, help="clips whose captions are scored")
     parser.add_argument("--output", type=Path, default=Path("runs/exam"), help="folder of replies and clips")
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
     args = parser.parse_args(arguments)
-    methods = [] if args.only == "ablations" else method_settings(args.retentions)
-    ablations = [] if args.only == "methods" else ablation_settings(args.ablations_at)
-    good, refused = runnable(list(dict.fromkeys(["full", "blank", *methods, *ablations])))
-    left_out = args.output / "left-out.txt"
-    if args.report:
-        refused = dict(line.split("\t", 1) for line in left_out.read_text().splitlines())
-    else:
-        refused |= run(
-            good,
-            model_path=args.model_path,
-            output=args.output,
-            questions=args.questions,
-            seed=args.seed,
-            captioned=args.captioned,
-        )
-        left_out.write_text("".join(f"{name}\t{' '.join(reason.split())}\n" for name, reason in refused.items()))
-    for name, reason in refused.items():
-        print(f"{name} was left out: {reason}", file=sys.stderr)
-    runs = read_runs(args.output)
-    if methods:
-        rows = standings(runs, [name for name in methods if name in runs])
-        picture = args.page.parent / "images" / "methods.png"
-        accuracy_plot(rows, runs, picture)
-        write_section(args.page, "methods", methods_section(rows, runs, refused))
-        args.page.with_name("results-methods.csv").write_text(methods_csv(rows, runs))
-    if ablations:
-        write_section(args.page, "ablations", ablation_section(runs, args.ablations_at, refused))
-        args.page.with_name("results-ablations.csv").write_text(ablations_csv(runs, args.ablations_at))
+    settings = {
+        "methods": method_settings(args.retentions),
+        "ablations": ablation_settings(args.ablations_at),
+        "inside": inside_settings(args.retentions),
+    }
+    if not args.report:
+        measure(list(dict.fromkeys(["full", "blank", *(s for part in args.only for s in settings[part])])), args)
+    write(args)
 
 
 if __name__ == "__main__":

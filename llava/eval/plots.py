@@ -9,7 +9,7 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from llava.eval.method_report import OURS, name
+from llava.eval.method_report import OURS, title
 from llava.eval.standing import Standing, overall
 
 # Okabe and Ito's palette without its black, which is ours; markers and dashes tell the lines apart without colour
@@ -39,7 +39,7 @@ def accuracy_plot(rows: Sequence[Standing], runs: dict[str, dict], path: Path) -
             "color": next(colors), "marker": next(markers), "ms": 5, "lw": 1.2,
             "linestyle": DASHES[number // len(COLORS) % len(DASHES)],
         }  # fmt: skip
-        axes.plot(kept, [r.overall for r in mine], label=name(mine[0]), **style)
+        axes.plot(kept, [r.overall for r in mine], label=title(mine[0]), **style)
     axes.set(xlabel="visual tokens kept, %", ylabel="right, % (open answers and letters)", xscale="log")
     ticks = sorted({round(100 * r.setting.retention, 6) for r in rows})
     axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])

@@ -4,66 +4,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import mean, median
+from statistics import mean
 
 import torch
 
-from aot import AOTConfig
+from aot import AOTConfig, AOTError
 from llava.eval.peak import PeakMemory
 from llava.eval.settings import Setting
 
+TIMED = 5  # runs of which the fastest counts
+
 
 @dataclass(frozen=True)
-class Cost:
-    """One reduction. tokens, newlines: kept, inside the language model the mean over its layers; before: pooled tokens
-    of the video; milliseconds: of the method alone, None where it is part of the language model.
+class Counts:
+    """Tokens of one video. tokens, newlines: kept, inside the language model the mean over its layers; before: pooled
+    tokens of the video.
     """
 
     tokens: float
     newlines: int
     before: int
-    milliseconds: float | None
 
-
-def summary(costs: Sequence[Cost | None], extra_mib: float | None) -> dict | None:
-    """Mean counts, median time and MiB on top of the inputs as plain JSON values; None where nothing was reduced."""
-    costs = [c for c in costs if c is not None]
-    if not costs:
-        return None
-    counts = {name: mean(getattr(c, name) for c in costs) for name in ("tokens", "newlines", "before")}
-    times = [c.milliseconds for c in costs if c.milliseconds is not None]
-    return {**counts, "milliseconds": median(times) if times else None, "extra_mib": extra_mib}
+    @staticmethod
+    def mean(counts: Sequence[Counts | None]) -> dict[str, float] | None:
+        """Means as plain JSON values; None where nothing was reduced."""
+        counts = [c for c in counts if c is not None]
+        return {name: mean(getattr(c, name) for c in counts) for name in Counts.__annotations__} if counts else None
 
 
 @torch.inference_mode()
-def reduce(model, video, config: AOTConfig | None) -> tuple[torch.Tensor, Cost | None]:
+def reduce(model, video, config: AOTConfig | None) -> tuple[torch.Tensor, Counts | None]:
     """Visual tokens (S, D) of an encoded video, newline tokens included, under a configuration."""
     model.config.aot = None if config is None else config.to_dict()
     tokens, result = model.video_tokens(video)
-    if result is None:
-        return tokens, None
-    time = model.last_timing["compress"]
-    return tokens, Cost(result.num_visual, result.num_newlines, result.tokens_before, time)
+    return tokens, result and Counts(result.num_visual, result.num_newlines, result.tokens_before)
 
 
-def pruning_cost(model) -> Cost:
+def counts_inside(model) -> Counts:
     """Counts of the last prompt of a model that dropped tokens inside."""
-    (counts,), (video,) = model.last_pruning, model.last_compression
-    return Cost(counts.layer_average * counts.visual, video.num_newlines, counts.visual, None)
+    (inside,), (video,) = model.last_pruning, model.last_compression
+    return Counts(inside.layer_average * inside.visual, video.num_newlines, inside.visual)
 
 
 @torch.inference_mode()
-def extra_memory(model, video, setting: Setting) -> float | None:
-    """MiB that a reduction before the language model needs on top of its inputs, None where there is none.
+def own_cost(model, video, setting: Setting) -> dict[str, float | None]:
+    """Milliseconds (the fastest of `TIMED` runs) and MiB on top of its inputs of a reduction before the language model.
 
-    Watching makes it slow, so it is apart from `reduce`.
+    None for both where there is none.
     """
     if setting.config is None or setting.inside:
-        return None
-    model.config.aot = setting.config.to_dict()
+        return {"milliseconds": None, "extra_mib": None}
+    times = []
+    for _ in range(TIMED):
+        reduce(model, video, setting.config)
+        times.append(model.last_timing["compress"])
     with PeakMemory() as memory:
         model.video_tokens(video)
-    return memory.peak / 2**20
+    return {"milliseconds": min(times), "extra_mib": memory.peak / 2**20}
 
 
 def fit_anchors(model, videos: Sequence, setting: Setting) -> Setting:
@@ -75,8 +72,11 @@ def fit_anchors(model, videos: Sequence, setting: Setting) -> Setting:
         return setting
 
     def share(anchors: int) -> float:
-        costs = [reduce(model, v, setting.config.replace(num_anchors=anchors))[1] for v in videos]
-        return sum(c.tokens for c in costs) / sum(c.before for c in costs)
+        try:
+            counts = [reduce(model, v, setting.config.replace(num_anchors=anchors))[1] for v in videos]
+        except AOTError:  # a tower frame has room for them, so they are too few to leave a token
+            return 0.0
+        return sum(c.tokens for c in counts) / sum(c.before for c in counts)
 
     low, high = 1, videos[0].features.shape[1]  # share(high) is everything or more
     while high - low > 1:

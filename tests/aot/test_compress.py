@@ -279,6 +279,8 @@ def test_uniform_is_even_and_frames_are_whole():
         ({"config": {"retention": 2}}, "retention"),
         ({"config": None}, "AOTConfig"),
         ({"config": AOTConfig.preset("released", num_anchors=30)}, "does not fit"),
+        ({"config": AOTConfig.preset("paper", num_anchors=1)}, "No token survives"),
+        ({"config": AOTConfig.preset("paper", num_anchors=2, global_ratio=0)}, "leaves no anchor"),
     ],
 )
 def test_bad_input_gives_one_clear_sentence(changes, message):

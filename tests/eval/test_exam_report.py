@@ -79,3 +79,6 @@ def test_a_folder_of_two_exams_is_refused(tmp_path):
     (tmp_path / "b.json").write_text(head % ("blank", 16))
     with pytest.raises(SystemExit, match="mixes"):
         exam_report.read_runs(tmp_path)
+    assert set(exam_report.read_runs(tmp_path, questions=8)) == {"full"}
+    with pytest.raises(SystemExit, match="full"):
+        exam_report.read_runs(tmp_path, questions=16)

@@ -44,6 +44,7 @@ def runs():
     }
     found = {name: run(name, right) for name, right in settings.items()}
     found["full"]["cost"] = found["blank"]["cost"] = None
+    found["aot@0.05"]["cost"] = found["uniform@0.05"]["cost"] = {**COST, "tokens": 5.0}
     for row in found["aot@0.1"]["replies"]:
         row["score"] = 1.0 if row["clip"] == 9 else row["score"]  # one more than uniform
     return found
@@ -66,11 +67,11 @@ def test_standings_go_from_best_to_worst_of_each_retention(runs):
 
 def test_the_verdict_says_first_level_or_behind(runs):
     rows = rows_of(runs)
-    assert "is first (uniform is second)" in verdict(rows[:3])
-    assert "behind the first, uniform" in verdict(rows[3:]) and "-10.0 points" in verdict(rows[3:])
+    assert "is first (`uniform` is second)" in verdict(rows[:3])
+    assert "behind the first, `uniform`" in verdict(rows[3:]) and "-10.0 points" in verdict(rows[3:])
     for row in runs["uniform@0.1"]["replies"]:  # now uniform is ahead by one question of one clip
         row["score"] = 1.0 if row["clip"] in (9, 19) else row["score"]
-    assert "statistically level with the first, uniform" in verdict(rows_of(runs)[:3])
+    assert "statistically level with the first, `uniform`" in verdict(rows_of(runs)[:3])
     assert verdict([r for r in rows if r.setting.method != "aot"]) == ""
 
 
@@ -79,12 +80,18 @@ def test_the_section_the_csv_and_the_plot_hold_every_method(runs, tmp_path):
     text = methods_section(rows, runs, {"frames@0.1": "it has no frames"})
     for part in ("### 10 % of the tokens", "### 5 %", "uniform", "random", "2.5", "frames@0.1: it has no frames"):
         assert part in text
-    assert "Not at the asked count" in text  # 10 tokens of 100 at a retention of 5 %
     lines = list(csv.DictReader(methods_csv(rows, runs).splitlines()))
     assert [line["method"] for line in lines] == ["full", "aot", "uniform", "random", "uniform", "aot"]
     assert float(lines[1]["overall"]) == 81.25 and float(lines[1]["motion"]) == 80 and lines[0]["kept"] == "100"
     accuracy_plot(rows, runs, tmp_path / "images" / "methods.png")
     assert (tmp_path / "images" / "methods.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_a_method_that_keeps_more_than_it_was_asked_for_is_marked_and_never_the_first(runs):
+    runs["dycoke@0.1"] = run("dycoke@0.1", 10, cost={**COST, "tokens": 40.0})
+    rows = [row for row in rows_of(runs) if row.setting.retention == 0.1]
+    assert rows[0].setting.method == "dycoke" and not rows[0].equal and "`aot` keeps" in verdict(rows)
+    assert "is first" in verdict(rows) and "| dycoke (more tokens) | 40.0 |" in methods_section(rows, runs, {})
 
 
 def test_a_method_inside_the_language_model_is_labelled_and_never_the_first(runs):
@@ -97,7 +104,17 @@ def test_a_method_inside_the_language_model_is_labelled_and_never_the_first(runs
 def test_every_registered_method_sits_the_exam_or_says_why_not(tmp_path, capsys):
     page = tmp_path / "results.md"
     arguments = ["--model-path", str(TINY), "--questions", "4", "--seed", "7000", "--captioned", "0"]
-    arguments += ["--output", str(tmp_path / "runs"), "--page", str(page), "--only", "methods", "--retentions", "0.1"]
+    arguments += [
+        "--output",
+        str(tmp_path / "runs"),
+        "--page",
+        str(page),
+        "--only",
+        "methods",
+        "inside",
+        "--retentions",
+        "0.1",
+    ]
     method_table.main(arguments)
     said = capsys.readouterr()
     text = page.read_text()
