@@ -15,6 +15,8 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.measure import circumstances
+
 CHUNK = 16
 
 
@@ -61,7 +63,8 @@ def main() -> int:
         print(rows[-1])
     net = [row["above_mib"] - row["kept_mib"] for row in rows]
     ratio = net[-1] / net[0]
-    print(json.dumps({"benchmark": "memory", "rows": rows, "ratio": round(ratio, 3), "limit": options.limit}))
+    result = {"benchmark": "memory", **circumstances(torch.device("cpu")), "rows": rows, "ratio": round(ratio, 3)}
+    print(json.dumps(result | {"limit": options.limit}))
     return int(ratio > options.limit)
 
 
