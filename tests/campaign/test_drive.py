@@ -14,6 +14,7 @@ from llava.eval.campaign.plan import make_plan
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.results import read_questions
 from llava.eval.campaign.spec import CampaignError, campaign_from
+from llava.eval.campaign.tally import Tally
 
 # drives the campaign in a JSON file: FILE OUTPUT MODULE
 DRIVER = """
@@ -134,3 +135,11 @@ def test_two_campaigns_do_not_work_in_one_folder(tmp_path, campaign, harness):
     finally:
         process.kill()
         process.wait()
+
+
+def test_questions_are_counted_over_all_runs(tmp_path, campaign, harness):
+    campaign["tasks"] = ["mlvu_dev"]
+    runs = make_plan(campaign_from(campaign), tmp_path / "out")
+    assert Tally(runs).count() == (0, 2 * 2174)
+    drive(small({**campaign}), tmp_path / "out", harness)  # the second setting alone
+    assert Tally(runs).count() == (12, 24)  # the stand-in for lmms-eval asks 12

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -15,9 +16,10 @@ from llava.eval.campaign.plan import Run, make_plan, write_json, write_plan
 from llava.eval.campaign.preflight import check_installed
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.results import Outcome, ResultError, read_outcome, task_score, write_questions
-from llava.eval.campaign.run_state import RunState, run_state
+from llava.eval.campaign.run_state import run_state
 from llava.eval.campaign.spec import Campaign, CampaignError
-from llava.eval.campaign.store import ResponseStore, StoreReader
+from llava.eval.campaign.store import ResponseStore
+from llava.eval.campaign.tally import Tally
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,18 @@ def run_campaign(campaign: Campaign, output: Path, launch: Launch, progress: Cam
     runs = make_plan(campaign, output)
     for run in runs:
         command(run, launch, run.folder)  # arguments that cannot be passed on are refused before any work
-    folder = write_plan(campaign, runs, output) if launch.machine_rank == 0 else output / campaign.name
+    folder = output / campaign.name
     states = {run.folder: run_state(run.folder) for run in runs}
+    tally = Tally(_once(runs))
     broken: dict[str, str] = {}
     failed: dict[str, int] = {}
     with _alone(folder, launch), progress:
+        if launch.machine_rank == 0:
+            write_plan(campaign, runs, output)
         for run in _once(runs):
             state = states[run.folder]
             if not (state.complete and state.failed == 0):
-                reason = _run(run, runs, launch, progress)
+                reason = _run(run, launch, lambda run=run: progress.show(run.name, *tally.count()))
                 if launch.machine_rank == 0:
                     states[run.folder] = state = run_state(run.folder)
                 if reason:
@@ -68,8 +73,8 @@ def _once(runs: list[Run]) -> list[Run]:
     return list({run.folder: run for run in reversed(runs)}.values())[::-1]
 
 
-def _run(run: Run, runs: list[Run], launch: Launch, progress: CampaignProgress) -> str | None:
-    """Runs one run; why it did not complete, or None."""
+def _run(run: Run, launch: Launch, look: Callable[[], None]) -> str | None:
+    """Runs one run, calling look() now and then; why it did not complete, or None."""
     attempt = run.folder / "attempts" / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{os.getpid()}"
     attempt.mkdir(parents=True)
     if launch.machine_rank == 0:
@@ -79,7 +84,7 @@ def _run(run: Run, runs: list[Run], launch: Launch, progress: CampaignProgress) 
                 store.forget_failures()
     words, started, clock = command(run, launch, attempt), datetime.now(timezone.utc), time.monotonic()
     log = attempt / "log.txt"
-    code = follow(words, log, lambda: _show(run, runs, progress))
+    code = follow(words, log, look)
     if code != 0:
         return f"lmms-eval ended with exit code {code}: {last_words(log)} (see {log})"
     if launch.machine_rank != 0:
@@ -123,42 +128,13 @@ def _scores(outcome: Outcome) -> dict[str, float]:
     return {task: score for task, score in found.items() if score is not None}
 
 
-def _show(run: Run, runs: list[Run], progress: CampaignProgress) -> None:
-    """Counts answered questions over all runs; those of a run not begun are taken to be as many as its task has."""
-    done, sizes = 0, {}
-    states = [(other, _count(other)) for other in runs]
-    for other, (_, total) in states:
-        if total is not None:
-            sizes[other.task.name] = total
-    for _, (answered, _) in states:
-        done += answered
-    known = all(other.task.name in sizes for other in runs)
-    total = sum(sizes[other.task.name] for other in runs) if known else None
-    progress.show(run.name, done, total)
-
-
-_READERS: dict[Path, StoreReader] = {}
-_FINISHED: dict[Path, RunState] = {}
-
-
-def _count(run: Run) -> tuple[int, int | None]:
-    """(answered, in all) of a run."""
-    if run.folder not in _FINISHED:
-        state = run_state(run.folder)
-        if not (state.complete and state.failed == 0):
-            reader = _READERS.setdefault(run.store, StoreReader(run.store))
-            return reader.answered(), reader.expected()
-        _FINISHED[run.folder] = state
-    state = _FINISHED[run.folder]
-    return state.questions, state.questions
-
-
 @contextmanager
 def _alone(folder: Path, launch: Launch):
     """Holds the campaign's lock, on machine 0."""
     if launch.machine_rank != 0:
         yield
         return
+    folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

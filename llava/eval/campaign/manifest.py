@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import sys
+from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ def environment() -> dict[str, Any]:
     return {"versions": versions(), "commit": commit(), "hardware": hardware()}
 
 
+@lru_cache
 def versions() -> dict[str, str | None]:
     """Installed versions by package name; None for what is not installed."""
     found: dict[str, str | None] = {"python": sys.version.split()[0]}

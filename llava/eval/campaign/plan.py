@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.campaign.identity import checkpoint_hash, digest, task_hash
+from llava.eval.campaign.manifest import versions
 from llava.eval.campaign.spec import Campaign, Model, Setting, Task, effective
 
 
@@ -72,6 +73,7 @@ def make_plan(campaign: Campaign, output: Path) -> list[Run]:
                     "aot": config and config.to_dict(),
                     "task": task.name,
                     "task_hash": described,
+                    "lmms_eval": versions()["lmms-eval"],
                     "seed": campaign.seed,
                     "limit": campaign.limit,
                 }

@@ -14,7 +14,7 @@ from llava.eval.campaign.spec import Campaign, CampaignError
 def check_installed(campaign: Campaign, launch: Launch) -> None:
     """Raises CampaignError, one sentence, for the first thing that is missing.
 
-    A checkpoint named ORGANISATION/NAME that is not in the local cache is left to the hub.
+    Checkpoints must be here: results are filed under the hash of the weights.
     """
     check_published(campaign)
     if find_spec(launch.module) is None:
@@ -22,9 +22,11 @@ def check_installed(campaign: Campaign, launch: Launch) -> None:
             "lmms-eval is not installed here; install it with `pip install -e '.[eval]'`, or see docs/evaluation.md."
         )
     for model in campaign.models:
-        named = model.checkpoint.count("/") == 1 and not model.checkpoint.startswith((".", "/"))
-        if checkpoint_folder(model.checkpoint) is None and (not named or Path(model.checkpoint).parent.is_dir()):
-            raise CampaignError(f"There is no checkpoint at {model.checkpoint}; correct model {model.name!r}.")
+        if checkpoint_folder(model.checkpoint) is None:
+            raise CampaignError(
+                f"The checkpoint {model.checkpoint} of model {model.name!r} is not here; "
+                "correct the path, or fetch it with scripts/download.sh."
+            )
     if campaign.include_path and not Path(campaign.include_path).is_dir():
         raise CampaignError(f"There is no folder of tasks at {campaign.include_path}; correct include_path.")
     if launch.module != "lmms_eval":
