@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # The exam, every method at every retention and the ablations, into docs/results.md; run it again after an
-# interruption and it goes on. Arguments go to llava.eval.method_table (--report writes from what is there).
+# interruption and it goes on. Arguments go to llava.eval.method_table: --report writes from what is there, --only
+# methods and --only ablations can run beside each other. Settings are chosen on other clips than those reported:
+#   bash scripts/methods_table.sh --seed 5000 --output runs/choosing --page runs/choosing/results.md
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=python3

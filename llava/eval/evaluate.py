@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -163,7 +164,7 @@ def run(
         kept = Counts.mean(counts)
         extra = {"seconds": seconds, "effective": effective, "code": code, "cost": kept and {**kept, **cost}}
         extra["machine"] = f"{model.device.type}, {torch.get_num_threads()} thread(s)"
-        part = path.with_suffix(".part")
+        part = path.with_suffix(f".{os.getpid()}.part")
         part.write_text(json.dumps({"header": header, **extra, "replies": [asdict(r) for r in replies]}, indent=0))
         part.rename(path)
         scores = {f: [r.score for r in replies if r.form == f] for f in FORMS}

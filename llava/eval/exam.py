@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,7 +86,7 @@ def clip_files(items: list[Item], folder: Path) -> dict[int, Path]:
     for number in sorted({item.clip for item in items}):
         path = paths[number] = folder / f"clip-{number}.mp4"
         if not path.exists():
-            part = path.with_suffix(".part.mp4")
+            part = path.with_suffix(f".{os.getpid()}.part.mp4")  # several processes may share the folder
             write_clip(part, number)
             part.rename(path)
     return paths
