@@ -46,7 +46,7 @@ def attention_ratio(name: str, frames: int, repeats: int) -> dict:
 
 def prefill_ratio(frames: int, depth: int, repeats: int) -> dict:
     """The language model alone, on features that resemble those of a video."""
-    model = make_model("0.5b", CPU, layers=depth)
+    model = make_model("0.5b", CPU, layers=depth, tower=False)
     width, tokens = model.config.hidden_size, GRID[0] * GRID[1]
     features = torch.randn(1, tokens, width) + 0.3 * torch.randn(frames, tokens, width)
     maps = torch.rand(2, frames, tokens)

@@ -26,15 +26,21 @@ VISION = {
     "rope_theta": 1e6,
     "max_position_embeddings": 2**18,
 }
+STUB = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
 SHAPES = ("tiny", *LANGUAGE)
 TINY = Path(__file__).parents[1] / "checkpoints/aot-tiny"
 
 
-def make_model(shape: str, device: torch.device, *, layers: int | None = None):
-    """A model in eval mode: bfloat16 on a GPU, float32 on a CPU. layers: language layers, fewer than published."""
+def make_model(shape: str, device: torch.device, *, layers: int | None = None, tower: bool = True):
+    """A model in eval mode: bfloat16 on a GPU, float32 on a CPU. layers: language layers, fewer than published.
+
+    tower: False for a stub of a vision tower, where the language model alone is measured.
+    """
     if shape == "tiny":
         return load_pretrained_model(str(TINY), device_map=str(device), torch_dtype="float32")[1]
-    config = LlavaQwenConfig(**LANGUAGE[shape] | VISION | ({} if layers is None else {"num_hidden_layers": layers}))
+    changes = {} if layers is None else {"num_hidden_layers": layers}
+    changes |= {} if tower else {"mm_hidden_size": 16, "mm_vision_config": STUB}
+    config = LlavaQwenConfig(**LANGUAGE[shape] | VISION | changes)
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.bfloat16 if device.type == "cuda" else torch.float32)
     try:

@@ -28,13 +28,20 @@ def use_triton(backend: str, op: str, *tensors: torch.Tensor, limit: str | None 
 
 
 def _obstacle(tensors: tuple[torch.Tensor, ...]) -> str | None:
-    if find_spec("triton") is None:
+    if not _installed():
         return "triton is not installed"
-    if not all(tensor.is_cuda for tensor in tensors) and not _interpreted():
-        return f"it needs tensors on a GPU, got {tensors[0].device}"
-    if any(tensor.is_cuda and torch.version.hip is None and _capability(tensor.device) < (8, 0) for tensor in tensors):
-        return "it needs a GPU of compute capability 8.0 or newer"
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return "it takes no float64"
+    if not all(tensor.is_cuda for tensor in tensors):
+        return None if _interpreted() else f"it needs tensors on a GPU, got {tensors[0].device}"
+    if torch.version.hip is not None or _capability(tensors[0].device) < (8, 0):
+        return "it needs an NVIDIA GPU of compute capability 8.0 or newer"
     return None
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
 
 
 @cache
