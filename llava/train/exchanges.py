@@ -9,7 +9,7 @@ import numpy as np
 
 from llava.eval import clips
 from llava.eval import questions as qa
-from llava.eval.clips import DURATION, TIMES
+from llava.eval.clips import COLORS, DURATION, TIMES
 
 SHORT_STYLES, LONG_STYLES = ("egoschema", "mlvu"), ("videomme",)  # wordings of a choice, by length
 ROW = {"open": 34, "short": 56, "long": 96}  # tokens of a packed row
@@ -58,23 +58,30 @@ def any_style(rng: np.random.Generator, choice: float) -> tuple[str, ...]:
 
 def copied(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> tuple[str, str]:
     """A question behind its answer: what a letter stands for is learnt from these. bare: probability that the options
-    stand alone."""
+    stand alone, most often single words."""
+    if rng.random() < bare:
+        question, letter = _simple(clip, rng), str(rng.choice(list(qa.LETTERS)))
+        return f"The answer is {question.answer}.\n{_lines(question.options(rng, letter), rng)}", letter
     (question,) = pick(qa.make_questions(clip), rng, 1)
     prompt, answer = ask(question, rng, any_style(rng, 0.85))
-    if rng.random() < bare:
-        answer = str(rng.choice(list(qa.LETTERS)))
-        prompt = _lines(question.options(rng, answer), rng)
     return f"The answer is {question.answer}.\n{prompt}", answer
 
 
 def matched(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> tuple[str, str]:
     """Four options, then what the letter of each is, in another order: the same skill, asked four times at once."""
-    (question,) = pick(qa.make_questions(clip), rng, 1)
+    alone = rng.random() < bare
+    question = _simple(clip, rng) if alone else pick(qa.make_questions(clip), rng, 1)[0]
     options = question.options(rng, str(rng.choice(list(qa.LETTERS))))
     told = ", ".join(f"{options[i]} is {qa.LETTERS[i]}" for i in rng.permutation(4))
-    if rng.random() < bare:
-        return _lines(options, rng), told
-    return question.choice_prompt(options, str(rng.choice(SHORT_STYLES))), told
+    prompt = _lines(options, rng) if alone else question.choice_prompt(options, str(rng.choice(SHORT_STYLES)))
+    return prompt, told
+
+
+def _simple(clip: clips.Clip, rng: np.random.Generator) -> qa.Question:
+    """A question whose answer is a color, or now and then any other."""
+    if rng.random() < 0.3:
+        return pick(qa.make_questions(clip), rng, 1)[0]
+    return qa.Question("attribute", "", str(rng.choice(list(COLORS))), tuple(COLORS))
 
 
 def _lines(options: tuple[str, ...], rng: np.random.Generator) -> str:

@@ -80,13 +80,13 @@ class Stage:
 STAGES = {
     "tower": Stage("tower", steps=800, batch=12, learning_rate=1.5e-3, first=0),
     "places": Stage("tower", steps=260, batch=12, learning_rate=8e-4, first=500_000, places=True),
-    "words": Stage("video", steps=1500, batch=6, learning_rate=2e-3, first=1_000_000, coarse=0.75, decay=0.1),
+    "words": Stage("video", steps=1000, batch=6, learning_rate=1.5e-3, first=1_000_000, coarse=0.4, decay=0.1),
     "letters": Stage(
-        "text", steps=400, batch=4, learning_rate=1.5e-3, first=600_000, rows=(10, 72), matching=0.4, bare=0.5,
+        "text", steps=400, batch=4, learning_rate=1.5e-3, first=600_000, rows=(16, 48), matching=0.6, bare=1.0,
         decay=0.1,
     ),
     "answers": Stage(
-        "video", steps=1500, batch=6, learning_rate=1.5e-3, first=2_000_000, mix=Mix(7, 3, 1, 0, 0.3), coarse=0.5,
+        "video", steps=1200, batch=6, learning_rate=1.5e-3, first=2_000_000, mix=Mix(7, 3, 1, 0, 0.3), coarse=0.4,
         tracking=0.3, warmup=0.02, decay=0.7,
     ),
 }  # fmt: skip

@@ -64,7 +64,7 @@ class VideoObjective(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, letters: list[int], *, layer: int, tracking: float = 1.0, stretch: float = 0.4
+        self, model: nn.Module, letters: list[int], *, layer: int, tracking: float = 1.0, stretch: float = 0.25
     ):
         super().__init__()
         self.letters = torch.tensor(letters)
