@@ -3,7 +3,7 @@
 import torch
 
 # values of a piece of an attention map: as many as stay in a CPU's cache, or fill a GPU
-MAP_VALUES = {"cpu": 2**19}
+MAP_VALUES = {"cpu": 2**20}
 MAP_VALUES_ELSEWHERE = 2**24
 
 

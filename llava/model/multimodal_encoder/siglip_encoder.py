@@ -92,7 +92,7 @@ class SigLipVisionTower(nn.Module):
     def encode(
         self, pixels: torch.Tensor, *, received: Collection[int] = (), keys: Collection[int] = ()
     ) -> TowerOutput:
-        """Features of (F, 3, S, S) pixels with side outputs of the layers named by 0-based index.
+        """Features of (F, 3, S, S) pixels, normalised or uint8, with side outputs of the layers named by 0-based index.
 
         Layers that are not named run plain fused attention. Raises ValueError for pixels of another shape.
         """
@@ -136,7 +136,10 @@ class SigLipVisionTower(nn.Module):
 
     def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
         embeddings = self.vision_tower.vision_model.embeddings
-        patches = embeddings.patch_embedding(pixels.to(device=self.device, dtype=self.dtype))
+        pixels = pixels.to(self.device)
+        if pixels.dtype == torch.uint8:
+            pixels = self.image_processor.normalise(pixels)
+        patches = embeddings.patch_embedding(pixels.to(self.dtype))
         return patches.flatten(2).transpose(1, 2) + embeddings.position_embedding.weight
 
     @property
