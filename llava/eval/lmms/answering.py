@@ -50,11 +50,13 @@ class Answering:
 
     stock_id: str
 
-    def prepare(self, *, config: AOTConfig | None, store: str | None, decoder: str, **effective) -> None:
+    def prepare(
+        self, accelerator: Accelerator, *, config: AOTConfig | None, store: str | None, decoder: str, **effective
+    ) -> None:
         """To be called once the stock wrapper is built.
 
-        config: the method's settings, None for no reduction. store: folder of the responses. effective: what else
-        the replies depend on, as plain JSON values.
+        accelerator: of all ranks. config: the method's settings, None for no reduction. store: folder of the
+        responses. effective: what else the replies depend on, as plain JSON values.
         """
         if decoder not in DECODERS:
             raise ValueError(f"There is no video_decode_backend {decoder!r}; choose one of {', '.join(DECODERS)}.")
@@ -74,7 +76,7 @@ class Answering:
         self._identity = {"model": fingerprint, "wrapper": self.stock_id, "settings": self._settings}
         self._answers = Memory() if store is None else ResponseStore(store)
         self._shared = store is not None
-        self.accelerator = Accelerator()
+        self.accelerator = accelerator
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Replies to all requests of this rank; with a store, whoever is free takes the next question."""
