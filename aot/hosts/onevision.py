@@ -61,6 +61,11 @@ def settings(model: nn.Module) -> AOTConfig | None:
 
 def attach(model: Any, config: AOTConfig) -> None:
     """Puts the hooks on this instance, or changes the settings of those that are there."""
+    if get_method(config.method).inside:
+        raise AOTError(
+            f"Method {config.method!r} drops tokens inside the language model, which transformers' own model does "
+            "not offer; choose one that acts before it, or use LlavaQwenForCausalLM."
+        )
     inner = model.model
     Reader(inner.vision_tower, get_method(config.method).needs, len(attention_layers(inner.vision_tower)))
     if _STATE in model.__dict__:
