@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 
@@ -41,7 +42,7 @@ class VideoStream:
             raise AOTError("A stream is cut evenly; set clips='uniform' and a clip_length.")
         self._length = self.config.clip_length or STREAM_CLIP
         self._newline, self._position = newline, newline_position
-        self._settings = {"pool": pool, "newline_position": newline_position, "grid": grid}
+        self._settings: dict[str, Any] = {"pool": pool, "newline_position": newline_position, "grid": grid}
         self._frames, self._kept = 0, 0
         self._pending: dict[str, torch.Tensor] = {}
         self._before: torch.Tensor | None = None

@@ -1,7 +1,7 @@
 """The input of a method: a video's tokens, checked, with the pooled grid computed once."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -88,7 +88,7 @@ def check_grid(tokens: int, grid: tuple[int, int] | None) -> tuple[int, int]:
     return height, width
 
 
-def check_clips(clips: list[int] | None, frames: int) -> list[int] | None:
+def check_clips(clips: Sequence[int] | None, frames: int) -> list[int] | None:
     """Clip lengths as ints; AOTError unless they are positive and sum to the number of frames."""
     if clips is None:
         return None
