@@ -34,7 +34,7 @@ def clips(tmp_path_factory):
 def run(clips, output, *more):
     words = [sys.executable, "-m", "llava.eval.infer", "--input", str(clips), "--output", str(output)]
     words += ["--device", "cpu", "--max-new-tokens", "4", "--retention", "0.1", *more]
-    return subprocess.run(words, capture_output=True, text=True, timeout=300)
+    return subprocess.run(words, capture_output=True, text=True, timeout=900)
 
 
 def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tmp_path):

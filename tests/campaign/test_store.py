@@ -95,7 +95,7 @@ def test_failures_can_be_asked_again(tmp_path):
 
 def test_two_processes_share_a_queue(tmp_path):
     workers = [worker(tmp_path), worker(tmp_path)]
-    said = [w.communicate(timeout=60)[0].split() for w in workers]
+    said = [w.communicate(timeout=600)[0].split() for w in workers]
     assert sorted(said[0] + said[1]) == sorted(KEYS)  # each question once
     with ResponseStore(tmp_path) as store:
         assert {k: r["reply"] for k, r in store.records().items()} == {k: k.upper() for k in KEYS}
@@ -108,7 +108,7 @@ def test_what_a_killed_process_left_is_done_by_the_other(tmp_path):
     time.sleep(0.02)
     os.kill(slow.pid, signal.SIGKILL)
     first = slow.communicate()[0].split()
-    second = other.communicate(timeout=60)[0].split()
+    second = other.communicate(timeout=600)[0].split()
     with ResponseStore(tmp_path) as store:
         assert set(store.records()) == set(KEYS)
     assert not set(first) & set(second)
