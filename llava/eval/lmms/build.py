@@ -3,14 +3,10 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from types import ModuleType
 
 import torch
-import torch.distributed as dist
 from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import InitProcessGroupKwargs
 
 from llava.model.builder import load_pretrained_model
 
@@ -34,15 +30,6 @@ class Ending:
         if not isinstance(error, ValueError | OSError):
             logging.getLogger(__name__).error("the run ends here", exc_info=error)
         raise SystemExit(f"{kind.__name__}: {error}") from error
-
-
-def join_ranks() -> Accelerator:
-    """The accelerator of this run's ranks, which lmms-eval counts and waits for."""
-    if not torch.cuda.is_available() and dist.is_torchelastic_launched() and not dist.is_initialized():
-        # accelerate looks for several ranks on CPUs only when told so, and lmms-eval has started it without
-        AcceleratorState._reset_state(reset_partial_state=True)
-    patient = InitProcessGroupKwargs(timeout=timedelta(days=7))
-    return Accelerator(cpu=not torch.cuda.is_available(), kwargs_handlers=[patient])
 
 
 def device_of(rank: int, wanted: str | None) -> torch.device:

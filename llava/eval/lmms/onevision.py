@@ -1,9 +1,10 @@
 """``--model llava_onevision_aot``: lmms-eval's llava_onevision with the method."""
 
+from accelerate import Accelerator
 from lmms_eval.models.simple import llava_onevision as stock
 
 from llava.eval.lmms.answering import Answering
-from llava.eval.lmms.build import Ending, device_of, join_ranks, single_device
+from llava.eval.lmms.build import Ending, device_of, single_device
 from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool, made_with
 from llava.eval.lmms.settings import split_arguments
 
@@ -35,7 +36,7 @@ class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, ONEVISION)
             check_pool(made, pool, mm_spatial_pool_stride)
-            accelerator = join_ranks()
+            accelerator = Accelerator()
             place = device_of(accelerator.local_process_index, device)
             with single_device(stock, accelerator, place) as placing:
                 super().__init__(

@@ -1,9 +1,10 @@
 """``--model llava_vid_aot``: lmms-eval's llava_vid with the method."""
 
+from accelerate import Accelerator
 from lmms_eval.models.simple import llava_vid as stock
 
 from llava.eval.lmms.answering import Answering
-from llava.eval.lmms.build import Ending, device_of, join_ranks, single_device
+from llava.eval.lmms.build import Ending, device_of, single_device
 from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool, made_with
 from llava.eval.lmms.settings import split_arguments
 
@@ -37,7 +38,7 @@ class LlavaVidAOT(Answering, stock.LlavaVid):
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, VIDEO)
             check_pool(made, pool, mm_spatial_pool_stride)
-            accelerator = join_ranks()
+            accelerator = Accelerator()
             place = device_of(accelerator.local_process_index, device)
             with single_device(stock, accelerator, place) as placing:
                 super().__init__(
