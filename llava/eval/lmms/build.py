@@ -43,7 +43,7 @@ def device_of(rank: int, wanted: str | None) -> torch.device:
 def single_device(stock: ModuleType, accelerator: Accelerator, device: torch.device) -> Iterator[dict]:
     """Inside, a wrapper of the module `stock` builds as the only process; yields the arguments that place it.
 
-    The stock wrappers take several ranks on GPUs only, and ranks are lmms-eval's matter, not the model's.
+    So it goes to the device given and takes the checkpoint as it is, whatever launched it and whatever its path.
     """
 
     class OneProcess:
