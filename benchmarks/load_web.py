@@ -216,11 +216,12 @@ def plot(report: dict, path: Path) -> None:
 
     figure = Figure(figsize=(8, 4))
     ax = figure.add_subplot()
-    ax.plot(*zip(*report["memory"], strict=True), color="#0072B2")
+    answered, mib = zip(*report["memory"], strict=True)
+    ax.plot(answered, mib, color="#0072B2")
     ax.axvline(WARM_UP * len(report["memory"]), color="#8A8A8A", ls="--", label="end of the warm-up")
-    ax.set(xlabel="questions answered", ylabel="memory of the process, MiB", ylim=(0, None))
+    ax.set(xlabel="questions answered", ylabel="memory of the process, MiB", ylim=(0, 1.2 * max(mib)))
     ax.set_title(f"{report['clients']} clients, {report['questions']} questions, through the {report['through']}")
-    ax.legend()
+    ax.legend(loc="lower right")
     figure.savefig(path, dpi=110)
 
 
