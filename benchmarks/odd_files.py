@@ -54,11 +54,14 @@ def encode(
     muxer: dict[str, str] | None = None,
     sound: bool = False,
     noise: bool = False,
+    title: str | None = None,
 ) -> None:
     """Writes pictures from number `first` on. times: milliseconds of each, for a varying rate. noise: large packets."""
     noisy = np.random.default_rng(0)
     with av.open(str(path), "w", format=container, options=muxer or {}) as out:
         voice = out.add_stream("aac", rate=16000, layout="mono") if sound else None
+        if title is not None:
+            out.metadata["title"] = title
         stream = out.add_stream(codec, rate=rate, options=options or {})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = *size, pix_fmt, gop
         if times is not None:
@@ -110,6 +113,12 @@ def two_sizes(path: Path) -> None:
         encode(part, size=size, frames=12, first=first, container="h264")
         parts.append(part.read_bytes())
     path.write_bytes(b"".join(parts))
+
+
+def foreign_title(path: Path) -> None:
+    """A file whose title is not in UTF-8, as old programs write them."""
+    encode(path, title="Caption")
+    path.write_bytes(path.read_bytes().replace(b"Caption", "Café été".encode("latin-1")[:7]))
 
 
 def playlist(path: Path) -> None:
@@ -182,6 +191,7 @@ READABLE: dict[str, tuple[str, Writer]] = {
     "MP4 called .txt": ("a.txt", _with(container="mp4")),
     "a name with a colon": ("lecture:1.mp4", _with()),
     "a name of spaces, signs and letters of many scripts": ("-мой % видео #1 日本.mp4", _with()),
+    "a title that is not UTF-8": ("a.mkv", foreign_title),
     "ten hours, a frame a minute": ("a.mp4", long),
 }
 # how a readable file's pictures are turned: quarter turns, counter-clockwise

@@ -16,7 +16,7 @@ def open_file(path: str) -> av.container.InputContainer:
     """Opens a file for reading; what it names inside, such as the parts of a playlist, is never fetched."""
     # an absolute path: FFmpeg takes what stands before a colon for a protocol; container_options: PyAV 15
     # crashes on plain options where streams appear late, as in FLV
-    return av.open(os.path.abspath(path), container_options={"protocol_whitelist": "file"})
+    return av.open(os.path.abspath(path), container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
 
 
 def check_container(path: str) -> tuple[str, float]:
