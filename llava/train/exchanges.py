@@ -72,7 +72,7 @@ def matched(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) ->
     alone = rng.random() < bare
     question = _simple(clip, rng) if alone else pick(qa.make_questions(clip), rng, 1)[0]
     options = question.options(rng, str(rng.choice(list(qa.LETTERS))))
-    told = ", ".join(f"{options[i]} is {qa.LETTERS[i]}" for i in rng.permutation(4))
+    told = ", ".join(f"{options[i]} {qa.LETTERS[i]}" for i in rng.permutation(4))
     prompt = _lines(options, rng) if alone else question.choice_prompt(options, str(rng.choice(SHORT_STYLES)))
     return prompt, told
 
