@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from llava.eval.campaign.follow import follow, last_words
+from llava.eval.campaign.follow import Starter, last_words
 from llava.eval.campaign.launch import Launch, command
 from llava.eval.campaign.manifest import environment
 from llava.eval.campaign.plan import Run, make_plan, write_json, write_plan
@@ -50,13 +50,13 @@ def run_campaign(campaign: Campaign, output: Path, launch: Launch, progress: Cam
     tally = Tally(_once(runs))
     broken: dict[str, str] = {}
     failed: dict[str, int] = {}
-    with _alone(folder, launch), progress:
+    with _alone(folder, launch), progress, Starter(launch) as starter:
         if launch.machine_rank == 0:
             write_plan(campaign, runs, output)
         for run in _once(runs):
             state = states[run.folder]
             if not (state.complete and state.failed == 0):
-                reason = _run(run, launch, lambda run=run: progress.show(run.name, *tally.count()))
+                reason = _run(run, launch, starter, lambda run=run: progress.show(run.name, *tally.count()))
                 if launch.machine_rank == 0:
                     states[run.folder] = state = run_state(run.folder)
                 if reason:
@@ -73,9 +73,9 @@ def _once(runs: list[Run]) -> list[Run]:
     return list({run.folder: run for run in reversed(runs)}.values())[::-1]
 
 
-def _run(run: Run, launch: Launch, look: Callable[[], None]) -> str | None:
+def _run(run: Run, launch: Launch, starter: Starter, look: Callable[[], None]) -> str | None:
     """Runs one run, calling look() now and then; why it did not complete, or None."""
-    attempt = run.folder / "attempts" / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S}-{os.getpid()}"
+    attempt = run.folder / "attempts" / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     attempt.mkdir(parents=True)
     if launch.machine_rank == 0:
         write_json(run.folder / "identity.json", run.identity)
@@ -84,7 +84,7 @@ def _run(run: Run, launch: Launch, look: Callable[[], None]) -> str | None:
                 store.forget_failures()
     words, started, clock = command(run, launch, attempt), datetime.now(timezone.utc), time.monotonic()
     log = attempt / "log.txt"
-    code = follow(words, log, look)
+    code = starter.follow(words, log, look)
     if code != 0:
         return f"lmms-eval ended with exit code {code}: {last_words(log)} (see {log})"
     if launch.machine_rank != 0:
