@@ -12,6 +12,7 @@ load.png; exit code 1 when an answer was wrong, a broken file did anything but g
 import argparse
 import contextlib
 import json
+import os
 import platform
 import random
 import re
@@ -107,7 +108,8 @@ def main() -> int:
         "through": "page" if options.page else "worker",
         "clients": options.clients,
         "questions": options.questions,
-        "host": f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}",
+        "host": f"{os.cpu_count()} CPU cores, {platform.machine()}, torch {torch.__version__}",
+        "threads": torch.get_num_threads(),
     }
     output = Path(options.output)
     output.with_suffix(".json").write_text(json.dumps(report, indent=1), encoding="utf-8")

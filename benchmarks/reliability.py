@@ -1,10 +1,12 @@
 """Tries every odd input and writes docs/reliability.md: `python -m benchmarks.reliability`.
 
 --examples: damaged files tried beside the named ones. Ends with exit code 1 when an input gave a wrong frame, a
-crash, or anything else than a video or one sentence.
+crash, or anything else than a video or one sentence. --load-only: renews the section on load alone, from the
+docs/images/load_*.json that load_web.py wrote.
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections import Counter
@@ -17,6 +19,7 @@ from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, encode
 from benchmarks.try_files import Outcome, attempt, cut_file, try_file
 
 OUT = Path(__file__).parents[1] / "docs" / "reliability.md"
+IMAGES = OUT.with_name("images")
 SEEDS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4", "flv": "flv", "ts": "libx264"}
 
 INTRODUCTION = """# Any file
@@ -33,6 +36,15 @@ last picture may be incomplete.
 
 The pictures of these files carry their number in stripes, so that each frame read is checked. Checkpoints,
 settings and prompts are tried by tests/fuzz: no pickle is ever loaded, and damaged files are one sentence.
+"""
+
+LOAD = """## Under load
+
+Written by `python benchmarks/load_web.py --questions 200 --clients 8 --output load` (`--page`: the whole page over
+HTTP). Every client has a video of its own and asks mixed questions at mixed retentions, all at the same time; the last
+one also sends a broken file before each of its questions. Wrong is an answer or a number of kept tokens that differs
+from that of a session nobody shares. Memory is that of the process that holds the model; its growth is the mean over
+the last 35 % of the answers less the mean over the 35 % before them, the first 30 % being the warm-up.
 """
 
 
@@ -68,7 +80,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--examples", type=int, default=300)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--load-only", action="store_true")
     options = parser.parse_args()
+    if options.load_only:
+        before = OUT.read_text(encoding="utf-8").partition(LOAD.splitlines()[0])[0]
+        OUT.write_text(before + "\n".join(under_load()) + "\n", encoding="utf-8")
+        return 0
     with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.workers) as pool:
         return report(Path(name), options.examples, pool)
 
@@ -100,7 +117,7 @@ def report(folder: Path, examples: int, pool: ThreadPoolExecutor) -> int:
         lines.append(f"| {label} | {tell(outcomes)} | {reasons(outcomes)} |")
     lines += ["", f"## {examples} damaged files (bytes flipped, cut out, repeated or zeroed)", ""]
     lines += ["| container | read | refused |", "|---|---:|---:|"]
-    lines += damaged(folder, examples, pool)
+    lines += [*damaged(folder, examples, pool), "", *under_load()]
     OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{OUT}: {wrong} inputs with a wrong outcome")
     return int(wrong > 0)
@@ -119,6 +136,22 @@ def damaged(folder: Path, examples: int, pool: ThreadPoolExecutor) -> list[str]:
         jobs.append(path)
     outcomes = Counter((path.suffix[1:], o.read is None) for path, o in zip(jobs, pool.map(attempt, jobs), strict=True))
     return [f"| {suffix} | {outcomes[suffix, False]} | {outcomes[suffix, True]} |" for suffix in SEEDS]
+
+
+def under_load() -> list[str]:
+    """The section on load: a row and a plot of every run that was kept."""
+    lines = [LOAD, "| through | clients | questions | wrong | broken files | not told in one sentence | seconds |"]
+    lines[-1] += " median and longest wait, s | memory at the end, MiB | growth, MiB | on |"
+    lines += ["|---|" + "---:|" * 9 + "---|"]
+    plots = []
+    for path in sorted(IMAGES.glob("load_*.json"), reverse=True):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        cells = [run["through"], run["clients"], run["questions"], len(run["wrong"]), run["broken_files"]]
+        cells += [run["broken_not_told"], run["seconds"], f"{run['wait_s']['median']}, {run['wait_s']['longest']}"]
+        cells += [f"{run['memory'][-1][1]:.0f}", run["growth_mib"], f"{run['host']}, threads: {run['threads']}"]
+        lines.append("| " + " | ".join(map(str, cells)) + " |")
+        plots += ["", f"![Memory through the {run['through']}, answer by answer](images/{path.stem}.png)"]
+    return lines + plots
 
 
 if __name__ == "__main__":
