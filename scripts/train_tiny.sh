@@ -1,14 +1,19 @@
 #!/usr/bin/env bash
 # Trains checkpoints/aot-tiny from nothing, stage by stage; run it again after an interruption and it goes on.
-# usage: bash scripts/train_tiny.sh [--runs DIR] [--output DIR]
+# usage: bash scripts/train_tiny.sh [--runs DIR] [--output DIR] [--times N] [--batch N] [--until STAGE]
+#   --times, --batch: the recipe's steps times N, clips a step; for a GPU, say, --times 5 --batch 48
+#   --until: stop behind this stage (tower, places, words, letters, answers)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-runs=runs/aot-tiny output=runs/aot-tiny/checkpoint
+runs=runs/aot-tiny output='' until=answers
+more=()
 while [ $# -gt 0 ]; do
     case $1 in
         --runs) runs=$2; shift 2 ;;
         --output) output=$2; shift 2 ;;
-        *) echo "unknown argument $1; use --runs DIR or --output DIR" >&2; exit 2 ;;
+        --times | --batch) more+=("$1" "$2"); shift 2 ;;
+        --until) until=$2; shift 2 ;;
+        *) echo "unknown argument $1; use --runs, --output, --times, --batch or --until" >&2; exit 2 ;;
     esac
 done
 python=python3
@@ -16,9 +21,12 @@ python=python3
 before=()
 for stage in tower places words letters answers; do
     if [ ! -e "$runs/$stage/log.json" ]; then # written when a stage is complete
-        "$python" -m llava.train.train --stage "$stage" --output "$runs/$stage" "${before[@]}"
+        "$python" -m llava.train.train --stage "$stage" --output "$runs/$stage" "${before[@]}" "${more[@]}"
     fi
     before=(--init "$runs/$stage")
+    [ "$stage" = "$until" ] && break
 done
+[ "$until" = answers ] || exit 0
+output=${output:-$runs/checkpoint}
 "$python" -m llava.train.export --run "$runs" --output "$output"
 echo "checkpoint in $output; examine it with: $python -m llava.eval.evaluate --model-path $output"

@@ -128,13 +128,13 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--stage", required=True, choices=STAGES)
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
     parser.add_argument("--init", type=Path, help="folder of the stage before")
-    parser.add_argument("--steps", type=int, help="other than the recipe's")
+    parser.add_argument("--times", type=float, default=1.0, help="the recipe's steps, times this")
+    parser.add_argument("--batch", type=int, help="other than the recipe's")
     parser.add_argument("--deepspeed", help="a ZeRO configuration")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
     stage = STAGES[args.stage]
-    if args.steps:
-        stage = dataclasses.replace(stage, steps=args.steps)
+    stage = dataclasses.replace(stage, steps=round(stage.steps * args.times), batch=args.batch or stage.batch)
     set_seed(args.seed)
     tokenizer_folder = args.output / "tokenizer"
     if not (tokenizer_folder / "tokenizer.json").exists():
@@ -168,7 +168,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     args.output.mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.output)))
-    trainer.save_model()
+    # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
+    torch.save({k: v.half() for k, v in objective.state_dict().items()}, args.output / WEIGHTS)
     (args.output / "log.json").write_text(json.dumps(trainer.state.log_history, indent=0))
 
 

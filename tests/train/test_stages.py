@@ -1,0 +1,57 @@
+"""Every stage takes a step, hands over what it learnt, and goes on where it stopped."""
+
+import dataclasses
+import json
+import shutil
+
+import pytest
+import torch
+
+from llava.train import recipe
+from llava.train.export import export
+from llava.train.tiny_tokenizer import save_tokenizer
+from llava.train.train import WEIGHTS, main
+
+SMALL = recipe.GEOMETRY | {"num_hidden_layers": 4, "hidden_size": 24, "intermediate_size": 32}
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tokenizer")
+    save_tokenizer(folder)
+    return folder
+
+
+def train(stage, folder, tokenizer, *more, steps=1):
+    shutil.copytree(tokenizer, folder / stage / "tokenizer", dirs_exist_ok=True)  # a stage makes its own if it has none
+    times = steps / recipe.STAGES[stage].steps
+    main(["--stage", stage, "--output", str(folder / stage), "--batch", "1", "--times", str(times), *more])
+    return torch.load(folder / stage / WEIGHTS, weights_only=True)
+
+
+def test_stages_hand_over_and_the_last_is_exported(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "GEOMETRY", SMALL)
+    before, more = {}, ()
+    for stage in recipe.STAGES:
+        weights = train(stage, tmp_path, tokenizer, *more)
+        log = json.loads((tmp_path / stage / "log.json").read_text())
+        assert log[-1]["step"] == 1
+        tower = {k: v for k, v in weights.items() if "vision_tower" in k}
+        if recipe.STAGES[stage].objective != "tower":
+            assert before and all(torch.equal(v, before[k]) for k, v in tower.items())  # frozen behind its own stages
+        else:
+            tower = {f"model.model.vision_tower.{k.removeprefix('tower.')}": v for k, v in weights.items()}
+        before, more = before | tower, ("--init", str(tmp_path / stage))
+    export(tmp_path, tmp_path / "checkpoint")
+    assert {"model.safetensors", "config.json", "tokenizer.json", "training_log.json"} <= {
+        p.name for p in (tmp_path / "checkpoint").iterdir()
+    }
+
+
+def test_a_stage_goes_on_from_its_last_checkpoint(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setattr(recipe, "GEOMETRY", SMALL)
+    monkeypatch.setitem(recipe.STAGES, "letters", dataclasses.replace(recipe.STAGES["letters"], rows=(1, 48)))
+    train("letters", tmp_path, tokenizer, steps=100)
+    train("letters", tmp_path, tokenizer, steps=120)
+    log = json.loads((tmp_path / "letters" / "log.json").read_text())
+    assert [row["step"] for row in log if "loss" in row] == [20, 40, 60, 80, 100, 120]
