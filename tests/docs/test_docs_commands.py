@@ -8,10 +8,18 @@ import pytest
 import torch
 
 from llava.cli import main
+from llava.serve import visualize, web
 from llava.serve.options import chat_parser
 
 ROOT = Path(__file__).parents[2]
-PAGES = ("README.md", "docs/quickstart.md", "docs/checkpoints.md", "docs/budget.md", "docs/troubleshooting.md")
+PAGES = (
+    "README.md",
+    "docs/quickstart.md",
+    "docs/checkpoints.md",
+    "docs/budget.md",
+    "docs/troubleshooting.md",
+    "docs/how_it_works.md",
+)
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 # README: the method alone is shown on features that it does not make
 GIVEN = {
@@ -62,6 +70,8 @@ def test_commands(page, folder, monkeypatch, capsys):
                 assert capsys.readouterr().out
         elif name == "clip":
             assert main([name, *words]) == 0
+        elif name in ("visualize", "web"):  # tests/visualize and tests/web run them
+            {"visualize": visualize, "web": web}[name]._parser(name).parse_args(words)
 
 
 def test_pages_have_something_to_run():
@@ -69,7 +79,9 @@ def test_pages_have_something_to_run():
     assert sum(len(commands(page)) for page in PAGES) >= 5
 
 
-@pytest.mark.parametrize("page", [*PAGES, "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "page", [*(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))), "README.md", "CONTRIBUTING.md"]
+)
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#]+)\)", (ROOT / page).read_text(encoding="utf-8"))
     here = [link for link in links if "://" not in link]
