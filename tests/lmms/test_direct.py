@@ -1,0 +1,45 @@
+"""Our uncompressed model through lmms-eval's wrapper says what it says when it is examined directly."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lmms_eval")
+
+from lmms_eval.models import get_model
+
+from llava.eval.evaluate import Examiner, sit
+from llava.eval.exam import clip_files, make_exam
+from llava.eval.questions import choice_correct, open_correct
+from llava.eval.settings import parse_setting
+from llava.eval.shelf import Shelf, shared_plan
+
+EMBEDDED = Path(__file__).resolve().parents[2] / "checkpoints" / "aot-tiny"
+CLIPS = 2
+
+
+def test_replies_and_scores_are_those_of_the_direct_exam(tmp_path, ask):
+    exam = make_exam()
+    clips = sorted({item.clip for item in exam})[:CLIPS]
+    items = [item for item in exam if item.clip in clips]
+    files = clip_files(items, tmp_path)
+    wrapper = get_model("llava_onevision_aot")(pretrained=str(EMBEDDED), batch_size=1, device="cpu", retention=1)
+
+    plan = shared_plan(wrapper.model.get_vision_tower(), [None])
+    examiner = Examiner(wrapper.model, wrapper.tokenizer, Shelf(wrapper.model, wrapper._image_processor, files, plan))
+    direct, _ = sit(examiner, items, parse_setting("full"), captioned=0)
+    assert len(items) >= 2 * CLIPS
+
+    for form, prompt_of, right in (
+        ("open", lambda item: item.question.open_prompt(), lambda text, item: open_correct(text, item.question.answer)),
+        ("choice", lambda item: item.choice_prompt, lambda text, item: choice_correct(text, item.letter)),
+    ):
+        expected = [reply for reply in direct if reply.form == form]
+        through = []
+        for number, item in enumerate(items):
+            doc = {"video": str(files[item.clip])}
+            (result,) = ask(wrapper, [doc], prompt_of(item), task=f"{form} {number}", max_new_tokens=8)
+            through.append(result.text)
+        assert through == [reply.said or "[empty]" for reply in expected]
+        scores = [float(right(text, item)) for text, item in zip(through, items, strict=True)]
+        assert scores == [reply.score for reply in expected]
