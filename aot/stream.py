@@ -111,10 +111,22 @@ class VideoStream:
         # clones, so that what was pushed can be freed
         self._before = self._pending["features"][frames - 1 : frames].clone()
         self._pending = {name: value[frames:].clone() for name, value in self._pending.items()}
-        result = replace(result, frame=result.frame + self._frames, config=self.config)
+        result = replace(result, frame=result.frame + self._frames, clips=[frames], config=self.config)
         self._frames += frames
         self._kept += count
         return result
+
+
+def gather(parts: list[CompressedVideo], new: Sequence[CompressedVideo]) -> None:
+    """Appends closed clips to parts, joined with earlier ones so that few tensors live, each beside larger ones.
+
+    After n clips about log2(n) parts are left, for `join`. Many small tensors that stay would lie scattered among the
+    large ones that come and go, and the process's memory would grow by several times what is kept.
+    """
+    for part in new:
+        parts.append(part)
+        while len(parts) > 1 and len(parts[-1].tokens) >= len(parts[-2].tokens):
+            parts[-2:] = [join(parts[-2:])]
 
 
 _PER_TOKEN = ("tokens", "frame", "position", "kind", "mass")
@@ -125,5 +137,5 @@ def join(parts: Sequence[CompressedVideo]) -> CompressedVideo:
     if not parts:
         raise AOTError("No frame was pushed; there is nothing to join.")
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_TOKEN}
-    clips = [part.frames for part in parts]
+    clips = [length for part in parts for length in part.clips or [part.frames]]
     return replace(parts[0], frames=sum(clips), clips=clips, trace=None, **joined)

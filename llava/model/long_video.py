@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 
 from aot import CompressedVideo, join
+from aot.stream import gather
 
 CHUNK = 16  # frames
 
@@ -15,15 +16,17 @@ def compress_stream(model, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
     """Tokens of a video whose pixels come in chunks (F, 3, S, S), in order; only kept tokens pile up.
 
     model: a LLaVA model, whose ``config.aot`` says how (see `aot.VideoStream` for what a stream cannot do). chunks:
-    of `pixel_chunks`, or any; the next one is made in a thread while the tower works on the last. The result goes
-    into ``images=[...]`` as a `VideoFeatures` does. Raises AOTError for no frames.
+    of `pixel_chunks`, or any; beside a GPU the next one is made in a thread while the tower works on the last. The
+    result goes into ``images=[...]`` as a `VideoFeatures` does. Raises AOTError for no frames.
     """
     stream = model.video_stream()
-    parts = []
-    for pixels in one_ahead(chunks):
+    parts: list[CompressedVideo] = []
+    # a tower on the CPU uses its cores already, and buffers of two threads leave gaps that make the memory grow
+    for pixels in chunks if model.device.type == "cpu" else one_ahead(chunks):
         video = model.encode_video(pixels.to(model.device))
-        parts += stream.push(video.features, video.shallow, video.deep, extras=video.extras)
-    return join(parts + stream.finish())
+        gather(parts, stream.push(video.features, video.shallow, video.deep, extras=video.extras))
+    gather(parts, stream.finish())
+    return join(parts)
 
 
 def pixel_chunks(frames, image_processor, *, size: int = CHUNK) -> Iterator[torch.Tensor]:

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from aot import AOTConfig, AOTError, Kind, VideoStream, compress, join
+from aot.stream import gather
 
 NEWLINE = torch.zeros(16)
 
@@ -92,3 +93,16 @@ def test_other_troubles_are_said(make_video):
         ours.push(torch.rand(1, 36, 16))
     with pytest.raises(AOTError, match="one frame"):
         compress(*make_video(2, (6, 6), 16), AOTConfig(), before=torch.rand(2, 36, 16))
+
+
+def test_gathered_clips_are_few_parts_and_the_same_video(make_video):
+    video = make_video(13 * 8, (6, 6), 16)
+    clips = stream(video, {"retention": 0.1}, pushes=5)
+    parts = []
+    for clip in clips:
+        gather(parts, [clip])
+    whole, expected = join(parts), join(clips)
+    assert len(clips) == 13 and len(parts) <= 4
+    assert whole.clips == expected.clips == [8] * 13 and whole.frames == expected.frames == 104
+    for name in ("tokens", "frame", "position", "kind", "mass"):
+        assert torch.equal(getattr(whole, name), getattr(expected, name))
