@@ -80,9 +80,13 @@ def chosen(options) -> Campaign:
         campaign = replace(campaign, settings=kept)
     reason = "as asked" if options.embedded else why_not(campaign)
     if reason is None:
-        return with_limit(campaign, options.limit)
-    print(f"This runs on the embedded model ({reason}).", file=sys.stderr)
-    return stand_in(campaign, embedded_checkpoint(), limit=options.limit)
+        campaign = with_limit(campaign, options.limit)
+    else:
+        print(f"This runs on the embedded model ({reason}).", file=sys.stderr)
+        campaign = stand_in(campaign, embedded_checkpoint(), limit=options.limit)
+    if options.settings:
+        campaign = replace(campaign, note="; ".join([*filter(None, [campaign.note]), f"only {options.settings}"]))
+    return campaign
 
 
 def why_not(campaign: Campaign) -> str | None:
