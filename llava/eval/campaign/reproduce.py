@@ -27,7 +27,10 @@ def main(arguments: list[str] | None = None, *, prog: str = "reproduce") -> int:
     parser.add_argument("table", help=f"one of: {known_campaigns()}")
     parser.add_argument("--embedded", action="store_true", help="use the embedded model whatever there is")
     parser.add_argument("--limit", type=int, metavar="N", help="questions a task (default: all)")
-    parser.add_argument("--settings", metavar="TEXT", help="only all tokens and the settings with this in their name")
+    parser.add_argument(
+        "--settings", action="append", default=[], metavar="TEXT",
+        help="only all tokens and the settings with this in their name; may be repeated",
+    )  # fmt: skip
     parser.add_argument("--pages", type=Path, default=PAGES, metavar="DIR", help="where the page goes")
     add_launch_options(parser)
     options = parser.parse_args(arguments)
@@ -76,7 +79,9 @@ def chosen(options) -> Campaign:
     if campaign.include_path:
         campaign = replace(campaign, include_path=str(ROOT / campaign.include_path))
     if options.settings:
-        kept = tuple(s for s in campaign.settings if s.aot is None or options.settings.lower() in s.name.lower())
+        kept = tuple(
+            s for s in campaign.settings if s.aot is None or any(t.lower() in s.name.lower() for t in options.settings)
+        )
         campaign = replace(campaign, settings=kept)
     reason = "as asked" if options.embedded else why_not(campaign)
     if reason is None:
@@ -85,7 +90,7 @@ def chosen(options) -> Campaign:
         print(f"This runs on the embedded model ({reason}).", file=sys.stderr)
         campaign = stand_in(campaign, embedded_checkpoint(), limit=options.limit)
     if options.settings:
-        campaign = replace(campaign, note="; ".join([*filter(None, [campaign.note]), f"only {options.settings}"]))
+        campaign = replace(campaign, note="; ".join([*filter(None, [campaign.note]), f"only {', '.join(options.settings)}"]))
     return campaign
 
 
