@@ -51,7 +51,7 @@ def test_a_table_through_lmms_eval_itself(tmp_path, monkeypatch):
     assert reproduce.main(words) == 0
     page = (tmp_path / "pages" / "iterations.md").read_text()
     assert page.startswith("# LLaVA-OneVision-7B") and "on the embedded model" in page.splitlines()[0]
-    assert "only no such setting" in page.splitlines()[0]
+    assert "of its rows only all tokens and no such setting" in page.splitlines()[0]
     data = json.loads((tmp_path / "out" / "iterations-embedded" / "campaign.json").read_text())
     folder = tmp_path / "out" / "iterations-embedded" / data["runs"][0]["folder"]
     questions = read_questions(folder / "questions.jsonl")

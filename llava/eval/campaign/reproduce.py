@@ -90,7 +90,8 @@ def chosen(options) -> Campaign:
         print(f"This runs on the embedded model ({reason}).", file=sys.stderr)
         campaign = stand_in(campaign, embedded_checkpoint(), limit=options.limit)
     if options.settings:
-        campaign = replace(campaign, note="; ".join([*filter(None, [campaign.note]), f"only {', '.join(options.settings)}"]))
+        rows = "of its rows only all tokens and " + "; ".join(options.settings)
+        campaign = replace(campaign, note=f"{campaign.note}; {rows}" if campaign.note else rows)
     return campaign
 
 
