@@ -55,7 +55,9 @@ def test_cut_files(tmp_path):
         for outcome in outcomes:
             # nothing lost in silence where the container says how long it is; elsewhere what is there is read
             assert outcome.right and (outcome.read is None or not tells), (label, outcome.words)
-            assert outcome.read is None or outcome.read < FRAMES, (label, outcome.words)
+        # MPEG-2 and WMV end in padding, so that a late cut may take no picture away
+        read = [outcome.read for outcome in outcomes if outcome.read is not None]
+        assert read == sorted(read) and max(read, default=0) <= FRAMES and min(read, default=0) < FRAMES, (label, read)
 
 
 class Chosen(Sink):
