@@ -44,7 +44,8 @@ Written by `python benchmarks/load_web.py --questions 200 --clients 8 --output l
 HTTP). Every client has a video of its own and asks mixed questions at mixed retentions, all at the same time; the last
 one also sends a broken file before each of its questions. Wrong is an answer or a number of kept tokens that differs
 from that of a session nobody shares. Memory is that of the process that holds the model; its growth is the mean over
-the last 35 % of the answers less the mean over the 35 % before them, the first 30 % being the warm-up.
+the last 35 % of the answers less the mean over the 35 % before them, the first 30 % being the warm-up. Seconds and
+waits were taken on a machine busy with other work and say little; answers and memory do not depend on it.
 """
 
 
