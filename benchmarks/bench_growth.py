@@ -2,23 +2,27 @@
 
     python -m benchmarks.bench_growth [--frames 8 32 128 512 1024] [--output FILE] [--plot docs/images/growth.svg]
 
-Each point has a process of its own: the first run gives the peak memory above that before the first frame (what the
-pixels of the whole video take included, kept tokens too), a second one the time. Exponents are slopes of least squares
+Each point runs in a fork of a process that has loaded the model: peak memory is above that before the first frame, with
+the pixels of the whole video and the kept tokens; the time is of the same run, on a model that has run once.
+Exponents are slopes of least squares
 through the logarithms of all points. The last line is JSON.
 """
 
 import argparse
 import json
-import subprocess
+import multiprocessing
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
 from benchmarks.bench_memory import CHUNK, resident
-from benchmarks.measure import circumstances, seconds
+from benchmarks.measure import circumstances
 from benchmarks.plot_growth import slope
+from benchmarks.shapes import make_model
+from llava.model.long_video import compress_stream
 
 CPU = torch.device("cpu")
 WAYS = ("whole", "streamed")
@@ -26,8 +30,6 @@ WAYS = ("whole", "streamed")
 
 def work_of(model, way: str, frames: int) -> Callable:
     """What encodes and compresses random frames, as a whole or in chunks."""
-    from llava.model.long_video import compress_stream
-
     size = model.get_vision_tower().image_size
 
     def chunks():
@@ -35,27 +37,24 @@ def work_of(model, way: str, frames: int) -> Callable:
             yield torch.randn(min(CHUNK, frames - start), 3, size, size)
 
     if way == "streamed":
-        return lambda _: compress_stream(model, chunks())
-    return lambda _: model.video_tokens(model.encode_video(torch.randn(frames, 3, size, size)))[1]
+        return lambda: compress_stream(model, chunks())
+    return lambda: model.video_tokens(model.encode_video(torch.randn(frames, 3, size, size)))[1]
 
 
 @torch.inference_mode()
-def child(way: str, frames: int, retention: float) -> dict:
-    """One point; stops the process when the number of tokens is wrong."""
-    from benchmarks.shapes import make_model
-
-    torch.manual_seed(0)
-    model = make_model("tiny", CPU)
+def measure(model, way: str, frames: int, retention: float) -> dict:
+    """One point; ends with an error when the number of tokens is wrong."""
     model.config.aot = {"retention": retention}
     work = work_of(model, way, frames)
     settled = resident("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the highest starts anew
-    video = work(0)
+    start = time.process_time()
+    video = work()
+    spent = time.process_time() - start
     above = resident("VmHWM") - settled
     if video.num_visual != video.config.budget(frames, video.tokens_before // frames):
-        sys.exit(f"{video.num_visual} tokens are not what was asked for; nothing is reported.")
-    time_ms = 1e3 * seconds(work, CPU, repeats=1, warmup=0)
-    return {"way": way, "frames": frames, "retention": retention, "ms": time_ms, "above_mib": above / 2**20}
+        raise RuntimeError(f"{video.num_visual} tokens are not what was asked for; nothing is reported.")
+    return {"way": way, "frames": frames, "retention": retention, "ms": 1e3 * spent, "above_mib": above / 2**20}
 
 
 def draw(result: dict, output: Path) -> dict[str, float]:
@@ -88,23 +87,25 @@ def main() -> int:
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 32, 128, 512, 1024])
     parser.add_argument("--retentions", nargs="+", type=float, default=[0.05, 0.1, 0.25, 0.5])
     parser.add_argument("--at", type=int, default=128, help="frames of the curve against retention")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, help="file for the JSON, beside the last line")
     parser.add_argument("--plot", type=Path, help="file for the picture (.svg)")
-    parser.add_argument("--child", nargs=3, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    if options.child:
-        way, frames, retention = options.child
-        print(json.dumps(child(way, int(frames), float(retention))))
-        return 0
+    torch.set_num_threads(1)  # forks need it, and so does the process's clock
+    torch.manual_seed(0)
+    model = make_model("tiny", CPU)
+    measure(model, "whole", 8, 0.1)
 
     def point(way: str, frames: int, retention: float) -> dict:
-        command = [sys.executable, "-m", "benchmarks.bench_growth", "--threads", str(options.threads)]
-        command += ["--child", way, str(frames), str(retention)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        print(done.stdout.splitlines()[-1], flush=True)
-        return json.loads(done.stdout.splitlines()[-1])
+        context = multiprocessing.get_context("fork")
+        rows = context.SimpleQueue()
+        process = context.Process(target=lambda: rows.put(measure(model, way, frames, retention)))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit(f"{way}, {frames} frames: measuring failed; nothing is reported.")
+        row = rows.get()
+        print(json.dumps(row), flush=True)
+        return row
 
     result = {"benchmark": "growth", **circumstances(CPU)}
     result["by_frames"] = [point(way, frames, 0.1) for way in WAYS for frames in options.frames]

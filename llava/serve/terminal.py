@@ -3,8 +3,6 @@
 import sys
 import threading
 
-from prompt_toolkit import PromptSession
-from prompt_toolkit.completion import WordCompleter
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -24,6 +22,9 @@ class Terminal:
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self._prompt = None
         if self.interactive:
+            from prompt_toolkit import PromptSession  # a fifth of a second that one question as JSON does not need
+            from prompt_toolkit.completion import WordCompleter
+
             completer = WordCompleter(commands or [], sentence=True)
             self._prompt = PromptSession(completer=completer, complete_while_typing=False)
 
