@@ -131,7 +131,7 @@ def _made_with(table: Table) -> str:
 
     rows = [
         ["checkpoint", every(lambda m: m["identity"]["checkpoint"])],
-        ["weights, SHA-256", every(lambda m: (m["identity"]["checkpoint_hash"] or "not local")[:16])],
+        ["weights and config.json, SHA-256", every(lambda m: (m["identity"]["checkpoint_hash"] or "not local")[:16])],
         ["questions", every(lambda m: f"{m['identity']['task']} {m['questions']}")],
         ["commit", every(lambda m: _commit(m["commit"]))],
         *(
