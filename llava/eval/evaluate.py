@@ -25,7 +25,7 @@ from llava.eval.exam import QUESTIONS, SEED, Item, clip_files, make_exam
 from llava.eval.plain_asking import ask_plainly
 from llava.eval.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
 from llava.eval.reduction import Counts, counts_inside, fit_anchors, own_cost, reduce
-from llava.eval.settings import Setting, parse_setting
+from llava.eval.settings import KNOWN, Setting, parse_setting
 from llava.eval.shelf import Shelf, shared_plan
 from llava.model.builder import load_pretrained_model
 
@@ -188,14 +188,15 @@ def _plan(model, settings: list[Setting]):
 def exam_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what names the model, the exam and the folder of its replies."""
     parser.add_argument("--model-path", type=Path, default=Path("checkpoints/aot-tiny"))
-    parser.add_argument("--questions", type=int, default=QUESTIONS)
+    parser.add_argument("--questions", type=int, default=QUESTIONS, help=f"how many (default {QUESTIONS})")
     parser.add_argument("--seed", type=int, default=SEED, help="the exam's first clip")
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     exam_arguments(parser)
-    parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS)
+    known = f"{KNOWN} (default: {' '.join(DEFAULT_SETTINGS)})"
+    parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS, metavar="NAME", help=known)
     parser.add_argument("--captioned", type=int, default=CAPTIONED, help="clips whose captions are scored")
     parser.add_argument("--output", type=Path, default=Path("runs/exam"), help="folder of replies and clips")
     args = parser.parse_args(arguments)

@@ -54,6 +54,8 @@ def read_job(options: Namespace) -> Job:
     }
     try:
         lines = options.input.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise ChatError(f"There is no file of questions at {options.input}; check --input.") from error
     except UnicodeDecodeError as error:
         raise ChatError(f"{options.input} is no UTF-8 text; save it as JSON Lines.") from error
     questions = [

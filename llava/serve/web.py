@@ -58,7 +58,7 @@ def _page_module():
     try:
         from llava.serve import web_page
     except ImportError as error:
-        raise AOTError(f"The page needs {error.name}; install it with: pip install 'aot-video[web]'.") from error
+        raise AOTError(f"The page needs {error.name}; run pip install -e '.[web]' in the repository.") from error
     return web_page
 
 
