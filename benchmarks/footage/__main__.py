@@ -86,7 +86,7 @@ def main() -> int:
     args = parser.parse_args()
     if not args.report:
         if args.cache is None:
-            parser.error("give the folder for the packages, such as footage_cache")
+            parser.error("give the folder for the packages, such as runs/footage_cache")
         missing = [name for name, module in (("onnx", "onnx"), ("pot", "ot")) if find_spec(module) is None]
         if missing:
             print(f"{' and '.join(missing)} not found; run: pip install {' '.join(missing)}", file=sys.stderr)

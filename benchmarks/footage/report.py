@@ -3,6 +3,7 @@
 import csv
 from pathlib import Path
 
+import numpy as np
 import torch
 
 MEASURES = {
@@ -58,33 +59,48 @@ def table(figures: Figures, measure: str) -> str:
 
 
 def released(figures: Figures) -> str:
-    """Markdown: the released preset's real shares and figures."""
-    from benchmarks.footage.measures import interval
-
-    shares = figures.values("share", RELEASED, "") * 100
-    lines = [f"| tokens kept | {' | '.join(MEASURES.values())} |", "| --- | ---: | ---: | ---: |"]
-    texts = ["{:.3f} [{:.3f}, {:.3f}]".format(*interval(figures.values(measure, RELEASED, ""))) for measure in MEASURES]
-    lines.append(f"| {shares.mean():.1f} % ({shares.min():.1f} to {shares.max():.1f}) | {' | '.join(texts)} |")
+    """Markdown: the released preset's real shares and figures, and the default's between its retentions there."""
+    shares = figures.values("share", RELEASED, "")
+    lines = [f"| | tokens kept | {' | '.join(MEASURES.values())} |", "| --- | ---: | ---: | ---: | ---: |"]
+    text = f"{shares.mean():.1%} ({shares.min():.1%} to {shares.max():.1%})".replace("%", " %")
+    there = {measure: figures.values(measure, RELEASED, "") for measure in MEASURES}
+    ours = {measure: between(figures, measure, shares) for measure in MEASURES}
+    for name, values in ((RELEASED, there), ("aot at each clip's same share, straight between its retentions", ours)):
+        lines.append(f"| {name} | {text} | {' | '.join(cell(values[measure]) for measure in MEASURES)} |")
     return "\n".join(lines)
 
 
-def standing(figures: Figures) -> str:
-    """Markdown: rank of the default at each retention, the best other method, and the paired difference to it."""
+def between(figures: Figures, measure: str, shares: torch.Tensor) -> torch.Tensor:
+    """The default's values (clips,) at shares (clips,), linear between the shares that were measured."""
+    names = sorted(figures.retentions, key=float)
+    known = torch.stack([figures.values("share", OURS, name) for name in names])
+    values = torch.stack([figures.values(measure, OURS, name) for name in names])
+    columns = zip(shares, known.T, values.T, strict=True)
+    return torch.tensor([np.interp(share, at, value) for share, at, value in columns], dtype=torch.float64)
+
+
+def cell(values: torch.Tensor, sign: str = "") -> str:
+    """Mean [low, high] of one value a clip."""
     from benchmarks.footage.measures import interval
 
+    mean, low, high = interval(values)
+    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+
+
+def standing(figures: Figures) -> str:
+    """Markdown: rank of the default at each retention, and paired differences to the best other and to random."""
     lines = [
-        "| measure | retention | rank of aot | best other | aot − best other |",
-        "| --- | ---: | ---: | --- | ---: |",
+        "| measure | retention | rank of aot | best other | aot − best other | aot − random |",
+        "| --- | ---: | ---: | --- | ---: | ---: |",
     ]
     for measure, title in MEASURES.items():
         for retention in figures.retentions:
-            means = {m: float(figures.values(measure, m, retention).mean()) for m in figures.methods}
-            rank = sorted(means, key=means.get).index(OURS) + 1
-            other = min((m for m in means if m != OURS), key=means.get)
-            paired = figures.values(measure, OURS, retention) - figures.values(measure, other, retention)
-            mean, low, high = interval(paired)
-            text = f"{mean:+.3f} [{low:+.3f}, {high:+.3f}]"
-            lines.append(f"| {title} | {percent(retention)} | {rank} of {len(means)} | {other} | {text} |")
+            values = {m: figures.values(measure, m, retention) for m in figures.methods}
+            order = sorted(values, key=lambda m: float(values[m].mean()))
+            other = next(m for m in order if m != OURS)
+            texts = [cell(values[OURS] - values[m], "+") for m in (other, "random")]
+            rank = f"{order.index(OURS) + 1} of {len(order)}"
+            lines.append(f"| {title} | {percent(retention)} | {rank} | {other} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
@@ -99,7 +115,7 @@ def verdict(figures: Figures) -> str:
         first = [percent(r) for r, rank in zip(figures.retentions, ranks, strict=True) if rank == 1]
         span = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
         where = f"first at {', '.join(first)}" if first else "nowhere first"
-        places.append(f"by the {title} it is {where} (ranks {span} of {len(figures.methods)})")
+        places.append(f"by the measure “{title}” it is {where} (ranks {span} of {len(figures.methods)})")
     return f"AOT's default: {'; '.join(places)}."
 
 

@@ -94,10 +94,10 @@ def test_packages_that_are_missing_or_changed(tmp_path, monkeypatch):
 
 def test_page_says_where_the_default_is_not_first(tmp_path):
     """Two clips, two methods: the table's means, the rank and the paired difference follow from the figures."""
-    figures = [("a", "aot", 0.2), ("b", "aot", 0.4), ("a", "other", 0.1), ("b", "other", 0.3)]
+    figures = [("a", "aot", 0.2), ("b", "aot", 0.4), ("a", "random", 0.1), ("b", "random", 0.3)]
     lines = ["clip,method,retention,share,wasserstein,nearest,rebuilding"]
-    for share in ("0.2", "0.1"):
-        lines += [f"{clip},{method},{share},{share},{v},{v},{v}" for clip, method, v in figures]
+    for share, more in (("0.2", 0), ("0.1", 0.5)):
+        lines += [f"{clip},{method},{share},{share},{v + more},{v},{v}" for clip, method, v in figures]
     lines += [f"{clip},released preset,,0.12,0.5,0.5,0.5" for clip in "ab"]
     (tmp_path / "f.csv").write_text("\n".join(lines))
     page = tmp_path / "page.md"
@@ -106,7 +106,9 @@ def test_page_says_where_the_default_is_not_first(tmp_path):
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
     assert "nowhere first (ranks 2 of 2)" in text
-    assert "| other | **0.200** [0.100, 0.300] | **0.200** [0.100, 0.300] |" in text
-    assert "| 10 % | 2 of 2 | other | +0.100 [+0.100, +0.100] |" in text
-    assert "| 12.0 % (12.0 to 12.0) |" in text
+    assert "| random | **0.200** [0.100, 0.300] | **0.700** [0.600, 0.800] |" in text
+    # aot's distances are 0.3 at 20 % and 0.8 at 10 %: a fifth of the way from 10 %, at 12 %, 0.7
+    assert "its retentions | 12.0 % (12.0 % to 12.0 %) | 0.700 [0.600, 0.800] |" in text
+    assert "| 10 % | 2 of 2 | random | +0.100 [+0.100, +0.100] | +0.100 [+0.100, +0.100] |" in text
+    assert "| released preset | 12.0 % (12.0 % to 12.0 %) | 0.500 [0.500, 0.500] |" in text
     assert (tmp_path / "f.png").stat().st_size > 1000
