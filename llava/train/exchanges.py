@@ -9,7 +9,7 @@ import numpy as np
 
 from llava.eval import clips
 from llava.eval import questions as qa
-from llava.eval.clips import COLORS, DURATION, TIMES
+from llava.eval.clips import COLORS
 
 SHORT_STYLES, LONG_STYLES = ("egoschema", "mlvu"), ("videomme",)  # wordings of a choice, by length
 ROW = {"open": 34, "short": 56, "long": 96}  # tokens of a packed row
@@ -89,45 +89,11 @@ def _lines(options: tuple[str, ...], rng: np.random.Generator) -> str:
     return "\n".join(style.format(c, o) for c, o in zip(qa.LETTERS, options, strict=True))
 
 
-def read(clip: clips.Clip, rng: np.random.Generator, *, choice: float = 0.5) -> tuple[str, str]:
-    """A question behind notes on the clip that settle it."""
-    (question,) = pick(qa.make_questions(clip), rng, 1)
-    prompt, answer = ask(question, rng, any_style(rng, choice))
-    return f"{notes(clip)}\n{prompt}", answer
-
-
-def notes(clip: clips.Clip) -> str:
-    """What there is to know about a clip, in order of time: a caption with places and times."""
-    told = [(t.on, _noted(t)) for t in clip.things]
-    if clip.needle:
-        star = clip.needle
-        told.append((star.on, f"A {star.color} star flashes {qa.corner(*star.start)}{_when(star.on)}."))
-    told += [(t - 0.01, f"The scene changes{_when(t)}.") for t in clip.cuts[1:]]
-    return " ".join(text for _, text in sorted(told, key=lambda pair: pair[0]))
-
-
-def _noted(t: clips.Thing) -> str:
-    where = qa.corner(*t.center(TIMES[np.searchsorted(TIMES, t.on)]))
-    acts = [f"appears{_when(t.on)}"] if t.on > 0 else []
-    acts.append("stays still" if t.motion == "still" else f"moves {t.motion}")
-    acts += [f"turns {t.color_after}{_when(t.change)}"] if t.change is not None else []
-    acts += [f"disappears{_when(t.off)}"] if t.off < DURATION else []
-    last = qa.corner(*t.center(TIMES[-1])) if t.off == DURATION else None
-    return f"A {qa.name(t)} {where}" + ", ".join(["", *acts] + ([f"ends {last}"] if last else [])) + "."
-
-
-def _when(t: float) -> str:
-    quarter = qa.quarter(t)
-    return f" in the {quarter}" if quarter else ""
-
-
 def text_segment(
-    tokenizer, clip: clips.Clip, rng: np.random.Generator, *, matching: float = 0.5, reading: float = 0.0, bare: float
+    tokenizer, clip: clips.Clip, rng: np.random.Generator, *, matching: float = 0.5, bare: float
 ) -> Segment:
-    """An exchange that text alone answers: `matched`, `read` or `copied`, with these probabilities."""
-    kind = rng.random()
-    if kind < matching:
+    """An exchange that text alone answers: `matched` with this probability, else `copied`."""
+    if rng.random() < matching:
         letters = {tokenizer(f"x {letter}").input_ids[-1] for letter in qa.LETTERS}
         return segment(tokenizer, *matched(clip, rng, bare=bare), video=False, only=letters)
-    exchange = read(clip, rng) if kind < matching + reading else copied(clip, rng, bare=bare)
-    return segment(tokenizer, *exchange, video=False)
+    return segment(tokenizer, *copied(clip, rng, bare=bare), video=False)

@@ -82,8 +82,8 @@ class ClipConversations(Dataset):
 
 
 class TextConversations(Dataset):
-    """Rows of text alone. matching, reading: shares of exchanges that name the letter of every option, and that are
-    answered from notes; the others are answered by copying. bare: share of the options without question and wording.
+    """Rows of text alone. matching: share of exchanges that name the letter of every option; the others are answered
+    by copying. bare: share of the options without question and wording.
     """
 
     def __init__(self, tokenizer, length: int, *, rows: tuple[int, int], start: int, **shares: float):

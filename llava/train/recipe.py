@@ -68,8 +68,7 @@ class Stage:
     decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
     places: bool = False  # tower: ask where in the frame a patch lies
     rows: tuple[int, int] = (8, 96)  # text: exchanges a block and tokens an exchange
-    matching: float = 0.0  # text: share of exchanges that name the letter of every option
-    reading: float = 0.0  # text: share that is answered from notes; the rest by copying
+    matching: float = 0.0  # text: share of exchanges that name the letter of every option; the rest by copying
     bare: float = 0.0  # text: share of the options that stand without question and wording
     mix: Mix = field(default_factory=Mix)
     coarse: float = 0.0  # video: share of batches with frames of fewer tokens

@@ -10,7 +10,6 @@ import numpy as np
 
 from llava.eval import questions as qa
 from llava.eval.clips import COLORS, sample_clip
-from llava.train.exchanges import notes
 
 VOCABULARY = 1024
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -30,7 +29,7 @@ def corpus(clips: int = 400) -> Iterator[str]:
         yield from [word, f" {word}"] * 50
     for seed in range(clips):
         clip = sample_clip(seed)
-        yield f"{qa.caption(clip)} {notes(clip)} The answer is red."
+        yield f"{qa.caption(clip)} The answer is red."
         for i, question in enumerate(qa.make_questions(clip)):
             style = tuple(qa.CHOICE_PROMPTS)[i % len(qa.CHOICE_PROMPTS)]
             yield question.open_prompt()

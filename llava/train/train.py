@@ -98,8 +98,7 @@ def build(stage: Stage, tokenizer_folder: Path):
     objective = VideoObjective(model, letters, layer=TRACKED_LAYER, tracking=stage.tracking)
     if stage.objective == "text":
         data = TextConversations(
-            tokenizer, clips, rows=stage.rows, start=stage.first, matching=stage.matching, reading=stage.reading,
-            bare=stage.bare,
+            tokenizer, clips, rows=stage.rows, start=stage.first, matching=stage.matching, bare=stage.bare,
         )  # fmt: skip
     else:
         data = ClipConversations(

@@ -125,7 +125,7 @@ def test_an_exchange_that_does_not_fit_its_row_is_refused(model):
 
 def test_text_rows_fit_and_end_in_an_answer(model):
     _, tokenizer = model
-    sample = TextConversations(tokenizer, 2, rows=(6, 208), start=0, matching=0.2, reading=0.6, bare=0.5)[1]
+    sample = TextConversations(tokenizer, 2, rows=(6, 208), start=0, matching=0.5, bare=0.5)[1]
     batch, prefix = batch_of(tokenizer, [sample], ((6, 208),))
     assert batch["ids"].shape == (1, len(prefix) + 6 * 208)
     ends = [s.tokens[-1] for s in sample["segments"]]
