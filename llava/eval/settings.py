@@ -7,13 +7,13 @@ counts of its own: its num_anchors is then the one that comes nearest to this re
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import dataclass
 
 from aot import AOTConfig
 from aot.baselines.in_llm import is_in_llm
 from aot.config import PRESETS
+from llava.serve.options import json_or_word
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("schedule") == "cascade")
 KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…]"
@@ -52,7 +52,7 @@ def parse_setting(name: str) -> Setting:
     method, _, share = head.partition("@")
     try:
         retention = float(share)
-        changes = {key: _value(text) for key, text in (field.split("=", 1) for field in fields)}
+        changes = {key: json_or_word(text) for key, text in (field.split("=", 1) for field in fields)}
         if method in OWN_COUNTS:
             AOTConfig(retention=retention)  # in range
             return Setting(name, AOTConfig.preset(method, **changes), fit=True, retention=retention)
@@ -60,11 +60,3 @@ def parse_setting(name: str) -> Setting:
         return Setting(name, config, retention=retention)
     except ValueError as error:
         raise ValueError(f"{name!r} is not a setting ({KNOWN}): {error}") from error
-
-
-def _value(text: str):
-    """A number, true, false, null, list or mapping as in JSON; anything else is a word."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text

@@ -114,7 +114,12 @@ def _setting(text: str) -> tuple[str, object]:
     name, equals, value = text.partition("=")
     if not equals or not name:
         raise ChatError(f"--set takes NAME=VALUE, such as --set clips=dynamic, and not {text!r}.")
+    return name, json_or_word(value)
+
+
+def json_or_word(text: str):
+    """A number, true, false, null, list or mapping as in JSON; anything else is a word."""
     try:
-        return name, json.loads(value)
+        return json.loads(text)
     except json.JSONDecodeError:
-        return name, value
+        return text

@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,9 +20,18 @@ OUTPUT = Path("runs/campaigns")
 def main(arguments: list[str] | None = None, *, prog: str = "aot eval") -> int:
     """Runs a campaign; 0 when every question has a reply, 1 when something failed, 2 for a wrong command."""
     options = eval_parser(prog).parse_args(arguments)
-    try:
+
+    def work() -> Summary:
         campaign = with_limit(load_campaign(options.campaign), options.limit)
-        summary = run_campaign(campaign, options.output, launch_of(options), CampaignProgress())
+        return run_campaign(campaign, options.output, launch_of(options), CampaignProgress())
+
+    return finish(prog, work)
+
+
+def finish(prog: str, work: Callable[[], Summary]) -> int:
+    """Runs the work of a command that runs campaigns, says how it ended, and returns the exit code."""
+    try:
+        summary = work()
     except (CampaignError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, CampaignError) else 1

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from llava.eval.campaign.cli import add_launch_options, launch_of, tell
-from llava.eval.campaign.drive import run_campaign
+from llava.eval.campaign.cli import add_launch_options, finish, launch_of
+from llava.eval.campaign.drive import Summary, run_campaign
 from llava.eval.campaign.embedded import ROOT, embedded_checkpoint, stand_in
 from llava.eval.campaign.plan import checkpoint_folder, with_limit
 from llava.eval.campaign.progress import CampaignProgress
@@ -34,21 +34,16 @@ def main(arguments: list[str] | None = None, *, prog: str = "reproduce") -> int:
     parser.add_argument("--pages", type=Path, default=PAGES, metavar="DIR", help="where the page goes")
     add_launch_options(parser)
     options = parser.parse_args(arguments)
-    try:
-        campaign = chosen(options)
-        launch = launch_of(options)
+
+    def work() -> Summary:
+        campaign, launch = chosen(options), launch_of(options)
         summary = run_campaign(campaign, options.output, launch, CampaignProgress())
         if launch.machine_rank == 0:
             for page in write_pages(summary.folder, options.pages, ALIASES.get(options.table, options.table)):
                 print(page)
-    except (CampaignError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, CampaignError) else 1
-    except KeyboardInterrupt:
-        print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
-        return 130
-    tell(summary, prog)
-    return 0 if summary.ok else 1
+        return summary
+
+    return finish(prog, work)
 
 
 def write_pages(folder: Path, pages: Path, name: str) -> list[Path]:

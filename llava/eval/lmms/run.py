@@ -4,18 +4,17 @@ It is a campaign that is written on the command line instead of in a YAML file, 
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.cli import add_launch_options, launch_of, tell
-from llava.eval.campaign.drive import run_campaign
+from llava.eval.campaign.cli import add_launch_options, finish, launch_of
+from llava.eval.campaign.drive import Summary, run_campaign
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.report import write_table
 from llava.eval.campaign.spec import Campaign, CampaignError, campaign_from
 from llava.eval.campaign.tables import load_tables
-from llava.serve.options import Parser
+from llava.serve.options import Parser, json_or_word
 
 TASKS = Path(__file__).resolve().parents[3] / "lmms_eval_tasks"
 
@@ -23,20 +22,16 @@ TASKS = Path(__file__).resolve().parents[3] / "lmms_eval_tasks"
 def main(arguments: list[str] | None = None) -> int:
     """0 when every question has a reply, 1 when some failed or a run did not complete, 2 for a wrong command."""
     options = run_parser().parse_args(arguments)
-    try:
+
+    def work() -> Summary:
         campaign, launch = campaign_of(options), launch_of(options)
         summary = run_campaign(campaign, options.output, launch, CampaignProgress())
         if launch.machine_rank == 0:
             for table in load_tables([summary.folder]):
                 print(write_table(table, summary.folder))
-    except (CampaignError, OSError) as error:
-        print(f"{options.prog}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, CampaignError) else 1
-    except KeyboardInterrupt:
-        print(f"{options.prog}: stopped; the same command goes on from here.", file=sys.stderr)
-        return 130
-    tell(summary, options.prog)
-    return 0 if summary.ok else 1
+        return summary
+
+    return finish(options.prog, work)
 
 
 def run_parser() -> Parser:
@@ -93,10 +88,7 @@ def _pair(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise CampaignError(f"{text!r} is not NAME=VALUE.")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
+    return name, json_or_word(value)
 
 
 if __name__ == "__main__":
