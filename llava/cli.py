@@ -10,6 +10,7 @@ HELP = """usage: aot COMMAND [options]
   eval       run models under settings on benchmarks, resumable (aot eval --help)
   report     tables of what was run, measured beside published (aot report --help)
   clip       write a sample video to try it on (aot clip --help)
+  convert    write a checkpoint in the layout that vLLM reads (aot convert --help)
 """
 
 
@@ -24,6 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
         from llava.serve.clip import main as clip
 
         return clip(rest, prog="aot clip")
+    if command == "convert":
+        from llava.model.convert import main as convert
+
+        return convert(rest, prog="aot convert")
     if command == "eval":
         from llava.eval.campaign.cli import main as evaluate
 
@@ -43,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     if command in ("-h", "--help", "help"):
         print(HELP, end="")
         return 0
-    print(f"aot: there is no command {command!r}; use chat, web, visualize, eval, report or clip.", file=sys.stderr)
+    known = "chat, web, visualize, eval, report, clip or convert"
+    print(f"aot: there is no command {command!r}; use {known}.", file=sys.stderr)
     return 2
 
 

@@ -61,7 +61,7 @@ def load_pretrained_model(
         config.aot = config.aot.to_dict()
     device, placed = _place(device_map)
     dtype = _dtype(torch_dtype, device)
-    tokenizer = _load_tokenizer(model_path, hub)
+    tokenizer = load_tokenizer(model_path, **hub)
     model = _load_model(
         model_path,
         config=config,
@@ -122,7 +122,8 @@ def _attention(name: str | None, device: torch.device, dtype: torch.dtype | str)
     return "flash_attention_2" if usable else "sdpa"
 
 
-def _load_tokenizer(model_path, hub: dict):
+def load_tokenizer(model_path: str | os.PathLike, **hub):
+    """The tokenizer of a checkpoint; CheckpointError when there is none that loads."""
     from transformers import AutoTokenizer
 
     try:

@@ -1,0 +1,128 @@
+"""A checkpoint in LLaVA-NeXT's layout, written again in the layout of transformers, which vLLM reads."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from llava.model.builder import load_tokenizer
+from llava.model.checkpoint import model_config, read_settings
+from llava.model.loading import CheckpointError
+from llava.model.transformers_layout import (
+    MARKS,
+    TABLES,
+    check_convertible,
+    key_in_transformers,
+    processor_files,
+    transformers_config,
+    with_rows,
+)
+
+
+def convert(source: str | os.PathLike, target: str | os.PathLike, *, pool: str | None = None) -> Path:
+    """Writes the folder ``target``: weights file by file, configuration, tokenizer and processor.
+
+    source: folder or hub name. pool: the pooling to use in place of the checkpoint's own, such as "average",
+    which LLaVA-Video is evaluated with. A model that vLLM's own class would read wrongly (newlines in every
+    frame or row, another pooling) names the class of `aot.vllm` as its architecture, so that it is refused
+    where that is not installed. Raises CheckpointError for a checkpoint that cannot be written so, and
+    FileExistsError when the target holds something.
+    """
+    config = model_config(source, read_settings(source))
+    if pool is not None:
+        config.mm_spatial_pool_mode = pool
+    check_convertible(source, config)
+    folder, target = _local(source), Path(target)
+    if target.exists():
+        raise FileExistsError(f"{target} is there already; give a folder that does not exist yet.")
+    part = target.with_name(f"{target.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    marks, length = _write_tokenizer(folder, part)
+    rows = max(config.vocab_size, length)
+    _write_weights(folder, part, rows)
+    _write_json(part / "config.json", transformers_config(config, marks=marks, vocab_size=rows))
+    for name, content in processor_files(config).items():
+        _write_json(part / name, content)
+    if (folder / "generation_config.json").is_file():
+        shutil.copyfile(folder / "generation_config.json", part / "generation_config.json")
+    part.rename(target)
+    return target
+
+
+def _local(source: str | os.PathLike) -> Path:
+    if Path(source).is_dir():
+        return Path(source)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
+
+
+def _write_tokenizer(folder: Path, target: Path) -> tuple[dict[str, int], int]:
+    """Writes the tokenizer with the two marks; (their ids, number of ids in all)."""
+    from transformers import AddedToken
+
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS], special_tokens=True)
+    tokenizer.save_pretrained(target)
+    return {mark: tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}, len(tokenizer)
+
+
+def _write_weights(folder: Path, target: Path, rows: int) -> None:
+    """The weights of one file at a time, under their new names, in files of the same number."""
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise CheckpointError(f"{folder} holds no safetensors files; download the checkpoint again.")
+    places, size = {}, 0
+    for number, file in enumerate(files, start=1):
+        many = f"model-{number:05}-of-{len(files):05}.safetensors"
+        name = many if len(files) > 1 else "model.safetensors"
+        try:
+            tensors = dict(_renamed(file, rows))
+        except SafetensorError as error:
+            raise CheckpointError(f"{file} cannot be read ({error}); download the checkpoint again.") from error
+        save_file(tensors, target / name, metadata={"format": "pt"})
+        places |= dict.fromkeys(tensors, name)
+        size += sum(t.numel() * t.element_size() for t in tensors.values())
+    if len(files) > 1:
+        index = {"metadata": {"total_size": size}, "weight_map": places}
+        _write_json(target / "model.safetensors.index.json", index)
+
+
+def _renamed(file: Path, rows: int) -> Iterator[tuple[str, torch.Tensor]]:
+    with safe_open(file, "pt") as weights:
+        for key in weights.keys():  # noqa: SIM118
+            tensor = weights.get_tensor(key)
+            yield key_in_transformers(key), with_rows(tensor, rows) if key in TABLES else tensor
+
+
+def _write_json(path: Path, content: Mapping) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.model.convert") -> int:
+    """The command; returns its exit code."""
+    from llava.serve.options import Parser
+
+    parser = Parser(prog=prog, description="Write a LLaVA-NeXT checkpoint in the layout that vLLM reads.")
+    parser.add_argument("source", help="folder or hub name, such as lmms-lab/llava-onevision-qwen2-7b-ov")
+    parser.add_argument("target", help="folder to write")
+    parser.add_argument("--pool", choices=("bilinear", "average", "max"), help="in place of the checkpoint's pooling")
+    options = parser.parse_args(arguments)
+    try:
+        written = convert(options.source, options.target, pool=options.pool)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    print(f"wrote {written}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

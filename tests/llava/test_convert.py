@@ -1,0 +1,123 @@
+"""The layout of transformers: what was converted gives the same tokens there."""
+
+import json
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoTokenizer, LlavaOnevisionForConditionalGeneration
+
+from aot.vllm import ARCHITECTURE
+from llava.constants import IMAGE_TOKEN_INDEX
+from llava.model.convert import convert, main
+from llava.model.loading import CheckpointError
+from llava.model.transformers_layout import key_in_transformers, with_rows
+
+STOCK = {
+    "mm_newline_position": "one_token",
+    "image_aspect_ratio": "anyres_max_9",
+    "image_grid_pinpoints": "(1x1),...,(2x3)",
+}
+
+
+@pytest.fixture
+def write(make_model, tokenizer, tmp_path):
+    """Factory: a checkpoint of these settings in LLaVA-NeXT's layout; (model, folder)."""
+
+    def make(name="source", **settings):
+        model = make_model(**{**STOCK, **settings})
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        return model, tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_video_answers_are_those_of_the_original(write, tmp_path, video, tied):
+    ours, source = write(tie_word_embeddings=tied)
+    target = convert(source, tmp_path / "target")
+    theirs, info = LlavaOnevisionForConditionalGeneration.from_pretrained(target, output_loading_info=True)
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+    assert all("post_layernorm" in key for key in info["unexpected_keys"])
+    mark, text = theirs.config.video_token_id, [5, 6, 7]
+    places = [*text, *[mark] * (len(video) * 36 + 1), *text]
+    with torch.no_grad():
+        inputs = torch.tensor([[*text, IMAGE_TOKEN_INDEX, *text]])
+        wanted = ours(inputs, images=[video], modalities=["video"]).logits
+        found = theirs.eval()(input_ids=torch.tensor([places]), pixel_values_videos=video[None]).logits
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+def test_the_marks_take_rows_that_no_greedy_answer_can_hold(write, tmp_path, tokenizer, video):
+    ours, source = write(vocab_size=len(tokenizer))
+    target = convert(source, tmp_path / "target")
+    config = AutoConfig.from_pretrained(target)
+    assert (config.image_token_id, config.video_token_id) == (len(tokenizer), len(tokenizer) + 1)
+    assert config.text_config.vocab_size == len(tokenizer) + 2
+    table = with_rows(ours.model.embed_tokens.weight, len(tokenizer) + 2)
+    logits = torch.randn(64, table.shape[1]) @ table.T
+    assert int(logits.argmax(dim=-1).max()) < len(tokenizer)
+
+
+def test_tokenizer_and_processor_fit_the_tower(write, tmp_path):
+    _, source = write()
+    target = convert(source, tmp_path / "target")
+    tokenizer = AutoTokenizer.from_pretrained(target)
+    assert tokenizer("a<video>\nb").input_ids == [*tokenizer("a").input_ids, 260, *tokenizer("\nb").input_ids]
+    pixels = json.loads((target / "preprocessor_config.json").read_text())
+    assert pixels["size"] == {"height": 96, "width": 96}
+    assert pixels["image_grid_pinpoints"] == [[h, w] for w in (96, 192) for h in (96, 192, 288)]
+    assert json.loads((target / "processor_config.json").read_text())["num_image_tokens"] == 144
+
+
+@pytest.mark.parametrize(
+    ("settings", "architecture"),
+    [
+        ({}, "LlavaOnevisionForConditionalGeneration"),
+        ({"mm_newline_position": "grid"}, ARCHITECTURE),
+        ({"mm_newline_position": "frame"}, ARCHITECTURE),
+        ({"mm_spatial_pool_mode": "average"}, ARCHITECTURE),
+    ],
+)
+def test_what_the_stock_class_would_read_wrongly_names_another(write, tmp_path, settings, architecture):
+    _, source = write(**settings)
+    written = json.loads((convert(source, tmp_path / "target") / "config.json").read_text())
+    assert written["architectures"] == [architecture]
+    for name, value in settings.items():
+        assert written[name] == value
+
+
+def test_several_files_keep_their_index(write, tmp_path, make_model):
+    model, source = write()
+    model.save_pretrained(source, max_shard_size="60KB")
+    (source / "model.safetensors").unlink()
+    target = convert(source, tmp_path / "target")
+    index = json.loads((target / "model.safetensors.index.json").read_text())
+    stored = {key for key in model.state_dict() if key != "lm_head.weight"}
+    assert set(index["weight_map"]) == {key_in_transformers(key) for key in stored}
+    assert len(set(index["weight_map"].values())) > 2
+    assert all((target / name).is_file() for name in index["weight_map"].values())
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"image_aspect_ratio": "pad"}, "image_aspect_ratio 'pad'"),
+        ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type 'flat'"),
+    ],
+)
+def test_what_has_no_place_is_refused(write, tmp_path, settings, said):
+    _, source = write(**settings)
+    with pytest.raises(CheckpointError, match=said):
+        convert(source, tmp_path / "target")
+    assert not (tmp_path / "target").exists()
+
+
+def test_the_command_says_one_sentence(write, tmp_path, capsys):
+    _, source = write()
+    capsys.readouterr()
+    assert main([str(source), str(tmp_path / "target")]) == 0
+    assert main([str(source), str(tmp_path / "target")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert main([str(tmp_path / "target"), str(tmp_path / "again")]) == 1
+    assert "layout of transformers" in capsys.readouterr().err
