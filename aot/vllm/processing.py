@@ -1,0 +1,40 @@
+"""How many places a video takes in the prompt, for placeholders, dummies and budgets alike."""
+
+from collections.abc import Mapping
+from functools import cached_property
+
+from vllm.model_executor.models.llava_onevision import LlavaOnevisionProcessingInfo
+
+from ..errors import AOTError
+from .settings import VideoSettings
+
+
+class AOTProcessingInfo(LlavaOnevisionProcessingInfo):
+    """Exact token counts of compressed videos. Settings are checked when it is made, at the server's start."""
+
+    def __init__(self, ctx) -> None:
+        super().__init__(ctx)
+        length, needed = ctx.model_config.max_model_len, self.videos.tokens(self.videos.frames)
+        if needed >= length:
+            raise AOTError(
+                f"A video of {self.videos.frames} frames takes {needed} tokens and the server's context holds "
+                f"{length}; raise --max-model-len, or lower the retention or --frames."
+            )
+
+    @cached_property
+    def videos(self) -> VideoSettings:
+        return VideoSettings.read(self.get_hf_config())
+
+    @property
+    def model_id(self) -> str:
+        """Part of the key of every cached video: other settings, other tokens."""
+        return f"{super().model_id} {self.videos}"
+
+    def get_num_video_tokens(self, *, image_width: int, image_height: int, num_frames: int) -> int:
+        """Tokens of a video of this many frames, whatever their size; AOTError for too many."""
+        self.videos.check_frames(num_frames)
+        return self.videos.tokens(num_frames)
+
+    def get_num_frames_with_most_features(self, seq_len: int, mm_counts: Mapping[str, int]) -> int:
+        """Frames of the longest video that the server is started for, or that fits into the context."""
+        return max(1, self.videos.frames_that_fit(seq_len // max(1, mm_counts.get("video", 0))))

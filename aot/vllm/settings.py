@@ -1,0 +1,108 @@
+"""What a server does with every video: read once from the model's configuration and checked, vLLM not needed."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..checks import check_newline_position, count
+from ..config import AOTConfig
+from ..errors import AOTError
+from ..pooling import pooled_grid
+from ..registry import get_method
+
+FRAMES = 32  # LLaVA-OneVision's
+# all tokens with all newlines, as the model reads a video without compression
+_WHOLE = AOTConfig(method="uniform", retention=1.0, newlines="all")
+
+
+@dataclass(frozen=True)
+class VideoSettings:
+    """How videos become tokens on one server.
+
+    config: settings of `aot.compress`. grid: tower tokens (H, W) of a frame. layers: tower layers in use.
+    pool, newline_position: the host model's. frames: most frames a video may have; the budgets of the server
+    follow from it.
+    """
+
+    config: AOTConfig
+    grid: tuple[int, int]
+    layers: int
+    pool: str = "bilinear"
+    newline_position: str = "one_token"
+    frames: int = FRAMES
+
+    @classmethod
+    def read(cls, config: Any) -> "VideoSettings":
+        """Settings of a LlavaOnevisionConfig with these fields of our own, all optional.
+
+        aot: dict of AOTConfig, or None for all tokens; mm_newline_position and mm_spatial_pool_mode as in
+        LLaVA-NeXT's checkpoints; mm_video_frames. Raises AOTError, in one sentence, for settings that
+        cannot be served and for a vision tower that is no SigLIP.
+        """
+        vision = getattr(config, "vision_config", None)
+        kind = getattr(vision, "model_type", None)
+        if kind != "siglip_vision_model":
+            raise AOTError(
+                f"The vision tower is a {kind}, which cannot be served with compression; use a LLaVA-OneVision "
+                "checkpoint in the layout of transformers, or convert one of LLaVA-NeXT's (aot convert)."
+            )
+        side = vision.image_size // vision.patch_size
+        settings = cls(
+            config=_compression(getattr(config, "aot", None)),
+            grid=(side, side),
+            layers=_layers_in_use(config),
+            pool=getattr(config, "mm_spatial_pool_mode", None) or "bilinear",
+            newline_position=getattr(config, "mm_newline_position", None) or "one_token",
+            frames=count("mm_video_frames", getattr(config, "mm_video_frames", None) or FRAMES, 1),
+        )
+        check_newline_position(settings.newline_position)
+        settings.tokens(settings.frames)
+        return settings
+
+    def tokens(self, frames: int) -> int:
+        """Tokens of a video in the prompt, newlines included; AOTError where they depend on what it shows."""
+        rows, columns = pooled_grid(self.grid, self.pool)
+        try:
+            return sum(
+                self.config.token_count(frames, rows * columns, newline_position=self.newline_position, rows=rows)
+            )
+        except AOTError as error:
+            raise AOTError(f"{error} vLLM must know them in advance; the split deployment takes any count.") from error
+
+    def check_frames(self, frames: int) -> None:
+        """AOTError for a video of more frames than the server was started for."""
+        if frames > self.frames:
+            raise AOTError(
+                f"The video has {frames} frames and this server takes at most {self.frames}; sample fewer, or start "
+                "it with more (--frames)."
+            )
+
+    def frames_that_fit(self, tokens: int) -> int:
+        """Most frames, up to `frames`, whose tokens are at most `tokens`; 0 when one frame has more."""
+        low, high = 0, self.frames
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.tokens(middle) <= tokens else (low, middle - 1)
+        return low
+
+
+def _compression(settings: Any) -> AOTConfig:
+    if settings is None:
+        return _WHOLE
+    if not isinstance(settings, Mapping):
+        raise AOTError(f'aot is {settings!r}; give a mapping of settings, such as {{"retention": 0.1}}, or null.')
+    config = AOTConfig.from_dict(settings)
+    if get_method(config.method).inside:
+        raise AOTError(
+            f"Method {config.method!r} drops tokens inside the language model, which vLLM has no place for; choose "
+            "one that acts before it."
+        )
+    return config
+
+
+def _layers_in_use(config: Any) -> int:
+    """Tower layers up to the one whose output the projector reads."""
+    layer, depth = getattr(config, "vision_feature_layer", -1), config.vision_config.num_hidden_layers
+    if not isinstance(layer, int):
+        raise AOTError(f"vision_feature_layer is {layer!r}; only models that read one layer can be compressed.")
+    return depth + layer + 1 if layer < 0 else layer

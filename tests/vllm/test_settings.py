@@ -1,0 +1,87 @@
+"""What the plugin makes of a model's configuration, without vLLM."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from aot import AOTConfig, AOTError
+from aot.vllm.settings import VideoSettings
+
+
+def configuration(**fields):
+    vision = {"model_type": "siglip_vision_model", "image_size": 384, "patch_size": 14, "num_hidden_layers": 26}
+    return SimpleNamespace(vision_config=SimpleNamespace(**vision), **{"vision_feature_layer": -1, **fields})
+
+
+@pytest.mark.parametrize(
+    ("fields", "frames", "tokens"),
+    [
+        ({}, 32, 32 * 196 + 1),
+        ({"aot": None}, 32, 32 * 196 + 1),
+        ({"aot": {"retention": 0.1}}, 32, 627 + 1),
+        ({"aot": {"retention": 0.1}}, 1, 19 + 1),
+        ({"aot": {"retention": 0.58}, "mm_newline_position": "frame"}, 50, 5684 + 50),
+        ({"mm_newline_position": "grid"}, 4, 4 * 14 * 15),
+        ({"mm_newline_position": "grid", "mm_spatial_pool_mode": "average"}, 64, 64 * 13 * 14),
+        ({"aot": {"retention": 0.1}, "mm_newline_position": "grid", "mm_spatial_pool_mode": "average"}, 64, 1081 + 64),
+        ({"aot": {"retention": 0.1, "newlines": "all"}, "mm_newline_position": "grid"}, 10, 196 + 140),
+        ({"aot": {"retention": 0.1, "method": "evs"}}, 32, 627 + 1),
+    ],
+)
+def test_counts(fields, frames, tokens):
+    assert VideoSettings.read(configuration(**fields)).tokens(frames) == tokens
+
+
+def test_layers_in_use():
+    assert VideoSettings.read(configuration()).layers == 26
+    assert VideoSettings.read(configuration(vision_feature_layer=-2)).layers == 25
+    assert VideoSettings.read(configuration(vision_feature_layer=20)).layers == 20
+
+
+@pytest.mark.parametrize("room", [1, 20, 627, 628, 629, 10**6])
+def test_frames_that_fit_are_the_most(room):
+    videos = VideoSettings.read(configuration(aot={"retention": 0.1}, mm_video_frames=40))
+    fit = videos.frames_that_fit(room)
+    assert fit == max((n for n in range(1, 41) if videos.tokens(n) <= room), default=0)
+
+
+def test_too_many_frames():
+    videos = VideoSettings.read(configuration(mm_video_frames=48))
+    videos.check_frames(48)
+    with pytest.raises(AOTError, match="49 frames and this server takes at most 48"):
+        videos.check_frames(49)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"aot": {"retention": 1.5}}, "retention"),
+        ({"aot": {"retension": 0.1}}, "Unknown setting retension"),
+        ({"aot": 0.1}, "aot is 0.1"),
+        ({"aot": AOTConfig.preset("released").to_dict()}, "split deployment"),
+        ({"aot": {"newlines": "row"}, "mm_newline_position": "grid"}, "split deployment"),
+        ({"aot": {"method": "fastv", "retention": 0.1}}, "inside the language model"),
+        ({"mm_newline_position": "anywhere"}, "anywhere"),
+        ({"mm_spatial_pool_mode": "median"}, "median"),
+        ({"mm_video_frames": -1}, "mm_video_frames"),
+        ({"vision_feature_layer": [-2, -1]}, "one layer"),
+    ],
+)
+def test_refusals(fields, said):
+    with pytest.raises(AOTError, match=said):
+        VideoSettings.read(configuration(**fields))
+
+
+def test_another_tower_is_refused():
+    other = SimpleNamespace(vision_config=SimpleNamespace(model_type="clip_vision_model"))
+    with pytest.raises(AOTError, match="clip_vision_model"):
+        VideoSettings.read(other)
+
+
+def test_nothing_of_aot_imports_vllm():
+    code = (
+        "import sys, aot, aot.vllm, aot.vllm.settings; sys.exit('vllm' in sys.modules or 'transformers' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
