@@ -20,6 +20,30 @@ class DecoderFailed(RuntimeError):
 
 
 @dataclass(frozen=True)
+class Choice:
+    """Which frames were chosen: indices (K,), ascending, among the times (N,) s of all frames; rate a second."""
+
+    indices: np.ndarray
+    times: np.ndarray
+    rate: float
+
+    @property
+    def wanted(self) -> np.ndarray:
+        """(U,) the chosen frames, each once."""
+        return np.unique(self.indices)
+
+    @property
+    def chosen_times(self) -> np.ndarray:
+        """(K,) seconds."""
+        return self.times[self.indices]
+
+    @property
+    def duration(self) -> float:
+        """Seconds of the whole video, its last frame included."""
+        return float(self.times[-1]) + 1.0 / self.rate
+
+
+@dataclass(frozen=True)
 class Reading:
     """Chosen frames of one video: frames (K,H,W,3) uint8 RGB, times (K,) s, length and rate of the whole."""
 
@@ -30,9 +54,9 @@ class Reading:
     total: int
 
 
-def reading(frames: np.ndarray, indices: np.ndarray, times: np.ndarray, rate: float) -> Reading:
-    """The result from the distinct frames (U,H,W,3), each read once, and the indices (K,) asked for."""
-    _, inverse = np.unique(indices, return_inverse=True)
-    if len(frames) != len(indices):
+def reading(frames: np.ndarray, choice: Choice) -> Reading:
+    """The result from the distinct frames (U,H,W,3), each read once."""
+    _, inverse = np.unique(choice.indices, return_inverse=True)
+    if len(frames) != len(choice.indices):
         frames = frames[inverse]
-    return Reading(frames, times[indices], float(times[-1]) + 1.0 / rate, rate, len(times))
+    return Reading(frames, choice.chosen_times, choice.duration, choice.rate, len(choice.times))

@@ -11,11 +11,12 @@ import select
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from llava.decoders.base import Choose, DecoderFailed, Progress, Reading, VideoError, reading
+from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, Reading, VideoError, reading
 
 MOST_BYTES = 2**33  # of frames in memory; 64 frames of 8K video are 6.4 GB
 
@@ -45,7 +46,7 @@ class Child:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.process.kill()
+        self.kill()
         with self.process:  # closes the pipes and waits
             pass
 
@@ -82,11 +83,26 @@ class Child:
             raise RuntimeError(f"The {self.name} worker failed.\n{message['defect']}")
         return message
 
+    def kill(self) -> None:
+        """Ends the process; whoever waits for it in another thread gets DecoderFailed."""
+        self.process.kill()
+
     def send(self, message: object) -> None:
         try:
             self.process.stdin.write(json.dumps(message).encode() + b"\n")
         except BrokenPipeError as error:
             raise DecoderFailed(f"{self.name} stopped") from error
+
+
+def choose_among(child: Child, message: dict, choose: Choose) -> Choice:
+    """Takes the times that a {"count", "rate"} announces and answers with the frames that `choose` names."""
+    times, rate = _times(child, message["count"]), message["rate"]
+    if not len(times) or not np.isfinite(times).all() or not rate > 0 or (np.diff(times) < 0).any():
+        raise DecoderFailed(f"{child.name} gives no usable frame times")
+    times -= times[0]
+    choice = Choice(choose(times, rate), times, rate)
+    child.send(choice.wanted.tolist())
+    return choice
 
 
 def read_frames(child: Child, choose: Choose, progress: Progress | None) -> Reading:
@@ -98,13 +114,8 @@ def read_frames(child: Child, choose: Choose, progress: Progress | None) -> Read
     while frames is None or filled < len(wanted):
         message = child.line()
         if "count" in message:
-            times, rate = _times(child, message["count"]), message["rate"]
-            if not len(times) or not np.isfinite(times).all() or not rate > 0 or (np.diff(times) < 0).any():
-                raise DecoderFailed(f"{child.name} gives no usable frame times")
-            times -= times[0]
-            indices = choose(times, rate)
-            wanted, filled = np.unique(indices), 0
-            child.send(wanted.tolist())
+            choice = choose_among(child, message, choose)
+            wanted, filled = choice.wanted, 0
         elif "restart" in message:
             filled = 0
         else:
@@ -115,7 +126,28 @@ def read_frames(child: Child, choose: Choose, progress: Progress | None) -> Read
             filled += 1
             if progress:
                 progress(filled, len(wanted))
-    return reading(frames, indices, times, rate)
+    return reading(frames, choice)
+
+
+def each_frame(child: Child, choice: Choice) -> Iterator[np.ndarray]:
+    """The distinct frames of a choice, (H,W,3) uint8 each, one at a time; the errors of `read_frames`.
+
+    Of a worker that starts over, what was handed out before is skipped: the frames are the same.
+    """
+    handed = coming = 0
+    while handed < len(choice.wanted):
+        message = child.line()
+        if "restart" in message:
+            coming = 0
+            continue
+        if "height" not in message:
+            raise DecoderFailed(f"{child.name} takes back which frames there are")
+        frame = _room(1, (message["height"], message["width"], 3))[0]
+        child.fill(memoryview(frame).cast("B"))
+        coming += 1
+        if coming > handed:
+            handed = coming
+            yield frame
 
 
 def _times(child: Child, count: int) -> np.ndarray:

@@ -24,7 +24,12 @@ def read_decord(
 
     Raises DecoderFailed when decord fails, crashes, hangs or would pick wrong frames.
     """
+    with decord_child(path, container=container, deadline=deadline) as child:
+        return read_frames(child, choose, progress)
+
+
+def decord_child(path: str, *, container: str, deadline: float) -> Child:
+    """The process that runs decord; DecoderFailed where it would pick wrong frames."""
     if container in WRONG_FRAMES:
         raise DecoderFailed(f"it picks wrong frames of {container} files")
-    with Child(WORKER, path, silence=SILENCE, deadline=deadline) as child:
-        return read_frames(child, choose, progress)
+    return Child(WORKER, path, silence=SILENCE, deadline=deadline)

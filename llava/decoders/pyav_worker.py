@@ -1,7 +1,8 @@
 """Checks a video and reads it with PyAV in a process of its own; started by file name, with the path.
 
-Out: {"container", "seconds"} when the file is a whole video. In: a line, "read". From there on it speaks as
-`llava.decoders.child` says.
+Out: {"container", "seconds"} when the file is a whole video. In: a line, "read", or "index" for frame times from the
+packets of a long file too, not from its header, which may turn out wrong after the first frames. From there on it
+speaks as `llava.decoders.child` says.
 """
 
 import json
@@ -50,8 +51,9 @@ def main(path: str) -> None:
     try:
         container, seconds = check_container(path)
         send(container=container, seconds=seconds)
-        if sys.stdin.readline():
-            read_pyav(path, Pipe(), container=container, seconds=seconds)
+        if order := sys.stdin.readline():
+            trusted = seconds if json.loads(order) == "read" else 0.0
+            read_pyav(path, Pipe(), container=container, seconds=trusted)
     except VideoError as error:
         send(refused=str(error))
     except (av.error.FFmpegError, MemoryError) as error:

@@ -2,12 +2,13 @@
 
 import struct
 import sys
+import time
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from llava.video import Video, VideoError, load_video, time_text
+from llava.video import Video, VideoError, load_video, open_video, time_text
 
 from .conftest import picture, write_audio, write_video
 
@@ -213,6 +214,81 @@ def test_only_the_sampled_frames_are_kept(tmp_path):
     seen = []
     video = load_video(path, num_frames=3, decoder="pyav", progress=lambda done, total: seen.append((done, total)))
     assert video.frames.nbytes == 3 * 640 * 360 * 3 and seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("asked", [{"num_frames": 16}, {"num_frames": 64, "fps": 5}, {"num_frames": 130}])
+def test_frames_one_after_another_are_those_read_at_once(clip, decoder, asked):
+    """130 of 60 frames: some come twice, some three times."""
+    whole, seen = load_video(clip, decoder=decoder, **asked), []
+    with open_video(clip, decoder=decoder, progress=lambda *done: seen.append(done), **asked) as video:
+        np.testing.assert_array_equal(video.times, whole.times)
+        fields = ("duration", "total_frames", "rate", "decoder")
+        assert [getattr(video, name) for name in fields] == [getattr(whole, name) for name in fields]
+        frames = list(video)
+    np.testing.assert_array_equal(frames, whole.frames)
+    assert seen == [(done, min(60, len(frames))) for done in range(1, min(60, len(frames)) + 1)]
+
+
+def test_pictures_one_after_another(tmp_path):
+    for number in (1, 2, 10):
+        Image.fromarray(picture(number, 32, 48)).save(tmp_path / f"{number}.png")
+    with open_video(tmp_path, num_frames=4) as video:
+        assert near(np.stack(list(video)), [1, 1, 2, 10], (48, 32)) and video.decoder == "folder"
+    Image.new("RGB", (10, 10)).save(tmp_path / "2.png")
+    with pytest.raises(VideoError, match="same size"), open_video(tmp_path, num_frames=3) as video:
+        list(video)
+
+
+WORKER = """
+import json, struct, sys
+def send(data=b"", **line):
+    sys.stdout.buffer.write(json.dumps(line).encode() + b"\\n" + data)
+    sys.stdout.buffer.flush()
+send(container="none", seconds=9)
+sys.stdin.readline()
+send(struct.pack("=4d", 0, 1, 2, 3), count=4, rate=1)
+frames = json.loads(sys.stdin.readline())
+def show(numbers):
+    for number in numbers:
+        send(bytes([number] * 12), height=2, width=2)
+"""
+
+
+@pytest.mark.parametrize(
+    "ending, words",
+    [
+        ("show(frames[:2]); send(restart=True); show(frames)", None),
+        ("show(frames[:2])", "gave up"),
+        ("show(frames[:2]); import time; time.sleep(60)", "stopped after 1 seconds"),
+        ("show(frames[:2]); send(refused='It ends here.')", "^It ends here.$"),
+        ("show(frames[:2]); send(struct.pack('=d', 0), count=1, rate=1)", "gave up"),
+        ("show(frames[:2]); send(height=2**18, width=2**18)", "GiB"),
+    ],
+)
+def test_a_decoder_that_starts_over_or_ends_between_frames(clip, tmp_path, monkeypatch, ending, words):
+    worker = tmp_path / "worker.py"
+    worker.write_text(WORKER + ending)
+    monkeypatch.setattr("llava.video.PYAV_WORKER", worker)
+    seen = []
+    with open_video(clip, num_frames=4, time_limit=1.0) as video:
+        frames = iter(video)
+        seen.append(next(frames)[0, 0, 0])
+        time.sleep(1.1)  # what becomes of a frame takes none of the decoder's time
+        if words is None:
+            seen.extend(frame[0, 0, 0] for frame in frames)
+        else:
+            with pytest.raises(VideoError, match=words):
+                seen.extend(frame[0, 0, 0] for frame in frames)
+    assert seen == ([0, 1, 2, 3] if words is None else [0, 1])
+
+
+def test_what_cannot_be_read_is_refused_before_the_first_frame(clip, tmp_path):
+    (tmp_path / "text.mp4").write_text("These are words and not pictures.\n" * 50)
+    for path, settings in ((tmp_path / "none.mp4", {}), (tmp_path / "text.mp4", {}), (clip, {"num_frames": 0})):
+        with pytest.raises(VideoError) as caught, open_video(path, **settings):
+            pytest.fail("it was opened")
+        assert str(caught.value) == refusal(path, **settings)
 
 
 def test_time_text():
