@@ -1,5 +1,7 @@
 """From pixels and prompts to input embeddings: tower, projector, compression, newline tokens, splice."""
 
+from collections.abc import Iterable, Iterator
+
 import torch
 from torch import nn
 
@@ -14,7 +16,8 @@ from llava.model.compression import (
     capture_plan,
     compress_video,
 )
-from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
+from llava.model.long_video import compress_stream
+from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, joined
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
 from llava.model.splice import cut, pad_rows, share_out, splice_row
@@ -97,6 +100,14 @@ class LlavaMetaForCausalLM:
         self.last_compression, self.last_timing["compress"] = [], 0.0
         return self._video_tokens(video, trace=trace)
 
+    def uncompressed_count(self, frames: int) -> tuple[int, int]:
+        """(visual, newline) tokens of a video of so many frames without compression."""
+        side = self.get_vision_tower().num_patches_per_side
+        rows, columns = pooled_grid((side, side), getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear")
+        newline, position = self._video_newline()
+        newlines = {"grid": frames * rows, "frame": frames, "one_token": 1}
+        return frames * rows * columns, 0 if newline is None else newlines.get(position, 0)
+
     def video_stream(self) -> VideoStream:
         """A stream for this model's features under the settings of this moment; see `compress_stream`."""
         newline, position = self._video_newline()
@@ -136,7 +147,9 @@ class LlavaMetaForCausalLM:
             output = tower.encode(pixels, received=set(plan.received.values()), keys=set(plan.keys.values()))
         with stage(self.last_timing, "projector", tower.device):
             projector = self.get_model().mm_projector
-            features = projector(output.features.to(next(projector.parameters())))
+            # a part at a time: the inside of the projector is several times its input
+            parts = output.features.split(tower.frames_per_pass)
+            features = joined([projector(part.to(next(projector.parameters()))) for part in parts])
         side = tower.num_patches_per_side
         named = plan.name(output)
         shallow, deep = named.pop("shallow", None), named.pop("deep", None)
@@ -155,6 +168,7 @@ class LlavaMetaForCausalLM:
 
     def _visual_tokens(self, images, modalities: list[str], image_sizes) -> list[torch.Tensor]:
         """Tokens (S, D) of every entry of images; videos are compressed one by one, images never."""
+        images = [self._read_through(x) if isinstance(x, Iterator) else x for x in images]
         entries = [x[None] if isinstance(x, torch.Tensor) and x.ndim == 3 else x for x in images]
         videos = [i for i, entry in enumerate(entries) if modalities[i] == "video" and not _encoded(entry)]
         stills = [i for i, entry in enumerate(entries) if modalities[i] != "video" and not _encoded(entry)]
@@ -169,6 +183,13 @@ class LlavaMetaForCausalLM:
             for i, tiles in zip(stills, encoded.split([len(entries[i]) for i in stills]), strict=True):
                 tokens[i] = self._image_tokens(tiles, None if image_sizes is None else image_sizes[i])
         return [tokens[i] for i in range(len(entries))]
+
+    def _read_through(self, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
+        if active_config(self.config) is None:
+            raise ValueError(
+                "A video in chunks is compressed while it is read; set config.aot, or give all its pixels."
+            )
+        return compress_stream(self, chunks)
 
     def _image_tokens(self, tiles: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
         tower = self.get_vision_tower()
@@ -195,8 +216,9 @@ class LlavaMetaForCausalLM:
         """Input embeddings with the visual tokens in the place of the <image> marks.
 
         input_ids, attention_mask, position_ids, labels: (B, L) or None. images: a list whose entries are
-        pixels (3, S, S) or (F, 3, S, S) or a `VideoFeatures`, one per mark, or a (n, 3, S, S) tensor of n
-        whole images (flat, no newline). modalities: "image" or "video" per entry, a string for all; entries
+        pixels (3, S, S) or (F, 3, S, S), a `VideoFeatures`, a `CompressedVideo`, or an iterator of chunks of a
+        video's pixels (compressed while they come, see `compress_stream`), one per mark; or a (n, 3, S, S) tensor
+        of n whole images (flat, no newline). modalities: "image" or "video" per entry, a string for all; entries
         past its end are images. image_sizes: (width, height) per entry, for images in several tiles.
 
         Returns (None, position_ids, attention_mask, past_key_values, embeds (B, L', D), labels); what was

@@ -1,45 +1,94 @@
 """Long videos: compressed while they are read, so that memory does not grow with the number of frames."""
 
-from collections.abc import Iterable, Iterator
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 
+import numpy as np
 import torch
 
 from aot import CompressedVideo, join
 from aot.stream import gather
+from llava.model.timing import stage
 
 CHUNK = 16  # frames
+_END = object()
 
 
 @torch.no_grad()
 def compress_stream(model, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
     """Tokens of a video whose pixels come in chunks (F, 3, S, S), in order; only kept tokens pile up.
 
-    model: a LLaVA model, whose ``config.aot`` says how (see `aot.VideoStream` for what a stream cannot do). chunks:
-    of `pixel_chunks`, or any; beside a GPU the next one is made in a thread while the tower works on the last. The
+    model: a LLaVA model, whose ``config.aot`` says how (see `aot.VideoStream` for what a stream cannot do); its
+    ``last_timing`` then holds the milliseconds of all chunks, "wait" those spent waiting for them. chunks: of
+    `pixel_chunks`, or any; beside a GPU the next one is made in a thread while the tower works on the last. The
     result goes into ``images=[...]`` as a `VideoFeatures` does. Raises AOTError for no frames.
     """
-    stream = model.video_stream()
+    stream, timing = model.video_stream(), {"wait": 0.0, "compress": 0.0}
     parts: list[CompressedVideo] = []
-    # a tower on the CPU uses its cores already, and buffers of two threads leave gaps that make the memory grow
-    for pixels in chunks if model.device.type == "cpu" else one_ahead(chunks):
-        video = model.encode_video(pixels.to(model.device))
-        gather(parts, stream.push(video.features, video.shallow, video.deep, extras=video.extras))
-    gather(parts, stream.finish())
+    # on a CPU the tower uses the cores already, and buffers of two threads leave gaps that make the memory grow
+    alone = model.device.type == "cpu" or isinstance(chunks, Ahead)
+    with nullcontext(chunks) if alone else Ahead(chunks) as coming:
+        for pixels in timed(coming, timing):
+            video = model.encode_video(pixels.to(model.device))
+            for name in ("tower", "projector"):
+                timing[name] = timing.get(name, 0.0) + model.last_timing[name]
+            with stage(timing, "compress", model.device):
+                gather(parts, stream.push(video.features, video.shallow, video.deep, extras=video.extras))
+    with stage(timing, "compress", model.device):
+        gather(parts, stream.finish())
+    model.last_timing |= timing
     return join(parts)
 
 
-def pixel_chunks(frames, image_processor, *, size: int = CHUNK) -> Iterator[torch.Tensor]:
-    """uint8 pixels of (T, H, W, 3) frames, `size` frames at a time; the tower normalises them on its device."""
-    for start in range(0, len(frames), size):
-        yield image_processor.resize(frames[start : start + size])
+def pixel_chunks(frames: Iterable[np.ndarray], image_processor, *, size: int = CHUNK) -> Iterator[torch.Tensor]:
+    """uint8 pixels of (H, W, 3) frames, `size` frames at a time; the tower normalises them on its device.
+
+    frames: an array (T, H, W, 3), a `llava.video.FrameStream`, or any; no more than one is held.
+    """
+    pixels = (image_processor.resize([frame]) for frame in frames)
+    while chunk := list(itertools.islice(pixels, size)):
+        yield torch.cat(chunk)
 
 
-def one_ahead(chunks: Iterable) -> Iterator:
-    """The same items; each is made in a thread while the one before it is in use. Errors come through."""
-    rest, end = iter(chunks), object()
-    with ThreadPoolExecutor(max_workers=1) as worker:
-        coming = worker.submit(next, rest, end)
-        while (item := coming.result()) is not end:
-            coming = worker.submit(next, rest, end)
-            yield item
+def timed(items: Iterable, timing: dict[str, float]) -> Iterator:
+    """The same items; the milliseconds until each one came are added to ``timing["wait"]``."""
+    rest = iter(items)
+    while True:
+        start = time.perf_counter()
+        item = next(rest, _END)
+        timing["wait"] += 1e3 * (time.perf_counter() - start)
+        if item is _END:
+            return
+        yield item
+
+
+class Ahead:
+    """The same items, each made in a thread while the one before it is in use; errors come through.
+
+    A context manager: at its end `stop` is called, which must free the thread from whatever it waits for, and the
+    thread is waited for.
+    """
+
+    def __init__(self, items: Iterable, stop: Callable[[], object] = lambda: None):
+        self._items, self._stop = iter(items), stop
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._coming = self._thread.submit(next, self._items, _END)
+
+    def __iter__(self) -> "Ahead":
+        return self
+
+    def __next__(self):
+        if (item := self._coming.result()) is _END:
+            raise StopIteration
+        self._coming = self._thread.submit(next, self._items, _END)
+        return item
+
+    def __enter__(self) -> "Ahead":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stop()
+        self._thread.shutdown(cancel_futures=True)

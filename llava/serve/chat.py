@@ -5,7 +5,7 @@ from llava.serve.session import ChatError, ChatSession
 from llava.serve.terminal import Terminal
 
 HELP = """\
-/retention R   keep this share of the visual tokens from now on, 0 < R <= 1; the video is not encoded again
+/retention R   keep this share of the visual tokens from now on, 0 < R <= 1; only a long video is read again
 /video PATH    look at another video, or a folder of frames, and start afresh
 /clear         forget the questions and answers so far
 /stats         what every answer so far has cost
@@ -112,9 +112,10 @@ class Chat:
         if quiet:
             return
         video = loaded.video
+        streamed = f", compressed while read since it has more than {self.session.stream_above}"
         self.terminal.note(
-            f"{path}: {video.duration:.1f} s, {len(video.frames)} frames read by {video.decoder}, "
-            f"{loaded.before.visual} visual tokens"
+            f"{path}: {video.duration:.1f} s, {len(video.times)} frames read by {video.decoder}, "
+            f"{loaded.before.visual} visual tokens{streamed * loaded.streamed}"
         )
 
     def stats(self) -> None:

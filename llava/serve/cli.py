@@ -45,6 +45,7 @@ def run(options, terminal: Terminal) -> int:
     compression(options)
     with terminal.waiting("loading the model"):
         session = load_session(options)
+    session.stream_above = None if options.compare else options.stream_above
     chat = Chat(session, terminal, compare=options.compare)
     if options.video_file:
         chat.show_video(options.video_file, quiet=options.json)

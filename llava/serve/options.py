@@ -28,6 +28,8 @@ def chat_parser(prog: str) -> Parser:
     add("--question", help="ask this once and leave")
     add("--json", action="store_true", help="with --question: print one JSON object and nothing else")
     add("--compare", action="store_true", help="answer every question at 100 %% as well")
+    stream = "compress a video of more frames while it is read, within bounded memory (default 128; not with --compare)"
+    add("--stream-above", type=int, default=128, metavar="N", help=stream)
     add_model_options(parser)
     return parser
 
@@ -69,6 +71,8 @@ def check(options: argparse.Namespace) -> None:
         raise ChatError("--json prints one answer and needs --question.")
     if options.question is not None and not options.video_file:
         raise ChatError("--question needs a video to look at; name one with --video-file.")
+    if options.stream_above < 1:
+        raise ChatError("--stream-above must be at least 1 frame.")
     check_model_options(options)
     if options.video_file and not Path(options.video_file).exists():
         raise ChatError(f"There is no video at {options.video_file}; check the path.")

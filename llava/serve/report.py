@@ -36,7 +36,8 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
         "model": {"path": model_path, "device": str(session.model.device), "dtype": str(session.model.dtype)},
         "video": {
             "path": loaded.path,
-            "frames": len(loaded.video.frames),
+            "frames": len(loaded.video.times),
+            "streamed": loaded.streamed,
             "times_s": [round(float(time), 3) for time in loaded.video.times],
             "duration_s": round(loaded.video.duration, 3),
             "decoder": loaded.video.decoder,

@@ -9,15 +9,16 @@ from dataclasses import dataclass, field
 
 import torch
 
-from aot import AOTConfig, CompressedVideo, pooled_grid
+from aot import AOTConfig, CompressedVideo
 from aot.baselines.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
+from llava.model.long_video import Ahead, compress_stream, pixel_chunks
 from llava.serve.family import Manner, Sampling, default_manner, default_sampling
 from llava.serve.memory import peak_memory
 from llava.serve.streaming import TextStream
-from llava.video import Video, load_video, time_text
+from llava.video import FrameStream, Video, load_video, open_video, time_text
 
 
 class ChatError(ValueError):
@@ -59,21 +60,32 @@ class Answer:
 
 @dataclass
 class Loaded:
-    """A video that has been decoded and encoded."""
+    """A video that has been decoded and encoded.
+
+    features: `VideoFeatures`, or the `CompressedVideo` of one setting when it was compressed while it was read.
+    video: of the latter the `FrameStream` that is over, which knows the times and holds no frames.
+    """
 
     path: str
-    video: Video
+    video: Video | FrameStream
     features: object
     before: Tokens
     timings: dict[str, float]
+
+    @property
+    def streamed(self) -> bool:
+        """Was the video compressed while it was read?"""
+        return isinstance(self.features, CompressedVideo)
 
 
 @dataclass
 class ChatSession:
     """A model, the video it looks at, and the turns so far.
 
-    aot: the compression in force, None for none. Raises ChatError, VideoError or AOTError (all ValueError)
-    with one clear sentence.
+    aot: the compression in force, None for none. stream_above: a video of more frames is compressed while it is read
+    (see `aot.VideoStream`), where the compression can be had so: memory does not grow with its length, and another
+    compression reads the video again. None: every video is encoded as a whole.
+    Raises ChatError, VideoError or AOTError (all ValueError) with one clear sentence.
     """
 
     model: torch.nn.Module
@@ -85,6 +97,7 @@ class ChatSession:
     manner: Manner | None = None
     force_sample: bool = False
     decoder: str = "auto"
+    stream_above: int | None = None
     template: str = "qwen_1_5"
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -108,22 +121,31 @@ class ChatSession:
 
         progress(stage, done, total) with stage "decode" or "tower"; total 0 when unknown.
         """
+        self.loaded = self._read(path, progress)
+        self.turns.clear()
+        return self.loaded
+
+    def _read(self, path: str, progress: Callable[[str, int, int], None] | None = None) -> Loaded:
+        """The video under the compression in force, streamed or as a whole."""
+        if (loaded := self._stream(path, progress)) is not None:
+            return loaded
         started = time.perf_counter()
         video = self.read_video(path, progress)
-        return self.encode(path, video, decode_ms=1e3 * (time.perf_counter() - started), progress=progress)
+        return self._encode(path, video, decode_ms=1e3 * (time.perf_counter() - started), progress=progress)
 
     def read_video(self, path: str, progress: Callable[[str, int, int], None] | None = None) -> Video:
         """Decodes the frames that the model looks at; touches neither the model nor the conversation."""
-        return load_video(
-            path,
-            num_frames=self.sampling.num_frames,
-            fps=self.sampling.fps,
-            force_sample=self.force_sample,
-            decoder=self.decoder,
-            progress=progress and (lambda done, total: progress("decode", done, total)),
-        )
+        return load_video(path, progress=_decoding(progress), **self._sampled())
 
-    @torch.inference_mode()
+    def _sampled(self) -> dict:
+        """What `load_video` and `open_video` are told."""
+        return {
+            "num_frames": self.sampling.num_frames,
+            "fps": self.sampling.fps,
+            "force_sample": self.force_sample,
+            "decoder": self.decoder,
+        }
+
     def encode(
         self,
         path: str,
@@ -133,12 +155,18 @@ class ChatSession:
         progress: Callable[[str, int, int], None] | None = None,
     ) -> Loaded:
         """Encodes a video that was read and starts a new conversation about it."""
+        self.loaded = self._encode(path, video, decode_ms=decode_ms, progress=progress)
+        self.turns.clear()
+        return self.loaded
+
+    @torch.inference_mode()
+    def _encode(self, path: str, video: Video, *, decode_ms: float, progress) -> Loaded:
         started = time.perf_counter()
         if progress:
             progress("tower", 0, 0)
         # attention is captured even while compression is off: /retention may turn it on for this video
         self.model.config.aot = self._base.to_dict()
-        pixels = self.image_processor.preprocess(video.frames, return_tensors="pt")["pixel_values"]
+        pixels = self.image_processor.resize(video.frames)
         features = self.model.encode_video(pixels.to(self.model.device))
         timings = {
             "decode": decode_ms,
@@ -146,9 +174,24 @@ class ChatSession:
             "projector": self.model.last_timing["projector"],
             "encode": 1e3 * (time.perf_counter() - started),
         }
-        self.loaded = Loaded(path, video, features, self._uncompressed(features), timings)
-        self.turns.clear()
-        return self.loaded
+        return Loaded(path, video, features, Tokens(*self.model.uncompressed_count(len(video.times))), timings)
+
+    @torch.inference_mode()
+    def _stream(self, path: str, progress) -> Loaded | None:
+        """The video compressed while it is read; None when it is short, or the compression needs the whole of it."""
+        if self.stream_above is None or self.sampling.num_frames <= self.stream_above or not _streams(self.aot):
+            return None
+        self.model.config.aot = self.aot.to_dict()
+        started = time.perf_counter()
+        with open_video(path, progress=_decoding(progress), **self._sampled()) as video:
+            if len(video.times) <= self.stream_above:
+                return None
+            with Ahead(pixel_chunks(video, self.image_processor), video.stop) as chunks:
+                compressed = compress_stream(self.model, chunks)
+        spent = self.model.last_timing
+        timings = {"decode": spent["wait"], **{name: spent[name] for name in ("tower", "projector", "compress")}}
+        timings["encode"] = 1e3 * (time.perf_counter() - started)
+        return Loaded(path, video, compressed, Tokens(*self.model.uncompressed_count(len(video.times))), timings)
 
     @torch.inference_mode()
     def traced(self) -> CompressedVideo:
@@ -161,7 +204,10 @@ class ChatSession:
         return compressed
 
     def set_retention(self, retention: float) -> None:
-        """Keeps this share of the tokens from now on; 1 turns compression off. The video stays encoded."""
+        """Keeps this share of the tokens from now on; 1 turns compression off.
+
+        The video stays encoded, but one that was streamed is read again for the next question.
+        """
         self.aot = None if retention == 1 else self._base.replace(retention=retention)
 
     def ask(self, question: str, *, on_text: Callable[[str], None] | None = None, remember: bool = True) -> Answer:
@@ -173,6 +219,7 @@ class ChatSession:
         started = time.perf_counter()
         ids = self._prompt(question)
         self._check_length(ids.shape[1])
+        self._renew()
         self.model.config.aot = None if self.aot is None else self.aot.to_dict()
         stream = TextStream(self.tokenizer, on_text)
         stopped = self._generate(ids, stream)
@@ -181,14 +228,14 @@ class ChatSession:
         answer = Answer(
             question=question,
             text=stream.text().strip(),
-            frames=len(self.loaded.video.frames),
+            frames=len(self.loaded.video.times),
             before=before,
             after=self._after(),
             settings=self.model.config.aot,
             timings={
                 "decode": self.loaded.timings["decode"],
                 "tower": self.loaded.timings["tower"],
-                "compress": self.model.last_timing["compress"] if self.aot else 0.0,
+                "compress": self._compress_ms(),
                 "first_token": 1e3 * (stream.first - started) if stream.first else total,
                 "total": total,
             },
@@ -275,17 +322,19 @@ class ChatSession:
         stops |= {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
         return sorted(stop for stop in stops if stop is not None)
 
-    def _uncompressed(self, features) -> Tokens:
-        """Tokens the video takes without compression."""
-        config = self.model.config
-        kept, config.aot = getattr(config, "aot", None), None
-        try:
-            tokens, _ = self.model.video_tokens(features)
-        finally:
-            config.aot = kept
-        rows, columns = pooled_grid(tuple(features.grid), getattr(config, "mm_spatial_pool_mode", "bilinear"))
-        visual = features.features.shape[0] * rows * columns
-        return Tokens(visual, len(tokens) - visual)
+    def _renew(self) -> None:
+        """Reads a long video again when the compression has changed: what was streamed holds the tokens of one."""
+        loaded = self.loaded
+        long = self.stream_above is not None and len(loaded.video.times) > self.stream_above
+        held = loaded.features.config if loaded.streamed else None
+        if long and held != (self.aot if _streams(self.aot) else None):
+            self.loaded = self._read(loaded.path)
+
+    def _compress_ms(self) -> float:
+        """Milliseconds of compression: of the last call, or once for a streamed video."""
+        if self.loaded.streamed:
+            return self.loaded.timings["compress"]
+        return self.model.last_timing["compress"] if self.aot else 0.0
 
     def _after(self) -> Tokens:
         """Tokens of the last call."""
@@ -293,3 +342,13 @@ class ChatSession:
             return self.loaded.before
         compressed = self.model.last_compression[-1]
         return Tokens(compressed.num_visual, compressed.num_newlines)
+
+
+def _streams(config: AOTConfig | None) -> bool:
+    """Can the compression be had while a video is read, and be told from that of the whole video?"""
+    return config is not None and config.method == "aot" and config.retention is not None and config.clips == "uniform"
+
+
+def _decoding(progress):
+    """progress(stage, done, total) as the progress(done, total) of a reader."""
+    return progress and (lambda done, total: progress("decode", done, total))

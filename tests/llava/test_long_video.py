@@ -1,5 +1,6 @@
 """Videos that are compressed while they are read."""
 
+import threading
 import time
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 
 from aot import AOTConfig
-from llava.model.long_video import compress_stream, one_ahead, pixel_chunks
+from llava.model.long_video import Ahead, compress_stream, pixel_chunks
 
 
 def test_a_streamed_video_answers_as_its_tokens_do(model, video):
@@ -51,10 +52,49 @@ def test_the_next_chunk_is_made_while_one_is_in_use():
         raise ValueError("the file ends here")
 
     seen = []
-    with pytest.raises(ValueError, match="the file ends here"):
-        for item in one_ahead(chunks()):
+    with Ahead(chunks()) as ahead, pytest.raises(ValueError, match="the file ends here"):
+        for item in ahead:
             deadline = time.monotonic() + 10
             while len(made) < min(3, item + 2) and time.monotonic() < deadline:
                 time.sleep(0.01)
             seen.append((item, len(made)))
     assert seen == [(0, 2), (1, 3), (2, 3)]
+
+
+def test_what_is_made_ahead_is_stopped_and_waited_for():
+    """Whoever leaves early frees the thread first: it may be waiting for a decoder that hangs."""
+    waits, freed, ended = (threading.Event() for _ in range(3))
+
+    def chunks():
+        yield 0
+        waits.set()
+        freed.wait(60)
+        ended.set()
+        yield 1
+
+    with pytest.raises(KeyboardInterrupt), Ahead(chunks(), freed.set) as ahead:
+        assert next(ahead) == 0 and waits.wait(60)
+        raise KeyboardInterrupt
+    assert ended.is_set()
+
+
+@pytest.mark.parametrize("make", [iter, Ahead])
+def test_chunks_may_stand_among_the_images(model, video, make):
+    model.config.aot = AOTConfig(retention=0.3, clip_length=6).to_dict()
+    ids = torch.tensor([[5, -200, 7, -200, 9]])
+    settings = {"modalities": ["video", "video"], "max_new_tokens": 5, "do_sample": False}
+    answers = [model.generate(ids, images=[video, chunks], **settings) for chunks in (video, make(video.split(4)))]
+    assert torch.equal(*answers) and len(model.last_compression) == 2
+    assert model.last_timing["tower"] > 0 and model.last_timing["compress"] > 0
+    model.config.aot = None
+    with pytest.raises(ValueError, match="set config.aot"):
+        model.generate(ids, images=[video, iter(video.split(4))], **settings)
+
+
+def test_features_do_not_depend_on_the_frames_of_a_pass(model, video):
+    """Tower and projector take a long video in parts; the tokens are the same."""
+    model.config.aot = AOTConfig(retention=0.3).to_dict()
+    whole, _ = model.video_tokens(model.encode_video(video))
+    model.get_vision_tower().pass_memory = 1  # a frame at a time
+    parts, _ = model.video_tokens(model.encode_video(video))
+    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)

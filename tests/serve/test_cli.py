@@ -54,6 +54,22 @@ def test_json_is_one_object_with_everything(capsys, base, checkpoint, clip):
     assert result["versions"]["torch"] and result["peak_memory_mib"]["ram"] > 0
 
 
+def test_a_long_video_is_streamed_and_the_person_told(capsys, base, say):
+    long = [*base, "--num-frames", "20", "--stream-above", "19"]
+    assert main([*long, "--question", "What moves?", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["video"]["streamed"] and result["tokens"]["after"]["visual"] == 72
+    say("What moves?", "/retention 0.2", "And here?", "/stats")
+    assert main(long) == 0
+    out, err = capsys.readouterr()
+    assert "720 visual tokens, compressed while read since it has more than 19" in err
+    assert "720 → 72" in out and "720 → 144" in out
+    for whole in ([*long, "--compare"], [*base, "--num-frames", "20"]):
+        say("What moves?")
+        assert main(whole) == 0 and "compressed while" not in capsys.readouterr().err
+    assert "--stream-above" in failure(capsys, [*base, "--stream-above", "0"])
+
+
 @pytest.mark.parametrize("off", [["--retention", "1"], ["--no-aot"]])
 def test_json_without_reduction(capsys, base, off):
     assert main([*base, "--question", "What moves?", "--json", *off]) == 0

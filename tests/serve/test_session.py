@@ -7,12 +7,14 @@ import pytest
 import torch
 
 from aot import AOTConfig
+from llava.decoders.child import Child
 from llava.model.builder import load_pretrained_model
+from llava.model.long_video import compress_stream, pixel_chunks
 from llava.serve.family import Manner, Sampling, default_manner, default_sampling
 from llava.serve.report import stats_line
 from llava.serve.session import ChatError, ChatSession
 from llava.serve.streaming import TextStream, printable
-from llava.video import VideoError
+from llava.video import VideoError, load_video
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,75 @@ def test_video_is_encoded_once_for_many_turns_and_retentions(session, tower_call
     session.set_video(other_clip)
     session.ask("And here?")
     assert tower_calls == [8, 8]
+
+
+def test_a_long_video_is_compressed_while_it_is_read(session, tower_calls, clip):
+    """16 of 20 frames a chunk; the tokens are those of the frames given at once, and of each retention in force."""
+    session.sampling, session.stream_above = Sampling(20, None, False), 19
+    loaded = session.set_video(clip)
+    assert tower_calls == [16, 4] and loaded.streamed and loaded.video.decoder == "pyav"
+    frames = load_video(clip, num_frames=20, decoder="pyav")
+    np.testing.assert_array_equal(loaded.video.times, frames.times)
+    session.model.config.aot = AOTConfig().to_dict()
+    whole = compress_stream(session.model, pixel_chunks(frames.frames, session.image_processor))
+    torch.testing.assert_close(loaded.features.tokens, whole.tokens)
+    answer = session.ask("What moves?")
+    assert (answer.frames, answer.before.visual, answer.before.newline, answer.after.visual) == (20, 720, 20, 72)
+    assert answer.timings["tower"] > 0 and answer.timings["compress"] > 0
+    session.ask("And now?")
+    tower_calls.clear()
+    session.set_retention(0.2)
+    assert session.ask("And now?").after.visual == 144 and tower_calls == [16, 4]
+    session.set_retention(1)
+    assert session.ask("And now?").after.visual == 720 and tower_calls[2:] == [20]
+    session.set_retention(0.2)
+    assert session.ask("And now?").after.visual == 144 and tower_calls[3:] == [16, 4]
+    assert [question for question, _ in session.turns] == ["What moves?"] + ["And now?"] * 4
+
+
+def test_a_video_is_streamed_only_above_the_limit_and_where_it_can_be(session, clip):
+    session.sampling, session.stream_above = Sampling(20, None, False), 20
+    assert not session.set_video(clip).streamed
+    session.sampling = Sampling(64, 5.0, False)  # at most 64, and the clip has 10 at 5 a second
+    assert not session.set_video(clip).streamed and len(session.loaded.video.times) == 10
+    session.stream_above = 9
+    assert session.set_video(clip).streamed
+    for other in (None, AOTConfig(clips="dynamic"), AOTConfig(method="uniform"), AOTConfig.preset("released")):
+        session.aot = other
+        assert not session.set_video(clip).streamed
+
+
+def test_a_long_video_that_fails_leaves_the_session_as_it_was(session, clip, tmp_path, monkeypatch):
+    """The decoder dies among the frames, or the tower does: one error, and no decoder stays behind."""
+    session.sampling, session.stream_above = Sampling(40, None, False), 9
+    before = session.set_video(clip)
+    children = []
+    start = Child.__init__
+
+    def watched(child, *arguments, **settings):
+        children.append(child)
+        start(child, *arguments, **settings)
+
+    monkeypatch.setattr(Child, "__init__", watched)
+    encode = session.model.encode_video
+
+    def broken(pixels):
+        raise ZeroDivisionError("the tower breaks")
+
+    monkeypatch.setattr(session.model, "encode_video", broken)
+    with pytest.raises(ZeroDivisionError, match="the tower breaks"):
+        session.set_video(clip)
+
+    def last(pixels):
+        children[-1].kill()
+        return encode(pixels)
+
+    monkeypatch.setattr(session.model, "encode_video", last)
+    with pytest.raises(VideoError, match="gave up") as caught:
+        session.set_video(clip)
+    assert "\n" not in str(caught.value) and str(caught.value).endswith(".")
+    assert len(children) == 2 and all(child.process.poll() is not None for child in children)
+    assert session.loaded is before
 
 
 def test_token_counts_follow_retention(session, clip):

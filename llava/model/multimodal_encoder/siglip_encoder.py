@@ -33,6 +33,11 @@ class TowerOutput:
     keys: dict[int, torch.Tensor] = field(default_factory=dict)
 
 
+def joined(parts: list[torch.Tensor]) -> torch.Tensor:
+    """The parts (F, ...) as one; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def tower_config(config) -> SiglipVisionConfig:
     """Geometry of the tower: ``config.mm_vision_config`` when set, else so400m-patch14-384.
 
@@ -99,9 +104,9 @@ class SigLipVisionTower(nn.Module):
         self.check_pixels(pixels)
         passes = [self._one_pass(part, received, keys) for part in pixels.split(self.frames_per_pass)]
         return TowerOutput(
-            features=torch.cat([p.features for p in passes]),
-            received={i: torch.cat([p.received[i] for p in passes]) for i in received},
-            keys={i: torch.cat([p.keys[i] for p in passes]) for i in keys},
+            features=joined([p.features for p in passes]),
+            received={i: joined([p.received[i] for p in passes]) for i in received},
+            keys={i: joined([p.keys[i] for p in passes]) for i in keys},
         )
 
     @property
