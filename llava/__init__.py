@@ -5,8 +5,11 @@ joins ``AutoModelForCausalLM`` when ``llava.model.language_model.llava_qwen`` is
 so), which keeps a bare ``import llava`` free of the modelling code.
 """
 
-from transformers import AutoConfig
+from llava.collector import collector_off
 
-from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
+with collector_off():
+    from transformers import AutoConfig
+
+    from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 
 AutoConfig.register(LlavaQwenConfig.model_type, LlavaQwenConfig, exist_ok=True)

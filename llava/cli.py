@@ -2,6 +2,8 @@
 
 import sys
 
+from llava.collector import collector_off
+
 HELP = """usage: aot COMMAND [options]
 
   chat       talk to a model about a video (aot chat --help)
@@ -18,7 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
     """Hands over to the command; returns its exit code."""
     command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if command == "chat":
-        from llava.serve.cli import main as chat  # loads torch and transformers: only when needed
+        with collector_off(freeze=True):
+            from llava.serve.cli import main as chat  # loads torch and transformers: only when needed
 
         return chat(rest, prog="aot chat")
     if command == "clip":

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from aot import AOTConfig
+from llava.collector import collector_off
 from llava.model.checkpoint import model_config, read_settings
 from llava.model.loading import CheckpointError
 
@@ -61,15 +62,16 @@ def load_pretrained_model(
         config.aot = config.aot.to_dict()
     device, placed = _place(device_map)
     dtype = _dtype(torch_dtype, device)
-    tokenizer = load_tokenizer(model_path, **hub)
-    model = _load_model(
-        model_path,
-        config=config,
-        dtype=dtype,
-        attn_implementation=_attention(attn_implementation, device, dtype),
-        **({"device_map": placed} if placed is not None else {}),
-        **hub,
-    )
+    with collector_off():  # the modelling code is imported here
+        tokenizer = load_tokenizer(model_path, **hub)
+        model = _load_model(
+            model_path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=_attention(attn_implementation, device, dtype),
+            **({"device_map": placed} if placed is not None else {}),
+            **hub,
+        )
     if placed is None:
         model.to(device)
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
