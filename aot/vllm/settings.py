@@ -47,13 +47,14 @@ class VideoSettings:
                 "checkpoint in the layout of transformers, or convert one of LLaVA-NeXT's (aot convert)."
             )
         side = vision.image_size // vision.patch_size
+        frames = getattr(config, "mm_video_frames", None)
         settings = cls(
             config=_compression(getattr(config, "aot", None)),
             grid=(side, side),
             layers=_layers_in_use(config),
             pool=getattr(config, "mm_spatial_pool_mode", None) or "bilinear",
             newline_position=getattr(config, "mm_newline_position", None) or "one_token",
-            frames=count("mm_video_frames", getattr(config, "mm_video_frames", None) or FRAMES, 1),
+            frames=FRAMES if frames is None else count("mm_video_frames", frames, 1),
         )
         check_newline_position(settings.newline_position)
         settings.tokens(settings.frames)

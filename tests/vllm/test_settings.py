@@ -66,6 +66,7 @@ def test_too_many_frames():
         ({"mm_newline_position": "anywhere"}, "anywhere"),
         ({"mm_spatial_pool_mode": "median"}, "median"),
         ({"mm_video_frames": -1}, "mm_video_frames"),
+        ({"mm_video_frames": 0}, "mm_video_frames"),
         ({"vision_feature_layer": [-2, -1]}, "one layer"),
     ],
 )

@@ -1,0 +1,72 @@
+"""vLLM with the plugin answers as this project's own path does, token for token, greedily."""
+
+import pytest
+
+from aot import AOTConfig
+
+pytest.importorskip("vllm", reason="vLLM is not installed; scripts/test_vllm.sh installs it")
+
+WHOLE = {"enable_chunked_prefill": False, "enable_prefix_caching": False, "max_num_batched_tokens": 8192}
+# less than one video's tokens a step, and prompts that begin alike share their blocks
+CHUNKED = {
+    "enable_chunked_prefill": True,
+    "enable_prefix_caching": True,
+    "max_num_batched_tokens": 48,
+    "max_num_seqs": 16,
+}
+STOCK = {"architectures": ["LlavaOnevisionForConditionalGeneration"]}
+CLOSE, CLOSE_PICTURES = 1e-3, 1e-2  # of log-probabilities; the sums run in another order
+
+
+def check(found: list[dict], wanted: list[dict], exam) -> None:
+    assert [answer["prompt"] for answer in found] == [answer["prompt"] for answer in wanted]
+    different = [i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a["tokens"] != b["tokens"]]
+    apart = [abs(a["logprob"] - b["logprob"]) for a, b in zip(found, wanted, strict=True)]
+    print(f"{len(found) - len(different)} of {len(found)} equal; first log-probability within {max(apart):.1e}")
+    assert not different
+    for distance, prompt in zip(apart, exam.prompts, strict=True):
+        assert distance < (CLOSE_PICTURES if prompt.images else CLOSE)
+
+
+@pytest.fixture(scope="module")
+def compressed(own, exam) -> list[dict]:
+    return own.answers(exam, AOTConfig(retention=0.1))
+
+
+@pytest.fixture(scope="module")
+def uncompressed(own, exam) -> list[dict]:
+    return own.answers(exam, None)
+
+
+def test_the_questions_can_tell(compressed, uncompressed):
+    """Enough of the fifty answers depend on the compression."""
+    assert sum(a["tokens"] != b["tokens"] for a, b in zip(compressed, uncompressed, strict=True)) >= 5
+
+
+@pytest.mark.parametrize("processes", [False, True], ids=["one-process", "several-processes"])
+@pytest.mark.parametrize("engine", [WHOLE, CHUNKED], ids=["whole", "chunked"])
+def test_compressed(vllm_answers, exam, compressed, engine, processes):
+    overrides = {"aot": {"retention": 0.1}}
+    check(vllm_answers(processes=processes, hf_overrides=overrides, **engine), compressed, exam)
+
+
+def test_without_compression(vllm_answers, exam, uncompressed):
+    check(vllm_answers(processes=True, **CHUNKED), uncompressed, exam)
+
+
+def test_another_method_without_newlines(vllm_answers, own, exam):
+    config = AOTConfig(retention=0.25, method="visionzip", newlines="none")
+    found = vllm_answers(processes=True, hf_overrides={"aot": config.to_dict()}, **CHUNKED)
+    check(found, own.answers(exam, config), exam)
+
+
+@pytest.mark.parametrize(
+    ("config", "engine"),
+    [(AOTConfig(retention=0.1), CHUNKED), (AOTConfig.preset("released", num_anchors=20), WHOLE)],
+    ids=["default-chunked", "released-whole"],
+)
+def test_split(vllm_answers, own, exam, config, engine):
+    """Embeddings of the whole prompt, made by our own path, in vLLM's own class: any preset, any count."""
+    embeds = [own.embeds(exam, prompt, config) for prompt in exam.prompts]
+    stock = {"hf_overrides": STOCK, "enable_prompt_embeds": True, "limit_mm_per_prompt": {"image": 0, "video": 0}}
+    check(vllm_answers(processes=True, embeds=embeds, **stock, **engine), own.answers(exam, config), exam)
