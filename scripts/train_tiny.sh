@@ -2,7 +2,7 @@
 # Trains checkpoints/aot-tiny from nothing, stage by stage; run it again after an interruption and it goes on.
 # usage: bash scripts/train_tiny.sh [--runs DIR] [--output DIR] [--times N] [--batch N] [--until STAGE]
 #   --times, --batch: the recipe's steps times N, clips a step; for a GPU, say, --times 5 --batch 48
-#   --until: stop behind this stage (tower, places, words, letters, answers)
+#   --until: stop behind this stage (tower, places, answers)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 runs=runs/aot-tiny output='' until=answers
@@ -19,7 +19,7 @@ done
 python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
 before=()
-for stage in tower places words letters answers; do
+for stage in tower places answers; do
     if [ ! -e "$runs/$stage/log.json" ]; then # written when a stage is complete
         "$python" -m llava.train.train --stage "$stage" --output "$runs/$stage" "${before[@]}" "${more[@]}"
     fi

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llava.eval.clips import COLORS, DURATION, MOTIONS, SHAPES, TIMES, Clip, Thing
+from llava.eval.clips import COLORS, DURATION, MOTIONS, NEEDLE, SHAPES, TIMES, Clip, Thing
 
 FAMILIES = ("attribute", "motion", "counting", "order", "position", "state", "needle", "when")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
@@ -43,13 +43,26 @@ LETTERS = "ABCD"
 
 
 @dataclass(frozen=True)
+class Evidence:
+    """Where an answer can be seen: in these frames, at the thing of this number in `Clip.all_things` if one is given."""
+
+    frames: tuple[int, ...]
+    thing: int | None = None
+
+
+@dataclass(frozen=True)
 class Question:
-    """One question: `answer` is one of `choices`, the closed set its kind of answer comes from."""
+    """One question: `answer` is one of `choices`, the closed set its kind of answer comes from.
+
+    named: the words of the text that say what is meant. evidence: where in the video the answer can be seen.
+    """
 
     family: str
     text: str
     answer: str
     choices: tuple[str, ...] = field(repr=False)
+    named: str = field(default="", repr=False)
+    evidence: Evidence | None = field(default=None, repr=False)
 
     def open_prompt(self) -> str:
         return OPEN_PROMPT.format(question=self.text)
@@ -80,8 +93,7 @@ def corner(x: float, y: float) -> str | None:
 
 def quarter(t: float) -> str | None:
     """The quarter of the clip an event falls in; None when the first frame after it lies in the next one."""
-    shown = TIMES[min(np.searchsorted(TIMES, t), len(TIMES) - 1)]
-    first, second = (int(4 * s / DURATION) for s in (t, shown))
+    first, second = (int(4 * s / DURATION) for s in (t, TIMES[shown(t)]))
     return QUARTERS[first] if first == second else None
 
 
@@ -93,102 +105,131 @@ def make_questions(clip: Clip) -> list[Question]:
     ]  # fmt: skip
 
 
+def shown(t: float) -> int:
+    """The first frame that a model sees at or after an instant."""
+    return min(int(np.searchsorted(TIMES, t)), len(TIMES) - 1)
+
+
+def _visible(thing: Thing, since: float = 0.0) -> tuple[int, ...]:
+    """The frames in which a thing is in sight, from an instant on."""
+    return tuple(i for i, t in enumerate(TIMES) if thing.visible(t) and t >= since)
+
+
 def _attribute(clip: Clip) -> list[Question]:
     out, shapes = [], [t.shape for t in clip.things]
-    for t in clip.things:
+    for k, t in enumerate(clip.things):
+        seen = Evidence(_visible(t), k)
         if t.change is None and not (clip.needle and clip.needle.color == t.color):
-            out.append(Question("attribute", f"What shape is the {t.color} object?", t.shape, SHAPES))
+            text = f"What shape is the {t.color} object?"
+            out.append(Question("attribute", text, t.shape, SHAPES, f"{t.color} object", seen))
         if t.change is None and shapes.count(t.shape) == 1:
-            out.append(Question("attribute", f"What color is the {t.shape}?", t.color, tuple(COLORS)))
+            text = f"What color is the {t.shape}?"
+            out.append(Question("attribute", text, t.color, tuple(COLORS), t.shape, seen))
     return out
 
 
 def _motion(clip: Clip) -> list[Question]:
-    return [
-        Question("motion", f"In which direction does the {name(t)} move?",
-                 "not at all" if t.motion == "still" else t.motion, DIRECTIONS)
-        for t in clip.things
-    ]  # fmt: skip
+    out = []
+    for k, t in enumerate(clip.things):
+        answer = "not at all" if t.motion == "still" else t.motion
+        seen = Evidence(_visible(t)[2:], k)
+        out.append(Question("motion", f"In which direction does the {name(t)} move?", answer, DIRECTIONS, name(t), seen))
+    return out
 
 
 def _counting(clip: Clip) -> list[Question]:
-    everything = clip.all_things
-    counts = {
-        "How many objects appear in the video in total?": len(everything),
-        "How many objects are visible at the start of the video?": sum(t.visible(TIMES[0]) for t in everything),
-        "How many objects are visible at the end of the video?": sum(t.visible(TIMES[-1]) for t in everything),
-    }
+    everything, last = clip.all_things, len(TIMES) - 1
+    counts = [
+        ("How many objects appear in the video in total?", "total", len(everything), last),
+        ("How many objects are visible at the start of the video?", "start", _in_sight(everything, 0), 0),
+        ("How many objects are visible at the end of the video?", "end", _in_sight(everything, last), last),
+    ]
     for shape in sorted({t.shape for t in clip.things}):
-        counts[f"How many {shape}s appear in the video?".replace("crosss", "crosses")] = sum(
-            t.shape == shape for t in clip.things
-        )
-    return [Question("counting", q, str(n), NUMBERS) for q, n in counts.items() if n > 0]
+        plural = f"{shape}s".replace("crosss", "crosses")
+        number = sum(t.shape == shape for t in clip.things)
+        counts.append((f"How many {plural} appear in the video?", plural, number, last))
+    return [
+        Question("counting", text, str(n), NUMBERS, named, Evidence((frame,)))
+        for text, named, n, frame in counts
+        if n > 0
+    ]
+
+
+def _in_sight(things: tuple[Thing, ...], frame: int) -> int:
+    return sum(t.visible(TIMES[frame]) for t in things)
 
 
 def _order(clip: Clip) -> list[Question]:
-    everything, colors = clip.all_things, tuple(COLORS)
+    everything, colors, end = clip.all_things, tuple(COLORS), Evidence((len(TIMES) - 1,))
     came = sorted((t.on, t.color) for t in everything if t.on > 0)
     went = sorted((t.off, t.color_at(t.off - 0.1)) for t in everything if t.off < DURATION)
     asked = [
-        ("What color is the first new object to appear?", came),
-        ("What color is the object that appears last?", came[::-1]),
-        ("What color is the object that disappears first?", went),
+        ("What color is the first new object to appear?", "first new object", came),
+        ("What color is the object that appears last?", "appears last", came[::-1]),
+        ("What color is the object that disappears first?", "disappears first", went),
     ]
     return [
-        Question("order", text, events[0][1], colors)
-        for text, events in asked
+        Question("order", text, events[0][1], colors, named, end)
+        for text, named, events in asked
         if events and (len(events) == 1 or abs(events[0][0] - events[1][0]) > 1)  # no ties
     ]
 
 
 def _position(clip: Clip) -> list[Question]:
     out = []
-    for t in clip.things:
-        if where := corner(*t.center(TIMES[np.searchsorted(TIMES, t.on)])):
+    for k, t in enumerate(clip.things):
+        begin, last = shown(t.on), len(TIMES) - 1
+        if where := corner(*t.center(TIMES[begin])):
             when = "when it appears" if t.on > 0 else "at the start of the video"
-            out.append(Question("position", f"Where is the {name(t)} {when}?", where, CORNERS))
+            text = f"Where is the {name(t)} {when}?"
+            out.append(Question("position", text, where, CORNERS, name(t), Evidence((begin,), k)))
         if t.off == DURATION and (where := corner(*t.center(TIMES[-1]))):
-            out.append(Question("position", f"Where is the {name(t)} at the end of the video?", where, CORNERS))
+            text = f"Where is the {name(t)} at the end of the video?"
+            out.append(Question("position", text, where, CORNERS, name(t), Evidence((last,), k)))
     return out
 
 
 def _state(clip: Clip) -> list[Question]:
     out = []
-    for t in clip.things:
+    for k, t in enumerate(clip.things):
         if t.change is not None:
-            out.append(
-                Question("state", f"What color does the {name(t)} become?", t.color_after, tuple(COLORS))
-            )
-        did = {"it appears": t.on > 0, "it disappears": t.off < DURATION, "it changes color": t.change is not None}
-        happened = [text for text in CHANGES if did.get(text)]
+            text, seen = f"What color does the {name(t)} become?", Evidence(_visible(t, t.change), k)
+            out.append(Question("state", text, t.color_after, tuple(COLORS), name(t), seen))
+        times = {"it appears": t.on, "it disappears": t.off, "it changes color": t.change or DURATION}
+        happened = [what for what in CHANGES if 0 < times.get(what, 0) < DURATION]
         if len(happened) < 2:
             answer = happened[0] if happened else "it stays"
-            out.append(Question("state", f"What happens to the {name(t)}?", answer, CHANGES))
+            seen = Evidence((shown(times[answer]),)) if happened else Evidence(_visible(t), k)
+            out.append(Question("state", f"What happens to the {name(t)}?", answer, CHANGES, name(t), seen))
     return out
 
 
 def _needle(clip: Clip) -> list[Question]:
     if not clip.needle:
         return []
-    star = clip.needle
+    star, seen = clip.needle, Evidence(_visible(clip.needle), len(clip.things))
     return [
-        Question("needle", "What color is the star that flashes?", star.color, tuple(COLORS)),
-        Question("needle", "Where does the star flash?", corner(*star.start), CORNERS),
+        Question("needle", "What color is the star that flashes?", star.color, tuple(COLORS), NEEDLE, seen),
+        Question("needle", "Where does the star flash?", corner(*star.start), CORNERS, NEEDLE, seen),
     ]
 
 
 def _when(clip: Clip) -> list[Question]:
-    events = [("does the scene change", t) for t in clip.cuts[1:]]
+    events = [("does the scene change", "scene", t) for t in clip.cuts[1:]]
     if clip.needle:
-        events.append(("does the star flash", clip.needle.on))
+        events.append(("does the star flash", NEEDLE, clip.needle.on))
     for t in clip.things:
         if t.on > 0:
-            events.append((f"does the {name(t)} appear", t.on))
+            events.append((f"does the {name(t)} appear", name(t), t.on))
         if t.off < DURATION:
-            events.append((f"does the {name(t)} disappear", t.off))
+            events.append((f"does the {name(t)} disappear", name(t), t.off))
         if t.change is not None:
-            events.append((f"does the {name(t)} change color", t.change))
-    return [Question("when", f"When {q}?", w, QUARTERS) for q, t in events if (w := quarter(t))]
+            events.append((f"does the {name(t)} change color", name(t), t.change))
+    return [
+        Question("when", f"When {text}?", part, QUARTERS, named, Evidence((shown(t),)))
+        for text, named, t in events
+        if (part := quarter(t))
+    ]
 
 
 def caption(clip: Clip) -> str:

@@ -15,6 +15,13 @@ from llava.eval.clips import COLORS, NEEDLE, SHAPES, TIMES
 TRAIN_SEEDS = 10_000_000  # training clips start here; held-out clips have smaller seeds
 COLOR_NAMES, SHAPE_NAMES = tuple(COLORS), (*SHAPES, NEEDLE)
 IGNORE = -100
+COLOR_COUNT, MOST_THINGS = len(COLOR_NAMES), 8  # things in a clip, the star included, plus one
+# what the newline behind a frame is asked: yes or no each, and classes as (questions, classes)
+FRAME_FLAGS = {"sight": COLOR_COUNT, "seen": COLOR_COUNT, "events": 5 * COLOR_COUNT + 2}
+FRAME_CLASSES = {
+    "things": (1, MOST_THINGS), "inside": (1, MOST_THINGS), "shapes": (len(SHAPES), MOST_THINGS),
+    "news": (3, COLOR_COUNT + 1), "index": (1, clips.FRAMES),
+}  # fmt: skip
 
 
 def jpeg(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -89,39 +96,57 @@ def tracks(clip: clips.Clip, owner: list[np.ndarray]) -> dict[str, torch.Tensor]
     owner: for each frame the thing of every cell (side, side); sides may differ. Labels of tokens come out as one
     row (cells of all frames,), in frame and raster order.
 
-    Tokens of a thing: its motion, the corner, frame and colour it began with. Frames: the colours in sight, the
-    colours seen so far, how many things so far, and which colour's thing came, went or changed just now.
+    Tokens of a thing: its motion, the corner, frame and colour it began with, and its colour, shape and corner now.
+    Frames: the colours in sight and seen so far; just now: which colour came, went, was turned to, which things, by the
+    colour they began with, went or changed, a new scene, a star; how many things so far, in sight, and of each shape so
+    far; the colours of the first and the latest to come and of the first to go; the frame's number.
     """
-    colors, count = len(COLOR_NAMES), len(TIMES)
-    names = ("motion", "corner", "begin", "first_color", "color", "shape")
+    colors, count = COLOR_COUNT, len(TIMES)
+    names = ("motion", "corner", "begin", "first_color", "color", "shape", "place")
     cell = {name: [np.full(o.shape, IGNORE) for o in owner] for name in names}
-    sight, seen = np.zeros((count, colors), np.float32), np.zeros((count, colors), np.float32)
-    events = np.zeros((count, 3 * colors), np.float32)
-    things = np.zeros(count, np.int64)
-    for k, thing in enumerate(clip.all_things):
+    flags = {name: np.zeros((count, n), np.float32) for name, n in FRAME_FLAGS.items()}
+    sight, seen, events = flags.values()
+    frame = {name: np.zeros((count, n), np.int64) for name, (n, _) in FRAME_CLASSES.items()}
+    frame["index"][:, 0] = np.arange(count)
+    frame["news"][:] = colors  # none yet
+    for cut in clip.cuts[1:]:
+        events[qa.shown(cut), -2] = 1
+    for k, thing in sorted(enumerate(clip.all_things), key=lambda pair: pair[1].on):
         begin = int(np.searchsorted(TIMES, thing.on))
         where = qa.corner(*thing.center(TIMES[begin]))
         first = COLOR_NAMES.index(thing.color)
-        things[begin:] += 1
+        frame["things"][begin:] += 1
+        if thing.shape == NEEDLE:
+            events[begin, -1] = 1
+        else:
+            frame["shapes"][begin:, SHAPES.index(thing.shape)] += 1
         if begin:
             events[begin, first] = 1
+            frame["news"][begin:, 0] = np.where(frame["news"][begin:, 0] == colors, first, frame["news"][begin:, 0])
+            frame["news"][begin:, 1] = first
         for i, t in enumerate(TIMES):
             if not thing.visible(t):
                 if i > begin and thing.visible(TIMES[i - 1]):
                     events[i, colors + COLOR_NAMES.index(thing.color_at(TIMES[i - 1]))] = 1
+                    events[i, 3 * colors + first] = 1
                 continue
+            frame["inside"][i] += 1
             now = COLOR_NAMES.index(thing.color_at(t))
             if i > begin and now != first and thing.color_at(TIMES[i - 1]) == thing.color:
-                events[i, 2 * colors + now] = 1
+                events[i, 2 * colors + now] = events[i, 4 * colors + first] = 1
             sight[i, now] = 1
             seen[i:, now] = 1
             mine = owner[i] == k
             cell["begin"][i][mine], cell["first_color"][i][mine] = begin, first
             cell["color"][i][mine], cell["shape"][i][mine] = now, SHAPE_NAMES.index(thing.shape)
+            if here := qa.corner(*thing.center(t)):
+                cell["place"][i][mine] = qa.CORNERS.index(here)
             if where:
                 cell["corner"][i][mine] = qa.CORNERS.index(where)
             if i >= begin + 2:
                 cell["motion"][i][mine] = list(clips.MOTIONS).index(thing.motion)
-    frame = {"sight": sight, "seen": seen, "events": events, "things": things}
+    gone = [(t.off, COLOR_NAMES.index(t.color_at(t.off - 0.1))) for t in clip.all_things if t.off < clips.DURATION]
+    for off, color in sorted(gone)[:1]:
+        frame["news"][qa.shown(off) :, 2] = color
     cell = {name: np.concatenate([labels.ravel() for labels in frames]) for name, frames in cell.items()}
-    return {k: torch.from_numpy(v) for k, v in (cell | frame).items()}
+    return {k: torch.from_numpy(v) for k, v in (cell | flags | frame).items()}

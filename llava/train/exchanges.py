@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -20,26 +20,67 @@ class Segment:
     """One exchange as the qwen_1_5 template puts it behind <image>.
 
     tokens: prompt and answer. learnt: whether a token is to be predicted. video: whether it may look at the video.
+    query: the prompt's last token, which predicts the answer's first. look: for a guide, the tokens of the prompt that
+    the query should look at. evidence: what it should look at in the video.
     """
 
     tokens: list[int]
     learnt: list[bool]
     video: bool
+    query: int = 0
+    look: dict[str, list[int]] = field(default_factory=dict)
+    evidence: qa.Evidence | None = None
 
 
-def segment(tokenizer, prompt: str, answer: str, *, video: bool = True, only: set[int] | None = None) -> Segment:
+@dataclass(frozen=True)
+class Exchange:
+    """Prompt and answer. marks: for a guide, the characters [start, end) of the prompt that it is told to look at."""
+
+    prompt: str
+    answer: str
+    marks: dict[str, tuple[int, int]] = field(default_factory=dict)
+    evidence: qa.Evidence | None = None
+
+
+def segment(tokenizer, exchange: Exchange, *, video: bool = True, only: set[int] | None = None) -> Segment:
     """An exchange as tokens. only: the tokens of the answer that are learnt, None for all."""
-    asked = tokenizer(f"\n{prompt}<|im_end|>\n<|im_start|>assistant\n").input_ids
-    said = tokenizer(f"{answer}<|im_end|>").input_ids
-    return Segment(asked + said, [False] * len(asked) + [only is None or t in only for t in said], video)
+    text = f"\n{exchange.prompt}<|im_end|>\n<|im_start|>assistant\n"
+    asked = tokenizer(text, return_offsets_mapping=True)
+    said = tokenizer(f"{exchange.answer}<|im_end|>").input_ids
+    look = {
+        guide: [i for i, (a, b) in enumerate(asked.offset_mapping) if a < end + 1 and b > start + 1]
+        for guide, (start, end) in exchange.marks.items()
+    }
+    tokens, learnt = asked.input_ids + said, [only is None or t in only for t in said]
+    query = len(asked.input_ids) - 1
+    return Segment(tokens, [False] * (query + 1) + learnt, video, query, look, exchange.evidence)
 
 
-def ask(question: qa.Question, rng: np.random.Generator, styles: tuple[str, ...] = ()) -> tuple[str, str]:
-    """Prompt and answer of a question: openly, or as a choice worded in one of the styles."""
+def ask(question: qa.Question, rng: np.random.Generator, styles: tuple[str, ...] = ()) -> Exchange:
+    """A question put openly, or as a choice worded in one of the styles."""
     if not styles:
-        return question.open_prompt(), question.answer
-    letter = str(rng.choice(list(qa.LETTERS)))
-    return question.choice_prompt(question.options(rng, letter), str(rng.choice(styles))), letter
+        prompt = question.open_prompt()
+        return Exchange(prompt, question.answer, _marks(prompt, question.named), question.evidence)
+    letter, style = str(rng.choice(list(qa.LETTERS))), str(rng.choice(styles))
+    prompt = question.choice_prompt(question.options(rng, letter), style)
+    marks = _marks(prompt, question.named, _line(style, letter, question.answer), question.answer)
+    return Exchange(prompt, letter, marks, question.evidence)
+
+
+def _line(style: str, letter: str, option: str) -> str:
+    return qa.OPTION_STYLE[style].format(letter, option)
+
+
+def _marks(prompt: str, named: str, line: str = "", option: str = "") -> dict[str, tuple[int, int]]:
+    """Where the prompt first says what is meant, and where the line of the right option says it."""
+    marks = {}
+    if named:
+        start = prompt.index(named)
+        marks["name"] = (start, start + len(named))
+    if line:
+        end = prompt.index(f"\n{line}") + 1 + len(line)
+        marks["option"] = (end - len(option), end)
+    return marks
 
 
 def pick(questions: list[qa.Question], rng: np.random.Generator, count: int) -> list[qa.Question]:
@@ -52,29 +93,21 @@ def pick(questions: list[qa.Question], rng: np.random.Generator, count: int) -> 
     return [questions[i] for i in chosen]
 
 
-def any_style(rng: np.random.Generator, choice: float) -> tuple[str, ...]:
-    return SHORT_STYLES + LONG_STYLES if rng.random() < choice else ()
-
-
-def copied(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> tuple[str, str]:
+def copied(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> Exchange:
     """A question behind its answer: what a letter stands for is learnt from these. bare: probability that the options
     stand alone, most often single words."""
     if rng.random() < bare:
-        question, letter = _simple(clip, rng), str(rng.choice(list(qa.LETTERS)))
-        return f"The answer is {question.answer}.\n{_lines(question.options(rng, letter), rng)}", letter
-    (question,) = pick(qa.make_questions(clip), rng, 1)
-    prompt, answer = ask(question, rng, any_style(rng, 0.85))
-    return f"The answer is {question.answer}.\n{prompt}", answer
-
-
-def matched(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> tuple[str, str]:
-    """Four options, then what the letter of each is, in another order: the same skill, asked four times at once."""
-    alone = rng.random() < bare
-    question = _simple(clip, rng) if alone else pick(qa.make_questions(clip), rng, 1)[0]
-    options = question.options(rng, str(rng.choice(list(qa.LETTERS))))
-    told = ", ".join(f"{options[i]} {qa.LETTERS[i]}" for i in rng.permutation(4))
-    prompt = _lines(options, rng) if alone else question.choice_prompt(options, str(rng.choice(SHORT_STYLES)))
-    return prompt, told
+        question, letter, style = _simple(clip, rng), str(rng.choice(list(qa.LETTERS))), str(rng.choice(SHORT_STYLES))
+        prompt, answer = _lines(question.options(rng, letter), style), letter
+    else:
+        (question,) = pick(qa.make_questions(clip), rng, 1)
+        letter, style = str(rng.choice(list(qa.LETTERS))), str(rng.choice(("", *SHORT_STYLES, *LONG_STYLES)))
+        prompt, answer = question.open_prompt(), question.answer
+        if style:
+            prompt, answer = question.choice_prompt(question.options(rng, letter), style), letter
+    prompt = f"The answer is {question.answer}.\n{prompt}"
+    line = _line(style, letter, question.answer) if style else ""
+    return Exchange(prompt, answer, _marks(prompt, question.answer, line, question.answer))
 
 
 def _simple(clip: clips.Clip, rng: np.random.Generator) -> qa.Question:
@@ -84,16 +117,5 @@ def _simple(clip: clips.Clip, rng: np.random.Generator) -> qa.Question:
     return qa.Question("attribute", "", str(rng.choice(list(COLORS))), tuple(COLORS))
 
 
-def _lines(options: tuple[str, ...], rng: np.random.Generator) -> str:
-    style = qa.OPTION_STYLE[str(rng.choice(SHORT_STYLES))]
-    return "\n".join(style.format(c, o) for c, o in zip(qa.LETTERS, options, strict=True))
-
-
-def text_segment(
-    tokenizer, clip: clips.Clip, rng: np.random.Generator, *, matching: float = 0.5, bare: float
-) -> Segment:
-    """An exchange that text alone answers: `matched` with this probability, else `copied`."""
-    if rng.random() < matching:
-        letters = {tokenizer(f"x {letter}").input_ids[-1] for letter in qa.LETTERS}
-        return segment(tokenizer, *matched(clip, rng, bare=bare), video=False, only=letters)
-    return segment(tokenizer, *copied(clip, rng, bare=bare), video=False)
+def _lines(options: tuple[str, ...], style: str) -> str:
+    return "\n".join(_line(style, c, o) for c, o in zip(qa.LETTERS, options, strict=True))

@@ -32,13 +32,17 @@ class Layout:
         return self.head + sum(count * size for count, size in self.rows)
 
 
-def packed_attention(module, query, key, value, attention_mask, *, scaling=None, dropout=0.0, layout: Layout, **_):
-    """query (B, H, L, d); key, value (B, G, L, d). Returns ((B, L, H, d), None)."""
+def packed_attention(
+    module, query, key, value, attention_mask, *, scaling=None, dropout=0.0, layout: Layout, guides=None, **_
+):
+    """query (B, H, L, d); key, value (B, G, L, d). Returns ((B, L, H, d), None). guides: a `Guides` that watches."""
     group = query.shape[1] // key.shape[1]
     device = query.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else query.dtype
     query = (query * (scaling or query.shape[-1] ** -0.5)).to(dtype).unflatten(1, (-1, group))  # (B, G, H/G, L, d)
     key, value = key.to(dtype), value.to(dtype)
+    if guides is not None:
+        guides.watch(module.layer_idx, query[:, 0, 0], key[:, 0])
     head = layout.head
     keys, values = key[:, :, :head], value[:, :, :head]
     scores = _grouped(query[..., :head, :], keys.mT)

@@ -12,9 +12,11 @@ from llava.eval import clips
 from llava.eval import questions as qa
 from llava.eval.clips import FRAMES, TIMES
 from llava.train.clip_data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
-from llava.train.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Segment, ask, copied, pick, segment, text_segment
+from llava.train.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
+from llava.train.guides import Guides
 from llava.train.packed_attention import Layout
 
+GUIDES = {"name": 2, "evidence": 5, "option": 6}  # the layer whose first head a guide tells where to look
 SIDES = (6, 4, 3)  # token grids of a frame: 12x12 tower tokens pooled by 2, 3 or 4
 
 
@@ -22,15 +24,15 @@ SIDES = (6, 4, 3)  # token grids of a frame: 12x12 tower tokens pooled by 2, 3 o
 class Mix:
     """What the rows of a clip's sequence hold.
 
-    open, short, long: questions asked openly, and as a choice in short and in long wording. text: options without a
-    question, which do not see the video. One more row is a caption (with this probability) or a question behind its
+    open, short, long: questions asked openly, and as a choice in short and in long wording. text: options behind their
+    answer, which do not see the video. One more row is a caption (with this probability) or a question behind its
     answer, which does not see the video either.
     """
 
-    open: int = 8
-    short: int = 0
-    long: int = 0
-    text: int = 2
+    open: int = 6
+    short: int = 3
+    long: int = 1
+    text: int = 1
     caption: float = 0.5
 
     @property
@@ -69,38 +71,28 @@ class ClipConversations(Dataset):
         mix, sides = self.mix, self.sides(index)
         asked = pick(qa.make_questions(clip), rng, mix.open + mix.short + mix.long)
         styles = [()] * mix.open + [SHORT_STYLES] * mix.short + [LONG_STYLES] * mix.long
-        made = [segment(self.tokenizer, *ask(q, rng, style)) for q, style in zip(asked, styles, strict=True)]
-        text = [text_segment(self.tokenizer, _other(rng), rng, bare=1.0) for _ in range(mix.text)]
+        made = [segment(self.tokenizer, ask(q, rng, style)) for q, style in zip(asked, styles, strict=True)]
+        text = [segment(self.tokenizer, copied(_other(rng), rng, bare=1.0), video=False) for _ in range(mix.text)]
         if rng.random() < mix.caption:
-            last = segment(self.tokenizer, str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip))
+            last = segment(self.tokenizer, Exchange(str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip)))
         else:
-            last = segment(self.tokenizer, *copied(_other(rng), rng), video=False)
+            last = segment(self.tokenizer, copied(_other(rng), rng), video=False)
         behind = mix.open + mix.short
         segments = [*made[:behind], *text, *made[behind:], last]
         owner = [owners(c, side) for c, side in zip(cover, sides, strict=True)]
-        return {"pixels": pixels, "sides": sides, "segments": segments, "tracks": tracks(clip, owner)}
+        looks = [_evidence(s.evidence, owner) for s in segments]
+        return {"pixels": pixels, "sides": sides, "segments": segments, "looks": looks, "tracks": tracks(clip, owner)}
 
 
-class TextConversations(Dataset):
-    """Rows of text alone. matching: share of exchanges that name the letter of every option; the others are answered
-    by copying. bare: share of the options without question and wording.
-    """
-
-    def __init__(self, tokenizer, length: int, *, rows: tuple[int, int], start: int, **shares: float):
-        self.tokenizer, self.length, self.count, self.room = tokenizer, length, *rows
-        self.start, self.shares = start, shares
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> dict:
-        rng = np.random.default_rng([TRAIN_SEEDS + self.start + index, 6])
-        segments: list[Segment] = []
-        while len(segments) < self.count:
-            made = text_segment(self.tokenizer, _other(rng), rng, **self.shares)
-            if len(made.tokens) <= self.room:
-                segments.append(made)
-        return {"segments": segments}
+def _evidence(evidence: qa.Evidence | None, owner: list[np.ndarray]) -> torch.Tensor:
+    """The visual tokens (bool) that show an answer: cells of a thing, or the newlines behind whole frames."""
+    frames = () if evidence is None else evidence.frames
+    parts = []
+    for i, cells in enumerate(owner):
+        thing = evidence is not None and evidence.thing is not None
+        parts.append(cells.ravel() == evidence.thing if thing and i in frames else np.zeros(cells.size, bool))
+        parts.append(np.array([not thing and i in frames]))
+    return torch.from_numpy(np.concatenate(parts))
 
 
 def _other(rng: np.random.Generator) -> clips.Clip:
@@ -115,7 +107,7 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     and is numbered as if it stood alone behind them, so one pass over the clip serves many exchanges. rows: (count,
     length) of the groups, filled in order. balance: answers of n tokens weigh n^(1 - balance).
     """
-    sides = samples[0].get("sides", ())
+    sides = samples[0]["sides"]
     head = len(prefix) + sum(side * side + 1 for side in sides)
     starts = [(at, size) for at, size in _rows(head, rows)]
     blind = torch.tensor([[not s.video for s in sample["segments"]] for sample in samples])
@@ -123,20 +115,28 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     shape = (len(samples), layout.length)
     ids, labels, weight = torch.full(shape, pad), torch.full(shape, IGNORE), torch.zeros(shape)
     ids[:, : len(prefix)] = torch.tensor(prefix)
+    visible = torch.arange(layout.length) < torch.where(blind, len(prefix), head)[..., None]  # (B, R, L)
+    query, targets = torch.zeros(blind.shape, dtype=torch.long), {g: torch.zeros_like(visible) for g in GUIDES}
     behind = torch.cat([head + torch.arange(size) for _, size in starts]).float()
     position = torch.cat([torch.arange(head).float(), behind]).repeat(len(samples), 1)
     for b, sample in enumerate(samples):
-        for part, (at, size) in zip(sample["segments"], starts, strict=True):
+        for r, (part, (at, size)) in enumerate(zip(sample["segments"], starts, strict=True)):
             if len(part.tokens) > size:
                 raise ValueError(f"An exchange of {len(part.tokens)} tokens does not fit its row of {size}.")
             end, learnt = at + len(part.tokens), torch.tensor(part.learnt)
             ids[b, at:end] = torch.tensor(part.tokens)
             labels[b, at:end][learnt] = ids[b, at:end][learnt]
             weight[b, at:end] = len(learnt[learnt]) ** -balance
+            query[b, r] = at + part.query
+            visible[b, r, at : at + part.query + 1] = True
+            for guide, places in part.look.items():
+                targets[guide][b, r, [at + place for place in places]] = True
+            if part.evidence is not None:
+                targets["evidence"][b, r, len(prefix) : head] = sample["looks"][r]
     batch = {"ids": ids, "labels": labels, "weight": weight, "position": position, "layout": layout}
-    if sides:
-        batch |= {"pixels": torch.stack([s["pixels"] for s in samples]), "sides": sides}
-        batch |= {k: torch.stack([s["tracks"][k] for s in samples]) for k in samples[0]["tracks"]}
+    batch["guides"] = Guides(query, visible, targets, GUIDES)
+    batch |= {"pixels": torch.stack([s["pixels"] for s in samples]), "sides": sides}
+    batch |= {k: torch.stack([s["tracks"][k] for s in samples]) for k in samples[0]["tracks"]}
     return batch
 
 

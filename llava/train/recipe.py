@@ -52,41 +52,33 @@ GEOMETRY = {
 }
 
 
-TRACKED_LAYER = 4  # the tracker reads behind this many layers; the others are left to find and say the answer
+TRACKED_LAYER = 5  # the tracker reads behind this many layers; the others are left to find and say the answer
 
 
 @dataclass(frozen=True)
 class Stage:
     """One run of the trainer. `first` numbers its first training clip, so that stages see different ones."""
 
-    objective: str  # "tower", "text" or "video"
+    objective: str  # "tower" or "video"
     steps: int
-    batch: int  # clips, or blocks of text
+    batch: int  # clips
     learning_rate: float
     first: int
     warmup: float = 0.05
     decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
     places: bool = False  # tower: ask where in the frame a patch lies
-    rows: tuple[int, int] = (8, 96)  # text: exchanges a block and tokens an exchange
-    matching: float = 0.0  # text: share of exchanges that name the letter of every option; the rest by copying
-    bare: float = 0.0  # text: share of the options that stand without question and wording
     mix: Mix = field(default_factory=Mix)
     coarse: float = 0.0  # video: share of batches with frames of fewer tokens
-    tracking: float = 1.0  # video: weight of the tracker's loss
+    tracking: float = 2.0  # video: weight of the tracker's loss
+    guiding: float = 0.5  # weight of the guided attention
     balance: float = 0.75  # 1: every answer weighs the same, 0: every token of the answers
 
 
 STAGES = {
     "tower": Stage("tower", steps=800, batch=12, learning_rate=1.5e-3, first=0),
     "places": Stage("tower", steps=260, batch=12, learning_rate=8e-4, first=500_000, places=True),
-    "words": Stage("video", steps=1000, batch=6, learning_rate=1.5e-3, first=1_000_000, coarse=0.4, decay=0.1),
-    "letters": Stage(
-        "text", steps=400, batch=4, learning_rate=1.5e-3, first=600_000, rows=(16, 48), matching=0.6, bare=1.0,
-        decay=0.1,
-    ),
     "answers": Stage(
-        "video", steps=1200, batch=6, learning_rate=1.5e-3, first=2_000_000, mix=Mix(7, 3, 1, 0, 0.3), coarse=0.4,
-        tracking=0.3, warmup=0.02, decay=0.7,
+        "video", steps=2500, batch=6, learning_rate=1.5e-3, first=1_000_000, coarse=0.35, warmup=0.02, decay=0.5,
     ),
 }  # fmt: skip
 

@@ -20,7 +20,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from llava.eval.questions import LETTERS
 from llava.train.clip_data import FrameLabels
 from llava.train.muon import Muon
-from llava.train.packing import ClipConversations, TextConversations, collate
+from llava.train.packing import ClipConversations, collate
 from llava.train.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
 from llava.train.tiny_tokenizer import save_tokenizer
 from llava.train.tower import DenseTower
@@ -95,18 +95,13 @@ def build(stage: Stage, tokenizer_folder: Path):
         return tower, FrameLabels(clips, size=SIZE, grid=grid, start=stage.first), None
     model.get_vision_tower().requires_grad_(False)
     letters = [tokenizer(text).input_ids[-1] for letter in LETTERS for text in (letter, f"x {letter}")]
-    objective = VideoObjective(model, letters, layer=TRACKED_LAYER, tracking=stage.tracking)
-    if stage.objective == "text":
-        data = TextConversations(
-            tokenizer, clips, rows=stage.rows, start=stage.first, matching=stage.matching, bare=stage.bare,
-        )  # fmt: skip
-    else:
-        data = ClipConversations(
-            tokenizer, clips, stage.mix, size=SIZE, grid=grid, start=stage.first, batch=stage.batch, coarse=stage.coarse
-        )
-    rows = (stage.rows,) if stage.objective == "text" else stage.mix.rows
+    objective = VideoObjective(model, letters, layer=TRACKED_LAYER, tracking=stage.tracking, guiding=stage.guiding)
+    data = ClipConversations(
+        tokenizer, clips, stage.mix, size=SIZE, grid=grid, start=stage.first, batch=stage.batch, coarse=stage.coarse
+    )
     return objective, data, functools.partial(
-        collate, prefix=tokenizer(SYSTEM).input_ids, rows=rows, pad=tokenizer.pad_token_id, balance=stage.balance
+        collate, prefix=tokenizer(SYSTEM).input_ids, rows=stage.mix.rows, pad=tokenizer.pad_token_id,
+        balance=stage.balance,
     )  # fmt: skip
 
 

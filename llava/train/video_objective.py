@@ -9,10 +9,8 @@ from torch.nn import functional as F
 from llava.eval.clips import FRAMES, MOTIONS
 from llava.eval.questions import CORNERS
 from llava.train import packed_attention
-from llava.train.clip_data import COLOR_NAMES, IGNORE, SHAPE_NAMES
+from llava.train.clip_data import COLOR_NAMES, FRAME_CLASSES, FRAME_FLAGS, IGNORE, SHAPE_NAMES
 from llava.train.packed_attention import Layout
-
-MOST_THINGS = 8  # in a clip, the star included, plus one
 
 
 class Tracker(nn.Module):
@@ -25,13 +23,11 @@ class Tracker(nn.Module):
         super().__init__()
         classes = {
             "motion": len(MOTIONS), "corner": len(CORNERS), "begin": FRAMES, "first_color": len(COLOR_NAMES),
-            "color": len(COLOR_NAMES), "shape": len(SHAPE_NAMES),
+            "color": len(COLOR_NAMES), "shape": len(SHAPE_NAMES), "place": len(CORNERS),
         }  # fmt: skip
-        colors = len(COLOR_NAMES)
-        flags = {"sight": colors, "seen": colors, "events": 3 * colors}
         self.cell = nn.ModuleDict({k: nn.Linear(width, n) for k, n in classes.items()})
-        self.frame = nn.ModuleDict({k: nn.Linear(width, n) for k, n in flags.items()})
-        self.things, self.index = nn.Linear(width, MOST_THINGS), nn.Linear(width, FRAMES)
+        self.flags = nn.ModuleDict({k: nn.Linear(width, n) for k, n in FRAME_FLAGS.items()})
+        self.frame = nn.ModuleDict({k: nn.Linear(width, n * m) for k, (n, m) in FRAME_CLASSES.items()})
 
     def forward(self, cells: torch.Tensor, lines: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:
         """cells (B, visual tokens, D), lines (B, T, D) the frames' newlines; the mean loss and the accuracies."""
@@ -42,13 +38,15 @@ class Tracker(nn.Module):
             logits = head(cells[known])
             losses.append(F.cross_entropy(logits, target[known]))
             seen[name] = (logits.argmax(-1) == target[known]).float().mean().detach()
+        for name, head in self.flags.items():
+            rare = torch.tensor(6.0 if name == "events" else 1.0, device=lines.device)  # few events in sixteen frames
+            loss = F.binary_cross_entropy_with_logits(head(lines), batch[name], pos_weight=rare)
+            losses.append(loss * FRAME_FLAGS[name] / 2)
+            seen[name] = loss.detach()
         for name, head in self.frame.items():
-            losses.append(4 * F.binary_cross_entropy_with_logits(head(lines), batch[name]))
-            seen[name] = losses[-1].detach() / 4
-        frames = torch.arange(FRAMES, device=lines.device).expand(lines.shape[:2])
-        for name, head, target in (("things", self.things, batch["things"]), ("index", self.index, frames)):
-            logits = head(lines)
-            losses.append(F.cross_entropy(logits.flatten(0, 1), target.flatten()))
+            target = batch[name]  # (B, T, n) of m classes
+            logits = head(lines).unflatten(-1, FRAME_CLASSES[name])
+            losses.append(F.cross_entropy(logits.flatten(0, 2), target.flatten()))
             seen[name] = (logits.argmax(-1) == target).float().mean().detach()
         return torch.stack(losses).mean(), seen
 
@@ -58,40 +56,44 @@ class VideoObjective(nn.Module):
 
     model: a LlavaQwenForCausalLM with a newline behind every frame; frozen parts stay as they are.
     letters: the tokens A to D, whose accuracy is logged apart.
-    layer: the hidden states that the tracker reads, 0 being the embeddings.
+    layer: the hidden states that the tracker reads, 0 being the embeddings. guiding: weight of the guided attention.
     stretch: share of the clips whose visual positions are drawn with random gaps below one, so that what is learnt
     hangs on content and newlines rather than on exact distances (randomised positions; no token is dropped).
     """
 
     def __init__(
-        self, model: nn.Module, letters: list[int], *, layer: int, tracking: float = 1.0, stretch: float = 0.25
-    ):
+        self, model: nn.Module, letters: list[int], *, layer: int, tracking: float = 1.0, guiding: float = 0.0,
+        stretch: float = 0.25,
+    ):  # fmt: skip
         super().__init__()
         self.letters = torch.tensor(letters)
-        self.model, self.layer, self.tracking, self.stretch = model, layer, tracking, stretch
+        self.model, self.layer, self.stretch = model, layer, stretch
+        self.tracking, self.guiding = tracking, guiding
         self.tracker = Tracker(model.config.hidden_size)
         model.config._attn_implementation = packed_attention.NAME
 
-    def forward(self, ids, labels, weight, position, layout: Layout, pixels=None, sides=(), **tracks):
+    def forward(self, ids, labels, weight, position, layout: Layout, guides, pixels, sides, **tracks):
         lm, start, end = self.model, layout.prefix, layout.head
         embeds = lm.get_input_embeddings()(ids)
-        if sides:
-            visual = self._visual(pixels, sides)  # (B, head - prefix, D)
-            embeds = torch.cat([embeds[:, :start], visual.to(embeds), embeds[:, end:]], 1)
-            if self.training and self.stretch:
-                position = self._stretched(position, start, end)
+        visual = self._visual(pixels, sides)  # (B, head - prefix, D)
+        embeds = torch.cat([embeds[:, :start], visual.to(embeds), embeds[:, end:]], 1)
+        if self.training and self.stretch:
+            position = self._stretched(position, start, end)
         out = lm.model(
             inputs_embeds=embeds, attention_mask={"full_attention": None}, position_ids=position, layout=layout,
-            output_hidden_states=True, use_cache=False,
+            guides=guides, output_hidden_states=True, use_cache=False,
         )  # fmt: skip
         loss, seen = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], weight[:, 1:])
-        if sides and self.tracking:
+        if self.tracking:
             hidden = out.hidden_states[self.layer][:, start:end].float()
             ends = torch.tensor([side * side for side in sides], device=hidden.device).add(1).cumsum(0) - 1
             cells = torch.ones(end - start, dtype=torch.bool, device=hidden.device)
             cells[ends] = False
             extra, known = self.tracker(hidden[:, cells], hidden[:, ends], tracks)
             loss, seen = loss + self.tracking * extra, seen | known
+        if self.guiding:
+            extra, known = guides.loss()
+            loss, seen = loss + self.guiding * extra, seen | known
         return {"loss": loss, **seen}
 
     def _answers(self, hidden, labels, weight):

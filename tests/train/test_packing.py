@@ -1,17 +1,30 @@
 """Packed training sequences mean what the exchanges mean one by one."""
 
+import dataclasses
+
+import numpy as np
 import pytest
 import torch
 
-from llava.train.clip_data import IGNORE, FrameLabels, draw, owners
+from llava.eval.clips import SHAPES, TIMES, Clip, Thing, sample_clip
+from llava.eval.questions import make_questions, shown
+from llava.train.clip_data import COLOR_NAMES, IGNORE, TRAIN_SEEDS, FrameLabels, draw, owners, tracks
 from llava.train.muon import Muon, orthogonalised
-from llava.train.packing import ClipConversations, Mix, TextConversations, collate
+from llava.train.packing import GUIDES, ClipConversations, Mix, collate
 from llava.train.recipe import GEOMETRY, STAGES, TRACKED_LAYER, new_model
 from llava.train.tiny_tokenizer import save_tokenizer
 from llava.train.train import SYSTEM
 from llava.train.video_objective import VideoObjective
 
 SMALL = Mix(open=2, short=1, long=1, text=0, caption=0.0)  # the last row is then answered from text
+CLIP = Clip(
+    seed=1, cuts=(0.0,),
+    things=(
+        Thing("circle", "red", 0.1, (0.2, 0.2), (0.7, 0.2), "right", color_after="blue", change=6.0),
+        Thing("square", "green", 0.1, (0.8, 0.8), (0.8, 0.8), "still", on=9.0, off=13.0),
+    ),
+    needle=Thing("star", "white", 0.1, (0.2, 0.8), (0.2, 0.8), "still", on=1.7, off=2.3),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -123,13 +136,83 @@ def test_an_exchange_that_does_not_fit_its_row_is_refused(model):
         batch_of(tokenizer, [sample], ((5, 20),))
 
 
-def test_text_rows_fit_and_end_in_an_answer(model):
+def test_guides_point_at_the_name_the_evidence_and_the_option(model):
     _, tokenizer = model
-    sample = TextConversations(tokenizer, 2, rows=(6, 208), start=0, matching=0.5, bare=0.5)[1]
-    batch, prefix = batch_of(tokenizer, [sample], ((6, 208),))
-    assert batch["ids"].shape == (1, len(prefix) + 6 * 208)
-    ends = [s.tokens[-1] for s in sample["segments"]]
-    assert ends == [tokenizer.convert_tokens_to_ids("<|im_end|>")] * 6
+    data = conversations(tokenizer, Mix(3, 2, 1, 2, 0.0))
+    sample = data[3]
+    batch, prefix = batch_of(tokenizer, [sample], data.mix.rows)
+    guides, clip = batch["guides"], sample_clip(TRAIN_SEEDS + 3)
+    questions = {q.text: q for q in make_questions(clip)}
+    for r, part in enumerate(sample["segments"]):
+        prompt = tokenizer.decode(part.tokens[: part.query + 1])
+        assert batch["ids"][0, guides.query[0, r]] == part.tokens[part.query]
+        assert prompt.endswith("assistant\n")
+        told = {
+            g: tokenizer.decode(batch["ids"][0][t[0, r]]).strip() for g, t in guides.targets.items() if g != "evidence"
+        }
+        evidence = guides.targets["evidence"][0, r]
+        if not part.video:
+            answer = prompt.split("The answer is ")[1].split(".")[0]
+            assert told["name"] == answer and told["option"] in ("", answer) and not evidence.any()
+            continue
+        question = next(q for text, q in questions.items() if text in prompt)
+        assert told["name"] == question.named
+        assert told["option"] == (question.answer if "A" in prompt and "B" in prompt else "")
+        places = evidence.nonzero()[:, 0] - len(prefix)
+        frames = sorted(set((places // 37).tolist()))  # 36 tokens and a newline a frame
+        assert set(frames) <= set(question.evidence.frames)
+        if question.evidence.thing is None:
+            assert (places % 37 == 36).all() and len(places) == len(question.evidence.frames)
+        else:
+            thing = clip.all_things[question.evidence.thing]
+            for place in places.tolist():  # a cell lies within reach of the thing's centre
+                x, y = thing.center(TIMES[place // 37])
+                row, column = divmod(place % 37, 6)
+                assert abs((column + 0.5) / 6 - x) < 0.25 and abs((row + 0.5) / 6 - y) < 0.25
+
+
+def test_the_guides_loss_is_the_attention_of_the_model(model):
+    model, tokenizer = model
+    sample = conversations(tokenizer, dataclasses.replace(SMALL, caption=1.0))[0]
+    batch, prefix = batch_of(tokenizer, [sample], SMALL.rows)
+    hidden_states(model, batch)
+    _, seen = batch["guides"].loss()
+    model.config._attn_implementation = "eager"
+    expected = {name: [] for name in GUIDES}
+    for r, part in enumerate(sample["segments"]):
+        ids = torch.tensor([[*prefix, -200, *part.tokens]])
+        with torch.no_grad():
+            out = model(ids, images=[sample["pixels"]], modalities=["video"], output_attentions=True)
+        for name, layer in GUIDES.items():
+            target = batch["guides"].targets[name][0, r]
+            if target.any():
+                head, row = batch["layout"].head, int(batch["guides"].query[0, r]) - part.query
+                places = torch.cat([target[:head].nonzero()[:, 0], target[head:].nonzero()[:, 0] + 2 * head - row])
+                expected[name].append(out.attentions[layer][0, 0, head + part.query, places].sum())
+    model.config._attn_implementation = "sdpa"
+    for name in GUIDES:
+        torch.testing.assert_close(seen[f"look_{name}"], torch.stack(expected[name]).mean(), atol=1e-5, rtol=1e-3)
+
+
+def test_what_frames_are_asked_follows_the_clip():
+    """CLIP: a red circle turns blue at 6 s, a green square is there from 9 to 13 s, a white star flashes at 2 s."""
+    labels = tracks(CLIP, [np.full((2, 2), -1)] * len(TIMES))
+    red, green, white, blue = (COLOR_NAMES.index(c) for c in ("red", "green", "white", "blue"))
+    star, turned, came, went = (shown(t) for t in (1.7, 6.0, 9.0, 13.0))
+    count = len(COLOR_NAMES)
+    events = {tuple(place) for place in np.argwhere(labels["events"].numpy())}
+    assert events == {
+        (star, white), (star, 5 * count + 1), (star + 1, count + white), (star + 1, 3 * count + white),
+        (turned, 2 * count + blue), (turned, 4 * count + red),
+        (came, green), (went, count + green), (went, 3 * count + green),
+    }  # fmt: skip
+    last = len(TIMES) - 1
+    assert labels["things"][[0, star, came], 0].tolist() == [1, 2, 3]
+    assert labels["inside"][[0, star, came, last], 0].tolist() == [1, 2, 2, 1]
+    assert labels["news"][[0, star, last]].tolist() == [
+        [count, count, count], [white, white, count], [white, green, white],
+    ]  # fmt: skip
+    assert labels["shapes"][last].tolist() == [int(s in ("circle", "square")) for s in SHAPES]
 
 
 def test_dense_labels_name_what_covers_the_patch():
