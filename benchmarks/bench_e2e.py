@@ -3,7 +3,8 @@
     python -m benchmarks.bench_e2e [--shapes 7b 0.5b tiny] [--frames 8 32 128] [--seconds 270] [--output FILE]
 
 uncompressed with fused and with plain ("eager") attention, AOT at 25, 10 and 5 %, and the released way of working in
-plain PyTorch, whose tokens are compared with the preset's. Above --stream-from frames the video is compressed while it
+plain PyTorch, whose tokens are compared with the preset's. On a GPU also the tower compiled and as CUDA graphs, whose
+features are compared with the plain tower's. Above --stream-from frames the video is compressed while it
 is read. A row whose result is wrong, or for which time or size do not suffice, says so and has no time. The last line
 is JSON.
 """
@@ -13,6 +14,8 @@ import json
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,6 +30,7 @@ from llava.model.long_video import compress_stream
 
 PROMPT = 20  # text tokens beside the video
 SETTINGS = ("uncompressed", "uncompressed eager", "aot 25 %", "aot 10 %", "aot 5 %", "released plain")
+MODES = {"aot 10 % compiled tower": "compile", "aot 10 % graphed tower": "cuda_graphs"}
 MOST_TOKENS = {"uncompressed": 40_000, "uncompressed eager": 13_000}  # what memory and time allow
 MOST_RELEASED = 32  # frames; their maps take 14 GB on the published tower
 CHUNK = 32
@@ -134,7 +138,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny"])
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 32])
-    parser.add_argument("--settings", nargs="+", choices=SETTINGS, default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=(*SETTINGS, *MODES), help="default: all that the device has")
     parser.add_argument("--layers", type=int, help="layers of the language model, fewer than published")
     parser.add_argument("--stream-from", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
@@ -146,7 +150,7 @@ def main() -> int:
     for shape in options.shapes:
         model = make_model(shape, device, layers=options.layers)
         for frames in options.frames:
-            for setting in options.settings:
+            for setting in options.settings or (*SETTINGS, *(MODES if device.type == "cuda" else ())):
                 plan = {"shape": shape, "frames": frames, "setting": setting}
                 if time.monotonic() - start > options.seconds:
                     rows.append(plan | {"left_out": "time"})
@@ -172,8 +176,11 @@ def main() -> int:
 
 def attempt(model, plan: dict, options) -> dict:
     """A measured row; a wrong result or too little memory is written down instead of a time."""
-    stream = plan["frames"] >= options.stream_from
+    stream, tower = plan["frames"] >= options.stream_from, model.get_vision_tower()
     try:
+        if plan["setting"] in MODES:
+            with running(tower, MODES[plan["setting"]]):
+                return measure(model, **plan, repeats=options.repeats, stream=stream)
         if "eager" in plan["setting"]:
             with eager(model):
                 return measure(model, **plan, repeats=options.repeats, stream=stream)
@@ -182,6 +189,25 @@ def attempt(model, plan: dict, options) -> dict:
         return plan | {"wrong": str(reason)}
     except torch.OutOfMemoryError:
         return plan | {"left_out": "not enough memory"}
+    except ValueError as reason:  # a mode that cannot be had
+        return plan | {"left_out": str(reason)}
+
+
+@contextmanager
+def running(tower, mode: str) -> Iterator[None]:
+    """The tower in a mode for the time inside; Wrong where its features are others, or it fails."""
+    pixels = torch.randn(2, 3, tower.image_size, tower.image_size, device=tower.device, dtype=tower.dtype)
+    plain = tower(pixels)
+    tower.set_mode(mode)
+    try:
+        check(relative_error(tower(pixels), plain) < 2e-2, f"the tower in mode {mode} gives other features")
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as reason:  # of a recording or of the compiler
+        raise Wrong(str(reason).splitlines()[0]) from reason
+    finally:
+        tower.set_mode("eager")
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
     exit 1
 fi
 started=$SECONDS
-timeout 120 "$python" -m pytest -q tests/ops/kernel_checks.py 2>&1 | tee "$parts/tests.txt" | tail -5
+timeout 120 "$python" -m pytest -q tests/ops/kernel_checks.py tests/llava/test_tower_modes.py 2>&1 | tee "$parts/tests.txt" | tail -5
 timeout 120 "$python" -m benchmarks.bench_ops --size 7b --output "$parts/ops.json" >"$parts/ops.txt" 2>&1
 cut -c1-160 "$parts/ops.txt" | tail -40
 left=$((470 - (SECONDS - started)))

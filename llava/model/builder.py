@@ -29,6 +29,7 @@ def load_pretrained_model(
     overwrite_config: Mapping | None = None,
     *,
     aot: AOTConfig | Mapping | None = None,
+    tower_mode: str = "eager",
     **kwargs,
 ):
     """Loads a SigLIP + Qwen2 checkpoint in LLaVA-NeXT's layout from a folder or the hub.
@@ -38,11 +39,12 @@ def load_pretrained_model(
     "bfloat16", "float32" or "auto". attn_implementation: "flash_attention_2" becomes "sdpa" where flash-attn
     cannot run. customized_config replaces the checkpoint's configuration, overwrite_config sets fields of it,
     both before the model is built. aot: token reduction settings for ``model.config.aot``; None keeps the
-    configuration's own, which is no reduction unless set.
+    configuration's own, which is no reduction unless set. tower_mode: "eager", "compile" or "cuda_graphs", how the
+    vision tower's layers run (`SigLipVisionTower.set_mode`).
 
     Returns (tokenizer, model, image_processor, context_len in tokens). Raises CheckpointError (a ValueError)
-    for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, TypeError for unknown
-    arguments.
+    for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, ValueError for a tower_mode that
+    cannot be had here, TypeError for unknown arguments.
     """
     unknown = set(kwargs) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
     if unknown:
@@ -74,6 +76,8 @@ def load_pretrained_model(
         )
     if placed is None:
         model.to(device)
+    if tower_mode != "eager":
+        model.get_vision_tower().set_mode(tower_mode)
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
 
 

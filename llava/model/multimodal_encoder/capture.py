@@ -81,9 +81,14 @@ AttentionInterface.register(CAPTURING, _fused_with_side_outputs)
 
 def prepare(attention: nn.Module) -> None:
     """Gives one attention module a configuration of its own that names the capturing function."""
-    if attention.config._attn_implementation != CAPTURING:
+    if not prepared(attention):
         attention.config = copy.deepcopy(attention.config)
         attention.config._attn_implementation = CAPTURING
+
+
+def prepared(attention: nn.Module) -> bool:
+    """Did `prepare` have this module?"""
+    return attention.config._attn_implementation == CAPTURING
 
 
 @contextmanager

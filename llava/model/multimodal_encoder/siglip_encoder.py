@@ -8,8 +8,9 @@ from torch import nn
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
-from llava.model.multimodal_encoder.capture import FUSED, SideOutputs, capturing, prepare
+from llava.model.multimodal_encoder.capture import FUSED, SideOutputs, capturing, prepare, prepared
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
+from llava.model.multimodal_encoder.modes import Replay, check_mode
 
 # so400m-patch14-384 has 27 layers; checkpoints hold the first 26.
 SO400M_384 = {
@@ -77,7 +78,7 @@ class _VisionModel(nn.Module):
 class SigLipVisionTower(nn.Module):
     """pixels (F, 3, S, S) -> features (F, N, width), the last kept layer's output before post_layernorm.
 
-    pass_memory: bytes of activations that one pass may hold; more frames go in several passes.
+    pass_memory: bytes of activations that one pass may hold; more frames go in several passes. mode: see `set_mode`.
     """
 
     is_loaded = True
@@ -88,6 +89,18 @@ class SigLipVisionTower(nn.Module):
         self.image_processor = SigLipImageProcessor(size=(self.config.image_size, self.config.image_size))
         self.vision_tower = _VisionModel(self.config)
         self.pass_memory = PASS_MEMORY
+        self.set_mode("eager")
+
+    def set_mode(self, mode: str) -> None:
+        """How layers run from now on, by one of `modes.MODES`, for inference; ValueError where it cannot be had.
+
+        "compile": those without side outputs by torch.compile. "cuda_graphs": all of them as one CUDA graph for each
+        number of frames; the weights must stay where they are.
+        """
+        check_mode(mode, self.device)
+        self.mode = mode
+        self._layer = torch.compile(_through) if mode == "compile" else _through
+        self._replay = Replay(self._layers) if mode == "cuda_graphs" else None
 
     def forward(self, images: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
         if isinstance(images, list):
@@ -128,16 +141,25 @@ class SigLipVisionTower(nn.Module):
 
     def _one_pass(self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int]) -> TowerOutput:
         layers = self.vision_tower.vision_model.encoder.layers
-        wanted = {i: SideOutputs(want_received=i in received, want_keys=i in keys) for i in {*received, *keys}}
-        for i in wanted:
+        received, keys = tuple(sorted(received)), tuple(sorted(keys))
+        for i in {*received, *keys}:
             prepare(layers[i].self_attn)
-        hidden = self._embed(pixels)
+        run = self._replay or self._layers
+        hidden, *side = run(self._embed(pixels), received, keys)
+        return TowerOutput(
+            hidden,
+            dict(zip(received, side[: len(received)], strict=True)),
+            dict(zip(keys, side[len(received) :], strict=True)),
+        )
+
+    def _layers(self, hidden: torch.Tensor, received: tuple[int, ...], keys: tuple[int, ...]) -> list[torch.Tensor]:
+        """The output of the last layer, then received attention and keys of the layers named."""
+        layers = self.vision_tower.vision_model.encoder.layers
+        wanted = {i: SideOutputs(want_received=i in received, want_keys=i in keys) for i in {*received, *keys}}
         with capturing({layers[i].self_attn: request for i, request in wanted.items()}):
             for layer in layers:
-                hidden = layer(hidden, None)
-                if isinstance(hidden, tuple):  # transformers 4 wraps the layer's output
-                    hidden = hidden[0]
-        return TowerOutput(hidden, {i: wanted[i].received for i in received}, {i: wanted[i].keys for i in keys})
+                hidden = (_through if prepared(layer.self_attn) else self._layer)(layer, hidden)
+        return [hidden, *(wanted[i].received for i in received), *(wanted[i].keys for i in keys)]
 
     def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
         embeddings = self.vision_tower.vision_model.embeddings
@@ -174,3 +196,9 @@ class SigLipVisionTower(nn.Module):
     @property
     def num_patches(self) -> int:
         return self.num_patches_per_side**2
+
+
+def _through(layer: nn.Module, hidden: torch.Tensor) -> torch.Tensor:
+    """One layer's output, (F, N, width) as its input."""
+    output = layer(hidden, None)
+    return output[0] if isinstance(output, tuple) else output  # transformers 4 wraps it
