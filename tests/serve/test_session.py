@@ -61,7 +61,7 @@ def test_a_long_video_is_compressed_while_it_is_read(session, tower_calls, clip)
     np.testing.assert_array_equal(loaded.video.times, frames.times)
     session.model.config.aot = AOTConfig().to_dict()
     whole = compress_stream(session.model, pixel_chunks(frames.frames, session.image_processor))
-    torch.testing.assert_close(loaded.features.tokens, whole.tokens)
+    assert torch.equal(loaded.features.tokens, whole.tokens)
     answer = session.ask("What moves?")
     assert (answer.frames, answer.before.visual, answer.before.newline, answer.after.visual) == (20, 720, 20, 72)
     assert answer.timings["tower"] > 0 and answer.timings["compress"] > 0
