@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, TURNS, encode, long, number, picture
 from benchmarks.try_files import attempt, cut_file, try_file
 from llava.decoders.pyav_reader import Sink, read_pyav
-from llava.video import VideoError, load_video
+from llava.video import VideoError, load_video, open_video
 
 
 def test_pictures_say_their_number():
@@ -32,6 +32,18 @@ def test_every_kind_is_read_frame_by_frame(tmp_path, decoder, part):
 
     with ThreadPoolExecutor(2) as pool:
         assert [x for x in pool.map(one, enumerate(list(READABLE.items())[::part])) if x] == []
+
+
+def test_every_kind_is_read_one_frame_after_another(tmp_path):
+    """Restarts, turns, odd sizes and times: the same frames as at once."""
+    for count, (label, (file, write)) in enumerate(list(READABLE.items())[::5]):
+        path = tmp_path / str(count) / file
+        path.parent.mkdir()
+        write(path)
+        whole = load_video(path, num_frames=10, decoder="pyav")
+        with open_video(path, num_frames=10) as video:
+            np.testing.assert_allclose(video.times, whole.times, atol=1e-6, err_msg=label)
+            np.testing.assert_array_equal(list(video), whole.frames, err_msg=label)
 
 
 def test_what_is_no_video_is_refused_in_one_sentence(tmp_path):
