@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from aot import AOTConfig
+from llava.model.compression import CapturePlan
 from llava.model.long_video import Ahead, compress_stream, pixel_chunks
 
 
@@ -92,9 +93,15 @@ def test_chunks_may_stand_among_the_images(model, video, make):
 
 
 def test_features_do_not_depend_on_the_frames_of_a_pass(model, video):
-    """Tower and projector take a long video in parts; the tokens are the same."""
-    model.config.aot = AOTConfig(retention=0.3).to_dict()
-    whole, _ = model.video_tokens(model.encode_video(video))
+    """Tower and projector take a long video in parts; everything that is captured comes along."""
+    plan = CapturePlan({"shallow": 1, "deep": 3, "attention_last": 4}, {"keys": 4})
+    whole = model.encode_video(video, plan=plan)
     model.get_vision_tower().pass_memory = 1  # a frame at a time
-    parts, _ = model.video_tokens(model.encode_video(video))
-    torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-5)
+    parts = model.encode_video(video, plan=plan)
+    for one, other in zip(tensors(parts), tensors(whole), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert parts.grid == whole.grid and parts.extras.keys() == {"attention_last", "keys"}
+
+
+def tensors(video):
+    return [video.features, video.shallow, video.deep, *(video.extras[name] for name in sorted(video.extras))]
