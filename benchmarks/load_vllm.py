@@ -1,0 +1,220 @@
+"""Load on a vLLM server: clients at the same time, videos and pictures mixed, with and without compression.
+
+    aot convert checkpoints/aot-tiny aot-tiny-hf
+    python benchmarks/load_vllm.py aot-tiny-hf --output load -- --dtype float32 --enforce-eager
+
+Starts two servers that differ in the compression alone and asks them in turns, a round each, so that whatever else
+the machine does weighs on both; --urls COMPRESSED WHOLE asks two that are running already. Every server is asked
+about a video once, so that no cache answers, and every answer has the same length. Writes OUTPUT.json and prints a
+table; exit code 1 when a request failed.
+"""
+
+import contextlib
+import json
+import os
+import platform
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import numpy as np
+from PIL import Image
+
+from llava.eval.clips import write_clip
+from llava.eval.questions import make_questions
+from llava.serve.client import Reply, ServerError, ask, media_part
+from llava.serve.options import Parser
+from llava.video import load_video
+
+FIRST_CLIP = 40_000  # none of the exam's, none of the training's
+PATIENCE = 600  # seconds for a server to start
+
+
+@dataclass(frozen=True)
+class Request:
+    """kind: "video" or "image"; part: the file as it is sent."""
+
+    kind: str
+    part: dict
+    question: str
+
+
+@dataclass(frozen=True)
+class Done:
+    """A request and what came of it: a reply, or the sentence of a failure."""
+
+    kind: str
+    reply: Reply | None
+    error: str = ""
+
+
+def make_requests(folder: Path, count: int, *, first: int, images: float, seed: int) -> list[Request]:
+    """Requests about clips numbered from `first`, and, for the share `images`, about a frame as a picture."""
+    rng, requests = random.Random(seed), []
+    for number in range(first, first + count):
+        path = folder / f"clip{number}.mp4"
+        clip = write_clip(path, number)
+        question = rng.choice(make_questions(clip)).open_prompt()
+        kind = "image" if rng.random() < images else "video"
+        if kind == "image":
+            frame = load_video(path, num_frames=1).frames[0]
+            path = folder / f"picture{number}.png"
+            Image.fromarray(frame).save(path)
+        requests.append(Request(kind, media_part(path), question))
+    return requests
+
+
+def drive(url: str, requests: list[Request], *, clients: int, new_tokens: int) -> tuple[float, list[Done]]:
+    """(seconds, outcomes) of the requests, `clients` at any time."""
+
+    def one(request: Request) -> Done:
+        try:
+            reply = ask(url, [request.part], request.question, max_tokens=new_tokens, model="load", ignore_eos=True)
+        except ServerError as error:
+            return Done(request.kind, None, str(error))
+        return Done(request.kind, reply)
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(clients) as pool:
+        outcomes = list(pool.map(one, requests))
+    return time.perf_counter() - started, outcomes
+
+
+def figures(seconds: float, outcomes: list[Done]) -> dict:
+    """Throughput, percentiles in milliseconds, tokens of the prompts."""
+    replies = [done.reply for done in outcomes if done.reply]
+    videos = [done.reply for done in outcomes if done.reply and done.kind == "video"]
+
+    def percentiles(values: list[float]) -> dict[str, float]:
+        return {f"p{q}": round(float(np.percentile(values, q)), 1) for q in (50, 95, 99)} if values else {}
+
+    return {
+        "requests": len(outcomes),
+        "videos": len(videos),
+        "failed": [done.error for done in outcomes if done.error],
+        "seconds": round(seconds, 2),
+        "requests_per_second": round(len(replies) / seconds, 3),
+        "prompt_tokens_of_a_video": round(float(np.mean([reply.prompt_tokens for reply in videos] or [0])), 1),
+        "first_token_ms": percentiles([reply.first for reply in replies]),
+        "answer_ms": percentiles([reply.total for reply in replies]),
+        "first_token_of_videos_ms": percentiles([reply.first for reply in videos]),
+    }
+
+
+def table(compressed: dict, whole: dict) -> str:
+    """The two servers side by side, with the ratio of compressed to whole."""
+    rows = [
+        ("requests a second", "requests_per_second", None),
+        ("prompt of a video, tokens", "prompt_tokens_of_a_video", None),
+    ]
+    for name, key in (
+        ("first token, ms", "first_token_ms"),
+        ("first token of videos, ms", "first_token_of_videos_ms"),
+        ("whole answer, ms", "answer_ms"),
+    ):
+        rows += [(f"{name}, {q}", key, q) for q in ("p50", "p95", "p99")]
+    lines = ["| | compressed | all tokens | ratio |", "|---|---|---|---|"]
+    for name, key, q in rows:
+        a, b = (side[key] if q is None else side[key][q] for side in (compressed, whole))
+        lines.append(f"| {name} | {a:g} | {b:g} | {a / b:.2f} |")
+    return "\n".join(lines)
+
+
+@contextlib.contextmanager
+def server(model: str, port: int, arguments: list[str], log: Path) -> Iterator[str]:
+    """Address of a server in a process of its own."""
+    command = [sys.executable, "-m", "llava.serve.vllm", model, "--port", str(port), "--served-model-name", "load"]
+    with log.open("w") as out:
+        process = subprocess.Popen([*command, *arguments], stdout=out, stderr=out)
+        try:
+            wait_for(f"http://127.0.0.1:{port}", process, log)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(60)
+
+
+def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
+    """Until the server answers; RuntimeError with the end of its log when it ends or takes too long."""
+    deadline = time.monotonic() + PATIENCE
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            urlopen(f"{url}/health", timeout=5).close()
+            return
+        except (URLError, OSError):
+            time.sleep(1)
+    raise RuntimeError(f"The server did not start:\n{log.read_text()[-2000:]}")
+
+
+def measure(urls: tuple[str, str], folder: Path, options) -> tuple[dict, dict]:
+    """Figures of the compressed server and of the other."""
+    warm = make_requests(folder, 2, first=FIRST_CLIP - 2, images=0.5, seed=1)
+    for url in urls:
+        drive(url, warm, clients=1, new_tokens=options.new_tokens)
+    seconds, outcomes = [0.0, 0.0], ([], [])
+    for number in range(options.rounds):
+        first = FIRST_CLIP + number * options.requests
+        requests = make_requests(folder, options.requests, first=first, images=options.images, seed=number)
+        for side in (0, 1) if number % 2 else (1, 0):
+            took, done = drive(urls[side], requests, clients=options.clients, new_tokens=options.new_tokens)
+            seconds[side] += took
+            outcomes[side].extend(done)
+    return figures(seconds[0], outcomes[0]), figures(seconds[1], outcomes[1])
+
+
+def main() -> int:
+    options, rest = _parser().parse_known_args()
+    rest = [argument for argument in rest if argument != "--"]
+    with TemporaryDirectory() as name, contextlib.ExitStack() as stack:
+        folder = Path(name)
+        urls = tuple(options.urls or ())
+        if not urls:
+            frames = ["--frames", str(options.frames)] if options.frames else []
+            for number, retention in enumerate((options.retention, 1.0)):
+                log = Path(f"{options.output}-server{number}.log")
+                arguments = ["--retention", str(retention), *frames, *rest]
+                urls += (stack.enter_context(server(options.model, options.port + number, arguments, log)),)
+        compressed, whole = measure(urls, folder, options)
+    report = {
+        "compressed": compressed,
+        "whole": whole,
+        "clients": options.clients,
+        "new_tokens": options.new_tokens,
+        "frames": options.frames,
+        "retention": options.retention,
+        "host": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+    }
+    Path(f"{options.output}.json").write_text(json.dumps(report, indent=1))
+    print(table(compressed, whole))
+    for error in compressed["failed"] + whole["failed"]:
+        print(error, file=sys.stderr)
+    return 1 if compressed["failed"] or whole["failed"] else 0
+
+
+def _parser() -> Parser:
+    parser = Parser(prog="load_vllm.py", description="Load on vLLM, with and without compression.", allow_abbrev=False)
+    add = parser.add_argument
+    add("model", help="checkpoint in the layout of transformers")
+    add("--urls", nargs=2, metavar="URL", help="a compressed server and one without, both named load")
+    add("--retention", type=float, default=0.1)
+    add("--frames", type=int, help="frames of a video (default: the model's)")
+    add("--clients", type=int, default=8)
+    add("--rounds", type=int, default=4, help="rounds for each server (default 4)")
+    add("--requests", type=int, default=32, help="requests of a round (default 32)")
+    add("--images", type=float, default=0.25, help="share of requests about a picture (default 0.25)")
+    add("--new-tokens", type=int, default=16, help="length of every answer (default 16)")
+    add("--port", type=int, default=8200, help="of the first server; the second has the next (default 8200)")
+    add("--output", default="load_vllm", help="where the JSON and the servers' logs go, without suffix")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
