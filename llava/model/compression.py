@@ -7,7 +7,7 @@ import torch
 from aot import AOTConfig, CompressedVideo, compress, layers
 from aot.baselines.in_llm import is_in_llm
 from aot.registry import get_method
-from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput
+from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput, joined
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,21 @@ class VideoFeatures:
     @property
     def frames(self) -> int:
         return self.features.shape[0]
+
+    @classmethod
+    def join(cls, parts: list["VideoFeatures"]) -> "VideoFeatures":
+        """Parts of a video that were encoded alike, one after another, as one."""
+
+        def whole(values: list[torch.Tensor | None]) -> torch.Tensor | None:
+            return None if values[0] is None else joined(values)
+
+        return cls(
+            joined([part.features for part in parts]),
+            parts[0].grid,
+            whole([part.shallow for part in parts]),
+            whole([part.deep for part in parts]),
+            {name: joined([part.extras[name] for part in parts]) for name in parts[0].extras},
+        )
 
     def split(self, lengths: list[int]) -> list["VideoFeatures"]:
         """Videos that were encoded together, apart again; lengths in frames."""

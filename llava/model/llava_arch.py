@@ -17,7 +17,7 @@ from llava.model.compression import (
     compress_video,
 )
 from llava.model.long_video import compress_stream
-from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, joined
+from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
 from llava.model.splice import cut, pad_rows, share_out, splice_row
@@ -141,15 +141,18 @@ class LlavaMetaForCausalLM:
             newline = None
         return newline, position
 
-    def _encode(self, pixels: torch.Tensor, plan) -> VideoFeatures:
+    def _encode(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
         tower = self.get_vision_tower()
+        tower.check_pixels(pixels)
+        # pass by pass through both: the tower's output and the inside of the projector are never held for all frames
+        return VideoFeatures.join([self._encode_pass(part, plan) for part in pixels.split(tower.frames_per_pass)])
+
+    def _encode_pass(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
+        tower, projector = self.get_vision_tower(), self.get_model().mm_projector
         with stage(self.last_timing, "tower", tower.device):
             output = tower.encode(pixels, received=set(plan.received.values()), keys=set(plan.keys.values()))
         with stage(self.last_timing, "projector", tower.device):
-            projector = self.get_model().mm_projector
-            # a part at a time: the inside of the projector is several times its input
-            parts = output.features.split(tower.frames_per_pass)
-            features = joined([projector(part.to(next(projector.parameters()))) for part in parts])
+            features = projector(output.features.to(next(projector.parameters())))
         side = tower.num_patches_per_side
         named = plan.name(output)
         shallow, deep = named.pop("shallow", None), named.pop("deep", None)
