@@ -45,48 +45,23 @@ def grid_window_sizes(grid: tuple[int, int]) -> list[int]:
     return [a * b for a in rows for b in columns]
 
 
-def window_members(windows: torch.Tensor) -> torch.Tensor:
-    """(N, 9) bool, which window each token lies in."""
-    return windows.unsqueeze(-1) == torch.arange(9, device=windows.device)
-
-
 def window_sizes(windows: torch.Tensor) -> torch.Tensor:
     """(9,) int64 tokens in each window. windows: (N,) from `window_ids`."""
-    return window_members(windows).sum(0)
+    return (windows.unsqueeze(-1) == torch.arange(9, device=windows.device)).sum(0)
 
 
-def share(total: torch.Tensor, weights: torch.Tensor, caps: torch.Tensor) -> torch.Tensor:
-    """Splits integer totals over the last axis in proportion to weights, by largest remainder.
+def window_groups(
+    grid: tuple[int, int], frames: int, device: torch.device | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens of each window over a run of frames: (9, w) int64 t·H·W + place, and (9, w) bool, False for padding.
 
-    total: (...,) int64. weights: (..., G) non-negative. caps: (G,) int64 upper bounds. Returns (..., G) int64
-    that sums to at most the total: what a cap cuts off is left over.
+    w is the size of the largest window.
     """
-    weights = weights.double() * (caps > 0)
-    flat = weights.sum(-1, keepdim=True) <= 0
-    weights = torch.where(flat, (caps > 0).double().expand_as(weights), weights)
-    quota = total.unsqueeze(-1) * weights / weights.sum(-1, keepdim=True)
-    base = quota.floor()
-    left = total - base.sum(-1).long()
-    extra = rank_descending(quota - base) < left.unsqueeze(-1)
-    return torch.minimum(base.long() + extra, caps)
-
-
-def window_counts(local: torch.Tensor, importance: torch.Tensor, windows: torch.Tensor, rule: str) -> torch.Tensor:
-    """Local anchors per window, (T, 9) int64, from (T,) int64 per frame.
-
-    importance: (T, N), the map that ranks local anchors. rule "uniform" gives ⌊local / 9⌋
-    to each (what is left goes to the global anchors), "mass" shares by the importance in a window, "entropy"
-    by how evenly it is spread: a window whose importance sits on one token needs one anchor.
-    """
-    caps = window_sizes(windows)
-    if rule == "uniform":
-        return torch.minimum((local // 9).unsqueeze(-1), caps)
-    member = window_members(windows).to(importance.dtype)
-    mass = importance @ member
-    if rule == "mass":
-        return share(local, mass, caps)
-    inside = importance / mass.clamp_min(torch.finfo(mass.dtype).tiny)[:, windows]
-    return share(local, torch.special.entr(inside) @ member, caps)
+    sizes = [size * frames for size in grid_window_sizes(grid)]
+    order = window_ids(grid, device).repeat(frames).argsort(stable=True)
+    slot = torch.arange(max(sizes), device=device)
+    size = torch.tensor(sizes, device=device).unsqueeze(1)
+    return order[(size.cumsum(0) - size + slot).clamp_max(order.shape[0] - 1)], slot < size
 
 
 def choose(
@@ -113,8 +88,3 @@ def choose(
     local = rank < local_count[:, windows]
     others = global_score.masked_fill(local, -torch.inf)
     return local, (rank_descending(others) < global_count.unsqueeze(-1)) & ~local
-
-
-def local_share(budget: torch.Tensor, global_ratio: float) -> torch.Tensor:
-    """int(budget·(1 - g)) anchors of each frame that the windows share; budget: (T,) int64."""
-    return (budget.double() * (1 - global_ratio)).long()

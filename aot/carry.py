@@ -18,90 +18,104 @@ _STOP = {"problem": "marginal", "never": "never"}
 
 @dataclass(frozen=True)
 class Clips:
-    """Kept tokens and suppliers of C clips, padded to the K kept of the fullest and M of the longest.
+    """A video of T·P tokens in C clips, padded to the n = longest·P tokens of the longest.
 
-    anchor: (C, K) and supplier: (C, M) flat token indices. filled: (C, K) bool. supply: (C, M) float32, 1 for
-    tokens that are not kept, 0 for kept ones and padding. starts: (C,) first frame of each clip.
+    starts: (C,) first frame of each clip. token: (C, n) flat token indices. real: (C, n) bool, False for padding.
+    slot: (T·P,) where each token lies in the flattened (C, n). counts: tokens that each clip keeps, at least 1.
     """
 
-    anchor: torch.Tensor
-    filled: torch.Tensor
-    supplier: torch.Tensor
-    supply: torch.Tensor
     starts: torch.Tensor
+    token: torch.Tensor
+    real: torch.Tensor
+    slot: torch.Tensor
+    counts: list[int]
+    longest: int
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Values (T, P) by clip, (C, n), 0 where there is padding."""
+        return values.flatten()[self.token] * self.real
+
+    def flat(self, values: torch.Tensor) -> torch.Tensor:
+        """Values (C, n) by token, (T·P,)."""
+        return values.flatten()[self.slot]
+
+
+def group_clips(lengths: list[int], counts: list[int], per_frame: int, device: torch.device) -> Clips:
+    """The clips of a video. lengths: frames of each. counts: tokens that each keeps."""
+    tokens, longest = sum(lengths) * per_frame, max(lengths)
+    first = clip_starts(lengths, device)
+    starts = first.unsqueeze(1) * per_frame
+    place = torch.arange(longest * per_frame, device=device)
+    ends = torch.cat([starts[1:], starts.new_full((1, 1), tokens)])
+    each = torch.arange(tokens, device=device)
+    clip = torch.searchsorted(first, each // per_frame, right=True) - 1
+    return Clips(
+        starts=first,
+        token=(starts + place).clamp_max(tokens - 1),
+        real=starts + place < ends,
+        slot=clip * len(place) + each - starts[clip, 0],
+        counts=counts,
+        longest=longest,
+    )
+
+
+def clip_cost(video: VideoTokens, clips: Clips, config: AOTConfig) -> torch.Tensor:
+    """(C, n, n) float32 cost between all tokens of a clip, (1 - cos) + spatial_weight·distance."""
+    return pair_cost(
+        video.pooled,
+        clips.starts,
+        clips.longest,
+        clips.token,
+        grid=video.pooled_grid,
+        spatial_weight=config.spatial_weight,
+        backend=config.backend,
+    )
 
 
 def transport_clips(
-    video: VideoTokens, index: torch.Tensor, clips: list[int], config: AOTConfig
+    video: VideoTokens, cost: torch.Tensor, index: torch.Tensor, clips: Clips, config: AOTConfig
 ) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """Carries every token that is not kept to the kept ones of its clip.
 
-    index: (S,) kept flat indices, ascending, at least one per clip. Returns
-    tokens (S, D) in the input's dtype, masses (S,) float32 that sum to T·P, and a trace.
+    cost: (C, n, n) of all pairs of a clip. index: (S,) kept flat indices, ascending, as many per clip as its count.
+    Returns tokens (S, D) in the input's dtype, masses (S,) float32 that sum to T·P, and a trace.
     """
-    groups = group_clips(index, clips, video.tokens_per_frame)
-    longest = max(clips)
-    cost = pair_cost(
-        video.pooled,
-        groups.starts,
-        longest,
-        groups.anchor,
-        grid=video.pooled_grid,
-        spatial_weight=config.spatial_weight,
-        temporal_weight=config.temporal_weight / longest,
-        backend=config.backend,
-    )
-    plan = clip_plan(cost, groups, config)
-    slots = true_indices(groups.filled.flatten(), index.shape[0])
-    mass = 1 + plan.sum(dim=1).flatten()[slots]
+    count = torch.tensor(clips.counts, device=index.device).unsqueeze(1)
+    slot = torch.arange(max(clips.counts), device=index.device)
+    filled = slot < count
+    anchor = index[(count.cumsum(0) - count + slot).clamp_max(index.shape[0] - 1)]  # (C, K)
+    anchor = torch.where(filled, anchor, clips.token[:, :1])
+    within = anchor - clips.token[:, :1]
+    cost = cost.gather(2, within.unsqueeze(1).expand(-1, cost.shape[1], -1))
+    kept = torch.zeros(clips.slot.shape, dtype=torch.bool, device=index.device).index_fill(0, index, True)
+    supply = (clips.real & ~kept[clips.token]).float()
+    plan = clip_plan(cost, supply, filled, config)
+    slots = true_indices(filled.flatten(), index.shape[0])
+    received = plan.sum(dim=1).flatten()[slots]
     tokens = video.pooled.flatten(0, 1)[index]
     if config.merge_strength > 0 and config.merge_cap > 0:
-        near = plan if config.merge_reach is None else plan * (cost <= config.merge_reach)
-        carried = aggregate(near, video.pooled, groups.starts, longest, backend=config.backend)
+        carried = aggregate(plan, video.pooled, clips.starts, clips.longest, backend=config.backend)
         carried = carried.flatten(0, 1)[slots]
-        received = near.sum(dim=1).flatten()[slots]
         merged = merge(tokens.float(), carried, received, strength=config.merge_strength, cap=config.merge_cap)
         tokens = merged.to(tokens.dtype)
-    trace = {"plan": plan, "cost": cost, "anchor": groups.anchor, "supplier": groups.supplier}
-    return tokens, mass, trace if video.trace else {}
+    trace = {"plan": plan, "cost": cost, "anchor": anchor, "supplier": clips.token}
+    return tokens, 1 + received, trace if video.trace else {}
 
 
-def group_clips(index: torch.Tensor, clips: list[int], per_frame: int) -> Clips:
-    """Sorts kept tokens (S,) and all others by clip; waits once for the device (the fullest clip)."""
-    device = index.device
-    tokens = sum(clips) * per_frame
-    first = clip_starts(clips, device)
-    starts = first.unsqueeze(1) * per_frame
-    ends = torch.cat([starts[1:, 0], starts.new_tensor([tokens])]).unsqueeze(1)
-    low = torch.searchsorted(index, starts)
-    count = torch.searchsorted(index, ends) - low
-    slot = torch.arange(int(count.max()), device=device)
-    place = torch.arange(max(clips) * per_frame, device=device)
-    supplier = (starts + place).clamp_max(tokens - 1)
-    free = torch.ones(tokens, dtype=torch.bool, device=device).index_fill(0, index, False)
-    return Clips(
-        anchor=index[(low + slot).clamp_max(index.shape[0] - 1)],
-        filled=slot < count,
-        supplier=supplier,
-        supply=(free[supplier] & (starts + place < ends)).float(),
-        starts=first,
-    )
-
-
-def clip_plan(cost: torch.Tensor, groups: Clips, config: AOTConfig) -> torch.Tensor:
-    """(C, M, K) plan in which every supplier carries mass 1.
+def clip_plan(cost: torch.Tensor, supply: torch.Tensor, filled: torch.Tensor, config: AOTConfig) -> torch.Tensor:
+    """(C, n, K) plan in which every supplier carries its mass. cost: (C, n, K). supply: (C, n). filled: (C, K) bool.
 
     Anchor marginals are uniform_share · M/K + (1 - uniform_share) · (what lies nearest to each anchor). At 0
     the plan has a closed form; else Sinkhorn finds it.
     """
-    nearest = soft_nearest(cost, groups.supply, groups.filled, config.epsilon)
+    nearest = soft_nearest(cost, supply, filled, config.epsilon)
     if config.uniform_share == 0:
         return nearest
-    each = groups.supply.sum(1, keepdim=True) / groups.filled.sum(1, keepdim=True)
-    demand = torch.lerp(nearest.sum(dim=1), each * groups.filled, config.uniform_share)
+    each = supply.sum(1, keepdim=True) / filled.sum(1, keepdim=True)
+    demand = torch.lerp(nearest.sum(dim=1), each * filled, config.uniform_share)
     return sinkhorn(
         cost,
-        groups.supply,
+        supply,
         demand,
         epsilon=config.epsilon,
         iterations=config.iterations,

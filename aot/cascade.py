@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .anchors import choose, grid_window_sizes, local_share, true_indices, window_counts, window_ids
+from .anchors import choose, grid_window_sizes, true_indices, window_ids, window_sizes
 from .config import AOTConfig
 from .errors import AOTError
 from .inter_frame import merge_clips
@@ -81,11 +81,10 @@ def tower_anchors(video: VideoTokens, config: AOTConfig) -> tuple[torch.Tensor, 
     """
     frames, tokens = video.features.shape[:2]
     windows = window_ids(video.grid, video.features.device)
-    budget = torch.full((frames,), config.num_anchors, device=windows.device)
-    local = local_share(budget, config.global_ratio)
-    counts = window_counts(local, video.shallow.float(), windows, "uniform")
-    chosen = choose(counts, budget - local, video.shallow.float(), video.deep.float(), windows)
     local_each = int(config.num_anchors * (1 - config.global_ratio))
+    local = window_sizes(windows).clamp_max(local_each // 9).expand(frames, -1)
+    global_ = torch.full((frames,), config.num_anchors - local_each, device=windows.device)
+    chosen = choose(local, global_, video.shallow.float(), video.deep.float(), windows)
     per_window = local_each // 9
     count = sum(min(per_window, size) for size in grid_window_sizes(video.grid))
     count += config.num_anchors - local_each

@@ -15,9 +15,6 @@ _CHOICES = {
     "schedule": ("joint", "cascade"),
     "newlines": ("frame", "row", "all", "none"),
     "clips": ("uniform", "dynamic"),
-    "window_budget": ("uniform", "mass", "entropy"),
-    "key_frames": ("video", "clip"),
-    "selection": ("score", "coverage"),
     "supplier_mass": ("unit", "normalised"),
     "stop": ("problem", "batch", "never"),
     "dynamic_rule": ("quantile", "threshold"),
@@ -27,13 +24,9 @@ _CHOICES = {
 # name: (lowest, highest, lowest excluded)
 _RANGES = {
     "global_ratio": (0, 1, False),
-    "frame_floor": (0, 1, False),
     "attention_power": (0, 8, False),
     "change_power": (0, 8, False),
-    "rarity_power": (0, 8, False),
-    "refresh": (0, 1, False),
     "spatial_weight": (0, math.inf, False),
-    "temporal_weight": (0, math.inf, False),
     "epsilon": (0, math.inf, True),
     "tolerance": (0, 1, True),
     "uniform_share": (0, 1, False),
@@ -47,19 +40,7 @@ _RANGES = {
     "clip_threshold": (-1, 1, False),
 }
 # read by one schedule only; setting them in the other is an error, not a knob that does nothing
-_JOINT_ONLY = (
-    "window_budget",
-    "attention_power",
-    "change_power",
-    "rarity_power",
-    "frame_floor",
-    "key_frames",
-    "refresh",
-    "selection",
-    "temporal_weight",
-    "uniform_share",
-    "merge_reach",
-)
+_JOINT_ONLY = ("attention_power", "change_power", "uniform_share")
 _CASCADE_ONLY = (
     "supplier_mass",
     "hard_blend",
@@ -88,21 +69,17 @@ class AOTConfig:
         onto them (exact budget); "cascade" is the paper's order: anchors, intra-frame transport, pooling,
         inter-frame transport.
 
-    Clips: clips "uniform" (clip_length frames, None = ceil(T/8)) or "dynamic" (cut where the cosine of
-        adjacent frame means is below clip_threshold, plus the clip_cuts - 1 lowest).
-    Anchors: global_ratio is the share chosen by the deep layer over the whole frame, the rest by the shallow
-        layer in 3x3 windows; window_budget shares the local anchors between windows.
-    Joint choice: a token's score is attention^attention_power · change^change_power · rarity^rarity_power
-        (see docs/method.md); key_frames says which frames are shown afresh, the first of the "video" or of
-        each "clip", and refresh how much of that holds for the other frames; frame_floor is the share of the
-        budget spread evenly over frames, the rest goes where scores are highest; selection "coverage"
-        discounts a token by what its frame already kept.
-    Transport: cost (1 - cos) + spatial_weight·distance (+ temporal_weight·|Δt|/clip length in joint);
+    Clips: clips "uniform" (clip_length frames; None = as many as hold 800 tokens in joint, ceil(T/8) in cascade) or
+        "dynamic" (cut where the cosine of adjacent frame means is below clip_threshold, plus the clip_cuts - 1 lowest).
+    Anchors: global_ratio is the share chosen by the deep layer over the whole frame (joint: clip), the rest by
+        the shallow layer in 3x3 windows.
+    Joint choice: each next anchor is the token that lowers most what is left to transport; a token counts
+        attention^attention_power · change^change_power there (see docs/method.md).
+    Transport: cost (1 - cos) + spatial_weight·distance;
         entropic with epsilon, at most `iterations` iterations, stopping by `stop` ("problem": each one when
         its marginal error is below tolerance; "batch": the release's rule; "never"); uniform_share (joint)
         mixes uniform anchor marginals with the mass that lies nearest to each anchor.
-    Merging: merge_strength is λ, merge_cap bounds the share of a kept token that may come from others, and
-        tokens whose cost is above merge_reach add to the mass but not to the mean (None: all do).
+    Merging: merge_strength is λ, merge_cap bounds the share of a kept token that may come from others.
     Cascade only: num_anchors per frame, inter_frame, inter_scale (λ of the inter-frame step), keep_ratio and
         dynamic_threshold (for dynamic_rule "quantile" and "threshold"), temporal_sigma, emission ("twice"
         emits original and updated anchors), supplier_mass ("unit" or "normalised", total mass 1), hard_blend
@@ -120,25 +97,17 @@ class AOTConfig:
     clip_threshold: float = 0.9
     clip_cuts: int = 8
     global_ratio: float = 0.5
-    window_budget: str = "mass"
     attention_power: float = 0.5
-    change_power: float = 1.0
-    rarity_power: float = 0.5
-    frame_floor: float = 0.25
-    key_frames: str = "video"
-    refresh: float = 0.5
-    selection: str = "score"
-    spatial_weight: float = 0.5
-    temporal_weight: float = 0.5
-    epsilon: float = 0.1
+    change_power: float = 0.5
+    spatial_weight: float = 0.0
+    epsilon: float = 0.01
     iterations: int = 100
     stop: str = "problem"
     tolerance: float = 1e-3
     supplier_mass: str = "unit"
     uniform_share: float = 0.0
     merge_strength: float = 1.0
-    merge_cap: float = 0.2
-    merge_reach: float | None = 0.5
+    merge_cap: float = 0.5
     hard_blend: float = 0.0
     num_anchors: int | None = None
     inter_frame: bool = True
@@ -167,8 +136,6 @@ class AOTConfig:
         if not isinstance(self.options, Mapping):
             raise AOTError(f"options is {self.options!r}; use a mapping of option names to values.")
         self._set("options", resolve_options(self.method, self.options))
-        if self.merge_reach is not None:
-            self._set("merge_reach", number("merge_reach", self.merge_reach, 0, math.inf, False))
         self._check_counts()
         self._check_schedule()
 
@@ -290,6 +257,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "schedule": "cascade",
         "num_anchors": 126,
         "spatial_weight": 0.0,
+        "epsilon": 0.1,
         "supplier_mass": "normalised",
         "stop": "never",
         "iterations": 100,
@@ -304,6 +272,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_anchors": 126,
         "newlines": "all",
         "spatial_weight": 0.5,
+        "epsilon": 0.1,
         "supplier_mass": "normalised",
         "stop": "batch",
         "tolerance": 1e-2,

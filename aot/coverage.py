@@ -1,33 +1,44 @@
-"""Greedy choice of the tokens that leave the least to be transported inside each frame."""
+"""Greedy choice of the tokens that leave the least to be transported (facility location)."""
 
 import torch
+
+from .anchors import rank_descending
 
 
 def cover(
     cost: torch.Tensor,
     weight: torch.Tensor,
-    known: torch.Tensor,
-    score: torch.Tensor,
     taken: torch.Tensor,
+    free: torch.Tensor,
     count: torch.Tensor,
+    *,
     steps: int,
+    unexplained: float,
+    every: int = 1,
 ) -> torch.Tensor:
-    """Chooses `count` further tokens of each frame by facility location, all frames at once.
+    """Chooses `count` further tokens of each of B problems, all problems at once.
 
-    A token i that is not kept costs weight_i times the cheapest way to explain it: by what is known without
-    this frame (known, (T, P)) or by a kept token j of the frame (cost, (T, P, P), symmetric). Each step keeps
-    the token that lowers the sum most; where nothing is left to gain, the order of score (T, P) decides.
-    taken: (T, P) bool, kept already. count: (T,) int64, at most `steps`. Returns (T, P) bool without taken.
+    A token i costs weight_i times the cheapest way to explain it by a kept token j: cost (B, n, n), symmetric, at most
+    `unexplained`. Each step keeps the token that lowers the sum most; where nothing is left to gain, the largest
+    weight (B, n) decides. taken: (B, n) bool, kept already. free: (B, n) bool, may be chosen. count: (B,) int64, at
+    most the free tokens of its problem. every: step s looks at the tokens s, s + every, s + 2·every … alone, which
+    makes it cheaper and changes little, since what is passed over has neighbours like it. What `steps` steps leave
+    open goes to the largest weights. Returns (B, n) bool without taken.
     """
-    frames = torch.arange(cost.shape[0], device=cost.device)
-    kept_cost = cost.masked_fill(~taken.unsqueeze(2), torch.inf).amin(dim=1)
-    left = torch.minimum(known, kept_cost)
-    tie = score / score.amax(dim=1, keepdim=True).clamp_min(torch.finfo(score.dtype).tiny) * 1e-6
-    closed = taken.clone()
+    problems = torch.arange(cost.shape[0], device=cost.device)
+    every = min(every, cost.shape[1])
+    left = torch.where(taken.unsqueeze(2), cost, unexplained).amin(dim=1)
+    tie = weight / weight.amax(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) * 1e-6
+    tie = tie.masked_fill(~free | taken, -torch.inf)  # -inf: closed
+    chosen = torch.zeros_like(taken)
     for step in range(steps):
-        gain = (left.unsqueeze(1) - cost).clamp_min_(0).matmul(weight.unsqueeze(2)).squeeze(2) + tie
-        best = gain.masked_fill(closed, -torch.inf).argmax(dim=1)
-        active = step < count
-        closed[frames, best] |= active
-        left = torch.where(active.unsqueeze(1), torch.minimum(left, cost[frames, best]), left)
-    return closed & ~taken
+        part = slice(step % every, None, every)
+        saved = (left.unsqueeze(1) - cost[:, part]).clamp_min_(0).matmul(weight.unsqueeze(2)).squeeze(2)
+        gain, best = (saved + tie[:, part]).max(dim=1)
+        best = best * every + step % every
+        new = (gain > -torch.inf) & (step < count)
+        chosen[problems, best] |= new
+        tie[problems, best] = torch.where(new, -torch.inf, tie[problems, best])
+        left = torch.where(new.unsqueeze(1), torch.minimum(left, cost[problems, best]), left)
+    missing = count - chosen.sum(dim=1)
+    return chosen | (rank_descending(tie) < missing.unsqueeze(1))

@@ -1,113 +1,121 @@
-"""The default schedule: choose the kept tokens once on the pooled grid, then transport the rest onto them.
+"""The default schedule: anchors that leave the least to be transported, then the transport of the rest onto them.
 
-The budget is exact, every token is emitted once in frame and raster order, and all frames and clips are
-processed at once. The device is waited for once, and once more each for dynamic clips and for selection
-"coverage", whatever T is.
+A video is cut in short clips, and nothing crosses from one to the next; all are processed at once. The budget is exact
+and known for every clip before a feature is seen, so the device is never waited for (once for dynamic clips), and a
+stream gives the tokens that the whole video gives.
 """
 
 import torch
 
-from .anchors import choose, local_share, rank_descending, true_indices, window_counts, window_ids
-from .carry import transport_clips
+from .anchors import true_indices, window_groups
+from .carry import Clips, clip_cost, group_clips, transport_clips
 from .config import AOTConfig
 from .coverage import cover
 from .ops import novelty
 from .pooling import pool_tokens
 from .result import Kind, Selection, kept
-from .scores import Scores, relative, token_scores, unit
-from .temporal import clip_lengths, clip_starts, join_clips
-from .transport import grid_distances
+from .scores import Weights, token_weights
+from .temporal import short_clips
 from .video import VideoTokens
+
+# a step of the choice of global anchors looks at every 8th token of a clip, but at 64 or so at least
+EVERY, LOOKS = 8, 64
 
 
 def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
     """Default schedule of the method "aot"; see docs/method.md for each step."""
     frames, per_frame = video.frames, video.tokens_per_frame
     budget = config.budget(frames, per_frame)
-    clips = join_clips(clip_lengths(video, config), budget)
-    device = video.features.device
+    lengths = short_clips(video, config, budget)
     if budget == frames * per_frame:
-        index = torch.arange(budget, device=device)
-        return kept(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=clips)
-    starts = clip_starts(clips, device)
-    # in a stream the first frame of the video was shown before
-    shown = starts if config.key_frames == "clip" else starts[: int(video.before is None)]
-    first = torch.zeros(frames, dtype=torch.bool, device=device).index_fill(0, shown, True)
-    change, rarity = frame_novelty(video, config)
-    scores = token_scores(
-        change,
-        rarity,
+        index = torch.arange(budget, device=video.features.device)
+        return kept(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=lengths)
+    weights = token_weights(
+        frame_change(video, config),
         video.pooled_shallow,
         video.pooled_deep,
-        first,
-        refresh=config.refresh,
         attention_power=config.attention_power,
         change_power=config.change_power,
-        rarity_power=config.rarity_power,
     )
-    counts = frame_budgets(scores.global_, starts, budget, config.frame_floor)
-    local, global_ = choose_tokens(scores, counts, video, config)
-    index = true_indices((local | global_).flatten(), budget)
-    kind = torch.where(local.flatten()[index], int(Kind.LOCAL), int(Kind.GLOBAL))
-    tokens, mass, trace = transport_clips(video, index, clips, config)
+    clips = group_clips(lengths, clip_budgets(lengths, per_frame, config), per_frame, video.features.device)
+    cost = clip_cost(video, clips, config)
+    local, global_ = choose_tokens(cost, weights, clips, video.pooled_grid, config)
+    index = true_indices(clips.flat(local | global_), budget)
+    tokens, mass, trace = transport_clips(video, cost, index, clips, config)
     if video.trace:
+        counts = torch.zeros(frames, dtype=torch.int64, device=index.device)
+        counts = counts.index_add_(0, index // per_frame, torch.ones_like(index))
         trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep, "frame_budget": counts}
-        trace |= {"local_score": scores.local, "global_score": scores.global_}
-        trace |= {"change": scores.change, "rarity": scores.rarity}
-    return kept(tokens, index, video.pooled_grid, kind=kind, mass=mass, clips=clips, trace=trace)
+        trace |= {"local_score": weights.local, "global_score": weights.global_, "change": weights.change}
+    return kept(
+        tokens,
+        index,
+        video.pooled_grid,
+        kind=torch.where(clips.flat(local)[index], int(Kind.LOCAL), int(Kind.GLOBAL)),
+        mass=mass,
+        clips=lengths,
+        trace=trace,
+    )
 
 
-def frame_novelty(video: VideoTokens, config: AOTConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """change and rarity (T, P) of `ops.novelty`, the first frame seen against the one before it in a stream."""
+def frame_change(video: VideoTokens, config: AOTConfig) -> torch.Tensor:
+    """(T, P) 1 - cos with the same place one frame earlier; in a video's first frame, with the mean of the frame."""
     if video.before is None:
-        return novelty(video.pooled, backend=config.backend)
+        change, rarity = novelty(video.pooled, backend=config.backend)
+        return torch.cat([rarity[:1], change[1:]])
     earlier = pool_tokens(video.before, video.grid, video.pool)
-    change, rarity = novelty(torch.cat([earlier, video.pooled]), backend=config.backend)
-    return change[1:], rarity[1:]
+    return novelty(torch.cat([earlier, video.pooled]), backend=config.backend)[0][1:]
 
 
-def frame_budgets(score: torch.Tensor, starts: torch.Tensor, budget: int, floor: float) -> torch.Tensor:
-    """Tokens of each frame, (T,) int64 summing to the budget: where the highest scores of the video lie.
+def clip_budgets(clips: list[int], per_frame: int, config: AOTConfig) -> list[int]:
+    """Tokens of each clip: after every clip ⌊retention · frames so far · P⌋ are out in all, but one a clip at least.
 
-    score: (T, P). starts: (C,) first frame of each clip, C <= budget. floor: share of the budget that is
-    spread evenly over frames first. The best token of every clip is in, so that its mass has a place to go.
+    Clips are at most as many as the budget, so a token that a clip lacks is taken from the fullest one.
     """
-    frames, per_frame = score.shape
-    place = torch.arange(frames, device=score.device)
-    clip = torch.searchsorted(starts, place, right=True) - 1
-    # the frame with the best token of its clip, the earliest of equals: first of its clip when sorted so
-    order = score.amax(dim=-1).argsort(descending=True, stable=True)
-    order = order[clip[order].argsort(stable=True)]
-    leads = torch.zeros(frames, dtype=torch.bool, device=score.device)
-    leads = leads.index_fill(0, order[starts], True)
-    rank = rank_descending(score)
-    spread = int(floor * budget)
-    even = (place + 1) * spread // frames - place * spread // frames
-    # 0 the best of each clip, 1 the evenly spread ones, 2 the others; by score within each
-    turn = 2 - (rank < even.unsqueeze(-1)).to(torch.uint8)
-    turn = turn.masked_fill((rank == 0) & leads.unsqueeze(-1), 0).flatten()
-    order = score.flatten().argsort(descending=True, stable=True)
-    order = order[turn[order].argsort(stable=True)]
-    chosen = order[:budget] // per_frame
-    counts = torch.zeros(frames, dtype=torch.int64, device=score.device)
-    return counts.index_add_(0, chosen, torch.ones_like(chosen))
+    ends = [sum(clips[: i + 1]) for i in range(len(clips))]
+    spent = [0, *(config.budget(end, per_frame) for end in ends)]
+    counts = [after - before for before, after in zip(spent, spent[1:], strict=False)]
+    while 0 in counts:
+        counts[counts.index(max(counts))] -= 1
+        counts[counts.index(0)] += 1
+    return counts
 
 
 def choose_tokens(
-    scores: Scores, budget: torch.Tensor, video: VideoTokens, config: AOTConfig
+    cost: torch.Tensor, weights: Weights, clips: Clips, grid: tuple[int, int], config: AOTConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Local and global anchors, two disjoint (T, P) bool masks. budget: (T,) int64."""
-    windows = window_ids(video.pooled_grid, budget.device)
-    local = local_share(budget, config.global_ratio)
-    counts = window_counts(local, scores.local, windows, config.window_budget)
-    left = budget - counts.sum(-1)
-    local, global_ = choose(counts, left, scores.local, scores.global_, windows)
-    if config.selection == "score":
-        return local, global_
-    units = unit(video.pooled)
-    cost = 1 - torch.bmm(units, units.transpose(1, 2))
-    cost += config.spatial_weight * grid_distances(video.pooled_grid, units.device)
-    weight = relative(video.pooled_deep) ** config.attention_power
-    weight = weight * scores.rarity.clamp_min(1e-6) ** config.rarity_power
-    known = scores.change if config.change_power > 0 else torch.full_like(scores.change, 2.0)
-    return local, cover(cost, weight, known, scores.global_, local, left, int(left.max()))
+    """Local and global anchors, two disjoint (C, n) bool masks; cost: (C, n, n).
+
+    Local: of the share 1 - g a ninth in each window of the clip, ⌊·/9⌋, by what they explain of their window. Global:
+    the rest, by what they explain of the clip beyond the local ones.
+    """
+    local = torch.zeros_like(clips.real)
+    unexplained = 2 + 2**0.5 * config.spatial_weight
+    each = [int(count * (1 - config.global_ratio)) // 9 for count in clips.counts]
+    if max(each) > 0:
+        member, inside = window_groups(grid, clips.longest, cost.device)  # (9, w)
+        free = (inside & clips.real[:, member]).flatten(0, 1)
+        wanted = torch.tensor(each, device=cost.device).repeat_interleave(9, output_size=len(free))
+        chosen = cover(
+            cost[:, member.unsqueeze(2), member.unsqueeze(1)].flatten(0, 1),
+            clips.gather(weights.local)[:, member].flatten(0, 1) * free,
+            torch.zeros_like(free),
+            free,
+            torch.minimum(wanted, free.sum(dim=1)),
+            steps=max(each),
+            unexplained=unexplained,
+        )
+        places = member.flatten().expand(len(local), -1)
+        local = torch.zeros(local.shape, device=cost.device).scatter_add_(1, places, chosen.view_as(places).float()) > 0
+    count = torch.tensor(clips.counts, device=cost.device) - local.sum(dim=1)
+    global_ = cover(
+        cost,
+        clips.gather(weights.global_),
+        local,
+        clips.real,
+        count,
+        steps=max(count - 9 * few for count, few in zip(clips.counts, each, strict=True)),
+        unexplained=unexplained,
+        every=max(1, min(EVERY, cost.shape[1] // LOOKS)),
+    )
+    return local, global_

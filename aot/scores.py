@@ -1,4 +1,4 @@
-"""What makes a pooled token worth keeping: attention, change in time, rarity in its frame."""
+"""How much a pooled token weighs: attention and change in time."""
 
 from dataclasses import dataclass
 
@@ -6,13 +6,12 @@ import torch
 
 
 @dataclass(frozen=True)
-class Scores:
-    """(T, P) float32 maps. change and rarity are cosine costs in [0, 2]; local and global_ rank tokens."""
+class Weights:
+    """(T, P) float32 maps: weights in the choice of local and global anchors; change, a cosine cost in [0, 2]."""
 
     local: torch.Tensor
     global_: torch.Tensor
     change: torch.Tensor
-    rarity: torch.Tensor
 
 
 def unit(tokens: torch.Tensor) -> torch.Tensor:
@@ -34,30 +33,17 @@ def relative(importance: torch.Tensor) -> torch.Tensor:
     return torch.where(mean > 0, importance / mean.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
 
 
-def token_scores(
-    change: torch.Tensor,
-    rarity: torch.Tensor,
-    shallow: torch.Tensor,
-    deep: torch.Tensor,
-    first: torch.Tensor,
-    *,
-    refresh: float,
-    attention_power: float,
-    change_power: float,
-    rarity_power: float,
-) -> Scores:
-    """Scores attention^a · change^c · rarity^r of all tokens: local by shallow, global_ by deep attention.
+def token_weights(
+    change: torch.Tensor, shallow: torch.Tensor, deep: torch.Tensor, *, attention_power: float, change_power: float
+) -> Weights:
+    """Weights attention^a · change^c of all tokens: local by shallow, global_ by deep attention.
 
-    change, rarity: (T, P) of `ops.novelty`. shallow, deep: (T, P) pooled importance. first: (T,) bool, frames to be
-    shown afresh: they are predicted from their own mean, not from the frame before, so a token is as new as
-    it is rare. In the other frames it is at least `refresh` times that new, so that what stays is shown again.
+    change: (T, P). shallow, deep: (T, P) pooled importance.
     """
-    moved = torch.maximum(change, rarity * torch.where(first, 1.0, refresh).unsqueeze(-1))
-    # the floor keeps the order of attention where nothing moves and nothing is rare
-    new = moved.clamp_min(1e-6) ** change_power * rarity.clamp_min(1e-6) ** rarity_power
-    return Scores(
-        local=relative(shallow) ** attention_power * new,
-        global_=relative(deep) ** attention_power * new,
-        change=moved,
-        rarity=rarity,
+    # the floor keeps the order of attention where nothing moves
+    moved = change.clamp_min(1e-6) ** change_power
+    return Weights(
+        local=relative(shallow) ** attention_power * moved,
+        global_=relative(deep) ** attention_power * moved,
+        change=change,
     )

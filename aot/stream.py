@@ -11,18 +11,19 @@ from .config import AOTConfig
 from .errors import AOTError
 from .pooling import pooled_grid
 from .result import CompressedVideo
+from .temporal import default_clip_length
 from .video import check_grid
 
-STREAM_CLIP = 8  # frames of a clip when clip_length is None, as in a video of 64 frames
+STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods without a rule of their own
 
 
 class VideoStream:
     """Compresses a video clip by clip under a running budget (method section 7).
 
-    After each closed clip max(1, ⌊retention · frames so far · P⌋) tokens are out in all; within a whole video
-    `compress` also shares between clips, so results differ. A clip is closed by the first frame after it, and
-    joined with the next one while the budget holds no token for it; a last clip without one is dropped. What is
-    held is a clip and a push.
+    After each closed clip max(1, ⌊retention · frames so far · P⌋) tokens are out in all. The method "aot" spends its
+    budget so in a whole video as well, so both give the same tokens; other methods see a clip at a time here.
+    A clip is closed by the first frame after it, and joined with the next one while the budget holds no token
+    for it; a last clip without one is dropped. What is held is a clip and a push.
     Arguments as in `compress`. Raises AOTError for settings that need the whole video.
     """
 
@@ -40,7 +41,6 @@ class VideoStream:
             raise AOTError("A stream keeps a running budget; use a preset with a retention.")
         if self.config.clips != "uniform":
             raise AOTError("A stream is cut evenly; set clips='uniform' and a clip_length.")
-        self._length = self.config.clip_length or STREAM_CLIP
         self._newline, self._position = newline, newline_position
         self._settings: dict[str, Any] = {"pool": pool, "newline_position": newline_position, "grid": grid}
         self._frames, self._kept = 0, 0
@@ -65,13 +65,14 @@ class VideoStream:
             raise AOTError(f"The stream began with {', '.join(self._pending)}; push the same again.")
         held = self._pending
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
-        closed, length = [], self._length
+        whole = self._clip_length()
+        closed, length = [], whole
         while self._held() > length:
             if self._budget(length):
                 closed.append(self._close(length, last=False))
-                length = self._length
+                length = whole
             else:
-                length += self._length
+                length += whole
         return closed
 
     def finish(self) -> list[CompressedVideo]:
@@ -81,6 +82,10 @@ class VideoStream:
 
     def _held(self) -> int:
         return self._pending["features"].shape[0] if self._pending else 0
+
+    def _clip_length(self) -> int:
+        rule = default_clip_length(self._tokens_per_frame()) if self.config.method == "aot" else STREAM_CLIP
+        return self.config.clip_length or rule
 
     def _tokens_per_frame(self) -> int:
         grid = check_grid(self._pending["features"].shape[1], self._settings["grid"])
@@ -96,7 +101,7 @@ class VideoStream:
         count = self._budget(frames)
         total = frames * self._tokens_per_frame()
         # half a token more than wanted: rounded down, that is the count, whatever the float is
-        config = self.config.replace(retention=min(1.0, (count + 0.5) / total), clip_length=frames)
+        config = self.config.replace(retention=min(1.0, (count + 0.5) / total))
         newline = self._newline if last or self._position != "one_token" else None
         result = compress(
             part.pop("features"),

@@ -6,6 +6,9 @@ from .config import AOTConfig
 from .errors import AOTError
 from .video import VideoTokens
 
+# what the choice of anchors compares pair by pair: four frames of 14x14
+CLIP_TOKENS = 800
+
 
 def clip_lengths(video: VideoTokens, config: AOTConfig) -> list[int]:
     """Clip lengths of a video: the caller's, else as the config says."""
@@ -15,6 +18,26 @@ def clip_lengths(video: VideoTokens, config: AOTConfig) -> list[int]:
         return uniform_clips(video.frames, config.clip_length)
     descriptors = video.features.float().mean(dim=1)
     return dynamic_clips(descriptors, threshold=config.clip_threshold, cuts=config.clip_cuts)
+
+
+def default_clip_length(tokens_per_frame: int) -> int:
+    """Frames of a clip in the schedule "joint": as many as hold CLIP_TOKENS tokens, at least one."""
+    return max(1, CLIP_TOKENS // tokens_per_frame)
+
+
+def short_clips(video: VideoTokens, config: AOTConfig, budget: int) -> list[int]:
+    """Clip lengths of the schedule "joint", at most `budget` many.
+
+    Unless clip_length is set, clips are `default_clip_length` long, and the caller's and dynamic ones are cut to that.
+    """
+    most = config.clip_length or default_clip_length(video.tokens_per_frame)
+    if video.clips is None and config.clips == "uniform":
+        clips = uniform_clips(video.frames, most)
+    else:
+        clips = clip_lengths(video, config)
+        if config.clip_length is None:
+            clips = [part for length in clips for part in uniform_clips(length, most)]
+    return join_clips(clips, budget)
 
 
 def uniform_clips(frames: int, length: int | None = None) -> list[int]:

@@ -96,23 +96,20 @@ def pair_cost(
     *,
     grid: tuple[int, int],
     spatial_weight: float,
-    temporal_weight: float = 0.0,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Costs (1 - cos) + spatial_weight·distance + temporal_weight·|Δt| of token pairs, (G, M, K) float32.
+    """Costs (1 - cos) + spatial_weight·distance of token pairs, (G, M, K) float32.
 
     tokens: (T, P, D) of any float dtype and length; no normalised or gathered copy is written. Group g pairs
     all M = length·P tokens of the frames from starts[g] on with the tokens anchor[g]. starts: (G,) int64,
     consecutive groups that cover the video; what lies beyond its end repeats the last frame. anchor: (G, K)
-    flat indices t·P + place. grid: (H, W) of a frame, whose sides span [0, 1]. Δt in frames.
+    flat indices t·P + place. grid: (H, W) of a frame, whose sides span [0, 1].
     """
     if use_triton(backend, "pair_cost", tokens, starts, anchor):
         from .kernels.pair_cost import pair_cost as kernel
     else:
         kernel = reference.pair_cost
-    return kernel(
-        tokens, starts, length, anchor, grid=grid, spatial_weight=spatial_weight, temporal_weight=temporal_weight
-    )
+    return kernel(tokens, starts, length, anchor, grid=grid, spatial_weight=spatial_weight)
 
 
 def aggregate(

@@ -144,23 +144,17 @@ def pair_cost(
     *,
     grid: tuple[int, int],
     spatial_weight: float,
-    temporal_weight: float,
 ) -> torch.Tensor:
     """Costs of token pairs (G, M, K); arguments as in `aot.ops.pair_cost`. Norms divide products, not tokens."""
-    frames, per_frame, _ = tokens.shape
+    per_frame = tokens.shape[1]
     flat = tokens.flatten(0, 1)
     by = inverse_length(tokens).unsqueeze(-1)
     right = flat[anchor].float() * -by.flatten(0, 1)[anchor]
     cost = torch.bmm(group_frames(tokens, starts, length).float(), right.transpose(1, 2))
     cost = cost.mul_(group_frames(by, starts, length)).add_(1)
-    shaped = cost.view(cost.shape[0], length, per_frame, -1)
     if spatial_weight > 0:
         between = grid_distances(grid, tokens.device) * spatial_weight
-        shaped += between[anchor % per_frame].transpose(1, 2).unsqueeze(1)
-    if temporal_weight > 0:
-        time = (starts.unsqueeze(1) + torch.arange(length, device=starts.device)).clamp_max(frames - 1)
-        apart = (time.unsqueeze(2) - (anchor // per_frame).unsqueeze(1)).abs() * temporal_weight
-        shaped += apart.unsqueeze(2)
+        cost.unflatten(1, (length, per_frame)).add_(between[anchor % per_frame].transpose(1, 2).unsqueeze(1))
     return cost
 
 

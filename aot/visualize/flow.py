@@ -42,13 +42,11 @@ def _joint_flow(video: CompressedVideo, trace: dict) -> Flow:
     best = trace["plan"].argmax(dim=-1)  # (C, M)
     supplied = trace["plan"].sum(dim=-1) > 0
     source = trace["supplier"][supplied]
-    reach = video.config.merge_reach
-    near = trace["cost"].gather(2, best.unsqueeze(-1)).squeeze(-1) <= (torch.inf if reach is None else reach)
     target = torch.full((video.tokens_before,), -1, dtype=torch.int64, device=source.device)
     blended = torch.zeros_like(target, dtype=torch.bool)
     target[source] = trace["anchor"].gather(1, best)[supplied]
     merges = video.config.merge_strength > 0 and video.config.merge_cap > 0
-    blended[source] = near[supplied] & merges
+    blended[source] = merges
     return Flow(target.cpu(), blended.cpu())
 
 

@@ -14,13 +14,12 @@ from .flow import find_flow
 LARGEST = 320  # pixels of a frame's longer side in a picture
 # maps that say why a token was kept, best first: the first one a method has is the row "why"
 MAPS = {
-    "global_score": "score (attention × change × rarity)",
+    "global_score": "weight (attention × change)",
     "score": "score of the method",
     "deep": "attention, deep layer",
     "shallow": "attention, shallow layer",
     "change": "change since the frame before",
-    "rarity": "rarity in its frame",
-    "local_score": "score of local anchors",
+    "local_score": "weight in the choice of local anchors",
 }
 
 

@@ -16,15 +16,15 @@ class Look:
 
 
 LOOKS = {
-    Kind.LOCAL: Look("#D55E00", "o", "kept: best of its part of the frame (local anchor)"),
-    Kind.GLOBAL: Look("#0072B2", "s", "kept: best of the whole frame (global anchor)"),
+    Kind.LOCAL: Look("#D55E00", "o", "kept: stands best for its part of the picture (local anchor)"),
+    Kind.GLOBAL: Look("#0072B2", "s", "kept: stands best for what is left (global anchor)"),
     Kind.DYNAMIC: Look("#000000", "^", "kept: unlike the clip's first frame (dynamic)"),
 }
 PLAIN = Look("#0072B2", "s", "kept")
 WHY = {
     "global_score": (
-        "A token is kept where the vision model looks, where something changed since the frame before, "
-        "and where it is unlike the rest of its frame."
+        "Tokens are kept that stand for as many others as possible; a token counts more where the vision model looks "
+        "and where something changed since the frame before."
     ),
     "score": "A token is kept where the method's own score is high.",
     "deep": "A token is kept where the vision model looks most.",

@@ -21,7 +21,7 @@ def stream(video, config, *, pushes, **settings):
 
 @pytest.mark.parametrize(("frames", "retention"), [(21, 0.1), (8, 0.29), (5, 1.0), (33, 0.004)])
 def test_after_each_clip_the_running_budget_is_spent(make_video, frames, retention):
-    config = AOTConfig(retention=retention)
+    config = AOTConfig(retention=retention, clip_length=8)
     parts = stream(make_video(frames, (6, 6), 16), config, pushes=5)
     so_far = total = 0
     for part in parts:
@@ -37,20 +37,31 @@ def test_after_each_clip_the_running_budget_is_spent(make_video, frames, retenti
 def test_how_frames_are_pushed_changes_nothing(make_video, pushes):
     video = make_video(19, (6, 6), 16)
     settings = {"newline": NEWLINE, "newline_position": "one_token"}
-    expected = join(stream(video, {"retention": 0.3}, pushes=3, **settings))
-    whole = join(stream(video, {"retention": 0.3}, pushes=pushes, **settings))
+    expected = join(stream(video, {"retention": 0.3, "clip_length": 8}, pushes=3, **settings))
+    whole = join(stream(video, {"retention": 0.3, "clip_length": 8}, pushes=pushes, **settings))
     assert torch.equal(whole.frame, expected.frame) and torch.equal(whole.position, expected.position)
     torch.testing.assert_close(whole.tokens, expected.tokens)
     assert whole.clips == expected.clips == [8, 8, 3]
     assert (whole.kind == Kind.NEWLINE).nonzero().tolist() == [[len(whole.tokens) - 1]]
 
 
-def test_a_stream_of_one_clip_is_the_video(make_video):
-    video = make_video(8, (6, 6), 16)
-    whole = join(stream(video, {"retention": 0.2}, pushes=3, newline=NEWLINE, newline_position="frame"))
-    expected = compress(*video, AOTConfig(retention=0.2, clip_length=8), newline=NEWLINE, newline_position="frame")
+@pytest.mark.parametrize(("frames", "clip_length"), [(8, None), (19, 8), (9, 2)])
+def test_a_stream_is_the_whole_video(make_video, frames, clip_length):
+    video = make_video(frames, (6, 6), 16)
+    config = AOTConfig(retention=0.3, clip_length=clip_length)
+    settings = {"newline": NEWLINE, "newline_position": "frame"}
+    whole, expected = join(stream(video, config, pushes=3, **settings)), compress(*video, config, **settings)
     torch.testing.assert_close(whole.tokens, expected.tokens)
-    assert torch.equal(whole.kind, expected.kind) and torch.equal(whole.mass, expected.mass)
+    torch.testing.assert_close(whole.mass, expected.mass)
+    assert torch.equal(whole.kind, expected.kind) and torch.equal(whole.frame, expected.frame)
+    assert torch.equal(whole.position, expected.position) and whole.clips == expected.clips
+
+
+def test_clips_of_a_stream_hold_so_many_tokens(make_video):
+    ours = VideoStream(AOTConfig(), pool=None)
+    assert [len(ours.push(*make_video(4, (14, 14), 4))) for _ in range(3)] == [0, 1, 1]
+    other = VideoStream(AOTConfig(method="evs"), pool=None)
+    assert [len(other.push(*make_video(4, (14, 14), 4))) for _ in range(3)] == [0, 0, 1]
 
 
 def test_the_frame_before_a_clip_tells_what_changed(make_video):
@@ -65,7 +76,7 @@ def test_the_frame_before_a_clip_tells_what_changed(make_video):
 
 def test_what_is_held_does_not_grow(make_video):
     features, shallow, deep = make_video(64, (6, 6), 16)
-    ours = VideoStream({"retention": 0.1})
+    ours = VideoStream({"retention": 0.1, "clip_length": 8})
     for frame in range(64):
         ours.push(features[frame : frame + 1], shallow[frame : frame + 1], deep[frame : frame + 1])
         if frame:  # the first push is held as it came
@@ -97,7 +108,7 @@ def test_other_troubles_are_said(make_video):
 
 def test_gathered_clips_are_few_parts_and_the_same_video(make_video):
     video = make_video(13 * 8, (6, 6), 16)
-    clips = stream(video, {"retention": 0.1}, pushes=5)
+    clips = stream(video, {"retention": 0.1, "clip_length": 8}, pushes=5)
     parts = []
     for clip in clips:
         gather(parts, [clip])

@@ -1,18 +1,19 @@
 """The transport steps against sums worked out by hand, in plain float64 Python."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from aot import AOTConfig, Kind, compress
-from aot.anchors import choose, local_share, rank_descending, share, true_indices, window_counts, window_ids
-from aot.carry import transport_clips
+from aot.anchors import choose, rank_descending, true_indices, window_groups, window_ids, window_sizes
+from aot.carry import clip_cost, group_clips, transport_clips
 from aot.coverage import cover
 from aot.inter_frame import masked_quantile, merge_clips
-from aot.joint import frame_budgets
-from aot.temporal import dynamic_clips, join_clips, uniform_clips
+from aot.joint import clip_budgets, compress_joint
+from aot.temporal import dynamic_clips, join_clips, short_clips, uniform_clips
 from aot.transport import grid_distances, intra_frame, merge
 from aot.video import VideoTokens
 
@@ -65,19 +66,27 @@ def test_intra_frame_merge_by_hand(strength):
     assert np.abs(run(1.01 * strength) / expected - 1).max() > 5e-4
 
 
+def carry(video, index, lengths, config):
+    """The default's transport onto given tokens, without its choice."""
+    per_frame = video.tokens_per_frame
+    ends = torch.tensor(lengths).cumsum(0) * per_frame
+    counts = torch.searchsorted(index, ends).diff(prepend=torch.tensor([0])).tolist()
+    clips = group_clips(lengths, counts, per_frame, index.device)
+    return transport_clips(video, clip_cost(video, clips, config), index, clips, config)
+
+
 def test_default_merge_by_hand():
     """Default transport of one frame: suppliers spread by softmax(-C/ε), share of others capped."""
     config = AOTConfig(
         retention=0.5,
         spatial_weight=0.2,
-        temporal_weight=0.0,
-        merge_reach=None,
+        epsilon=0.1,
         merge_cap=0.4,
         merge_strength=0.3,
     )
     features = torch.tensor(FRAME, dtype=torch.float32)[None]
     video = VideoTokens(features, None, None, (2, 2), None)
-    tokens, mass, _ = transport_clips(video, torch.tensor([0, 3]), [1], config)
+    tokens, mass, _ = carry(video, torch.tensor([0, 3]), [1], config)
     places = [(0, 0), (0, 1), (1, 0), (1, 1)]
     received, carried = np.zeros(2), np.zeros((2, 3))
     for i in (1, 2):
@@ -103,7 +112,8 @@ def test_merge_weight_is_sensitive_to_one_percent():
 
 @pytest.mark.parametrize("uniform_share", [0.0, 0.5, 1.0])
 def test_clip_plans_meet_their_marginals(make_video, uniform_share):
-    config = AOTConfig(retention=0.2, uniform_share=uniform_share, iterations=400, tolerance=5e-4, clip_length=3)
+    settings = {"epsilon": 0.1, "iterations": 400, "tolerance": 5e-4}
+    config = AOTConfig(retention=0.2, uniform_share=uniform_share, clip_length=3, **settings)
     video = compress(*make_video(8, (6, 6), 8), config, pool=None, trace=True)
     plan, supplier, anchor = (video.trace[key] for key in ("plan", "supplier", "anchor"))
     flat = video.frame * 36 + video.position[:, 0] * 6 + video.position[:, 1]
@@ -125,13 +135,7 @@ def test_clip_plans_meet_their_marginals(make_video, uniform_share):
 @pytest.mark.parametrize("uniform_share", [0.0, 1.0])
 def test_permuting_tokens_that_are_not_kept_changes_nothing(make_video, uniform_share):
     features, _, _ = make_video(4, (6, 6), 8)
-    settings = {
-        "spatial_weight": 0.0,
-        "temporal_weight": 0.0,
-        "uniform_share": uniform_share,
-        "merge_reach": None,
-    }
-    config = AOTConfig(**settings)
+    config = AOTConfig(uniform_share=uniform_share, epsilon=0.1)
     index = torch.tensor([3, 20, 50, 70, 71, 72, 100, 143])
     free = torch.tensor([i for i in range(144) if i not in index.tolist()])
     order = torch.arange(144)
@@ -140,7 +144,7 @@ def test_permuting_tokens_that_are_not_kept_changes_nothing(make_video, uniform_
 
     def run(tokens):
         video = VideoTokens(tokens, None, None, (6, 6), None)
-        return transport_clips(video, index, [2, 2], config)[:2]
+        return carry(video, index, [2, 2], config)[:2]
 
     for value, moved in zip(run(features), run(features.flatten(0, 1)[order].view_as(features)), strict=True):
         torch.testing.assert_close(moved, value, rtol=1e-4, atol=1e-5)
@@ -163,14 +167,14 @@ def test_clips_do_not_touch_each_other(make_video):
     features, shallow, deep = make_video(6, (6, 6), 8)
     index = torch.tensor([1, 30, 70, 110, 140, 180, 200, 215])
     for uniform_share in (0.0, 0.5):
-        config = AOTConfig(uniform_share=uniform_share, iterations=50, merge_reach=None)
+        config = AOTConfig(uniform_share=uniform_share, iterations=50)
         whole = VideoTokens(features, shallow, deep, (6, 6), None)
-        tokens, mass, _ = transport_clips(whole, index, [3, 3], config)
+        tokens, mass, _ = carry(whole, index, [3, 3], config)
         for start in (0, 3):
             part = VideoTokens(features[start : start + 3], None, None, (6, 6), None)
             own = index[(index >= start * 36) & (index < (start + 3) * 36)]
             inside = torch.isin(index, own)
-            alone = transport_clips(part, own - start * 36, [3], config)
+            alone = carry(part, own - start * 36, [3], config)
             torch.testing.assert_close(tokens[inside], alone[0], rtol=1e-4, atol=1e-5)
             torch.testing.assert_close(mass[inside], alone[1], rtol=1e-4, atol=1e-5)
 
@@ -227,52 +231,110 @@ def test_anchor_counts_of_the_release():
     scores = torch.rand(2, 4, 729)
     windows = window_ids((27, 27))
     for budget, expected in ((196, 90 + 98), (205, 99 + 103), (126, 63 + 63)):
-        frames = torch.full((4,), budget)
-        local = local_share(frames, 0.5)
-        counts = window_counts(local, scores[0], windows, "uniform")
-        masks = choose(counts, frames - local, scores[0], scores[1], windows)
+        local = budget // 2
+        counts = window_sizes(windows).clamp_max(local // 9).expand(4, -1)
+        masks = choose(counts, torch.full((4,), budget - local), scores[0], scores[1], windows)
         assert not (masks[0] & masks[1]).any()
         assert (masks[0] | masks[1]).sum(1).tolist() == [expected] * 4
         per_window = torch.stack([masks[0][:, windows == w].sum(1) for w in range(9)])
         assert bool((per_window == (budget // 2) // 9).all())
 
 
-def test_windows_share_the_same_total():
-    importance = torch.zeros(1, 36)
-    windows = window_ids((6, 6))
-    importance[0, windows == 4] = 1.0
-    importance[0, 0] = 1.0  # a single bright token of window 0
-    total = torch.tensor([10])
-    mass = window_counts(total, importance, windows, "mass")
-    entropy = window_counts(total, importance, windows, "entropy")
-    assert mass[0].tolist() == [2, 0, 0, 0, 4, 0, 0, 0, 0]  # 8 to window 4, which has only 4 tokens
-    assert entropy[0].tolist() == [0, 0, 0, 0, 4, 0, 0, 0, 0]
-    even = share(torch.tensor([11]), torch.rand(1, 9), torch.full((9,), 50))
-    assert int(even.sum()) == 11
+def test_windows_of_a_clip_hold_each_token_once():
+    for grid, frames in (((6, 6), 2), ((5, 7), 3), ((2, 2), 1)):
+        places = grid[0] * grid[1]
+        member, inside = window_groups(grid, frames)
+        windows = window_ids(grid)
+        assert member[inside].sort().values.tolist() == list(range(frames * places))
+        for window in range(9):
+            assert bool((windows[member[window][inside[window]] % places] == window).all())
 
 
-def test_frame_budgets_follow_the_scores_and_reach_every_clip():
-    score = torch.full((6, 5), 0.1)
-    score[3] = 1.0
-    starts = torch.tensor([0, 2, 4])
-    assert frame_budgets(score, starts, 7, 0.0).tolist() == [1, 0, 0, 5, 1, 0]
-    assert frame_budgets(score, starts, 12, 1.0).tolist() == [2] * 6
-    assert frame_budgets(score, starts, 6, 0.5).tolist() == [1, 1, 0, 2, 1, 1]
-    # clips come before the even spread when the budget is too small for both
-    lead = torch.full((6, 5), 0.1)
-    lead[[0, 2, 4]] = 0.2
-    assert frame_budgets(lead, starts, 3, 1.0).tolist() == [1, 0, 1, 0, 1, 0]
-    assert int(frame_budgets(torch.zeros(6, 5), starts, 3, 0.5).sum()) == 3
+@pytest.mark.parametrize(
+    ("clips", "retention", "expected"),
+    [
+        ([4, 4], 0.1, [3, 4]),  # ⌊3.6⌋ and ⌊7.2⌋ - 3
+        ([1, 1, 1], 0.1, [1, 1, 1]),  # ⌊0.9⌋ is at least 1, ⌊1.8⌋ is 1 and adds none, ⌊2.7⌋ is 2; and 3 clips need 3
+        ([1, 5, 1], 0.13, [1, 6, 1]),  # 1, 7, 8
+        ([2, 2], 1.0, [18, 18]),
+    ],
+)
+def test_clip_budgets_run_along(clips, retention, expected):
+    if sum(expected) > AOTConfig(retention=retention).budget(sum(clips), 9):
+        clips = join_clips(clips, AOTConfig(retention=retention).budget(sum(clips), 9))
+        expected = [1] * len(clips)
+    assert clip_budgets(clips, 9, AOTConfig(retention=retention)) == expected
 
 
-def test_coverage_takes_one_token_of_each_group():
-    """Two tight groups and a known background: one token of each group, none of the background."""
-    points = torch.tensor([0.0, 0.01, 0.02, 1.0, 1.01, 5.0])
-    cost = (points[:, None] - points).abs()[None]
-    known = torch.tensor([[2.0, 2.0, 2.0, 2.0, 2.0, 0.0]])
-    ones = torch.ones(1, 6)
-    chosen = cover(cost, ones, known, ones, torch.zeros(1, 6, dtype=torch.bool), torch.tensor([2]), 3)
-    assert int(chosen[0, :3].sum()) == 1 and int(chosen[0, 3:5].sum()) == 1 and not chosen[0, 5]
+def grouped(points):
+    """Costs |a - b| of points on a line, as one problem."""
+    points = torch.tensor(points)
+    return (points[:, None] - points).abs()[None]
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+def test_coverage_takes_one_token_of_each_group(every):
+    cost = grouped([0.0, 0.01, 0.02, 1.0, 1.01, 1.02])
+    none, ones = torch.zeros(1, 6, dtype=torch.bool), torch.ones(1, 6)
+    settings = {"steps": 2, "unexplained": 2.0, "every": every}
+    chosen = cover(cost, ones, none, ~none, torch.tensor([2]), **settings)
+    assert int(chosen[0, :3].sum()) == 1 and int(chosen[0, 3:].sum()) == 1
+    # what is kept already is not bought twice, and what may not be chosen is not
+    taken = none.index_fill(1, torch.tensor([1]), True)
+    free = (~none).index_fill(1, torch.tensor([4, 5]), False)
+    assert not (cover(cost, ones, taken, free, torch.tensor([3]), **settings) & (taken | ~free)).any()
+    if every == 1:
+        assert cover(cost, ones, taken, free, torch.tensor([1]), **settings).nonzero().tolist() == [[0, 3]]
+
+
+def test_coverage_by_hand():
+    """Weights 1, 1, 4 at 0, 1, 3, nothing kept, at most 5 a token: 5·6 less what each first token leaves."""
+    cost, weight = grouped([0.0, 1.0, 3.0]), torch.tensor([[1.0, 1.0, 4.0]])
+    none = torch.zeros(1, 3, dtype=torch.bool)
+    for count, expected in ((1, [2]), (2, [0, 2]), (3, [0, 1, 2])):  # left: 13, 9, 5; then 1 with either, lower first
+        chosen = cover(cost, weight, none, ~none, torch.tensor([count]), steps=count, unexplained=5.0)
+        assert chosen[0].nonzero().flatten().tolist() == expected
+
+
+def test_coverage_meets_its_count_when_a_turn_finds_nothing_free():
+    """Every other token may be chosen alone, so half of the turns pass; the largest weights fill up."""
+    none = torch.zeros(2, 8, dtype=torch.bool)
+    free = (torch.arange(8) % 2 == 0).expand(2, -1)
+    weight = torch.arange(8.0).expand(2, -1)
+    chosen = cover(torch.zeros(2, 8, 8), weight, none, free, torch.tensor([4, 2]), steps=4, unexplained=2.0, every=2)
+    assert chosen.sum(1).tolist() == [4, 2] and not (chosen & ~free).any()
+
+
+def test_default_choice_by_hand():
+    """A 3x3 grid in one frame, one token a window: 9 local anchors of 18 at g = 0.5, none below 18; weights decide."""
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(4, 9, 8, generator=generator)
+    shallow, deep = torch.rand(2, 4, 9, generator=generator)
+
+    def kinds(retention, **changes):
+        video = VideoTokens(features, shallow, deep, (3, 3), None)
+        result = compress_joint(video, AOTConfig(retention=retention, **changes))
+        return result, (result.kind == Kind.LOCAL).sum()
+
+    assert kinds(0.5)[1] == 9 and kinds(0.47)[1] == 0  # 18 and 16 tokens: ⌊9/9⌋ and ⌊8/9⌋ a window
+    assert kinds(0.5, global_ratio=0.0)[1] == 18 and kinds(0.5, global_ratio=1.0)[1] == 0
+    result, _ = kinds(0.5)
+    places = result.position[result.kind == Kind.LOCAL]
+    assert (places[:, 0] * 3 + places[:, 1]).sort().values.tolist() == list(range(9))
+
+
+def test_one_frame_by_hand():
+    """Four tokens, two directions: with unit weights the two that lose least, with attention the attended ones."""
+    features = torch.tensor([[[1.0, 0.0], [1.0, 0.1], [0.0, 1.0], [0.1, 1.0]]])
+    even, odd = torch.ones(1, 4), torch.tensor([[1.0, 5.0, 1.0, 5.0]])
+
+    def chosen(attention, **changes):
+        config = AOTConfig(retention=0.5, global_ratio=1.0, change_power=0.0, **changes)
+        result = compress_joint(VideoTokens(features, attention, attention, (2, 2), None), config)
+        return (result.position[:, 0] * 2 + result.position[:, 1]).tolist()
+
+    assert chosen(odd) == [1, 3]
+    assert chosen(odd, attention_power=0.0) == chosen(even) != [1, 3]
 
 
 def test_clips():
@@ -280,6 +342,12 @@ def test_clips():
     assert uniform_clips(13) == [2] * 6 + [1] and uniform_clips(1) == [1]
     assert uniform_clips(7, 3) == [3, 3, 1]
     assert join_clips([1, 2, 3, 4], 2) == [3, 7] and join_clips([1, 2], 5) == [1, 2]
+    video = VideoTokens(torch.zeros(11, 196, 1), None, None, (14, 14), None)
+    assert short_clips(video, AOTConfig(), 99) == [4, 4, 3]  # 800 tokens hold four frames
+    assert short_clips(video, AOTConfig(clip_length=6), 99) == [6, 5]
+    assert short_clips(replace(video, clips=[1, 9, 1]), AOTConfig(), 99) == [1, 4, 4, 1, 1]
+    assert short_clips(replace(video, clips=[1, 9, 1]), AOTConfig(clip_length=6), 99) == [1, 9, 1]
+    assert short_clips(video, AOTConfig(), 2) == [4, 7]
     a, b = torch.eye(2)
     still = torch.stack([a, a, b, b, b, a])
     assert dynamic_clips(still, threshold=0.9, cuts=1) == [2, 3, 1]

@@ -16,7 +16,7 @@ GREEDY = {"max_new_tokens": 5, "do_sample": False}
 ASKED = prompt(5, 6, 7, "video", 9, 10, 11)
 SETTINGS = [
     {"retention": 0.1},
-    {"retention": 0.37, "clips": "dynamic", "selection": "coverage"},
+    {"retention": 0.37, "clips": "dynamic", "global_ratio": 1.0},
     {"retention": 1.0},
     {"config": aot.AOTConfig.preset("released", num_anchors=30)},
     {"retention": 0.25, "method": "random"},

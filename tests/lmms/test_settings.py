@@ -29,8 +29,8 @@ def test_all_tokens_is_no_reduction():
 
 
 def test_words_for_nothing_and_json_are_read():
-    config, _ = split_arguments({"merge_reach": "none", "method": "random", "options": '{"seed": 7}'})
-    assert config.merge_reach is None and config.options["seed"] == 7
+    config, _ = split_arguments({"clip_length": "none", "method": "random", "options": '{"seed": 7}'})
+    assert config.clip_length is None and config.options["seed"] == 7
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ KERNELS = [
     (
         pair_cost.pair_cost_kernel,
         "tokens:bf16 starts:i64 anchor:i64 cost:fp32",
-        "spatial_weight temporal_weight",
+        "spatial_weight",
         TILES,
     ),
     (aggregate.aggregate_kernel, "plan:fp32 tokens:bf16 starts:i64 carried:fp32", "", TILES | {"BM": 32}),

@@ -86,7 +86,7 @@ def test_pair_cost_and_aggregate(randn, dtype):
     tokens[1, 3] = 0
     starts = torch.tensor([0, 2, 4], device=DEVICE)  # the last group reaches beyond the video
     anchor = torch.tensor([[0, 5, 13, 23], [24, 30, 47, 47], [48, 50, 59, 59]], device=DEVICE)
-    settings = {"grid": (3, 4), "spatial_weight": 0.5, "temporal_weight": 0.2}
+    settings = {"grid": (3, 4), "spatial_weight": 0.5}
     cost = pair_cost(tokens, starts, 2, anchor, backend="triton", **settings)
     close(cost, pair_cost(tokens.double().float(), starts, 2, anchor, backend="reference", **settings), dtype)
     plan = (-cost / 0.1).softmax(-1)

@@ -9,16 +9,16 @@ from .tiles import dot_precision
 
 @triton.jit
 def grid_place(index, per_frame, width, height):
-    """Frame, and row and column in [0, 1], of flat token indices."""
+    """Row and column in [0, 1] of flat token indices."""
     place = index % per_frame
     row = (place // width).to(tl.float32) / tl.maximum(height - 1, 1).to(tl.float32)
     column = (place % width).to(tl.float32) / tl.maximum(width - 1, 1).to(tl.float32)
-    return index // per_frame, row, column
+    return row, column
 
 
 @triton.jit
 def pair_cost_kernel(
-    tokens, starts, anchor, cost, frames, suppliers, anchors, dim, height, width, spatial_weight, temporal_weight,
+    tokens, starts, anchor, cost, frames, suppliers, anchors, dim, height, width, spatial_weight,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """cost (G, M, K); a program takes BM suppliers and BN anchors of one group."""
@@ -43,12 +43,11 @@ def pair_cost_kernel(
     by_left = tl.where(left_square > 0, 1 / tl.sqrt(tl.where(left_square > 0, left_square, 1.0)), 0.0)
     by_right = tl.where(right_square > 0, 1 / tl.sqrt(tl.where(right_square > 0, right_square, 1.0)), 0.0)
     value = 1 - product * by_left[:, None] * by_right[None, :]
-    frame_m, row_m, column_m = grid_place(left, per_frame, width, height)
-    frame_n, row_n, column_n = grid_place(right, per_frame, width, height)
+    row_m, column_m = grid_place(left, per_frame, width, height)
+    row_n, column_n = grid_place(right, per_frame, width, height)
     down = row_m[:, None] - row_n[None, :]
     across = column_m[:, None] - column_n[None, :]
     value += spatial_weight * tl.sqrt(down * down + across * across)
-    value += temporal_weight * tl.abs(frame_m[:, None] - frame_n[None, :]).to(tl.float32)
     place = cost + group * suppliers * anchors + m[:, None] * anchors + n[None, :]
     tl.store(place, value, mask=(m < suppliers)[:, None] & (n < anchors)[None, :])
 
@@ -61,7 +60,6 @@ def pair_cost(
     *,
     grid: tuple[int, int],
     spatial_weight: float,
-    temporal_weight: float,
 ) -> torch.Tensor:
     """(G, M, K) float32; arguments as in `aot.ops.pair_cost`."""
     tokens, anchor = tokens.contiguous(), anchor.contiguous()
@@ -70,7 +68,7 @@ def pair_cost(
     cost = torch.empty(groups, length * per_frame, anchors, dtype=torch.float32, device=tokens.device)
     pair_cost_kernel[(triton.cdiv(length * per_frame, 64), triton.cdiv(anchors, 64), groups)](
         tokens, starts, anchor, cost, frames, length * per_frame, anchors, dim,
-        *grid, spatial_weight, temporal_weight,
+        *grid, spatial_weight,
         BM=64, BN=64, BD=32 if tokens.dtype == torch.float32 else 64, PRECISION=dot_precision(tokens.dtype),
     )  # fmt: skip
     return cost
