@@ -3,8 +3,8 @@
     python -m benchmarks.bench_e2e [--shapes 7b 0.5b tiny] [--frames 8 32 128] [--seconds 270] [--output FILE]
 
 uncompressed with fused and with plain ("eager") attention, AOT at 25, 10 and 5 %, and the released way of working in
-plain PyTorch, whose tokens are compared with the preset's. On a GPU also the tower compiled and as CUDA graphs, whose
-features are compared with the plain tower's. Above --stream-from frames the video is compressed while it
+plain PyTorch, whose tokens are compared with the preset's. When asked for, also the tower compiled and as CUDA
+graphs, whose features are compared with the plain tower's. Above --stream-from frames the video is compressed while it
 is read. A row whose result is wrong, or for which time or size do not suffice, says so and has no time. The last line
 is JSON.
 """
@@ -138,7 +138,7 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny"])
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 32])
-    parser.add_argument("--settings", nargs="+", choices=(*SETTINGS, *MODES), help="default: all that the device has")
+    parser.add_argument("--settings", nargs="+", choices=(*SETTINGS, *MODES), default=list(SETTINGS))
     parser.add_argument("--layers", type=int, help="layers of the language model, fewer than published")
     parser.add_argument("--stream-from", type=int, default=256)
     parser.add_argument("--repeats", type=int, default=3)
@@ -150,7 +150,7 @@ def main() -> int:
     for shape in options.shapes:
         model = make_model(shape, device, layers=options.layers)
         for frames in options.frames:
-            for setting in options.settings or (*SETTINGS, *(MODES if device.type == "cuda" else ())):
+            for setting in options.settings:
                 plan = {"shape": shape, "frames": frames, "setting": setting}
                 if time.monotonic() - start > options.seconds:
                     rows.append(plan | {"left_out": "time"})

@@ -16,12 +16,15 @@ if ! "$python" -c 'import sys, torch; sys.exit(not torch.cuda.is_available())'; 
     exit 1
 fi
 started=$SECONDS
-timeout 120 "$python" -m pytest -q tests/ops/kernel_checks.py tests/llava/test_tower_modes.py 2>&1 | tee "$parts/tests.txt" | tail -5
+timeout 150 "$python" -m pytest -q tests/ops/kernel_checks.py tests/llava/test_tower_modes.py 2>&1 | tee "$parts/tests.txt" | tail -5
 timeout 120 "$python" -m benchmarks.bench_ops --size 7b --output "$parts/ops.json" >"$parts/ops.txt" 2>&1
 cut -c1-160 "$parts/ops.txt" | tail -40
-left=$((470 - (SECONDS - started)))
+left=$((380 - (SECONDS - started)))
 timeout "$left" "$python" -m benchmarks.bench_e2e --shapes 7b 0.5b tiny --frames 32 8 64 128 1024 \
     --seconds $((left - 60)) --output "$parts/e2e.json" 2>&1 | cut -c1-200 | tail -100
+timeout $((470 - (SECONDS - started))) "$python" -m benchmarks.bench_e2e --shapes 7b --frames 32 \
+    --settings "aot 10 %" "aot 10 % compiled tower" "aot 10 % graphed tower" \
+    --output "$parts/tower_modes.json" 2>&1 | cut -c1-200 | tail -10
 "$python" - "$parts" "$output" <<'END'
 import json, sys
 from pathlib import Path
@@ -30,6 +33,7 @@ parts, output = map(Path, sys.argv[1:])
 read = lambda name: json.loads((parts / name).read_text()) if (parts / name).exists() else None
 tests = (parts / "tests.txt").read_text().strip().splitlines()
 result = {"kernel_tests": tests[-1] if tests else None, "ops": read("ops.json"), "e2e": read("e2e.json")}
+result["tower_modes"] = read("tower_modes.json")
 output.write_text(json.dumps(result, indent=1) + "\n")
 print(f"wrote {output}: {result['kernel_tests']}")
 sys.exit(any(part is None for part in result.values()) or "failed" in (result["kernel_tests"] or "failed"))
