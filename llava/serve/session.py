@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from aot import AOTConfig, CompressedVideo
+from aot import AOTConfig, AOTError, CompressedVideo
 from aot.baselines.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
@@ -306,7 +306,8 @@ class ChatSession:
         # methods inside the language model let every token in
         reduced = self.aot and self.aot.retention and not is_in_llm(self.aot)
         share = self.aot.retention if reduced else 1.0
-        needed = prompt + int(share * before.visual) + before.newline + self.max_new_tokens
+        newlines = self._newlines() if reduced else before.newline
+        needed = prompt + int(share * before.visual) + newlines + self.max_new_tokens
         limit = getattr(self.model.config, "tokenizer_model_max_length", None) or self.context_length
         limit = min(limit, self.context_length)
         if needed > limit:
@@ -314,6 +315,16 @@ class ChatSession:
                 f"The conversation needs up to {needed} tokens and the model takes {limit}; "
                 "lower the retention, allow shorter answers, or start afresh with /clear."
             )
+
+    def _newlines(self) -> int:
+        """Newline tokens of the reduced video, or of the whole where the number is not known beforehand."""
+        before, frames = self.loaded.before, len(self.loaded.video.times)
+        position = getattr(self.model.config, "mm_newline_position", None) or "one_token"
+        try:
+            count = self.aot.newline_count(frames, before.visual // frames, newline_position=position)
+        except AOTError:
+            return before.newline
+        return min(count, before.newline)
 
     def _stops(self) -> list[int]:
         """Ids that end an answer."""

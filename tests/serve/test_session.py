@@ -12,7 +12,7 @@ from llava.model.builder import load_pretrained_model
 from llava.model.long_video import compress_stream, pixel_chunks
 from llava.serve.family import Manner, Sampling, default_manner, default_sampling
 from llava.serve.report import stats_line
-from llava.serve.session import ChatError, ChatSession
+from llava.serve.session import ChatError, ChatSession, Tokens
 from llava.serve.streaming import TextStream, printable
 from llava.video import VideoError, load_video
 
@@ -221,6 +221,20 @@ def test_too_long_a_conversation_is_refused(session, clip):
     session.set_video(clip)
     with pytest.raises(ChatError, match="takes 4096"):
         session.ask("word " * 5000)
+
+
+def test_newlines_that_do_not_stay_take_no_room(session, clip, monkeypatch):
+    """8 frames of 6x6 with a newline a row: 28 tokens and 8 newlines at 10 %, 288 and 48 in all."""
+    monkeypatch.setattr(session.model.config, "mm_newline_position", "grid")
+    session.set_video(clip)
+    prompt = session._prompt("What moves?").shape[1]
+    monkeypatch.setattr(session, "context_length", prompt + 28 + 8 + 6)
+    assert session.ask("What moves?").after == Tokens(28, 8)
+    session.forget()
+    for refused in ("all", "row"):  # the second is not known beforehand
+        session.aot = AOTConfig(newlines=refused)
+        with pytest.raises(ChatError, match=f"up to {prompt + 28 + 48 + 6} tokens"):
+            session.ask("What moves?")
 
 
 def test_empty_question_and_unknown_template(session, loaded, clip):
