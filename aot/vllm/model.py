@@ -10,6 +10,7 @@ from vllm.model_executor.models.llava_onevision import (
     LlavaOnevisionForConditionalGeneration,
     LlavaOnevisionMultiModalProcessor,
 )
+from vllm.model_executor.models.siglip import SiglipVisionModel
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from ..compress import compress
@@ -28,7 +29,8 @@ class AOTLlavaOnevisionForConditionalGeneration(LlavaOnevisionForConditionalGene
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.videos = VideoSettings.read(self.config)
-        self.capture = Capture(self.vision_tower, get_method(self.videos.config.method).needs, self.videos.layers)
+        if isinstance(self.vision_tower, SiglipVisionModel):  # a server without videos and pictures loads none
+            self.capture = Capture(self.vision_tower, get_method(self.videos.config.method).needs, self.videos.layers)
 
     def _process_video_pixels(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Tokens (S, D) of each video; pixels: (videos, F, 3, S, S), or a list of (F, 3, S, S)."""

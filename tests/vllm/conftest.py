@@ -140,11 +140,11 @@ def exam(own, clips) -> Exam:
 
 
 @pytest.fixture
-def vllm_answers(exam, converted, tmp_path):
-    """Factory: answers of vLLM to the exam. embeds: of whole prompts, in the place of their text and media."""
+def vllm_answers(converted, tmp_path):
+    """Factory: answers of vLLM to an exam. embeds: of whole prompts, in the place of their text and media."""
     from safetensors.torch import save_file
 
-    def run(*, processes: bool, embeds: list[torch.Tensor] | None = None, **engine) -> list[dict]:
+    def run(exam: Exam, *, processes: bool, embeds: list[torch.Tensor] | None = None, **engine) -> list[dict]:
         prompts = [
             {"text": p.write(image="<image>", video="<video>"), "videos": p.videos, "images": p.images}
             for p in exam.prompts
