@@ -44,7 +44,7 @@ LETTERS = "ABCD"
 
 @dataclass(frozen=True)
 class Evidence:
-    """Where an answer can be seen: in these frames, at the thing of this number in `Clip.all_things` if one is given."""
+    """Where an answer can be seen: in these frames, and there at a thing, by its number in `Clip.all_things`."""
 
     frames: tuple[int, ...]
     thing: int | None = None
@@ -132,8 +132,8 @@ def _motion(clip: Clip) -> list[Question]:
     out = []
     for k, t in enumerate(clip.things):
         answer = "not at all" if t.motion == "still" else t.motion
-        seen = Evidence(_visible(t)[2:], k)
-        out.append(Question("motion", f"In which direction does the {name(t)} move?", answer, DIRECTIONS, name(t), seen))
+        text, seen = f"In which direction does the {name(t)} move?", Evidence(_visible(t)[2:], k)
+        out.append(Question("motion", text, answer, DIRECTIONS, name(t), seen))
     return out
 
 

@@ -106,7 +106,13 @@ def build(stage: Stage, tokenizer_folder: Path):
 
 
 def start_from(objective: torch.nn.Module, folder: Path) -> None:
-    """Takes over what an earlier stage has learnt: the tower alone from a tower stage, else everything."""
+    """Takes over what an earlier stage has learnt: the tower alone from a tower stage, everything from a later one, all
+    but the tracker from a checkpoint."""
+    if (folder / "model.safetensors").exists():
+        from safetensors.torch import load_model
+
+        load_model(objective.model, folder / "model.safetensors")
+        return
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     tower = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
     if not tower:
@@ -121,7 +127,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--stage", required=True, choices=STAGES)
     parser.add_argument("--output", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--init", type=Path, help="folder of the stage before")
+    parser.add_argument("--init", type=Path, help="folder of the stage before, or a checkpoint")
     parser.add_argument("--times", type=float, default=1.0, help="the recipe's steps, times this")
     parser.add_argument("--batch", type=int, help="other than the recipe's")
     parser.add_argument("--deepspeed", help="a ZeRO configuration")

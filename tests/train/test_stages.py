@@ -11,7 +11,7 @@ from llava.train import recipe
 from llava.train.clip_data import FrameLabels
 from llava.train.export import export
 from llava.train.tiny_tokenizer import save_tokenizer
-from llava.train.train import WEIGHTS, main
+from llava.train.train import WEIGHTS, build, main, start_from
 
 SMALL = recipe.GEOMETRY | {"num_hidden_layers": 7, "hidden_size": 24, "intermediate_size": 32}
 
@@ -42,11 +42,15 @@ def test_stages_hand_over_and_the_last_is_exported(tokenizer, tmp_path, monkeypa
             assert before and all(torch.equal(v, before[k]) for k, v in tower.items())  # frozen behind its own stages
         else:
             tower = {f"model.model.vision_tower.{k.removeprefix('tower.')}": v for k, v in weights.items()}
-        before, more = before | tower, ("--init", str(tmp_path / stage))
+        before, more = before | tower | weights, ("--init", str(tmp_path / stage))
     export(tmp_path, tmp_path / "checkpoint")
     assert {"model.safetensors", "config.json", "tokenizer.json", "training_log.json"} <= {
         p.name for p in (tmp_path / "checkpoint").iterdir()
     }
+    objective, _, _ = build(recipe.STAGES["answers"], tokenizer)  # and a checkpoint can be trained further
+    start_from(objective, tmp_path / "checkpoint")
+    for name, weight in objective.model.state_dict().items():
+        assert torch.equal(weight.half(), before[f"model.{name}"].half()), name
 
 
 def test_a_stage_goes_on_from_its_last_checkpoint(tokenizer, tmp_path, monkeypatch):
