@@ -1,8 +1,9 @@
 """Peak memory of a long video on a CPU against that of a short one, on the embedded model at 10 %.
 
-    python -m benchmarks.bench_memory [--paths stream chat] [--frames 64 1024] [--limit 1.3]
+    python -m benchmarks.bench_memory [--paths stream pixels chat] [--frames 64 1024] [--limit 1.3]
 
-stream: random pixels through tower and method. chat: a file of 320x240 through what `aot chat` does, decoding included,
+stream: random pixels through tower and method, made chunk by chunk. pixels: as one tensor, which is there before and
+does not count, in `images=[pixels]`. chat: a file of 320x240 through what `aot chat` does, decoding included,
 up to the encoded video; "answer" is the peak with an answer of one token as well, whose language model holds every
 kept token. Each number of frames runs in a process of its own. What counts is the highest resident memory above that
 before the first frame, less the kept tokens; the decoder's own process does not count. The last line is JSON; the exit
@@ -21,7 +22,7 @@ import torch
 from benchmarks.measure import circumstances
 
 CHUNK = 16
-PATHS = ("stream", "chat")
+PATHS = ("stream", "pixels", "chat")
 
 
 def resident(field: str) -> int:
@@ -36,8 +37,9 @@ def forget_peak() -> int:
     return resident("VmRSS")
 
 
-def stream(frames: int) -> dict:
-    """Streams random pixels and says what that took."""
+@torch.inference_mode()
+def random_pixels(frames: int, path: str) -> dict:
+    """Compresses random pixels, in chunks or as a tensor, and says what that took."""
     from benchmarks.shapes import make_model
     from llava.model.long_video import compress_stream
 
@@ -45,8 +47,13 @@ def stream(frames: int) -> dict:
     model = make_model("tiny", torch.device("cpu"))
     model.config.aot = {"retention": 0.1}
     size = model.get_vision_tower().image_size
+    pixels = torch.randn(frames, 3, size, size) if path == "pixels" else None
     settled = forget_peak()
-    video = compress_stream(model, (torch.randn(CHUNK, 3, size, size) for _ in range(frames // CHUNK)))
+    if pixels is None:
+        video = compress_stream(model, (torch.randn(CHUNK, 3, size, size) for _ in range(frames // CHUNK)))
+    else:
+        model._visual_tokens([pixels], ["video"], None)
+        video = model.last_compression[0]
     above = resident("VmHWM") - settled
     check(video.num_visual, video.tokens_before, bool(video.tokens.isfinite().all()))
     kept = sum(getattr(video, name).nbytes for name in ("tokens", "frame", "position", "kind", "mass"))
@@ -118,7 +125,7 @@ def main() -> int:
     options = parser.parse_args()
     if options.child:
         path, frames, file = options.child
-        print(json.dumps(stream(int(frames)) if path == "stream" else chat(int(frames), file)))
+        print(json.dumps(chat(int(frames), file) if path == "chat" else random_pixels(int(frames), path)))
         return 0
     with tempfile.TemporaryDirectory() as folder:
         film = Path(folder, "film.mp4")

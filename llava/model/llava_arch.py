@@ -1,6 +1,6 @@
 """From pixels and prompts to input embeddings: tower, projector, compression, newline tokens, splice."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ from llava.model.compression import (
     capture_plan,
     compress_video,
 )
-from llava.model.long_video import compress_stream
+from llava.model.long_video import CHUNK, STREAM_ABOVE, compress_stream, streams
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
@@ -171,7 +171,7 @@ class LlavaMetaForCausalLM:
 
     def _visual_tokens(self, images, modalities: list[str], image_sizes) -> list[torch.Tensor]:
         """Tokens (S, D) of every entry of images; videos are compressed one by one, images never."""
-        images = [self._read_through(x) if isinstance(x, Iterator) else x for x in images]
+        images = [self._streamed(x, kind) for x, kind in zip(images, modalities, strict=True)]
         entries = [x[None] if isinstance(x, torch.Tensor) and x.ndim == 3 else x for x in images]
         videos = [i for i, entry in enumerate(entries) if modalities[i] == "video" and not _encoded(entry)]
         stills = [i for i, entry in enumerate(entries) if modalities[i] != "video" and not _encoded(entry)]
@@ -187,12 +187,19 @@ class LlavaMetaForCausalLM:
                 tokens[i] = self._image_tokens(tiles, None if image_sizes is None else image_sizes[i])
         return [tokens[i] for i in range(len(entries))]
 
-    def _read_through(self, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
-        if active_config(self.config) is None:
-            raise ValueError(
-                "A video in chunks is compressed while it is read; set config.aot, or give all its pixels."
-            )
-        return compress_stream(self, chunks)
+    def _streamed(self, entry, modality: str):
+        """A video in chunks, or of more than STREAM_ABOVE frames, as a `CompressedVideo` where that can be had."""
+        settings = active_config(self.config)
+        if isinstance(entry, Iterator):
+            if settings is None:
+                raise ValueError(
+                    "A video in chunks is compressed while it is read; set config.aot, or give all its pixels."
+                )
+            return compress_stream(self, entry)
+        long = isinstance(entry, torch.Tensor) and entry.ndim == 4 and len(entry) > STREAM_ABOVE
+        if long and modality == "video" and streams(settings):
+            return compress_stream(self, entry.split(CHUNK))
+        return entry
 
     def _image_tokens(self, tiles: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
         tower = self.get_vision_tower()

@@ -9,11 +9,12 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from aot import CompressedVideo, join
+from aot import AOTConfig, CompressedVideo, join
 from aot.stream import gather
 from llava.model.timing import stage
 
 CHUNK = 16  # frames
+STREAM_ABOVE = 128  # frames of a video that is still held as a whole
 _END = object()
 
 
@@ -41,6 +42,11 @@ def compress_stream(model, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
         gather(parts, stream.finish())
     model.last_timing |= timing
     return join(parts)
+
+
+def streams(config: AOTConfig | None) -> bool:
+    """Is a video compressed clip by clip anyway, so that it need not be there as a whole?"""
+    return config is not None and config.method == "aot" and config.schedule == "joint" and config.clips == "uniform"
 
 
 def pixel_chunks(frames: Iterable[np.ndarray], image_processor, *, size: int = CHUNK) -> Iterator[torch.Tensor]:

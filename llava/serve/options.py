@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from aot import AOTConfig
+from llava.model.long_video import STREAM_ABOVE
 from llava.serve.family import Sampling
 from llava.serve.session import ChatError
 from llava.video import DECODERS
@@ -28,8 +29,8 @@ def chat_parser(prog: str) -> Parser:
     add("--question", help="ask this once and leave")
     add("--json", action="store_true", help="with --question: print one JSON object and nothing else")
     add("--compare", action="store_true", help="answer every question at 100 %% as well")
-    stream = "compress a video of more frames while it is read, within bounded memory (default 128; not with --compare)"
-    add("--stream-above", type=int, default=128, metavar="N", help=stream)
+    stream = f"compress a video of more frames while it is read (default {STREAM_ABOVE}; not with --compare)"
+    add("--stream-above", type=int, default=STREAM_ABOVE, metavar="N", help=stream)
     add_model_options(parser)
     return parser
 

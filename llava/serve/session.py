@@ -14,7 +14,7 @@ from aot.baselines.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
-from llava.model.long_video import Ahead, compress_stream, pixel_chunks
+from llava.model.long_video import Ahead, compress_stream, pixel_chunks, streams
 from llava.serve.family import Manner, Sampling, default_manner, default_sampling
 from llava.serve.memory import peak_memory
 from llava.serve.streaming import TextStream
@@ -179,7 +179,7 @@ class ChatSession:
     @torch.inference_mode()
     def _stream(self, path: str, progress) -> Loaded | None:
         """The video compressed while it is read; None when it is short, or the compression needs the whole of it."""
-        if self.stream_above is None or self.sampling.num_frames <= self.stream_above or not _streams(self.aot):
+        if self.stream_above is None or self.sampling.num_frames <= self.stream_above or not streams(self.aot):
             return None
         self.model.config.aot = self.aot.to_dict()
         started = time.perf_counter()
@@ -338,7 +338,7 @@ class ChatSession:
         loaded = self.loaded
         long = self.stream_above is not None and len(loaded.video.times) > self.stream_above
         held = loaded.features.config if loaded.streamed else None
-        if long and held != (self.aot if _streams(self.aot) else None):
+        if long and held != (self.aot if streams(self.aot) else None):
             self.loaded = self._read(loaded.path)
 
     def _compress_ms(self) -> float:
@@ -353,11 +353,6 @@ class ChatSession:
             return self.loaded.before
         compressed = self.model.last_compression[-1]
         return Tokens(compressed.num_visual, compressed.num_newlines)
-
-
-def _streams(config: AOTConfig | None) -> bool:
-    """Can the compression be had while a video is read, and be told from that of the whole video?"""
-    return config is not None and config.method == "aot" and config.retention is not None and config.clips == "uniform"
 
 
 def _decoding(progress):

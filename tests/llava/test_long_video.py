@@ -92,6 +92,34 @@ def test_chunks_may_stand_among_the_images(model, video, make):
         model.generate(ids, images=[video, iter(video.split(4))], **settings)
 
 
+def test_a_long_video_among_the_images_is_taken_in_chunks(model, video, monkeypatch):
+    """More frames than STREAM_ABOVE: the tower sees a chunk at a time, and the tokens are those of the whole video."""
+    model.config.aot = AOTConfig(retention=0.3, clip_length=3).to_dict()
+    tower, seen = model.get_vision_tower(), []
+    encode = tower.encode
+    monkeypatch.setattr(tower, "encode", lambda pixels, **kw: seen.append(len(pixels)) or encode(pixels, **kw))
+    monkeypatch.setattr("llava.model.llava_arch.CHUNK", 4)
+    ids = torch.tensor([[5, -200, 7]])
+
+    def tokens(**settings):
+        seen.clear()
+        model.generate(ids, images=[video], max_new_tokens=1, do_sample=False, **settings)
+        return model.last_compression[0] if model.last_compression else None
+
+    whole = tokens(modalities=["video"])
+    assert seen == [6]
+    monkeypatch.setattr("llava.model.llava_arch.STREAM_ABOVE", 5)
+    long = tokens(modalities=["video"])
+    assert seen == [4, 2]
+    assert torch.equal(long.frame, whole.frame) and torch.equal(long.position, whole.position)
+    torch.testing.assert_close(long.tokens, whole.tokens, rtol=1e-4, atol=1e-5)
+    assert long.config == whole.config and long.frames == whole.frames == 6
+    for other in (None, AOTConfig(retention=0.3, clips="dynamic"), AOTConfig.preset("released", num_anchors=18)):
+        model.config.aot = other and other.to_dict()
+        tokens(modalities=["video"])
+        assert seen == [6]
+
+
 def test_features_do_not_depend_on_the_frames_of_a_pass(model, video):
     """Tower and projector take a long video in parts; everything that is captured comes along."""
     plan = CapturePlan({"shallow": 1, "deep": 3, "attention_last": 4}, {"keys": 4})
