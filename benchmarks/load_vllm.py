@@ -5,8 +5,10 @@
 
 Starts two servers that differ in the compression alone and asks them in turns, a round each, so that whatever else
 the machine does weighs on both; --urls COMPRESSED WHOLE asks two that are running already. Every server is asked
-about a video once, so that no cache answers, and every answer has the same length. Writes OUTPUT.json and prints a
-table; exit code 1 when a request failed.
+about a video once, so that no cache answers, and every answer has the same length. Requests a second are the median
+of the rounds; processor time is what all processes of a server used for a request, which other work on the machine
+does not lengthen (Linux, servers started here). Writes OUTPUT.json and prints a table; exit code 1 when a request
+failed.
 """
 
 import contextlib
@@ -88,8 +90,18 @@ def drive(url: str, requests: list[Request], *, clients: int, new_tokens: int) -
     return time.perf_counter() - started, outcomes
 
 
-def figures(seconds: float, outcomes: list[Done]) -> dict:
-    """Throughput, percentiles in milliseconds, tokens of the prompts."""
+def processor_seconds(session: int | None) -> float:
+    """Processor time of all processes of a session so far (Linux); 0 for a server that was not started here."""
+    total = 0
+    for stat in Path("/proc").glob("[0-9]*/stat") if session else ():
+        with contextlib.suppress(OSError):  # it has just ended
+            words = stat.read_text().rpartition(")")[2].split()
+            total += (int(words[11]) + int(words[12])) * (int(words[3]) == session)
+    return total / os.sysconf("SC_CLK_TCK")
+
+
+def figures(seconds: list[float], processor: float, outcomes: list[Done]) -> dict:
+    """Throughput, percentiles in milliseconds, tokens of the prompts. seconds: of each round."""
     replies = [done.reply for done in outcomes if done.reply]
     videos = [done.reply for done in outcomes if done.reply and done.kind == "video"]
 
@@ -100,8 +112,9 @@ def figures(seconds: float, outcomes: list[Done]) -> dict:
         "requests": len(outcomes),
         "videos": len(videos),
         "failed": [done.error for done in outcomes if done.error],
-        "seconds": round(seconds, 2),
-        "requests_per_second": round(len(replies) / seconds, 3),
+        "seconds": [round(value, 2) for value in seconds],
+        "requests_per_second": round(len(outcomes) / len(seconds) / float(np.median(seconds)), 3),
+        "processor_ms_per_request": round(1e3 * processor / len(outcomes), 1),
         "prompt_tokens_of_a_video": round(float(np.mean([reply.prompt_tokens for reply in videos] or [0])), 1),
         "first_token_ms": percentiles([reply.first for reply in replies]),
         "answer_ms": percentiles([reply.total for reply in replies]),
@@ -113,6 +126,7 @@ def table(compressed: dict, whole: dict) -> str:
     """The two servers side by side, with the ratio of compressed to whole."""
     rows = [
         ("requests a second", "requests_per_second", None),
+        ("processor time of a request, ms", "processor_ms_per_request", None),
         ("prompt of a video, tokens", "prompt_tokens_of_a_video", None),
     ]
     for name, key in (
@@ -124,19 +138,19 @@ def table(compressed: dict, whole: dict) -> str:
     lines = ["| | compressed | all tokens | ratio |", "|---|---|---|---|"]
     for name, key, q in rows:
         a, b = (side[key] if q is None else side[key][q] for side in (compressed, whole))
-        lines.append(f"| {name} | {a:g} | {b:g} | {a / b:.2f} |")
+        lines.append(f"| {name} | {a:g} | {b:g} | {a / b:.2f} |" if b else f"| {name} | - | - | - |")
     return "\n".join(lines)
 
 
 @contextlib.contextmanager
-def server(model: str, port: int, arguments: list[str], log: Path) -> Iterator[str]:
-    """Address of a server in a process of its own."""
+def server(model: str, port: int, arguments: list[str], log: Path) -> Iterator[tuple[str, int]]:
+    """(address, session number) of a server in processes of its own."""
     command = [sys.executable, "-m", "llava.serve.vllm", model, "--port", str(port), "--served-model-name", "load"]
     with log.open("w") as out:
-        process = subprocess.Popen([*command, *arguments], stdout=out, stderr=out)
+        process = subprocess.Popen([*command, *arguments], stdout=out, stderr=out, start_new_session=True)
         try:
             wait_for(f"http://127.0.0.1:{port}", process, log)
-            yield f"http://127.0.0.1:{port}"
+            yield f"http://127.0.0.1:{port}", process.pid
         finally:
             process.terminate()
             process.wait(60)
@@ -154,20 +168,23 @@ def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
     raise RuntimeError(f"The server did not start:\n{log.read_text()[-2000:]}")
 
 
-def measure(urls: tuple[str, str], folder: Path, options) -> tuple[dict, dict]:
-    """Figures of the compressed server and of the other."""
+def measure(servers: list[tuple[str, int | None]], folder: Path, options) -> tuple[dict, dict]:
+    """Figures of the compressed server and of the other; servers: address and session of each."""
     warm = make_requests(folder, 2, first=FIRST_CLIP - 2, images=0.5, seed=1)
-    for url in urls:
+    for url, _ in servers:
         drive(url, warm, clients=1, new_tokens=options.new_tokens)
-    seconds, outcomes = [0.0, 0.0], ([], [])
+    seconds, used, outcomes = ([], []), [0.0, 0.0], ([], [])
     for number in range(options.rounds):
         first = FIRST_CLIP + number * options.requests
         requests = make_requests(folder, options.requests, first=first, images=options.images, seed=number)
         for side in (0, 1) if number % 2 else (1, 0):
-            took, done = drive(urls[side], requests, clients=options.clients, new_tokens=options.new_tokens)
-            seconds[side] += took
+            url, session = servers[side]
+            before = processor_seconds(session)
+            took, done = drive(url, requests, clients=options.clients, new_tokens=options.new_tokens)
+            used[side] += processor_seconds(session) - before
+            seconds[side].append(took)
             outcomes[side].extend(done)
-    return figures(seconds[0], outcomes[0]), figures(seconds[1], outcomes[1])
+    return figures(seconds[0], used[0], outcomes[0]), figures(seconds[1], used[1], outcomes[1])
 
 
 def main() -> int:
@@ -175,14 +192,14 @@ def main() -> int:
     rest = [argument for argument in rest if argument != "--"]
     with TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
-        urls = tuple(options.urls or ())
-        if not urls:
+        servers = [(url, None) for url in options.urls or ()]
+        if not servers:
             frames = ["--frames", str(options.frames)] if options.frames else []
             for number, retention in enumerate((options.retention, 1.0)):
                 log = Path(f"{options.output}-server{number}.log")
                 arguments = ["--retention", str(retention), *frames, *rest]
-                urls += (stack.enter_context(server(options.model, options.port + number, arguments, log)),)
-        compressed, whole = measure(urls, folder, options)
+                servers.append(stack.enter_context(server(options.model, options.port + number, arguments, log)))
+        compressed, whole = measure(servers, folder, options)
     report = {
         "compressed": compressed,
         "whole": whole,

@@ -5,21 +5,11 @@ from functools import cached_property
 
 from vllm.model_executor.models.llava_onevision import LlavaOnevisionProcessingInfo
 
-from ..errors import AOTError
 from .settings import VideoSettings
 
 
 class AOTProcessingInfo(LlavaOnevisionProcessingInfo):
-    """Exact token counts of compressed videos. Settings are checked when it is made, at the server's start."""
-
-    def __init__(self, ctx) -> None:
-        super().__init__(ctx)
-        length, needed = ctx.model_config.max_model_len, self.videos.tokens(self.videos.frames)
-        if needed >= length:
-            raise AOTError(
-                f"A video of {self.videos.frames} frames takes {needed} tokens and the server's context holds "
-                f"{length}; raise --max-model-len, or lower the retention or --frames."
-            )
+    """Exact token counts of compressed videos."""
 
     @cached_property
     def videos(self) -> VideoSettings:

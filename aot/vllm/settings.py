@@ -78,6 +78,15 @@ class VideoSettings:
                 "it with more (--frames)."
             )
 
+    def check_context(self, length: int) -> None:
+        """AOTError when the longest video and one more token do not fit into a context of `length` tokens."""
+        needed = self.tokens(self.frames)
+        if needed >= length:
+            raise AOTError(
+                f"A video of {self.frames} frames takes {needed} tokens and the server's context holds {length}; raise "
+                "--max-model-len, or lower the retention or --frames."
+            )
+
     def frames_that_fit(self, tokens: int) -> int:
         """Most frames, up to `frames`, whose tokens are at most `tokens`; 0 when one frame has more."""
         low, high = 0, self.frames

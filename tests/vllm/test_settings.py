@@ -54,6 +54,13 @@ def test_too_many_frames():
         videos.check_frames(49)
 
 
+def test_the_longest_video_must_fit_the_context():
+    videos = VideoSettings.read(configuration(aot={"retention": 0.1}))
+    videos.check_context(629)
+    with pytest.raises(AOTError, match="32 frames takes 628 tokens and the server's context holds 628"):
+        videos.check_context(628)
+
+
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
