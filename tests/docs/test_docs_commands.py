@@ -19,6 +19,7 @@ PAGES = (
     "docs/budget.md",
     "docs/troubleshooting.md",
     "docs/how_it_works.md",
+    "docs/serving.md",
 )
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 # README: the method alone is shown on features that it does not make
@@ -60,7 +61,7 @@ def test_python_blocks(page, folder, monkeypatch):
 def test_commands(page, folder, monkeypatch, capsys):
     """One question to the embedded model is asked; other chats must at least have options that exist."""
     monkeypatch.chdir(folder)
-    known = ("chat", "clip", "web", "visualize", "eval", "report")
+    known = ("chat", "clip", "web", "visualize", "eval", "report", "convert")
     for name, *words in commands(page):
         assert name in known, (page, name)
         if name == "chat":
@@ -68,7 +69,7 @@ def test_commands(page, folder, monkeypatch, capsys):
             if options.question and options.model_path is None:
                 assert main([name, *words]) == 0
                 assert capsys.readouterr().out
-        elif name == "clip":
+        elif name == "clip" or (name == "convert" and Path(words[0]).is_dir()):
             assert main([name, *words]) == 0
         elif name in ("visualize", "web"):  # tests/visualize and tests/web run them
             {"visualize": visualize, "web": web}[name]._parser(name).parse_args(words)
