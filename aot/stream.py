@@ -21,7 +21,8 @@ class VideoStream:
     """Compresses a video clip by clip under a running budget (method section 7).
 
     After each closed clip max(1, ⌊retention · frames so far · P⌋) tokens are out in all. The method "aot" spends its
-    budget so in a whole video as well, so both give the same tokens; other methods see a clip at a time here.
+    budget so in a whole video as well, so both give the same tokens, but for a last clip that is shorter, where a
+    few may differ; other methods see a clip at a time here.
     A clip is closed by the first frame after it, and joined with the next one while the budget holds no token
     for it; a last clip without one is dropped. What is held is a clip and a push.
     Arguments as in `compress`. Raises AOTError for settings that need the whole video.

