@@ -69,7 +69,7 @@ class AOTConfig:
         onto them (exact budget); "cascade" is the paper's order: anchors, intra-frame transport, pooling,
         inter-frame transport.
 
-    Clips: clips "uniform" (clip_length frames; None = as many as hold 800 tokens in joint, ceil(T/8) in cascade) or
+    Clips: clips "uniform" (clip_length frames; None = 4, fewer above 800 tokens, in joint, ceil(T/8) in cascade) or
         "dynamic" (cut where the cosine of adjacent frame means is below clip_threshold, plus the clip_cuts - 1 lowest).
     Anchors: global_ratio is the share chosen by the deep layer over the whole frame (joint: clip), the rest by
         the shallow layer in 3x3 windows.

@@ -6,8 +6,8 @@ from .config import AOTConfig
 from .errors import AOTError
 from .video import VideoTokens
 
-# what the choice of anchors compares pair by pair: four frames of 14x14
-CLIP_TOKENS = 800
+CLIP_FRAMES = 4  # what stands still is shown about once a clip
+CLIP_TOKENS = 800  # the choice of anchors compares them pair by pair; four frames of 14x14
 
 
 def clip_lengths(video: VideoTokens, config: AOTConfig) -> list[int]:
@@ -21,8 +21,8 @@ def clip_lengths(video: VideoTokens, config: AOTConfig) -> list[int]:
 
 
 def default_clip_length(tokens_per_frame: int) -> int:
-    """Frames of a clip in the schedule "joint": as many as hold CLIP_TOKENS tokens, at least one."""
-    return max(1, CLIP_TOKENS // tokens_per_frame)
+    """Frames of a clip in the schedule "joint": CLIP_FRAMES, or as many as hold CLIP_TOKENS tokens, at least one."""
+    return max(1, min(CLIP_FRAMES, CLIP_TOKENS // tokens_per_frame))
 
 
 def short_clips(video: VideoTokens, config: AOTConfig, budget: int) -> list[int]:

@@ -80,7 +80,6 @@ OURS = [
     *_group("default: anchors", "aot", {
         "local and global": "",
         "local only": "global_ratio=0",
-        "global only": "global_ratio=1",
     }),
     *_group("default: weights", "aot", {
         "attention and change": "",
@@ -105,11 +104,11 @@ OURS = [
         "uniform, ε 0.1, 10 iterations": "epsilon=0.1,uniform_share=1,iterations=10,stop=never",
     }),
     *_group("default: clips", "aot", {
-        "uniform, of 800 tokens": "",
+        "uniform, of 4 frames": "",
         "single frames": "clip_length=1",
         "of 2 frames": "clip_length=2",
-        "of 4 frames": "clip_length=4",
         "of 8 frames": "clip_length=8",
+        "of 16 frames": "clip_length=16",
         "dynamic": "clips=dynamic",
     }),
     *_group("default: newline tokens", "aot", {

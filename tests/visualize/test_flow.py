@@ -87,7 +87,7 @@ def test_scene_counts_what_was_emitted():
     assert scene.before == 96 and scene.after == 24 == scene.counts.sum() == (scene.kind >= 0).sum()
     assert scene.counts.sum(1).tolist() == result.trace["frame_budget"].tolist()
     assert scene.mass.sum() == pytest.approx(96, rel=1e-5)
-    assert scene.clips.tolist() == [[0, 6]] and scene.clip_of(3) == 0
+    assert scene.clips.tolist() == [[0, 4], [4, 6]] and scene.clip_of(3) == 0
     for at, kind in zip(
         result.position[result.kind == Kind.LOCAL], result.kind[result.kind == Kind.LOCAL], strict=True
     ):
