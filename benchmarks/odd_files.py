@@ -129,7 +129,11 @@ def playlist(path: Path) -> None:
 
 def long(path: Path) -> None:
     """Ten hours at one frame a minute."""
-    encode(path, codec="mjpeg", pix_fmt="yuvj420p", frames=600, rate=Fraction(1, 60), noise=True, size=(320, 240))
+    fine = {"qmin": "2", "qmax": "2"}  # large pictures, whatever the encoder makes of so low a rate
+    encode(
+        path, codec="mjpeg", pix_fmt="yuvj420p", frames=600, rate=Fraction(1, 60), noise=True, size=(320, 240),
+        options=fine,
+    )  # fmt: skip
 
 
 Writer = Callable[[Path], None]
