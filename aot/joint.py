@@ -15,7 +15,7 @@ from .ops import novelty
 from .pooling import pool_tokens
 from .result import Kind, Selection, kept
 from .scores import Weights, token_weights
-from .temporal import short_clips
+from .temporal import default_clip_length, short_clips
 from .video import VideoTokens
 
 # a step of the choice of global anchors looks at every 8th token of a clip, but at 64 or so at least
@@ -108,6 +108,8 @@ def choose_tokens(
         places = member.flatten().expand(len(local), -1)
         local = torch.zeros(local.shape, device=cost.device).scatter_add_(1, places, chosen.view_as(places).float()) > 0
     count = torch.tensor(clips.counts, device=cost.device) - local.sum(dim=1)
+    per_frame = grid[0] * grid[1]
+    usual = (config.clip_length or default_clip_length(per_frame)) * per_frame  # the last clip goes like the others
     global_ = cover(
         cost,
         clips.gather(weights.global_),
@@ -116,6 +118,6 @@ def choose_tokens(
         count,
         steps=max(count - 9 * few for count, few in zip(clips.counts, each, strict=True)),
         unexplained=unexplained,
-        every=max(1, min(EVERY, cost.shape[1] // LOOKS)),
+        every=max(1, min(EVERY, usual // LOOKS)),
     )
     return local, global_

@@ -45,7 +45,7 @@ def test_how_frames_are_pushed_changes_nothing(make_video, pushes):
     assert (whole.kind == Kind.NEWLINE).nonzero().tolist() == [[len(whole.tokens) - 1]]
 
 
-@pytest.mark.parametrize(("frames", "clip_length"), [(8, None), (19, 8), (9, 2)])
+@pytest.mark.parametrize(("frames", "clip_length"), [(8, None), (19, 8), (17, 8), (22, 16), (9, 2)])
 def test_a_stream_is_the_whole_video(make_video, frames, clip_length):
     video = make_video(frames, (6, 6), 16)
     config = AOTConfig(retention=0.3, clip_length=clip_length)
