@@ -2,10 +2,10 @@
 # Trains checkpoints/aot-tiny from nothing, stage by stage; run it again after an interruption and it goes on.
 # usage: bash scripts/train_tiny.sh [--runs DIR] [--output DIR] [--times N] [--batch N] [--until STAGE]
 #   --times, --batch: the recipe's steps times N, clips a step; for a GPU, say, --times 5 --batch 48
-#   --until: stop behind this stage (tower, places, answers)
+#   --until: stop behind this stage (tower, places, answers, polish)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-runs=runs/aot-tiny output='' until=answers
+runs=runs/aot-tiny output='' until=polish
 more=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -19,14 +19,14 @@ done
 python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
 before=()
-for stage in tower places answers; do
+for stage in tower places answers polish; do
     if [ ! -e "$runs/$stage/log.json" ]; then # written when a stage is complete
         "$python" -m llava.train.train --stage "$stage" --output "$runs/$stage" "${before[@]}" "${more[@]}"
     fi
     before=(--init "$runs/$stage")
     [ "$stage" = "$until" ] && break
 done
-[ "$until" = answers ] || exit 0
+[ "$until" = polish ] || exit 0
 output=${output:-$runs/checkpoint}
 "$python" -m llava.train.export --run "$runs" --output "$output"
 echo "checkpoint in $output; examine it with: $python -m llava.eval.evaluate --model-path $output"

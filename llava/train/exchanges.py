@@ -84,10 +84,12 @@ def _marks(prompt: str, named: str, line: str = "", option: str = "") -> dict[st
 
 
 def pick(questions: list[qa.Question], rng: np.random.Generator, count: int) -> list[qa.Question]:
-    """`count` questions, families equally likely and the commonest answers held back; none twice while they last."""
+    """`count` questions, families equally likely, the commonest answers held back and the kinds that are learnt last
+    drawn more often; none twice while they last."""
     rare = {"not at all": 0.4, "it stays": 0.4, "1": 0.5}
+    late = [q.choices in (qa.SHAPES, qa.CHANGES) or q.named == "disappears first" for q in questions]
     sizes = Counter(q.family for q in questions)
-    weight = np.array([rare.get(q.answer, 1.0) / sizes[q.family] for q in questions])
+    weight = np.array([rare.get(q.answer, 1.0) / sizes[q.family] for q in questions]) * np.where(late, 2.5, 1.0)
     again = count > len(questions)
     chosen = rng.choice(len(questions), count, replace=again, p=weight / weight.sum())
     return [questions[i] for i in chosen]

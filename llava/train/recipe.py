@@ -80,6 +80,7 @@ STAGES = {
     "answers": Stage(
         "video", steps=2500, batch=6, learning_rate=1.5e-3, first=1_000_000, coarse=0.35, warmup=0.02, decay=0.5,
     ),
+    "polish": Stage("video", steps=630, batch=6, learning_rate=8e-4, first=2_000_000, decay=1.0),
 }  # fmt: skip
 
 
