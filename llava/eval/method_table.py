@@ -90,7 +90,9 @@ def write(args: argparse.Namespace) -> None:
     """The sections of the page, the plot and the CSV files, from what is there."""
     runs, refused = read_runs(args.output, **identity(args)), left_out(args.output)
     write_section(args.page, "exam", report(chosen(runs, DEFAULT_SETTINGS)))
-    methods = [*method_settings(args.retentions), *inside_settings(args.retentions)]
+    # who is first can be said only where every method was asked
+    asked = [r for r in args.retentions if all(name in runs or name in refused for name in method_settings([r]))]
+    methods = [*method_settings(asked), *inside_settings(asked)]
     rows = standings(runs, [name for name in methods if name in runs])
     if rows:
         accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
