@@ -57,9 +57,7 @@ conv_qwen = Conversation(
     roles=("<|im_start|>user", "<|im_start|>assistant"),
     version="qwen",
 )
-conv_plain = Conversation(
-    system="", roles=("", ""), sep_style=SeparatorStyle.PLAIN, sep="\n", version="plain"
-)
+conv_plain = Conversation(system="", roles=("", ""), sep_style=SeparatorStyle.PLAIN, sep="\n", version="plain")
 
 conv_templates = {"qwen_1_5": conv_qwen, "qwen_2": conv_qwen, "plain": conv_plain}
 default_conversation = conv_qwen

@@ -66,9 +66,7 @@ def parse_grid_pinpoints(grid_pinpoints, tile: int) -> list[tuple[int, int]]:
     return [(w * tile, h * tile) for w in range(first_w, last_w + 1) for h in range(first_h, last_h + 1)]
 
 
-def get_anyres_image_grid_shape(
-    image_size: tuple[int, int], grid_pinpoints, patch_size: int
-) -> tuple[int, int]:
+def get_anyres_image_grid_shape(image_size: tuple[int, int], grid_pinpoints, patch_size: int) -> tuple[int, int]:
     """Tiles across and down, (columns, rows), of an image of (width, height); ``patch_size`` is a tile's
     side.
     """
@@ -119,9 +117,7 @@ def process_anyres_image(image: Image.Image, processor, grid_pinpoints) -> torch
     return processor.preprocess([whole, *tiles], return_tensors="pt")["pixel_values"]
 
 
-def process_images(
-    images: Sequence[Image.Image], image_processor, model_cfg
-) -> torch.Tensor | list[torch.Tensor]:
+def process_images(images: Sequence[Image.Image], image_processor, model_cfg) -> torch.Tensor | list[torch.Tensor]:
     """Pixels of several images as ``model_cfg.image_aspect_ratio`` asks.
 
     ``anyres…``: (n, tiles, 3, H, W); ``pad`` (square with the processor's mean colour): (n, 3, H, W); None or
@@ -137,12 +133,8 @@ def process_images(
         images = [expand2square(image, background) for image in images]
         return image_processor.preprocess(images, return_tensors="pt")["pixel_values"]
     if mode != "anyres" and not mode.startswith("anyres_max_"):
-        raise ValueError(
-            f"Unknown image_aspect_ratio {mode!r}; use 'square', 'pad', 'anyres' or 'anyres_max_N'."
-        )
-    pixels = [
-        process_anyres_image(image, image_processor, model_cfg.image_grid_pinpoints) for image in images
-    ]
+        raise ValueError(f"Unknown image_aspect_ratio {mode!r}; use 'square', 'pad', 'anyres' or 'anyres_max_N'.")
+    pixels = [process_anyres_image(image, image_processor, model_cfg.image_grid_pinpoints) for image in images]
     return torch.stack(pixels) if len({p.shape for p in pixels}) == 1 else pixels
 
 
