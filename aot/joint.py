@@ -116,7 +116,7 @@ def choose_tokens(
         local,
         clips.real,
         count,
-        steps=max(count - 9 * few for count, few in zip(clips.counts, each, strict=True)),
+        steps=max(all_ - 9 * few for all_, few in zip(clips.counts, each, strict=True)),
         unexplained=unexplained,
         every=max(1, min(EVERY, usual // LOOKS)),
     )

@@ -44,6 +44,11 @@ def inside_settings(retentions: Sequence[float]) -> list[str]:
     ]
 
 
+def complete(retentions: Sequence[float], known: set[str]) -> list[float]:
+    """The retentions at which every method was asked or refused: only there can be said who is first."""
+    return [r for r in retentions if known.issuperset(method_settings([r]))]
+
+
 def ablation_settings(retention: float) -> list[str]:
     """The settings of the declared ablations, each once."""
     return list(dict.fromkeys(a.setting(retention) for a in ABLATIONS))
@@ -90,8 +95,7 @@ def write(args: argparse.Namespace) -> None:
     """The sections of the page, the plot and the CSV files, from what is there."""
     runs, refused = read_runs(args.output, **identity(args)), left_out(args.output)
     write_section(args.page, "exam", report(chosen(runs, DEFAULT_SETTINGS)))
-    # who is first can be said only where every method was asked
-    asked = [r for r in args.retentions if all(name in runs or name in refused for name in method_settings([r]))]
+    asked = complete(args.retentions, {*runs, *refused})
     methods = [*method_settings(asked), *inside_settings(asked)]
     rows = standings(runs, [name for name in methods if name in runs])
     if rows:

@@ -42,8 +42,8 @@ class Exchange:
     evidence: qa.Evidence | None = None
 
 
-def segment(tokenizer, exchange: Exchange, *, video: bool = True, only: set[int] | None = None) -> Segment:
-    """An exchange as tokens. only: the tokens of the answer that are learnt, None for all."""
+def segment(tokenizer, exchange: Exchange, *, video: bool = True) -> Segment:
+    """An exchange as tokens, of which the answer's are learnt."""
     text = f"\n{exchange.prompt}<|im_end|>\n<|im_start|>assistant\n"
     asked = tokenizer(text, return_offsets_mapping=True)
     said = tokenizer(f"{exchange.answer}<|im_end|>").input_ids
@@ -51,9 +51,9 @@ def segment(tokenizer, exchange: Exchange, *, video: bool = True, only: set[int]
         guide: [i for i, (a, b) in enumerate(asked.offset_mapping) if a < end + 1 and b > start + 1]
         for guide, (start, end) in exchange.marks.items()
     }
-    tokens, learnt = asked.input_ids + said, [only is None or t in only for t in said]
     query = len(asked.input_ids) - 1
-    return Segment(tokens, [False] * (query + 1) + learnt, video, query, look, exchange.evidence)
+    learnt = [False] * (query + 1) + [True] * len(said)
+    return Segment(asked.input_ids + said, learnt, video, query, look, exchange.evidence)
 
 
 def ask(question: qa.Question, rng: np.random.Generator, styles: tuple[str, ...] = ()) -> Exchange:

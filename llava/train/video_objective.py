@@ -55,7 +55,7 @@ class VideoObjective(nn.Module):
     """Language-model loss on packed exchanges (see `packing`) plus the tracker's.
 
     model: a LlavaQwenForCausalLM with a newline behind every frame; frozen parts stay as they are.
-    letters: the tokens A to D, whose accuracy is logged apart.
+    letters: the tokens A to D, whose accuracy is logged apart, the article of captions among them.
     layer: the hidden states that the tracker reads, 0 being the embeddings. guiding: weight of the guided attention.
     stretch: share of the clips whose visual positions are drawn with random gaps below one, so that what is learnt
     hangs on content and newlines rather than on exact distances (randomised positions; no token is dropped).

@@ -65,6 +65,12 @@ def test_standings_go_from_best_to_worst_of_each_retention(runs):
     assert level.to_first[1] == 0 and worst.to_first[1] < 0 and worst.to_full[1] < 0
 
 
+def test_a_share_counts_only_when_every_method_was_asked():
+    tenth, twentieth = (set(method_table.method_settings([r])) for r in (0.1, 0.05))
+    assert method_table.complete([0.1, 0.05], tenth | twentieth) == [0.1, 0.05]
+    assert method_table.complete([0.1, 0.05], tenth | twentieth - {"evs@0.05"}) == [0.1]
+
+
 def test_the_verdict_says_first_level_or_behind(runs):
     rows = rows_of(runs)
     assert "is first (`uniform` is second)" in verdict(rows[:3])
