@@ -11,8 +11,7 @@ from .temporal import clip_starts
 from .transport import merge, soft_nearest
 from .video import VideoTokens
 
-# costs reach 2 plus the weights; exp(-3.2 / 0.04) is the least that float32 still tells from 0
-LOG_DOMAIN_BELOW = 0.04
+FLOAT32_EXPONENT = 80  # exp(-80) is about the least that float32 still tells from 0
 _STOP = {"problem": "marginal", "never": "never"}
 
 
@@ -60,8 +59,11 @@ def group_clips(lengths: list[int], counts: list[int], per_frame: int, device: t
 
 
 def clip_cost(video: VideoTokens, clips: Clips, config: AOTConfig) -> torch.Tensor:
-    """(C, n, n) float32 cost between all tokens of a clip, (1 - cos) + spatial_weight·distance."""
-    return pair_cost(
+    """(C, n, n) float32 cost between all tokens of a clip, 1 - cos and the weights times places and frames in between.
+
+    A token of another time says what there is and leaves open whether it still is.
+    """
+    cost = pair_cost(
         video.pooled,
         clips.starts,
         clips.longest,
@@ -70,6 +72,15 @@ def clip_cost(video: VideoTokens, clips: Clips, config: AOTConfig) -> torch.Tens
         spatial_weight=config.spatial_weight,
         backend=config.backend,
     )
+    if config.temporal_weight > 0:
+        frame = torch.arange(cost.shape[1], device=cost.device) // video.tokens_per_frame
+        cost += config.temporal_weight * (frame.unsqueeze(1) - frame).abs()
+    return cost
+
+
+def highest_cost(clips: Clips, config: AOTConfig) -> float:
+    """Bound of the costs between two tokens of a clip."""
+    return 2 + 2**0.5 * config.spatial_weight + (clips.longest - 1) * config.temporal_weight
 
 
 def transport_clips(
@@ -89,7 +100,7 @@ def transport_clips(
     cost = cost.gather(2, within.unsqueeze(1).expand(-1, cost.shape[1], -1))
     kept = torch.zeros(clips.slot.shape, dtype=torch.bool, device=index.device).index_fill(0, index, True)
     supply = (clips.real & ~kept[clips.token]).float()
-    plan = clip_plan(cost, supply, filled, config)
+    plan = clip_plan(cost, supply, filled, config, highest=highest_cost(clips, config))
     slots = true_indices(filled.flatten(), index.shape[0])
     received = plan.sum(dim=1).flatten()[slots]
     tokens = video.pooled.flatten(0, 1)[index]
@@ -102,8 +113,12 @@ def transport_clips(
     return tokens, 1 + received, trace if video.trace else {}
 
 
-def clip_plan(cost: torch.Tensor, supply: torch.Tensor, filled: torch.Tensor, config: AOTConfig) -> torch.Tensor:
-    """(C, n, K) plan in which every supplier carries its mass. cost: (C, n, K). supply: (C, n). filled: (C, K) bool.
+def clip_plan(
+    cost: torch.Tensor, supply: torch.Tensor, filled: torch.Tensor, config: AOTConfig, *, highest: float
+) -> torch.Tensor:
+    """(C, n, K) plan in which every supplier carries its mass.
+
+    cost: (C, n, K), at most `highest`. supply: (C, n). filled: (C, K) bool.
 
     Anchor marginals are uniform_share · M/K + (1 - uniform_share) · (what lies nearest to each anchor). At 0
     the plan has a closed form; else Sinkhorn finds it.
@@ -121,6 +136,6 @@ def clip_plan(cost: torch.Tensor, supply: torch.Tensor, filled: torch.Tensor, co
         iterations=config.iterations,
         stop=_STOP[config.stop],
         tolerance=config.tolerance,
-        log_domain=config.epsilon < LOG_DOMAIN_BELOW,
+        log_domain=highest / config.epsilon > FLOAT32_EXPONENT,
         backend=config.backend,
     )

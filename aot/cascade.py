@@ -56,7 +56,7 @@ def pooled_frames(video: VideoTokens, config: AOTConfig) -> tuple[Frames, dict]:
     local, global_, count = tower_anchors(video, config)
     mask = local | global_
     anchor = true_indices(mask, count)
-    merged, plan = intra_frame(video.features, anchor, video.grid, config)
+    merged, plan = intra_frame(video.features, anchor, video.grid, config, video.deep)
     width = merged.shape[-1]
     full = video.features.float().scatter(1, anchor.unsqueeze(-1).expand(-1, -1, width), merged)
     tokens = pool_tokens(full, video.grid, video.pool)

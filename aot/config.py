@@ -15,7 +15,7 @@ _CHOICES = {
     "schedule": ("joint", "cascade"),
     "newlines": ("frame", "row", "all", "none"),
     "clips": ("uniform", "dynamic"),
-    "supplier_mass": ("unit", "normalised"),
+    "supplier_mass": ("unit", "normalised", "attention"),
     "stop": ("problem", "batch", "never"),
     "dynamic_rule": ("quantile", "threshold"),
     "emission": ("once", "twice"),
@@ -27,6 +27,7 @@ _RANGES = {
     "attention_power": (0, 8, False),
     "change_power": (0, 8, False),
     "spatial_weight": (0, math.inf, False),
+    "temporal_weight": (0, math.inf, False),
     "epsilon": (0, math.inf, True),
     "tolerance": (0, 1, True),
     "uniform_share": (0, 1, False),
@@ -40,7 +41,7 @@ _RANGES = {
     "clip_threshold": (-1, 1, False),
 }
 # read by one schedule only; setting them in the other is an error, not a knob that does nothing
-_JOINT_ONLY = ("attention_power", "change_power", "uniform_share")
+_JOINT_ONLY = ("attention_power", "change_power", "temporal_weight", "uniform_share")
 _CASCADE_ONLY = (
     "supplier_mass",
     "hard_blend",
@@ -75,15 +76,15 @@ class AOTConfig:
         the shallow layer in 3x3 windows.
     Joint choice: each next anchor is the token that lowers most what is left to transport; a token counts
         attention^attention_power · change^change_power there (see docs/method.md).
-    Transport: cost (1 - cos) + spatial_weight·distance;
-        entropic with epsilon, at most `iterations` iterations, stopping by `stop` ("problem": each one when
+    Cost: (1 - cos) + spatial_weight·distance (frame sides 1) + temporal_weight·frames in between (joint).
+    Transport: entropic with epsilon, at most `iterations` iterations, stopping by `stop` ("problem": each one when
         its marginal error is below tolerance; "batch": the release's rule; "never"); uniform_share (joint)
         mixes uniform anchor marginals with the mass that lies nearest to each anchor.
     Merging: merge_strength is λ, merge_cap bounds the share of a kept token that may come from others.
     Cascade only: num_anchors per frame, inter_frame, inter_scale (λ of the inter-frame step), keep_ratio and
         dynamic_threshold (for dynamic_rule "quantile" and "threshold"), temporal_sigma, emission ("twice"
-        emits original and updated anchors), supplier_mass ("unit" or "normalised", total mass 1), hard_blend
-        (share of the mean of a hard assignment mixed in).
+        emits original and updated anchors), supplier_mass ("unit", "normalised" to a total of 1, "attention":
+        by importance, 1 on average), hard_blend (share of the mean of a hard assignment mixed in).
     backend: see `aot.ops`.
     """
 
@@ -100,6 +101,7 @@ class AOTConfig:
     attention_power: float = 0.5
     change_power: float = 0.5
     spatial_weight: float = 0.0
+    temporal_weight: float = 0.2
     epsilon: float = 0.01
     iterations: int = 100
     stop: str = "problem"

@@ -8,7 +8,7 @@ stream gives the tokens that the whole video gives.
 import torch
 
 from .anchors import true_indices, window_groups
-from .carry import Clips, clip_cost, group_clips, transport_clips
+from .carry import Clips, clip_cost, group_clips, highest_cost, transport_clips
 from .config import AOTConfig
 from .coverage import cover
 from .ops import novelty
@@ -90,7 +90,7 @@ def choose_tokens(
     the rest, by what they explain of the clip beyond the local ones.
     """
     local = torch.zeros_like(clips.real)
-    unexplained = 2 + 2**0.5 * config.spatial_weight
+    unexplained = highest_cost(clips, config)
     each = [int(count * (1 - config.global_ratio)) // 9 for count in clips.counts]
     if max(each) > 0:
         member, inside = window_groups(grid, clips.longest, cost.device)  # (9, w)

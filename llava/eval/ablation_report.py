@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 
-from llava.eval.ablations import ABLATIONS, NOT_YET, Ablation
+from llava.eval.ablations import ABLATIONS, Ablation
 from llava.eval.page import between, table
 from llava.eval.scoring import interval, scores
 from llava.eval.standing import overall
@@ -50,8 +50,9 @@ def ablation_section(runs: dict[str, dict], retention: float, refused: dict[str,
         parts.append(table(head, rows))
     missing = [f"- {a.group}, {a.label}: {refused[a.setting(retention)]}" for a in ABLATIONS
                if a.setting(retention) in refused]  # fmt: skip
-    missing += [f"- {what}: there is no setting for it yet" for what in NOT_YET]
-    return "\n\n".join([*parts, "Not here:", "\n".join(missing)])
+    if missing:
+        parts += ["Not here:", "\n".join(missing)]
+    return "\n\n".join(parts)
 
 
 def _row(line: dict) -> list[str]:

@@ -22,9 +22,9 @@ class Ablation:
 
 
 def _group(name: str, base: str, variants: dict[str, str]) -> list[Ablation]:
-    """Variants by label, each the changes to a base setting ("" for itself)."""
+    """Variants by label, each what stands behind the retention of a base setting: fields, "+CHANGE" or nothing."""
     return [
-        Ablation(name, label, f"{base}@{{r}}" + (f",{changes}" if changes else ""))
+        Ablation(name, label, f"{base}@{{r}}" + (f",{changes}" if "=" in changes else changes))
         for label, changes in variants.items()
     ]
 
@@ -34,6 +34,7 @@ PAPER = [
         "local and global": "",
         "local only": "global_ratio=0",
         "global only": "global_ratio=1",
+        "random": "+random_importance",
     }),
     *_group("paper: transport", "paper", {
         "intra-frame and inter-frame": "",
@@ -46,6 +47,7 @@ PAPER = [
         "none": "merge_strength=0",
         "mean by cosine": "merge_strength=0,hard_blend=1",
         "transport, mass 1": "supplier_mass=unit",
+        "transport, mass by attention": "supplier_mass=attention",
     }),
     *_group("paper: clips", "paper", {
         "uniform": "",
@@ -87,13 +89,20 @@ OURS = [
         "no change": "change_power=0",
         "neither: every token counts alike": "attention_power=0,change_power=0",
         "attention and change in full": "attention_power=1,change_power=1",
+        "random for attention": "+random_importance",
+    }),
+    *_group("default: cost", "aot", {
+        "features and time": "",
+        "features alone": "temporal_weight=0",
+        "time half as much": "temporal_weight=0.1",
+        "time twice as much": "temporal_weight=0.4",
+        "places as well": "spatial_weight=0.5",
     }),
     *_group("default: transport", "aot", {
         "as it is": "",
         "none": "merge_strength=0",
         "share bounded by a fifth": "merge_cap=0.2",
         "share not bounded": "merge_cap=1",
-        "spatial term": "spatial_weight=0.5",
     }),
     *_group("default: plan", "aot", {
         "nearest mass, ε 0.01": "",
@@ -105,7 +114,7 @@ OURS = [
     }),
     *_group("default: clips", "aot", {
         "uniform, of 4 frames": "",
-        "single frames": "clip_length=1",
+        "single frames: the same count for each": "clip_length=1",
         "of 2 frames": "clip_length=2",
         "of 8 frames": "clip_length=8",
         "of 16 frames": "clip_length=16",
@@ -117,13 +126,11 @@ OURS = [
         "all": "newlines=all",
         "none": "newlines=none",
     }),
+    *_group("default: order of the tokens", "aot", {
+        "frame and raster": "",
+        "shuffled within frames": "+shuffled_in_frames",
+        "shuffled over the video": "+shuffled",
+    }),
 ]  # fmt: skip
 
 ABLATIONS = [*PAPER, *RELEASED, *OURS]
-
-# asked for, and not to be had by settings
-NOT_YET = (
-    "random anchors with transport (`random` drops what it does not keep)",
-    "supplier mass by attention",
-    "the order of the emitted tokens by itself (`emission` changes order and copies together)",
-)

@@ -64,7 +64,7 @@ class Examiner:
         if setting.inside:
             self.model.config.aot = setting.config.to_dict()
             return ask_plainly(self.model, self.tokenizer, video, asked), counts_inside(self.model)
-        tokens, counts = reduce(self.model, video, setting.config)
+        tokens, counts = reduce(self.model, video, setting, seed=number)
         return ask(self.model, self.tokenizer, tokens, asked), counts
 
     def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:

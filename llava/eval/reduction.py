@@ -8,7 +8,8 @@ from statistics import mean
 
 import torch
 
-from aot import AOTConfig, AOTError
+from aot import AOTError
+from llava.eval.altered import altered_input, altered_order
 from llava.eval.peak import PeakMemory
 from llava.eval.settings import Setting
 
@@ -33,11 +34,18 @@ class Counts:
 
 
 @torch.inference_mode()
-def reduce(model, video, config: AOTConfig | None) -> tuple[torch.Tensor, Counts | None]:
-    """Visual tokens (S, D) of an encoded video, newline tokens included, under a configuration."""
-    model.config.aot = None if config is None else config.to_dict()
-    tokens, result = model.video_tokens(video)
-    return tokens, result and Counts(result.num_visual, result.num_newlines, result.tokens_before)
+def reduce(model, video, setting: Setting, *, seed: int = 0) -> tuple[torch.Tensor, Counts | None]:
+    """Visual tokens (S, D) of an encoded video, newline tokens included, under a setting.
+
+    seed: of what the setting alters at random.
+    """
+    model.config.aot = None if setting.config is None else setting.config.to_dict()
+    tokens, result = model.video_tokens(altered_input(video, setting.alteration, seed))
+    if result is None:
+        return tokens, None
+    order = altered_order(result, setting.alteration, seed)
+    counts = Counts(result.num_visual, result.num_newlines, result.tokens_before)
+    return (tokens if order is None else tokens[order]), counts
 
 
 def counts_inside(model) -> Counts:
@@ -56,7 +64,7 @@ def own_cost(model, video, setting: Setting) -> dict[str, float | None]:
         return {"milliseconds": None, "extra_mib": None}
     times = []
     for _ in range(TIMED):
-        reduce(model, video, setting.config)
+        reduce(model, video, setting)
         times.append(model.last_timing["compress"])
     with PeakMemory() as memory:
         model.video_tokens(video)
@@ -73,7 +81,8 @@ def fit_anchors(model, videos: Sequence, setting: Setting) -> Setting:
 
     def share(anchors: int) -> float:
         try:
-            counts = [reduce(model, v, setting.config.replace(num_anchors=anchors))[1] for v in videos]
+            fitted = replace(setting, config=setting.config.replace(num_anchors=anchors))
+            counts = [reduce(model, v, fitted)[1] for v in videos]
         except AOTError:  # a tower frame has room for them, so they are too few to leave a token
             return 0.0
         return sum(c.tokens for c in counts) / sum(c.before for c in counts)

@@ -3,6 +3,7 @@
 "full" (no compression), "blank" (no compression, grey frames), METHOD@RETENTION with further fields of AOTConfig behind
 it (aot@0.1,clips=dynamic; options as METHOD@RETENTION,options={"seed":1}), or PRESET@RETENTION for a preset with token
 counts of its own: its num_anchors is then the one that comes nearest to this retention on the exam's first clips.
+"+CHANGE" behind a name asks for an ablation of `llava.eval.altered`.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from dataclasses import dataclass
 from aot import AOTConfig
 from aot.baselines.in_llm import is_in_llm
 from aot.config import PRESETS
+from llava.eval.altered import ALTERATIONS
 from llava.serve.options import json_or_word
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("schedule") == "cascade")
-KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…]"
+KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…], and +CHANGE"
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Setting:
     """How the exam is sat.
 
     config: compression, or None. fit: the num_anchors that meets the retention is to be found. retention: None
-    without reduction.
+    without reduction. alteration: one of `ALTERATIONS`, or None.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Setting:
     blank: bool = False
     fit: bool = False
     retention: float | None = None
+    alteration: str | None = None
 
     @property
     def inside(self) -> bool:
@@ -48,15 +51,22 @@ def parse_setting(name: str) -> Setting:
     """The setting of a name; ValueError says what is wrong with one that is none."""
     if name in ("full", "blank"):
         return Setting(name, blank=name == "blank")
-    head, *fields = re.split(r",(?=\w+=)", name)
+    described, *alterations = re.split(r"\+(?=[a-z_]+$)", name)
+    alteration = alterations[0] if alterations else None
+    head, *fields = re.split(r",(?=\w+=)", described)
     method, _, share = head.partition("@")
     try:
+        if alteration and alteration not in ALTERATIONS:
+            raise ValueError(f"+{alteration} is none of the changes {', '.join(ALTERATIONS)}")
         retention = float(share)
         changes = {key: json_or_word(text) for key, text in (field.split("=", 1) for field in fields)}
         if method in OWN_COUNTS:
             AOTConfig(retention=retention)  # in range
-            return Setting(name, AOTConfig.preset(method, **changes), fit=True, retention=retention)
+            config = AOTConfig.preset(method, **changes)
+            return Setting(name, config, fit=True, retention=retention, alteration=alteration)
         config = AOTConfig.from_dict({"method": method, "retention": retention, **changes})
-        return Setting(name, config, retention=retention)
+        if alteration and is_in_llm(config):
+            raise ValueError(f"+{alteration} changes what stands before the language model; {method} acts inside it")
+        return Setting(name, config, retention=retention, alteration=alteration)
     except ValueError as error:
         raise ValueError(f"{name!r} is not a setting ({KNOWN}): {error}") from error

@@ -218,7 +218,8 @@ def test_merging_off_keeps_tokens_as_they_are(make_video):
     merged = compress(features, shallow, deep, AOTConfig(retention=0.3), pool=None)
     assert torch.equal(merged.frame, video.frame)
     change = (merged.tokens - video.tokens).norm(dim=1)
-    assert float(change.min()) > 0
+    assert torch.equal(change > 0, merged.mass > 1)
+    assert (change > 0).float().mean() > 0.9
 
 
 def test_summary_is_json(make_video):

@@ -9,7 +9,7 @@ import torch
 
 from aot import AOTConfig, Kind, compress
 from aot.anchors import choose, rank_descending, true_indices, window_groups, window_ids, window_sizes
-from aot.carry import clip_cost, group_clips, transport_clips
+from aot.carry import clip_cost, group_clips, highest_cost, transport_clips
 from aot.coverage import cover
 from aot.inter_frame import masked_quantile, merge_clips
 from aot.joint import clip_budgets, compress_joint
@@ -58,7 +58,7 @@ def test_intra_frame_merge_by_hand(strength):
             iterations=300,
         )
         features = torch.tensor(FRAME, dtype=torch.float32)[None]
-        return intra_frame(features, torch.tensor([[0, 3]]), (2, 2), config)[0][0].double().numpy()
+        return intra_frame(features, torch.tensor([[0, 3]]), (2, 2), config, torch.ones(1, 4))[0][0].double().numpy()
 
     expected = by_hand(FRAME, [0, 3], weight=0.5, strength=strength)
     np.testing.assert_allclose(run(strength), expected, rtol=1e-4)
@@ -133,14 +133,15 @@ def test_clip_plans_meet_their_marginals(make_video, uniform_share):
 
 
 @pytest.mark.parametrize("uniform_share", [0.0, 1.0])
-def test_permuting_tokens_that_are_not_kept_changes_nothing(make_video, uniform_share):
+def test_permuting_the_tokens_of_a_frame_that_are_not_kept_changes_nothing(make_video, uniform_share):
     features, _, _ = make_video(4, (6, 6), 8)
     config = AOTConfig(uniform_share=uniform_share, epsilon=0.1)
     index = torch.tensor([3, 20, 50, 70, 71, 72, 100, 143])
     free = torch.tensor([i for i in range(144) if i not in index.tolist()])
     order = torch.arange(144)
-    for clip in (free[free < 72], free[free >= 72]):
-        order[clip] = clip[torch.randperm(len(clip), generator=torch.Generator().manual_seed(0))]
+    for frame in range(4):
+        here = free[free // 36 == frame]
+        order[here] = here[torch.randperm(len(here), generator=torch.Generator().manual_seed(0))]
 
     def run(tokens):
         video = VideoTokens(tokens, None, None, (6, 6), None)
@@ -157,9 +158,37 @@ def test_permuting_non_anchors_changes_nothing_in_the_paper_preset(make_video):
     free = [i for i in range(36) if i not in anchor[0].tolist()]
     order = torch.arange(36)
     order[free] = torch.tensor(free[::-1])
-    merged = intra_frame(features, anchor, (6, 6), config)[0]
-    moved = intra_frame(features[:, order], anchor, (6, 6), config)[0]
+    merged = intra_frame(features, anchor, (6, 6), config, torch.ones(2, 36))[0]
+    moved = intra_frame(features[:, order], anchor, (6, 6), config, torch.ones(2, 36))[0]
     torch.testing.assert_close(moved, merged, rtol=1e-5, atol=1e-6)
+
+
+def test_suppliers_share_the_mass_by_importance():
+    """Rows of the plan are importance over its mean among the suppliers, so the total stays their count."""
+    config = AOTConfig.preset("paper", num_anchors=2, supplier_mass="attention", iterations=300)
+    importance = torch.tensor([[9.0, 1.0, 3.0, 5.0]])
+    features = torch.tensor(FRAME, dtype=torch.float32)[None]
+    plan = intra_frame(features, torch.tensor([[0, 3]]), (2, 2), config, importance)[1]
+    torch.testing.assert_close(plan[0].sum(1), torch.tensor([0.0, 0.5, 1.5, 0.0]), rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(plan[0].sum(0), torch.tensor([1.0, 1.0]), rtol=1e-3, atol=1e-6)
+
+
+def test_cost_of_a_clip_by_hand(make_video):
+    """1 - cos, the distance of places on sides of length 1 and the frames in between, each with its weight."""
+    features = make_video(5, (2, 2), 8)[0]
+    config = AOTConfig(spatial_weight=0.5, temporal_weight=0.3)
+    video = VideoTokens(features, None, None, (2, 2), None)
+    clips = group_clips([3, 2], [4, 4], 4, features.device)
+    cost = clip_cost(video, clips, config)
+    unit = torch.nn.functional.normalize(features.double().flatten(0, 1), dim=1)
+    for clip, (first, frames) in enumerate([(0, 3), (3, 2)]):
+        for i in range(4 * frames):
+            for j in range(4 * frames):
+                far = ((i // 2 % 2 - j // 2 % 2) ** 2 + (i % 2 - j % 2) ** 2) ** 0.5
+                expected = 1 - float(unit[4 * first + i] @ unit[4 * first + j])
+                expected += 0.5 * far + 0.3 * abs(i // 4 - j // 4)
+                assert float(cost[clip, i, j]) == pytest.approx(expected, rel=1e-5, abs=1e-6)
+    assert float(cost.max()) <= highest_cost(clips, config)
 
 
 def test_clips_do_not_touch_each_other(make_video):

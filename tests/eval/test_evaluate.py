@@ -1,6 +1,7 @@
 """The exam is sat the same way by every model; the embedded one passes a small part of it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,12 +161,38 @@ def test_a_preset_with_counts_of_its_own_gets_the_anchors_nearest_to_the_share(e
     videos = [shelf.clip(number) for number in files]
 
     def share(config):
-        counts = [reduce(model, video, config)[1] for video in videos]
+        counts = [reduce(model, video, replace(setting, config=config))[1] for video in videos]
         return sum(c.tokens for c in counts) / sum(c.before for c in counts)
 
     found = fit_anchors(model, videos, setting).config
     others = [found.replace(num_anchors=found.num_anchors + step) for step in (-1, 1)]
     assert all(abs(share(found) - 0.1) <= abs(share(other) - 0.1) for other in others)
+
+
+def test_an_ablation_alters_importance_or_order_and_nothing_else(embedded, tmp_path):
+    _, model, processor, _ = embedded
+    (number, path), *_ = clip_files(make_exam(1, seed=7000), tmp_path).items()
+    plan = shared_plan(model.get_vision_tower(), [parse_setting("aot@0.2").config])
+    video = Shelf(model, processor, {number: path}, plan).clip(number)
+
+    def run(change, seed=0):
+        tokens, counts = reduce(model, video, parse_setting(f"aot@0.2{change}"), seed=seed)
+        return tokens, counts, model.last_compression[0].kind == int(aot.Kind.NEWLINE)
+
+    tokens, counts, newline = run("")
+    for change in ("+shuffled_in_frames", "+shuffled"):
+        shuffled, same, _ = run(change)
+        assert same == counts and torch.equal(shuffled[newline], tokens[newline])
+        if change == "+shuffled_in_frames":
+            for frame in range(16):
+                ends = newline.nonzero().flatten().tolist()
+                part = slice(ends[frame - 1] + 1 if frame else 0, ends[frame])
+                assert sorted(map(tuple, shuffled[part].tolist())) == sorted(map(tuple, tokens[part].tolist()))
+        assert not torch.equal(shuffled, tokens) and torch.equal(shuffled.sort(0).values, tokens.sort(0).values)
+        assert torch.equal(run(change)[0], shuffled) and not torch.equal(run(change, seed=1)[0], shuffled)
+    random, same, _ = run("+random_importance")
+    assert same == counts and not torch.equal(random, tokens)
+    assert torch.equal(run("")[0], tokens)  # the video is as it was
 
 
 def test_settings_are_parsed_and_wrong_ones_named():
@@ -175,7 +202,10 @@ def test_settings_are_parsed_and_wrong_ones_named():
     assert (parse_setting("blank").blank, parse_setting("full").config) == (True, None)
     assert parse_setting('random@0.1,options={"seed": 3},newlines=all').config.options == {"seed": 3}
     assert (parse_setting("paper@0.1").fit, parse_setting("paper@0.1").config.retention) == (True, None)
-    for wrong in ("aot", "aot@2", "nothing@0.1", "aot@0.1,clip=dynamic", "released@2", "aot@0.1,x"):
+    altered = parse_setting("paper@0.1,epsilon=1e+1+shuffled")
+    assert (altered.config.epsilon, altered.alteration, setting.alteration) == (10, "shuffled", None)
+    wrong_ones = ("aot", "aot@2", "nothing@0.1", "aot@0.1,clip=dynamic", "released@2", "aot@0.1,x", "aot@0.1+turned")
+    for wrong in (*wrong_ones, "fastv@0.1+shuffled"):
         with pytest.raises(ValueError, match="is not a setting"):
             parse_setting(wrong)
 
