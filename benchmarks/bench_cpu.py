@@ -4,10 +4,12 @@
 
 attention: a tower's forward pass with the received attention of two layers over one without. prefill: uncompressed
 prefill over compression and prefill at 10 %, on the 0.5B shape (width 896) with --layers of its 24 language layers;
-fewer layers make the compression weigh more. The last line is JSON.
+fewer layers make the compression weigh more. precision: SigLIP so400m with --layers of its 26 layers in float32 over
+bfloat16. The last line is JSON.
 """
 
 import argparse
+import copy
 import json
 import sys
 from pathlib import Path
@@ -24,13 +26,7 @@ GRID = (27, 27)
 
 def attention_ratio(name: str, frames: int, repeats: int) -> dict:
     """The tower of the embedded model, or SigLIP so400m with random weights."""
-    if name == "tiny":
-        tower = make_model("tiny", CPU).get_vision_tower()
-    else:
-        from llava.model.language_model.llava_qwen import LlavaQwenConfig
-        from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
-
-        tower = SigLipVisionTower(LlavaQwenConfig(**VISION)).eval()
+    tower = make_model("tiny", CPU).get_vision_tower() if name == "tiny" else so400m()
     pixels = torch.randn(frames, 3, tower.image_size, tower.image_size)
     wanted = layers(tower.num_layers)
     found = tower.encode(pixels, received=wanted)
@@ -42,6 +38,33 @@ def attention_ratio(name: str, frames: int, repeats: int) -> dict:
     works = {"plain": lambda _: tower.encode(pixels), "received": lambda _: tower.encode(pixels, received=wanted)}
     times = seconds_in_turn(works, CPU, repeats=repeats)
     return {"tower": name, "frames": frames, "layers": tower.num_layers, **_result(times, "received", "plain")}
+
+
+def so400m(depth: int | None = None):
+    """SigLIP so400m with random weights; depth: layers, fewer than its 26."""
+    from llava.model.language_model.llava_qwen import LlavaQwenConfig
+    from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
+
+    tower = SigLipVisionTower(LlavaQwenConfig(**VISION)).eval()
+    del tower.vision_tower.vision_model.encoder.layers[depth:]
+    return tower
+
+
+def precision_ratio(depth: int, repeats: int) -> dict:
+    """A tower on one frame, with the received attention of two layers, in float32 and in bfloat16."""
+    whole = so400m(depth)
+    half = copy.deepcopy(whole).to(torch.bfloat16)
+    pixels = torch.randn(1, 3, whole.image_size, whole.image_size)
+    error = relative_error(half.encode(pixels).features, whole.encode(pixels).features)
+    if not error < 0.05:
+        sys.exit(f"The tower in bfloat16 is off by {error:.1%}; no time is reported.")
+    wanted = layers(depth)
+    works = {
+        "float32": lambda _: whole.encode(pixels, received=wanted),
+        "bfloat16": lambda _: half.encode(pixels, received=wanted),
+    }
+    times = seconds_in_turn(works, CPU, repeats=repeats)
+    return {"frames": 1, "layers": depth, "relative_error": error, **_result(times, "float32", "bfloat16")}
 
 
 def prefill_ratio(frames: int, depth: int, repeats: int) -> dict:
@@ -76,7 +99,7 @@ def _result(times: dict[str, float], over: str, under: str) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tower", nargs="*", choices=("tiny", "so400m"), default=["tiny"])
-    parser.add_argument("--frames", type=int, default=32, help="frames of the prefill; 0 leaves it out")
+    parser.add_argument("--frames", type=int, default=32, help="frames of the prefill; 0 leaves it and precision out")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=1)
@@ -91,6 +114,8 @@ def main() -> int:
     if options.frames:
         result["prefill"] = prefill_ratio(options.frames, options.layers, options.repeats)
         print(result["prefill"], flush=True)
+        result["precision"] = precision_ratio(options.layers, options.repeats)
+        print(result["precision"], flush=True)
     if options.output:
         options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))

@@ -73,6 +73,7 @@ def load_session(options) -> ChatSession:
             torch_dtype=options.dtype or ("float32" if device.type == "cpu" else "bfloat16"),
             attn_implementation=options.attn_implementation,
             aot=compression(options),
+            tower_dtype=options.tower_dtype,
         )
     except torch.cuda.OutOfMemoryError:
         raise

@@ -60,6 +60,11 @@ def add_model_options(parser: Parser) -> None:
     add = model.add_argument
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
     add("--dtype", choices=("float32", "float16", "bfloat16"), help="default: float32 on cpu, else bfloat16")
+    add(
+        "--tower-dtype",
+        choices=("float32", "bfloat16"),
+        help="of the vision tower alone; bfloat16 is faster on new CPUs",
+    )
     add("--attn-implementation", default="flash_attention_2", help="falls back to sdpa when not installed")
     add("--conv-template", default="qwen_1_5", help="prompt format")
     add("--max-new-tokens", type=int, default=512, metavar="N", help="longest answer (default 512)")

@@ -33,7 +33,12 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
     return {
         "question": answer.question,
         "answer": answer.text,
-        "model": {"path": model_path, "device": str(session.model.device), "dtype": str(session.model.dtype)},
+        "model": {
+            "path": model_path,
+            "device": str(session.model.device),
+            "dtype": str(session.model.dtype),
+            "tower_dtype": str(session.model.get_vision_tower().dtype),
+        },
         "video": {
             "path": loaded.path,
             "frames": len(loaded.video.times),

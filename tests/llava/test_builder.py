@@ -30,6 +30,27 @@ def edit_weights(folder, change):
     save_file(weights, folder / "model.safetensors", {"format": "pt"})
 
 
+def test_the_tower_may_have_a_dtype_of_its_own(checkpoint):
+    """bfloat16 in the tower: the language model and what it reads stay float32, and features stay near."""
+    _, whole, _, _ = load_pretrained_model(checkpoint, aot={"retention": 0.5})
+    _, half, _, _ = load_pretrained_model(checkpoint, aot={"retention": 0.5}, tower_dtype="bfloat16")
+    tower = half.get_vision_tower()
+    assert {p.dtype for p in tower.parameters()} == {torch.bfloat16}
+    assert (tower.dtype, half.dtype, half.get_model().mm_projector[0].weight.dtype) == (
+        torch.bfloat16,
+        *[torch.float32] * 2,
+    )
+    size = tower.image_size
+    pixels = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        features = [model.encode_video(pixels).features for model in (half, whole)]
+    assert features[0].dtype == torch.float32
+    assert 0 < (features[0] - features[1]).norm() / features[1].norm() < 0.05
+    for wrong, words in (("int8", "Unknown tower_dtype 'int8'; use one of"), ("auto", "name a dtype")):
+        with pytest.raises(ValueError, match=words):
+            load_pretrained_model(checkpoint, tower_dtype=wrong)
+
+
 def test_what_comes_back(checkpoint, tokenizer):
     loaded_tokenizer, model, processor, context = load_pretrained_model(checkpoint, None, "llava-llama-13b")
     assert type(model) is LlavaQwenForCausalLM and not model.training
