@@ -83,6 +83,18 @@ def test_the_verdict_says_first_level_or_behind(runs):
     assert verdict([r for r in rows if r.setting.method != "aot"]) == ""
 
 
+def test_the_verdict_names_the_aims_that_are_missed(runs):
+    def said(retention):
+        return verdict([row for row in rows_of(runs) if row.setting.retention == retention])
+
+    assert "Aims missed: 97 % of the accuracy with all tokens**" in said(0.1)
+    both = "Aims missed: 92 % of the accuracy with all tokens and at most 5 points behind in every family**"
+    assert both in said(0.05)
+    for name in ("aot@0.1", "aot@0.05"):
+        runs[name]["replies"] = run(name, 9)["replies"]
+    assert "missed" not in said(0.1) + said(0.05)
+
+
 def test_the_section_the_csv_and_the_plot_hold_every_method(runs, tmp_path):
     rows = rows_of(runs)
     text = methods_section(rows, runs, {"frames@0.1": "it has no frames"})
