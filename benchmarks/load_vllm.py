@@ -30,8 +30,8 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
-from llava.eval.clips import write_clip
-from llava.eval.questions import make_questions
+from llava.eval.world.clips import write_clip
+from llava.eval.world.questions import make_questions
 from llava.serve.client import Reply, ServerError, ask, media_part
 from llava.serve.options import Parser
 from llava.video import load_video

@@ -29,8 +29,8 @@ from pathlib import Path
 
 import torch
 
-from llava.eval.clips import write_clip
-from llava.eval.questions import make_questions
+from llava.eval.world.clips import write_clip
+from llava.eval.world.questions import make_questions
 from llava.serve.cli import load_session
 from llava.serve.options import Parser, add_model_options
 from llava.serve.session import ChatSession

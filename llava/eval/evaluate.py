@@ -1,7 +1,7 @@
 """Sits the held-out exam with a model under several settings: `python -m llava.eval.evaluate`.
 
-Names of settings: see `llava.eval.settings`. Each leaves a JSON file of every reply and of what the reduction cost;
-files that are there already are not made again.
+Names of settings: see `llava.eval.exam.settings`. Each leaves a JSON file of every reply and of what the reduction
+cost; files that are there already are not made again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from pathlib import Path
 import torch
 
 import aot
-from llava.eval.asking import Asked, Said, ask
-from llava.eval.clips import sample_clip
-from llava.eval.exam import QUESTIONS, SEED, Item, clip_files, make_exam
-from llava.eval.plain_asking import ask_plainly
-from llava.eval.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
-from llava.eval.reduction import Counts, counts_inside, fit_anchors, own_cost, reduce
-from llava.eval.settings import KNOWN, Setting, parse_setting
-from llava.eval.shelf import Shelf, shared_plan
+from llava.eval.exam.asking import Asked, Said, ask
+from llava.eval.exam.items import QUESTIONS, SEED, Item, clip_files, make_exam
+from llava.eval.exam.plain_asking import ask_plainly
+from llava.eval.exam.reduction import Counts, counts_inside, fit_anchors, own_cost, reduce
+from llava.eval.exam.settings import KNOWN, Setting, parse_setting
+from llava.eval.exam.shelf import Shelf, shared_plan
+from llava.eval.world.clips import sample_clip
+from llava.eval.world.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
 from llava.model.builder import load_pretrained_model
 
 DEFAULT_SETTINGS = ("full", "aot@0.25", "aot@0.15", "aot@0.1", "random@0.1", "blank")

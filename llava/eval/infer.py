@@ -14,7 +14,7 @@ from llava.eval.campaign.launch import Launch, starter
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
-from llava.eval.infer_job import Job, answer_lines, read_job
+from llava.eval.inference.job import Job, answer_lines, read_job
 from llava.serve.options import Parser, chat_parser
 
 _NOT_HERE = ("video_file", "question", "json", "compare")  # options of the chat
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.eva
     try:
         job = read_job(options)
         launch = launch_of(options)
-        return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.infer_worker", *words], prog)
+        return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.inference.worker", *words], prog)
     except (ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2

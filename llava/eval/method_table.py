@@ -13,15 +13,15 @@ from pathlib import Path
 
 import aot
 from aot.baselines.in_llm import IN_LLM
-from llava.eval.ablation_report import ablation_section, ablations_csv
-from llava.eval.ablations import ABLATIONS
 from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run
-from llava.eval.exam_report import chosen, identity, read_runs, report
-from llava.eval.method_report import methods_csv, methods_section
-from llava.eval.page import write_section
-from llava.eval.plots import accuracy_plot
-from llava.eval.settings import OWN_COUNTS, parse_setting
-from llava.eval.standing import standings
+from llava.eval.exam.settings import OWN_COUNTS, parse_setting
+from llava.eval.tables.ablation_report import ablation_section, ablations_csv
+from llava.eval.tables.ablations import ABLATIONS
+from llava.eval.tables.exam_report import chosen, identity, read_runs, report
+from llava.eval.tables.method_report import methods_csv, methods_section
+from llava.eval.tables.page import write_section
+from llava.eval.tables.plots import accuracy_plot
+from llava.eval.tables.standing import standings
 
 PARTS = ("methods", "ablations", "inside")  # inside the language model: every prompt by itself, so the slowest
 LEFT_OUT = "left-out.txt"

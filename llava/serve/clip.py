@@ -2,8 +2,8 @@
 
 import sys
 
-from llava.eval.clips import write_clip
-from llava.eval.questions import make_questions
+from llava.eval.world.clips import write_clip
+from llava.eval.world.questions import make_questions
 from llava.serve.options import Parser
 
 

@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from llava.eval.clips import write_clip
-from llava.eval.questions import Question, make_questions
+from llava.eval.world.clips import write_clip
+from llava.eval.world.questions import Question, make_questions
 from llava.serve.cli import EXPECTED, load_session, one_sentence
 from llava.serve.options import chat_parser, check, compression
 from llava.serve.session import Answer, ChatSession

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from llava.eval import clips
-from llava.eval import questions as qa
-from llava.eval.clips import COLORS, NEEDLE, SHAPES, TIMES
+from llava.eval.world import clips
+from llava.eval.world import questions as qa
+from llava.eval.world.clips import COLORS, NEEDLE, SHAPES, TIMES
 
 TRAIN_SEEDS = 10_000_000  # training clips start here; held-out clips have smaller seeds
 COLOR_NAMES, SHAPE_NAMES = tuple(COLORS), (*SHAPES, NEEDLE)

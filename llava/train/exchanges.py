@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llava.eval import clips
-from llava.eval import questions as qa
-from llava.eval.clips import COLORS
+from llava.eval.world import clips
+from llava.eval.world import questions as qa
+from llava.eval.world.clips import COLORS
 
 SHORT_STYLES, LONG_STYLES = ("egoschema", "mlvu"), ("videomme",)  # wordings of a choice, by length
 ROW = {"open": 34, "short": 56, "long": 96}  # tokens of a packed row

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from llava.eval import clips
-from llava.eval import questions as qa
-from llava.eval.clips import FRAMES, TIMES
+from llava.eval.world import clips
+from llava.eval.world import questions as qa
+from llava.eval.world.clips import FRAMES, TIMES
 from llava.train.clip_data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
 from llava.train.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
 from llava.train.guides import Guides

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava.eval.questions import OPEN_PROMPT
+from llava.eval.world.questions import OPEN_PROMPT
 from llava.train.packing import Mix
 
 SIZE, PATCH = 96, 8  # 12x12 tower tokens a frame

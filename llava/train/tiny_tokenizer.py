@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llava.eval import questions as qa
-from llava.eval.clips import COLORS, sample_clip
+from llava.eval.world import questions as qa
+from llava.eval.world.clips import COLORS, sample_clip
 
 VOCABULARY = 1024
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

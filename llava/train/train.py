@@ -17,7 +17,7 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from llava.eval.questions import LETTERS
+from llava.eval.world.questions import LETTERS
 from llava.train.clip_data import FrameLabels
 from llava.train.muon import Muon
 from llava.train.packing import ClipConversations, collate

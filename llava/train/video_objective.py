@@ -6,8 +6,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llava.eval.clips import FRAMES, MOTIONS
-from llava.eval.questions import CORNERS
+from llava.eval.world.clips import FRAMES, MOTIONS
+from llava.eval.world.questions import CORNERS
 from llava.train import packed_attention
 from llava.train.clip_data import COLOR_NAMES, FRAME_CLASSES, FRAME_FLAGS, IGNORE, SHAPE_NAMES
 from llava.train.packed_attention import Layout

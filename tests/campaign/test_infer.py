@@ -6,8 +6,8 @@ import pytest
 
 import llava.eval.infer as infer
 from llava.eval.campaign.store import ResponseStore
-from llava.eval.clips import write_clip
-from llava.eval.infer_job import read_job
+from llava.eval.inference.job import read_job
+from llava.eval.world.clips import write_clip
 
 
 def questions(path, rows):

@@ -9,16 +9,17 @@ import torch
 
 import aot
 from aot.registry import get_method
-from llava.eval import evaluate, exam_report
-from llava.eval.asking import Asked, Branches, ask, option_ids, prompt_ids
-from llava.eval.clips import TIMES, render, sample_clip
-from llava.eval.exam import clip_files, make_exam
-from llava.eval.peak import PeakMemory
-from llava.eval.plain_asking import ask_plainly, likelihoods
-from llava.eval.questions import CAPTION_PROMPTS
-from llava.eval.reduction import fit_anchors, reduce
-from llava.eval.settings import parse_setting
-from llava.eval.shelf import Shelf, shared_plan
+from llava.eval import evaluate
+from llava.eval.exam.asking import Asked, Branches, ask, option_ids, prompt_ids
+from llava.eval.exam.items import clip_files, make_exam
+from llava.eval.exam.peak import PeakMemory
+from llava.eval.exam.plain_asking import ask_plainly, likelihoods
+from llava.eval.exam.reduction import fit_anchors, reduce
+from llava.eval.exam.settings import parse_setting
+from llava.eval.exam.shelf import Shelf, shared_plan
+from llava.eval.tables import exam_report
+from llava.eval.world.clips import TIMES, render, sample_clip
+from llava.eval.world.questions import CAPTION_PROMPTS
 from llava.model.builder import load_pretrained_model
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from llava.eval import exam_report
-from llava.eval.page import label, write_section
-from llava.eval.scoring import interval, scores
+from llava.eval.exam.scoring import interval, scores
+from llava.eval.tables import exam_report
+from llava.eval.tables.page import label, write_section
 
 
 def replies(open_, choice, *, clips=None):

@@ -8,14 +8,14 @@ import torch
 
 import aot
 from llava.eval import method_table
-from llava.eval.ablation_report import ablation_section
-from llava.eval.ablations import ABLATIONS
-from llava.eval.altered import altered_input, altered_order
-from llava.eval.method_report import methods_csv, methods_section, verdict
-from llava.eval.plots import accuracy_plot
-from llava.eval.questions import FAMILIES
-from llava.eval.settings import parse_setting
-from llava.eval.standing import standings
+from llava.eval.exam.altered import altered_input, altered_order
+from llava.eval.exam.settings import parse_setting
+from llava.eval.tables.ablation_report import ablation_section
+from llava.eval.tables.ablations import ABLATIONS
+from llava.eval.tables.method_report import methods_csv, methods_section, verdict
+from llava.eval.tables.plots import accuracy_plot
+from llava.eval.tables.standing import standings
+from llava.eval.world.questions import FAMILIES
 from llava.model.compression import VideoFeatures
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from llava.eval.clips import SHAPES, TIMES, Clip, Thing, sample_clip
-from llava.eval.questions import make_questions, shown
+from llava.eval.world.clips import SHAPES, TIMES, Clip, Thing, sample_clip
+from llava.eval.world.questions import make_questions, shown
 from llava.train.clip_data import COLOR_NAMES, IGNORE, TRAIN_SEEDS, FrameLabels, draw, owners, tracks
 from llava.train.muon import Muon, orthogonalised
 from llava.train.packing import GUIDES, ClipConversations, Mix, collate

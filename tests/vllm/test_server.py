@@ -14,7 +14,7 @@ from urllib.error import URLError
 import pytest
 
 from aot import AOTConfig
-from llava.eval.exam import make_exam
+from llava.eval.exam.items import make_exam
 from llava.serve.client import ServerError, ask, media_part
 from llava.serve.session import ChatSession
 

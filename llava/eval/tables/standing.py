@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llava.eval.questions import FAMILIES
-from llava.eval.scoring import interval, scores
-from llava.eval.settings import Setting, parse_setting
+from llava.eval.exam.scoring import interval, scores
+from llava.eval.exam.settings import Setting, parse_setting
+from llava.eval.world.questions import FAMILIES
 
 FORMS = ("open", "choice", "likelihood", "caption")
 SLACK = 1.05  # of the asked share that still counts as equal: presets reach it in steps of an anchor a frame

@@ -6,7 +6,7 @@ import torch
 
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.infer import infer_parser, work_folder
-from llava.eval.infer_job import Asked, read_job
+from llava.eval.inference.job import Asked, read_job
 from llava.serve.cli import EXPECTED, load_session, one_sentence
 from llava.serve.report import cost
 from llava.serve.session import ChatSession

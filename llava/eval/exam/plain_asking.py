@@ -10,7 +10,7 @@ from copy import deepcopy
 
 import torch
 
-from llava.eval.asking import Asked, Said, option_ids, prompt_ids
+from llava.eval.exam.asking import Asked, Said, option_ids, prompt_ids
 
 
 @torch.inference_mode()

@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llava.eval.evaluate import DEFAULT_SETTINGS, exam_arguments, fingerprint
-from llava.eval.exam import guess_rate, make_exam
-from llava.eval.page import between, label, percent, table, write_section
-from llava.eval.questions import FAMILIES
-from llava.eval.scoring import interval, scores
+from llava.eval.exam.items import guess_rate, make_exam
+from llava.eval.exam.scoring import interval, scores
+from llava.eval.tables.page import between, label, percent, table, write_section
+from llava.eval.world.questions import FAMILIES
 
 FORM_TITLES = {
     "open": "Open answers, by family",
@@ -64,7 +64,7 @@ def describe(runs: dict[str, dict]) -> str:
     items = make_exam(head["questions"], seed=head["seed"])
     counts = Counter(item.question.family for item in items).values()
     return (
-        f"Written by `python -m llava.eval.exam_report`. Model: checkpoints/aot-tiny (weights SHA-256 "
+        f"Written by `python -m llava.eval.tables.exam_report`. Model: checkpoints/aot-tiny (weights SHA-256 "
         f"{head['weights'][:12]}…), greedy, torch {head['torch']}. Exam: {len(items)} questions on "
         f"{len({i.clip for i in items})} held-out clips, decoded from MP4, {min(counts)} to {max(counts)} a family; "
         "each is asked openly and as multiple choice. Per cent right; *relative* is to all tokens; *difference* is its "

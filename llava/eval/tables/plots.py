@@ -9,8 +9,8 @@ from pathlib import Path
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from llava.eval.method_report import OURS, title
-from llava.eval.standing import Standing, overall
+from llava.eval.tables.method_report import OURS, title
+from llava.eval.tables.standing import Standing, overall
 
 # Okabe and Ito's palette without its black, which is ours; markers and dashes tell the lines apart without colour
 COLORS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#999999")

@@ -3,7 +3,7 @@
 "full" (no compression), "blank" (no compression, grey frames), METHOD@RETENTION with further fields of AOTConfig behind
 it (aot@0.1,clips=dynamic; options as METHOD@RETENTION,options={"seed":1}), or PRESET@RETENTION for a preset with token
 counts of its own: its num_anchors is then the one that comes nearest to this retention on the exam's first clips.
-"+CHANGE" behind a name asks for an ablation of `llava.eval.altered`.
+"+CHANGE" behind a name asks for an ablation of `llava.eval.exam.altered`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from aot import AOTConfig
 from aot.baselines.in_llm import is_in_llm
 from aot.config import PRESETS
-from llava.eval.altered import ALTERATIONS
+from llava.eval.exam.altered import ALTERATIONS
 from llava.serve.options import json_or_word
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("schedule") == "cascade")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 
-from llava.eval.ablations import ABLATIONS, Ablation
-from llava.eval.page import between, table
-from llava.eval.scoring import interval, scores
-from llava.eval.standing import overall
+from llava.eval.exam.scoring import interval, scores
+from llava.eval.tables.ablations import ABLATIONS, Ablation
+from llava.eval.tables.page import between, table
+from llava.eval.tables.standing import overall
 
 COLUMNS = ("group", "variant", "setting", "kept", "overall", "open", "choice", "likelihood", "low", "high")
 
@@ -39,8 +39,8 @@ def ablation_section(runs: dict[str, dict], retention: float, refused: dict[str,
     lines = figures(runs, retention)
     parts = [
         f"## Ablations at {100 * retention:g} %",
-        "Written by `python -m llava.eval.method_table`, from the list in `llava/eval/ablations.py`, on the exam "
-        "above. *Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over "
+        "Written by `python -m llava.eval.method_table`, from the list in `llava/eval/tables/ablations.py`, on the "
+        "exam above. *Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over "
         "clips). `paper` and `released` have token counts of their own; their anchors are set so that the share kept "
         "comes nearest to the one asked, variant by variant.",
     ]

@@ -9,9 +9,9 @@ from statistics import mean
 import torch
 
 from aot import AOTError
-from llava.eval.altered import altered_input, altered_order
-from llava.eval.peak import PeakMemory
-from llava.eval.settings import Setting
+from llava.eval.exam.altered import altered_input, altered_order
+from llava.eval.exam.peak import PeakMemory
+from llava.eval.exam.settings import Setting
 
 TIMED = 5  # runs of which the fastest counts
 

@@ -1,0 +1,1 @@
+"""`scripts/infer.sh`'s job and its workers."""

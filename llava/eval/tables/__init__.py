@@ -1,0 +1,1 @@
+"""What was measured as Markdown, CSV and plots."""

@@ -1,0 +1,1 @@
+"""Procedural clips and the questions about them."""
