@@ -100,7 +100,7 @@ class AOTConfig:
     global_ratio: float = 0.5
     attention_power: float = 0.5
     change_power: float = 0.5
-    spatial_weight: float = 0.0
+    spatial_weight: float = 0.25
     temporal_weight: float = 0.2
     epsilon: float = 0.01
     iterations: int = 100

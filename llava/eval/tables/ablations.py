@@ -92,11 +92,13 @@ OURS = [
         "random for attention": "+random_importance",
     }),
     *_group("default: cost", "aot", {
-        "features and time": "",
-        "features alone": "temporal_weight=0",
+        "features, places and time": "",
+        "features alone": "spatial_weight=0,temporal_weight=0",
+        "no places": "spatial_weight=0",
+        "no time": "temporal_weight=0",
+        "places twice as much": "spatial_weight=0.5",
         "time half as much": "temporal_weight=0.1",
         "time twice as much": "temporal_weight=0.4",
-        "places as well": "spatial_weight=0.5",
     }),
     *_group("default: transport", "aot", {
         "as it is": "",
