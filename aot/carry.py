@@ -59,9 +59,10 @@ def group_clips(lengths: list[int], counts: list[int], per_frame: int, device: t
 
 
 def clip_cost(video: VideoTokens, clips: Clips, config: AOTConfig) -> torch.Tensor:
-    """(C, n, n) float32 cost between all tokens of a clip, 1 - cos and the weights times places and frames in between.
+    """(C, n, n) float32 cost between all tokens of a clip.
 
-    A token of another time says what there is and leaves open whether it still is.
+    (1 - cos) + spatial_weight·distance, the sides of a frame being 1, + temporal_weight·frames apart: a token of
+    another time says what there is and leaves open whether it still is.
     """
     cost = pair_cost(
         video.pooled,

@@ -76,7 +76,7 @@ class AOTConfig:
         the shallow layer in 3x3 windows.
     Joint choice: each next anchor is the token that lowers most what is left to transport; a token counts
         attention^attention_power · change^change_power there (see docs/method.md).
-    Cost: (1 - cos) + spatial_weight·distance (frame sides 1) + temporal_weight·frames in between (joint).
+    Cost: (1 - cos) + spatial_weight·distance (frame sides 1) + temporal_weight·frames apart (joint).
     Transport: entropic with epsilon, at most `iterations` iterations, stopping by `stop` ("problem": each one when
         its marginal error is below tolerance; "batch": the release's rule; "never"); uniform_share (joint)
         mixes uniform anchor marginals with the mass that lies nearest to each anchor.

@@ -6,7 +6,7 @@ from .config import AOTConfig
 from .errors import AOTError
 from .video import VideoTokens
 
-CLIP_FRAMES = 4  # what stands still is shown about once a clip
+CLIP_FRAMES = 4  # how far in time a kept token may stand for others
 CLIP_TOKENS = 800  # the choice of anchors compares them pair by pair; four frames of 14x14
 
 

@@ -79,13 +79,18 @@ def run(cache: Path, only: list[str] | None) -> None:
     lines = [{key: f"{v:.6g}" if isinstance(v, float) else str(v) for key, v in row.items()} for row in rows]
     if only is not None:
         with FIGURES.open(newline="") as file:
-            lines += [row for row in csv.DictReader(file) if row["method"] not in only]
-    order = [(clip, name, str(config.retention or "")) for clip in clips for name, config in settings()]
-    lines.sort(key=lambda row: order.index((row["clip"], row["method"], row["retention"])))
+            lines = merged(lines, list(csv.DictReader(file)), only, list(clips))
     with FIGURES.open("w", newline="") as file:
         writer = csv.DictWriter(file, lines[0], lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
+
+
+def merged(new: list[dict], old: list[dict], only: list[str], clips: list[str]) -> list[dict]:
+    """New lines of the methods in `only` and the old ones of the others, in the order of a whole run."""
+    order = [(clip, name, str(config.retention or "")) for clip in clips for name, config in settings()]
+    lines = new + [row for row in old if row["method"] not in only]
+    return sorted(lines, key=lambda row: order.index((row["clip"], row["method"], row["retention"])))
 
 
 def main() -> int:
@@ -97,6 +102,8 @@ def main() -> int:
     unknown = {*(args.only or ())} - {name for name, _ in settings()}
     if unknown:
         parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(dict.fromkeys(n for n, _ in settings()))}")
+    if args.only and not FIGURES.exists():
+        parser.error(f"there are no figures of the other methods at {FIGURES}; run without --only first")
     if not args.report:
         if args.cache is None:
             parser.error("give the folder for the packages, such as runs/footage_cache")

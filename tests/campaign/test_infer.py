@@ -62,8 +62,9 @@ def options(*words):
 def test_other_settings_are_other_answers(clips, tmp_path):
     words = ["--input", str(clips), "--output", str(tmp_path / "a")]
     tenth = read_job(options(*words, "--retention", "0.1"))
-    fifth = read_job(options(*words, "--retention", "0.2"))
-    assert not {a.key for a in tenth.questions} & {a.key for a in fifth.questions}
+    for other in (("0.2",), ("0.1", "--tower-dtype", "bfloat16")):
+        others = read_job(options(*words, "--retention", *other))
+        assert not {a.key for a in tenth.questions} & {a.key for a in others.questions}
     assert tenth == read_job(options(*words, "--retention", "0.1"))
     assert list(tenth.videos().values())[0][0].video.endswith("0.mp4")  # two questions: the most work goes first
 

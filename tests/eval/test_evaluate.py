@@ -206,7 +206,8 @@ def test_settings_are_parsed_and_wrong_ones_named():
     altered = parse_setting("paper@0.1,epsilon=1e+1+shuffled")
     assert (altered.config.epsilon, altered.alteration, setting.alteration) == (10, "shuffled", None)
     wrong_ones = ("aot", "aot@2", "nothing@0.1", "aot@0.1,clip=dynamic", "released@2", "aot@0.1,x", "aot@0.1+turned")
-    for wrong in (*wrong_ones, "fastv@0.1+shuffled"):
+    assert (altered.method, setting.method) == ("paper,epsilon=1e+1+shuffled", "aot,clips=dynamic,merge_cap=0")
+    for wrong in (*wrong_ones, "fastv@0.1+shuffled", "uniform@0.1+random_importance"):
         with pytest.raises(ValueError, match="is not a setting"):
             parse_setting(wrong)
 

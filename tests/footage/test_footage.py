@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from benchmarks.footage import sources
+from benchmarks.footage.__main__ import merged, settings
 from benchmarks.footage.measures import interval, nearest_error, rebuilding_error, wasserstein
 from benchmarks.footage.report import BEGIN, END, write
 
@@ -54,6 +55,19 @@ def test_perfect_at_retention_one_and_worse_with_less(measure):
     losses = [measure(tokens, tokens[:kept]) for kept in (200, 40, 20, 10, 5)]
     assert losses == sorted(losses)
     assert losses[1] < 0.5 * losses[-1]
+
+
+def test_one_method_measured_anew_leaves_the_others_and_their_order():
+    def lines(mark):
+        return [
+            {"clip": clip, "method": name, "retention": str(config.retention or ""), "nearest": mark}
+            for clip in ("tree", "cup")
+            for name, config in settings()
+        ]
+
+    old, new = lines("old"), [row for row in lines("new") if row["method"] == "aot"]
+    found = merged(new, old, ["aot"], ["tree", "cup"])
+    assert found == [row | {"nearest": "new"} if row["method"] == "aot" else row for row in old]
 
 
 def test_compressed_video_is_measured():

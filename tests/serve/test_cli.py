@@ -51,7 +51,14 @@ def test_json_is_one_object_with_everything(capsys, base, checkpoint, clip):
     assert set(result["timings_ms"]) == {"decode", "tower", "compress", "first_token", "total"}
     assert result["video"]["frames"] == len(result["video"]["times_s"]) == 8
     assert result["video"]["path"] == clip and result["model"]["path"] == checkpoint
+    assert (result["model"]["dtype"], result["model"]["tower_dtype"]) == ("torch.float32", "torch.float32")
     assert result["versions"]["torch"] and result["peak_memory_mib"]["ram"] > 0
+
+
+def test_the_tower_dtype_is_taken_and_written_with_the_answer(capsys, base):
+    assert main([*base, "--tower-dtype", "bfloat16", "--question", "What moves?", "--json"]) == 0
+    model = json.loads(capsys.readouterr().out)["model"]
+    assert (model["dtype"], model["tower_dtype"]) == ("torch.float32", "torch.bfloat16")
 
 
 def test_a_long_video_is_streamed_and_the_person_told(capsys, base, say):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from aot import AOTConfig
 from aot.baselines.in_llm import is_in_llm
 from aot.config import PRESETS
+from aot.registry import get_method
 from llava.eval.exam.altered import ALTERATIONS
 from llava.serve.options import json_or_word
 
@@ -43,8 +44,8 @@ class Setting:
 
     @property
     def method(self) -> str:
-        """The name without the retention: the method and the fields that were changed."""
-        return re.sub("@[^,]*", "", self.name)
+        """The name without the retention: the method and what was changed about it."""
+        return re.sub("@[^,+]*", "", self.name)
 
 
 def parse_setting(name: str) -> Setting:
@@ -56,17 +57,27 @@ def parse_setting(name: str) -> Setting:
     head, *fields = re.split(r",(?=\w+=)", described)
     method, _, share = head.partition("@")
     try:
-        if alteration and alteration not in ALTERATIONS:
-            raise ValueError(f"+{alteration} is none of the changes {', '.join(ALTERATIONS)}")
         retention = float(share)
         changes = {key: json_or_word(text) for key, text in (field.split("=", 1) for field in fields)}
-        if method in OWN_COUNTS:
-            AOTConfig(retention=retention)  # in range
-            config = AOTConfig.preset(method, **changes)
-            return Setting(name, config, fit=True, retention=retention, alteration=alteration)
-        config = AOTConfig.from_dict({"method": method, "retention": retention, **changes})
-        if alteration and is_in_llm(config):
-            raise ValueError(f"+{alteration} changes what stands before the language model; {method} acts inside it")
-        return Setting(name, config, retention=retention, alteration=alteration)
+        AOTConfig(retention=retention)  # in range
+        own = method in OWN_COUNTS
+        config = (
+            AOTConfig.preset(method, **changes)
+            if own
+            else AOTConfig.from_dict({"method": method, "retention": retention, **changes})
+        )
+        if alteration:
+            _check_alteration(alteration, config)
+        return Setting(name, config, fit=own, retention=retention, alteration=alteration)
     except ValueError as error:
         raise ValueError(f"{name!r} is not a setting ({KNOWN}): {error}") from error
+
+
+def _check_alteration(alteration: str, config: AOTConfig) -> None:
+    """ValueError for a change that there is not, or that would change nothing."""
+    if alteration not in ALTERATIONS:
+        raise ValueError(f"+{alteration} is none of the changes {', '.join(ALTERATIONS)}")
+    if is_in_llm(config):
+        raise ValueError(f"+{alteration} changes what stands before the language model; {config.method} acts inside it")
+    if alteration == "random_importance" and not {"shallow", "deep"} & {*get_method(config.method).needs}:
+        raise ValueError(f"+{alteration} changes nothing, since {config.method} reads no importance")

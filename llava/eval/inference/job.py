@@ -14,7 +14,8 @@ from llava.serve.session import ChatError
 
 # options of the chat that change an answer
 _ASKED_WITH = (
-    "num_frames", "fps", "force_sample", "decoder", "dtype", "conv_template", "max_new_tokens", "temperature",
+    "num_frames", "fps", "force_sample", "decoder", "dtype", "tower_dtype", "conv_template", "max_new_tokens",
+    "temperature",
 )  # fmt: skip
 
 
