@@ -3,6 +3,7 @@
 import torch
 
 from .errors import AOTError
+from .ranks import rank_descending
 
 
 def layers(num_layers: int) -> tuple[int, int]:
@@ -14,18 +15,6 @@ def layers(num_layers: int) -> tuple[int, int]:
     if num_layers < 2:
         raise AOTError(f"The tower has {num_layers} layers in use; two importance maps need at least 2.")
     return (num_layers + 1) // 5, num_layers - 2
-
-
-def rank_descending(values: torch.Tensor) -> torch.Tensor:
-    """Rank of each entry along the last axis, 0 for the largest; ties go to the lower index."""
-    order = values.argsort(dim=-1, descending=True, stable=True)
-    ranks = torch.arange(values.shape[-1], device=values.device).expand_as(order)
-    return torch.empty_like(order).scatter_(-1, order, ranks)
-
-
-def true_indices(mask: torch.Tensor, count: int) -> torch.Tensor:
-    """(..., count) ascending indices of the True entries along the last axis; nothing waits."""
-    return (~mask).to(torch.uint8).argsort(dim=-1, stable=True)[..., :count]
 
 
 def window_ids(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:

@@ -8,11 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .anchors import choose, grid_window_sizes, true_indices, window_ids, window_sizes
+from .anchors import choose, grid_window_sizes, window_ids, window_sizes
 from .config import AOTConfig
 from .errors import AOTError
 from .inter_frame import merge_clips
 from .pooling import pool_map, pool_tokens
+from .ranks import true_indices
 from .result import Kind, Selection
 from .temporal import clip_lengths
 from .transport import intra_frame
@@ -70,7 +71,8 @@ def pooled_frames(video: VideoTokens, config: AOTConfig) -> tuple[Frames, dict]:
     if video.trace:
         trace = {"anchor_mask": mask, "merged_anchors": merged, "pooled": tokens, "pooled_mask": keep}
         trace |= {"intra_plan": plan, "anchor": anchor, "tower_grid": video.grid, "frame_budget": keep.sum(1)}
-        trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep}
+        shallow, deep = video.pooled_importance
+        trace |= {"shallow": shallow, "deep": deep}
     return Frames(tokens, keep, position, kind), trace
 
 

@@ -7,12 +7,12 @@ stream gives the tokens that the whole video gives.
 
 import torch
 
-from .anchors import true_indices, window_groups
-from .carry import Clips, clip_cost, group_clips, highest_cost, transport_clips
+from .carry import clip_cost, highest_cost, transport_clips
+from .clips import Clips, lay_out
 from .config import AOTConfig
-from .coverage import cover
-from .ops import novelty
+from .ops import cover, novelty
 from .pooling import pool_tokens
+from .ranks import true_indices
 from .result import Kind, Selection, kept
 from .scores import Weights, token_weights
 from .temporal import default_clip_length, short_clips
@@ -32,20 +32,22 @@ def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
         return kept(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=lengths)
     weights = token_weights(
         frame_change(video, config),
-        video.pooled_shallow,
-        video.pooled_deep,
+        video.pooled_importance,
         attention_power=config.attention_power,
         change_power=config.change_power,
     )
-    clips = group_clips(lengths, clip_budgets(lengths, per_frame, config), per_frame, video.features.device)
+    counts = clip_budgets(lengths, per_frame, config)
+    clips = lay_out(lengths, counts, video.pooled_grid, config.global_ratio, video.features.device)
     cost = clip_cost(video, clips, config)
-    local, global_ = choose_tokens(cost, weights, clips, video.pooled_grid, config)
-    index = true_indices(clips.flat(local | global_), budget)
-    tokens, mass, trace = transport_clips(video, cost, index, clips, config)
+    local, global_ = choose_tokens(cost, weights, clips, per_frame, config)
+    chosen = local | global_
+    index = true_indices(clips.flat(chosen), budget)
+    tokens, mass, trace = transport_clips(video, cost, chosen, index, clips, config)
     if video.trace:
         counts = torch.zeros(frames, dtype=torch.int64, device=index.device)
         counts = counts.index_add_(0, index // per_frame, torch.ones_like(index))
-        trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep, "frame_budget": counts}
+        shallow, deep = video.pooled_importance
+        trace |= {"shallow": shallow, "deep": deep, "frame_budget": counts}
         trace |= {"local_score": weights.local, "global_score": weights.global_, "change": weights.change}
     return kept(
         tokens,
@@ -82,42 +84,36 @@ def clip_budgets(clips: list[int], per_frame: int, config: AOTConfig) -> list[in
 
 
 def choose_tokens(
-    cost: torch.Tensor, weights: Weights, clips: Clips, grid: tuple[int, int], config: AOTConfig
+    cost: torch.Tensor, weights: Weights, clips: Clips, per_frame: int, config: AOTConfig
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Local and global anchors, two disjoint (C, n) bool masks; cost: (C, n, n).
+    """Local and global anchors, two disjoint (C, n) bool masks; cost: (C, n, n). per_frame: P.
 
     Local: of the share 1 - g a ninth in each window of the clip, ⌊·/9⌋, by what they explain of their window. Global:
     the rest, by what they explain of the clip beyond the local ones.
     """
-    local = torch.zeros_like(clips.real)
-    unexplained = highest_cost(clips, config)
-    each = [int(count * (1 - config.global_ratio)) // 9 for count in clips.counts]
-    if max(each) > 0:
-        member, inside = window_groups(grid, clips.longest, cost.device)  # (9, w)
-        free = (inside & clips.real[:, member]).flatten(0, 1)
-        wanted = torch.tensor(each, device=cost.device).repeat_interleave(9, output_size=len(free))
+    local, windows = torch.zeros_like(clips.real), clips.windows
+    settings = {"unexplained": highest_cost(clips, config), "backend": config.backend}
+    if windows is not None:
+        member, inside = windows.member, windows.inside
         chosen = cover(
             cost[:, member.unsqueeze(2), member.unsqueeze(1)].flatten(0, 1),
-            clips.gather(weights.local)[:, member].flatten(0, 1) * free,
-            torch.zeros_like(free),
-            free,
-            torch.minimum(wanted, free.sum(dim=1)),
-            steps=max(each),
-            unexplained=unexplained,
+            weights.local.flatten()[windows.token] * inside,
+            torch.zeros_like(inside),
+            inside,
+            windows.quota,
+            steps=windows.most,
+            **settings,
         )
-        places = member.flatten().expand(len(local), -1)
-        local = torch.zeros(local.shape, device=cost.device).scatter_add_(1, places, chosen.view_as(places).float()) > 0
-    count = torch.tensor(clips.counts, device=cost.device) - local.sum(dim=1)
-    per_frame = grid[0] * grid[1]
+        local = chosen.view(len(local), -1)[:, windows.back]
     usual = (config.clip_length or default_clip_length(per_frame)) * per_frame  # the last clip goes like the others
     global_ = cover(
         cost,
         clips.gather(weights.global_),
         local,
         clips.real,
-        count,
-        steps=max(all_ - 9 * few for all_, few in zip(clips.counts, each, strict=True)),
-        unexplained=unexplained,
+        clips.quota,
+        steps=clips.most,
         every=max(1, min(EVERY, usual // LOOKS)),
+        **settings,
     )
     return local, global_

@@ -21,16 +21,17 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
     frames, (height, width) = video.frames, video.pooled_grid
     position = video.newline_position
     if position == "one_token":
-        last = selection.frame.new_tensor([frames - 1])
-        group = torch.zeros_like(selection.frame)
-        return _merge(selection, video.newline, group, last, torch.full_like(last, height - 1), width)
+        last = torch.full((1,), frames - 1, device=selection.frame.device)
+        order = torch.arange(len(selection.frame) + 1, device=last.device)
+        return _merge(selection, video.newline, order, last, torch.full_like(last, height - 1), width)
     if config.newlines == "none":
         return selection
     device = selection.frame.device
     behind = selection.frame if selection.newline_frame is None else selection.newline_frame
     if position == "frame" or config.newlines == "frame":
         each = torch.arange(frames, device=device)
-        return _merge(selection, video.newline, behind, each, torch.full_like(each, height - 1), width)
+        order = _newlines_behind(behind, frames)
+        return _merge(selection, video.newline, order, each, torch.full_like(each, height - 1), width)
     group = behind * height + selection.position[:, 0]
     if config.newlines == "row":
         used = torch.zeros(frames * height, dtype=torch.bool, device=device)
@@ -38,23 +39,33 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
         group = torch.searchsorted(present, group)
     else:
         present = torch.arange(frames * height, device=device)
-    return _merge(selection, video.newline, group, present // height, present % height, width)
+    order = _newlines_behind(group, len(present))
+    return _merge(selection, video.newline, order, present // height, present % height, width)
+
+
+def _newlines_behind(group: torch.Tensor, groups: int) -> torch.Tensor:
+    """(S + G,) order of S tokens and then G newlines in which newline g stands behind the last token of group g.
+
+    group: (S,) ascending.
+    """
+    tokens = torch.arange(len(group), device=group.device)
+    newlines = torch.arange(groups, device=group.device)
+    # before token i stand i tokens and the newlines of earlier groups; before newline g those of its group as well
+    place = torch.cat([tokens + group, torch.searchsorted(group, newlines, right=True) + newlines])
+    each = torch.arange(len(place), device=group.device)
+    return torch.empty_like(place).scatter_(0, place, each)
 
 
 def _merge(
     selection: Selection,
     newline: torch.Tensor,
-    group: torch.Tensor,
+    order: torch.Tensor,
     frame: torch.Tensor,
     row: torch.Tensor,
     width: int,
 ) -> Selection:
-    """Appends newline g behind the last token of group g. group: (S,) ascending; frame, row: (G,)."""
-    device = group.device
-    groups = frame.shape[0]
-    newline_group = torch.arange(groups, device=device)
-    # a stable sort by group keeps the tokens in order and puts each newline behind its group
-    order = torch.cat([group, newline_group]).argsort(stable=True)
+    """Tokens and newlines in the order given, (S + G,) indices of both. frame, row: (G,) of the newlines."""
+    device, groups = frame.device, frame.shape[0]
 
     def join(kept: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
         return torch.cat([kept, added.to(kept.dtype)]).index_select(0, order)

@@ -34,16 +34,13 @@ def relative(importance: torch.Tensor) -> torch.Tensor:
 
 
 def token_weights(
-    change: torch.Tensor, shallow: torch.Tensor, deep: torch.Tensor, *, attention_power: float, change_power: float
+    change: torch.Tensor, importance: torch.Tensor, *, attention_power: float, change_power: float
 ) -> Weights:
     """Weights attention^a · change^c of all tokens: local by shallow, global_ by deep attention.
 
-    change: (T, P). shallow, deep: (T, P) pooled importance.
+    change: (T, P). importance: (2, T, P) pooled, of the shallow and of the deep layer.
     """
     # the floor keeps the order of attention where nothing moves
     moved = change.clamp_min(1e-6) ** change_power
-    return Weights(
-        local=relative(shallow) ** attention_power * moved,
-        global_=relative(deep) ** attention_power * moved,
-        change=change,
-    )
+    local, global_ = relative(importance) ** attention_power * moved
+    return Weights(local, global_, change)

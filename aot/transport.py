@@ -4,18 +4,7 @@ import torch
 
 from .config import AOTConfig
 from .ops import aggregate, pair_cost, sinkhorn
-from .ops.reference import grid_distances as grid_distances
 from .scores import relative, unit
-
-
-def soft_nearest(cost: torch.Tensor, supply: torch.Tensor, anchors: torch.Tensor, epsilon: float) -> torch.Tensor:
-    """Plan with free anchor marginals: each supplier's mass spread by softmax(-cost/ε) over the anchors.
-
-    cost: (B, M, K) float32. supply: (B, M) mass of each supplier. anchors: (B, K) bool, False for padding.
-    Returns (B, M, K); its rows sum to the supply. It is the entropic plan for the column sums it has.
-    """
-    logits = (cost / -epsilon).masked_fill(~anchors.unsqueeze(1), -torch.inf)
-    return logits.softmax(dim=-1) * supply.unsqueeze(-1)
 
 
 def merge(

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..anchors import rank_descending
+from ..ranks import rank_descending
 
 
 def even_budgets(budget: int, frames: int) -> list[int]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..anchors import rank_descending
+from ..ranks import rank_descending
 
 # stands for log 0 of a valid point: below every real score, above the -inf of a point that takes no part
 _LOG_ZERO = -1e30

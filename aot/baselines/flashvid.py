@@ -19,8 +19,8 @@ a frame gets no cluster, what it holds is dropped.
 
 import torch
 
-from ..anchors import true_indices
 from ..config import AOTConfig
+from ..ranks import true_indices
 from ..registry import register
 from ..result import Kind, Selection, kept
 from ..scores import relative, unit

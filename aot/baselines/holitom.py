@@ -19,9 +19,9 @@ Deviations:
 
 import torch
 
-from ..anchors import rank_descending, true_indices
 from ..checks import count, number
 from ..config import AOTConfig
+from ..ranks import rank_descending, true_indices
 from ..registry import register
 from ..result import Kind, Selection, kept
 from ..scores import unit

@@ -20,15 +20,14 @@ import math
 
 import torch
 
-from ..anchors import rank_descending, true_indices
 from ..checks import number
 from ..config import AOTConfig
-from ..coverage import cover
-from ..ops import sinkhorn
+from ..ops import cover, sinkhorn
+from ..ops.reference.pair_cost import grid_distances
+from ..ranks import rank_descending, true_indices
 from ..registry import register
 from ..result import Kind, Selection, kept
 from ..scores import relative, unit
-from ..transport import grid_distances
 from ..video import VideoTokens
 from .chains import roots
 from .merging import gather_members

@@ -2,7 +2,7 @@
 
 import torch
 
-from ..anchors import rank_descending
+from ..ranks import rank_descending
 
 
 def by_quota(score: torch.Tensor, quota: torch.Tensor, total: int) -> torch.Tensor:

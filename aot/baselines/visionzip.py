@@ -17,10 +17,10 @@ Deviations:
 
 import torch
 
-from ..anchors import rank_descending, true_indices
 from ..checks import number
 from ..config import AOTConfig
 from ..errors import AOTError
+from ..ranks import rank_descending, true_indices
 from ..registry import register
 from ..result import Kind, Selection, kept
 from ..scores import unit

@@ -10,7 +10,18 @@ from ..errors import AOTError
 from . import reference
 from .select import BACKENDS, use_triton
 
-__all__ = ["BACKENDS", "STOPS", "aggregate", "novelty", "pair_cost", "received_attention", "sinkhorn", "use_triton"]
+__all__ = [
+    "BACKENDS",
+    "STOPS",
+    "aggregate",
+    "cover",
+    "nearest_plan",
+    "novelty",
+    "pair_cost",
+    "received_attention",
+    "sinkhorn",
+    "use_triton",
+]
 
 STOPS = ("marginal", "change", "change_batch", "never")
 
@@ -75,41 +86,96 @@ def sinkhorn(
     if log_domain and stop.startswith("change"):
         raise AOTError("The rules 'change' and 'change_batch' are defined on scalings; set log_domain=False.")
     settings = {"epsilon": epsilon, "iterations": iterations, "stop": stop, "tolerance": tolerance}
-    if use_triton(backend, "sinkhorn", cost, supply, demand, limit=_sinkhorn_limit(cost.shape[2], stop)):
+    limit = _too_wide(cost.shape[2])
+    if stop == "change_batch":
+        limit = "the rule 'change_batch' couples the problems, which run apart"
+    if use_triton(backend, "sinkhorn", cost, supply, demand, limit=limit):
         from .kernels.sinkhorn import sinkhorn as kernel
 
         return kernel(cost, supply, demand, log_domain=log_domain, **settings)
     return reference.sinkhorn(cost, supply, demand, log_domain=log_domain, **settings)
 
 
-def _sinkhorn_limit(columns: int, stop: str) -> str | None:
-    if stop == "change_batch":
-        return "the rule 'change_batch' couples the problems, which run apart"
+def nearest_plan(
+    cost: torch.Tensor,
+    anchor: torch.Tensor,
+    filled: torch.Tensor,
+    supply: torch.Tensor,
+    *,
+    epsilon: float,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Plan with free anchor marginals: each supplier's mass spread by softmax(-cost/ε) over the anchors.
+
+    It is the entropic plan for the column sums that it has (docs/method.md). cost: (B, M, n) float32. anchor: (B, K)
+    int64, the columns that are anchors; no gathered copy of them is written. filled: (B, K) bool, False for padding,
+    True at least once a problem. supply: (B, M) float32, mass of each supplier. Returns (B, M, K) float32, whose rows
+    sum to the supply.
+    """
+    if use_triton(backend, "nearest_plan", cost, anchor, filled, supply, limit=_too_wide(anchor.shape[1])):
+        from .kernels.nearest import nearest_plan as kernel
+    else:
+        kernel = reference.nearest_plan
+    return kernel(cost, anchor, filled, supply, epsilon=epsilon)
+
+
+def _too_wide(columns: int) -> str | None:
     return f"{columns} columns are more than 2048" if columns > 2048 else None
+
+
+def cover(
+    cost: torch.Tensor,
+    weight: torch.Tensor,
+    taken: torch.Tensor,
+    free: torch.Tensor,
+    count: torch.Tensor,
+    *,
+    steps: int,
+    unexplained: float,
+    every: int = 1,
+    backend: str = "auto",
+) -> torch.Tensor:
+    """Chooses `count` further tokens of each of B problems by greedy facility location, all problems at once.
+
+    A token i costs weight_i times the cheapest way to explain it by a kept token j: cost (B, n, n) float32, symmetric,
+    at most `unexplained` where it is to count. Each step keeps the token that lowers the sum most; where nothing is
+    left to gain, the largest weight (B, n) decides. taken: (B, n) bool, kept already. free: (B, n) bool, may be chosen.
+    count: (B,) int64, at most the free tokens of its problem. every: step s looks at the tokens s, s + every,
+    s + 2·every … alone, which makes it cheaper and changes little, since what is passed over has neighbours like it.
+    What `steps` steps leave open goes to the largest weights. Returns (B, n) bool without taken.
+    """
+    if use_triton(backend, "cover", cost, weight, taken, free, count):
+        from .kernels.cover import cover as kernel
+    else:
+        kernel = reference.cover
+    return kernel(cost, weight, taken, free, count, steps=steps, unexplained=unexplained, every=every)
 
 
 def pair_cost(
     tokens: torch.Tensor,
     starts: torch.Tensor,
     length: int,
-    anchor: torch.Tensor,
+    anchor: torch.Tensor | None = None,
     *,
     grid: tuple[int, int],
     spatial_weight: float,
+    temporal_weight: float = 0.0,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Costs (1 - cos) + spatial_weight·distance of token pairs, (G, M, K) float32.
+    """Costs (1 - cos) + spatial_weight·distance + temporal_weight·frames apart of token pairs, (G, M, K) float32.
 
     tokens: (T, P, D) of any float dtype and length; no normalised or gathered copy is written. Group g pairs
     all M = length·P tokens of the frames from starts[g] on with the tokens anchor[g]. starts: (G,) int64,
     consecutive groups that cover the video; what lies beyond its end repeats the last frame. anchor: (G, K)
-    flat indices t·P + place. grid: (H, W) of a frame, whose sides span [0, 1].
+    flat indices t·P + place of tokens of the group; None pairs all tokens of a group with each other, K = M.
+    grid: (H, W) of a frame, whose sides span [0, 1].
     """
-    if use_triton(backend, "pair_cost", tokens, starts, anchor):
+    if use_triton(backend, "pair_cost", tokens, starts, *([] if anchor is None else [anchor])):
         from .kernels.pair_cost import pair_cost as kernel
     else:
         kernel = reference.pair_cost
-    return kernel(tokens, starts, length, anchor, grid=grid, spatial_weight=spatial_weight)
+    weights = {"spatial_weight": spatial_weight, "temporal_weight": temporal_weight}
+    return kernel(tokens, starts, length, anchor, grid=grid, **weights)
 
 
 def aggregate(

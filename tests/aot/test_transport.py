@@ -8,13 +8,16 @@ import pytest
 import torch
 
 from aot import AOTConfig, Kind, compress
-from aot.anchors import choose, rank_descending, true_indices, window_groups, window_ids, window_sizes
-from aot.carry import clip_cost, group_clips, highest_cost, transport_clips
-from aot.coverage import cover
+from aot.anchors import choose, window_groups, window_ids, window_sizes
+from aot.carry import clip_cost, highest_cost, transport_clips
+from aot.clips import lay_out
 from aot.inter_frame import masked_quantile, merge_clips
 from aot.joint import clip_budgets, compress_joint
+from aot.ops import cover
+from aot.ops.reference.pair_cost import grid_distances
+from aot.ranks import rank_descending, true_indices
 from aot.temporal import dynamic_clips, join_clips, short_clips, uniform_clips
-from aot.transport import grid_distances, intra_frame, merge
+from aot.transport import intra_frame, merge
 from aot.video import VideoTokens
 
 
@@ -71,8 +74,9 @@ def carry(video, index, lengths, config):
     per_frame = video.tokens_per_frame
     ends = torch.tensor(lengths).cumsum(0) * per_frame
     counts = torch.searchsorted(index, ends).diff(prepend=torch.tensor([0])).tolist()
-    clips = group_clips(lengths, counts, per_frame, index.device)
-    return transport_clips(video, clip_cost(video, clips, config), index, clips, config)
+    clips = lay_out(lengths, counts, video.pooled_grid, config.global_ratio, index.device)
+    kept = torch.zeros(video.frames * per_frame, dtype=torch.bool).index_fill(0, index, True)[clips.token] & clips.real
+    return transport_clips(video, clip_cost(video, clips, config), kept, index, clips, config)
 
 
 def test_default_merge_by_hand():
@@ -179,7 +183,7 @@ def test_cost_of_a_clip_by_hand(make_video):
     features = make_video(5, (2, 2), 8)[0]
     config = AOTConfig(spatial_weight=0.5, temporal_weight=0.3)
     video = VideoTokens(features, None, None, (2, 2), None)
-    clips = group_clips([3, 2], [4, 4], 4, features.device)
+    clips = lay_out([3, 2], [4, 4], (2, 2), 0.5, features.device)
     cost = clip_cost(video, clips, config)
     unit = torch.nn.functional.normalize(features.double().flatten(0, 1), dim=1)
     for clip, (first, frames) in enumerate([(0, 3), (3, 2)]):

@@ -9,7 +9,8 @@ import triton
 
 from aot import AOTConfig, AOTError
 from aot.inter_frame import merge_clips
-from aot.ops import aggregate, novelty, pair_cost, received_attention, reference, sinkhorn
+from aot.ops import aggregate, cover, nearest_plan, novelty, pair_cost, received_attention, sinkhorn
+from aot.ops.reference.groups import group_frames
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 # relative error of the whole result that each input type may have; bfloat16 products are wrong in the interpreter
@@ -86,12 +87,72 @@ def test_pair_cost_and_aggregate(randn, dtype):
     tokens[1, 3] = 0
     starts = torch.tensor([0, 2, 4], device=DEVICE)  # the last group reaches beyond the video
     anchor = torch.tensor([[0, 5, 13, 23], [24, 30, 47, 47], [48, 50, 59, 59]], device=DEVICE)
-    settings = {"grid": (3, 4), "spatial_weight": 0.5}
+    settings = {"grid": (3, 4), "spatial_weight": 0.5, "temporal_weight": 0.3}
+    wide = group_frames(tokens, starts, 2).double()
+    expected = all_costs(wide, (3, 4), 0.5, 0.3)
+    close(pair_cost(tokens, starts, 2, backend="triton", **settings), expected, dtype)
     cost = pair_cost(tokens, starts, 2, anchor, backend="triton", **settings)
-    close(cost, pair_cost(tokens.double().float(), starts, 2, anchor, backend="reference", **settings), dtype)
+    columns = anchor - 12 * starts[:, None]
+    close(cost, expected.gather(2, columns[:, None].expand(-1, 24, -1)), dtype)
     plan = (-cost / 0.1).softmax(-1)
-    wide = reference.group_frames(tokens, starts, 2).double()
     close(aggregate(plan, tokens, starts, 2, backend="triton"), plan.double().mT @ wide, dtype)
+
+
+def all_costs(tokens, grid, spatial, temporal):
+    """(G, M, M) float64 costs of groups (G, M, D) of whole frames, by the words of docs/method.md."""
+    unit = tokens / tokens.norm(dim=2, keepdim=True).clamp_min(1e-30)
+    number = torch.arange(tokens.shape[1], device=DEVICE)
+    frame, place = number // (grid[0] * grid[1]), number % (grid[0] * grid[1])
+    row, column = (place // grid[1]).double() / (grid[0] - 1), (place % grid[1]).double() / (grid[1] - 1)
+    apart = ((row[:, None] - row) ** 2 + (column[:, None] - column) ** 2).sqrt()
+    return 1 - unit @ unit.mT + spatial * apart + temporal * (frame[:, None] - frame).abs()
+
+
+def greedy(cost, weight, taken, free, count, every, unexplained):
+    """The choice of one problem in float64, one token after another, without any batching."""
+    left = torch.where(taken[:, None], cost, unexplained).amin(0)
+    open_, chosen = free & ~taken, []
+    for step in range(count):
+        looked = [j for j in range(step % every, len(left), every) if open_[j]]
+        if looked:
+            # where nothing is left to gain, the largest weight decides
+            best = max(looked, key=lambda j: float(((left - cost[j]).clamp_min(0) * weight).sum() + 1e-12 * weight[j]))
+            left, open_[best] = torch.minimum(left, cost[best]), False
+            chosen.append(best)
+    rest = sorted((j for j in range(len(left)) if open_[j]), key=lambda j: -float(weight[j]))
+    return sorted(chosen + rest[: count - len(chosen)])
+
+
+@pytest.mark.parametrize("tokens", [9, 45, 1030], ids=lambda n: f"{n} tokens")
+@pytest.mark.parametrize("every", [1, 3])
+def test_cover(randn, tokens, every):
+    points = randn(3, tokens, 5).double()
+    cost, weight = torch.cdist(points, points), randn(3, tokens).double().abs() + 0.1
+    taken, free = randn(3, tokens) > 1.2, randn(3, tokens) > -1
+    taken[1], free[2] = False, torch.arange(tokens, device=DEVICE) % 3 == 1  # two turns of three find nothing
+    count = torch.tensor([6, 1, 4], device=DEVICE).minimum((free & ~taken).sum(1))
+    wide = torch.cat([cost.float(), cost.float()], 2)[:, :, :tokens]  # rows that do not follow each other
+    settings = {"steps": 6, "unexplained": 2.5, "every": every}
+    chosen = cover(wide, weight.float(), taken, free, count, backend="triton", **settings)
+    for problem in range(3):
+        arguments = (cost[problem], weight[problem], taken[problem], free[problem])
+        expected = greedy(*arguments, int(count[problem]), every, 2.5)
+        assert chosen[problem].nonzero().flatten().tolist() == expected
+    assert torch.equal(chosen, cover(cost.float(), weight.float(), taken, free, count, backend="reference", **settings))
+
+
+@pytest.mark.parametrize("anchors", [1, 19, 300])
+def test_nearest_plan(randn, anchors):
+    cost, supply = randn(2, 37, 311).abs(), randn(2, 37).abs()
+    cost[0, :, 7] = 30  # e^-3000 against the others
+    anchor = torch.stack([torch.randperm(311, generator=torch.Generator().manual_seed(i))[:anchors] for i in (1, 2)])
+    anchor, filled = anchor.to(DEVICE), torch.ones(2, anchors, dtype=torch.bool, device=DEVICE)
+    filled[1, anchors // 2 + 1 :], supply[0, :5] = False, 0
+    plan = nearest_plan(cost, anchor, filled, supply, epsilon=0.01, backend="triton")
+    logits = -cost.double().gather(2, anchor[:, None].expand(-1, 37, -1)) / 0.01
+    expected = logits.masked_fill(~filled[:, None], -torch.inf).softmax(2) * supply[:, :, None]
+    close(plan, expected)
+    close(nearest_plan(cost, anchor, filled, supply, epsilon=0.01, backend="reference"), expected)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)

@@ -18,16 +18,22 @@ def grid_place(index, per_frame, width, height):
 
 @triton.jit
 def pair_cost_kernel(
-    tokens, starts, anchor, cost, frames, suppliers, anchors, dim, height, width, spatial_weight,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
+    tokens, starts, anchor, cost, frames, suppliers, anchors, dim, height, width, spatial_weight, temporal_weight,
+    ALL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """cost (G, M, K); a program takes BM suppliers and BN anchors of one group."""
+    """cost (G, M, K); a program takes BM suppliers and BN anchors of one group. ALL: its suppliers are its anchors."""
     group = tl.program_id(2).to(tl.int64)
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
     per_frame = height * width
-    left = tl.minimum(tl.load(starts + group) + m // per_frame, frames - 1) * per_frame + m % per_frame
-    right = tl.load(anchor + group * anchors + n, mask=n < anchors, other=0)
+    first = tl.load(starts + group)
+    left = tl.minimum(first + m // per_frame, frames - 1) * per_frame + m % per_frame
+    if ALL:
+        right = tl.minimum(first + n // per_frame, frames - 1) * per_frame + n % per_frame
+        later = n // per_frame
+    else:
+        right = tl.load(anchor + group * anchors + n, mask=n < anchors, other=0)
+        later = right // per_frame - first
     product = tl.zeros([BM, BN], tl.float32)
     left_square = tl.zeros([BM], tl.float32)
     right_square = tl.zeros([BN], tl.float32)
@@ -48,6 +54,7 @@ def pair_cost_kernel(
     down = row_m[:, None] - row_n[None, :]
     across = column_m[:, None] - column_n[None, :]
     value += spatial_weight * tl.sqrt(down * down + across * across)
+    value += temporal_weight * tl.abs((m // per_frame)[:, None] - later[None, :]).to(tl.float32)
     place = cost + group * suppliers * anchors + m[:, None] * anchors + n[None, :]
     tl.store(place, value, mask=(m < suppliers)[:, None] & (n < anchors)[None, :])
 
@@ -56,19 +63,24 @@ def pair_cost(
     tokens: torch.Tensor,
     starts: torch.Tensor,
     length: int,
-    anchor: torch.Tensor,
+    anchor: torch.Tensor | None,
     *,
     grid: tuple[int, int],
     spatial_weight: float,
+    temporal_weight: float,
 ) -> torch.Tensor:
     """(G, M, K) float32; arguments as in `aot.ops.pair_cost`."""
-    tokens, anchor = tokens.contiguous(), anchor.contiguous()
+    tokens = tokens.contiguous()
     frames, per_frame, dim = tokens.shape
-    groups, anchors = anchor.shape
-    cost = torch.empty(groups, length * per_frame, anchors, dtype=torch.float32, device=tokens.device)
-    pair_cost_kernel[(triton.cdiv(length * per_frame, 64), triton.cdiv(anchors, 64), groups)](
-        tokens, starts, anchor, cost, frames, length * per_frame, anchors, dim,
-        *grid, spatial_weight,
-        BM=64, BN=64, BD=32 if tokens.dtype == torch.float32 else 64, PRECISION=dot_precision(tokens.dtype),
+    groups, suppliers = len(starts), length * per_frame
+    anchors = suppliers if anchor is None else anchor.shape[1]
+    cost = torch.empty(groups, suppliers, anchors, dtype=torch.float32, device=tokens.device)
+    # wide tiles read each token fewer times; float32 products need the registers
+    side, warps = (64, 4) if tokens.dtype == torch.float32 or anchors < 128 else (128, 8)
+    pair_cost_kernel[(triton.cdiv(suppliers, side), triton.cdiv(anchors, side), groups)](
+        tokens, starts, starts if anchor is None else anchor.contiguous(), cost, frames, suppliers, anchors, dim,
+        *grid, spatial_weight, temporal_weight,
+        ALL=anchor is None, BM=side, BN=side, BD=32 if tokens.dtype == torch.float32 else 64,
+        PRECISION=dot_precision(tokens.dtype), num_warps=warps,
     )  # fmt: skip
     return cost

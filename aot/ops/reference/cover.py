@@ -1,8 +1,8 @@
-"""Greedy choice of the tokens that leave the least to be transported (facility location)."""
+"""Greedy choice of the tokens that leave the least to be transported."""
 
 import torch
 
-from .anchors import rank_descending
+from ...ranks import rank_descending
 
 
 def cover(
@@ -16,15 +16,7 @@ def cover(
     unexplained: float,
     every: int = 1,
 ) -> torch.Tensor:
-    """Chooses `count` further tokens of each of B problems, all problems at once.
-
-    A token i costs weight_i times the cheapest way to explain it by a kept token j: cost (B, n, n), symmetric, at most
-    `unexplained`. Each step keeps the token that lowers the sum most; where nothing is left to gain, the largest
-    weight (B, n) decides. taken: (B, n) bool, kept already. free: (B, n) bool, may be chosen. count: (B,) int64, at
-    most the free tokens of its problem. every: step s looks at the tokens s, s + every, s + 2·every … alone, which
-    makes it cheaper and changes little, since what is passed over has neighbours like it. What `steps` steps leave
-    open goes to the largest weights. Returns (B, n) bool without taken.
-    """
+    """(B, n) bool; arguments as in `aot.ops.cover`."""
     problems = torch.arange(cost.shape[0], device=cost.device)
     every = min(every, cost.shape[1])
     left = torch.where(taken.unsqueeze(2), cost, unexplained).amin(dim=1)
