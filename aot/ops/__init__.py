@@ -144,7 +144,8 @@ def cover(
     s + 2·every … alone, which makes it cheaper and changes little, since what is passed over has neighbours like it.
     What `steps` steps leave open goes to the largest weights. Returns (B, n) bool without taken.
     """
-    if use_triton(backend, "cover", cost, weight, taken, free, count):
+    limit = f"{cost.shape[1]} tokens a problem are more than 4096" if cost.shape[1] > 4096 else None
+    if use_triton(backend, "cover", cost, weight, taken, free, count, limit=limit):
         from .kernels.cover import cover as kernel
     else:
         kernel = reference.cover

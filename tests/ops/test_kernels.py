@@ -52,7 +52,11 @@ def test_kernels_compile_for_two_architectures(tmp_path):
         if line.startswith("def ") and "_kernel(" in line
     }
     assert compiled == {(name, architecture) for name in there for architecture in (80, 90)}
-    assert all(line["bytes"] > 1000 and line["shared"] <= MOST_SHARED[line["sm"]] for line in lines)
+    for line in lines:
+        assert line["shared"] <= MOST_SHARED[line["sm"]], line
+        assert line["stack"] == 0, f"registers are spilled: {line}"
+        # rows of 126 costs lie at no multiple of 16 bytes
+        assert line["async_copies"] or line["wide_loads"] or line["kernel"] == "sinkhorn_kernel", f"bytewise: {line}"
 
 
 def test_automatic_choice_takes_the_reference_without_a_gpu():

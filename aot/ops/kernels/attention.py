@@ -11,21 +11,30 @@ from .tiles import LOG2E, dot_precision, head_parts
 def part(base, index, valid, stride, START: tl.constexpr, SIZE: tl.constexpr, D: tl.constexpr):
     """(n, SIZE) features START .. START + SIZE of the rows `index`; 0 outside."""
     column = START + tl.arange(0, SIZE)
-    inside = valid[:, None] & (column < D)[None, :]
+    inside = valid[:, None]
+    if START + SIZE > D:
+        inside = inside & (column < D)[None, :]
     return tl.load(base + index.to(tl.int64)[:, None] * stride + column[None, :], mask=inside, other=0.0)
+
+
+@triton.jit
+def one_head(base, pair, heads, batch_stride, head_stride, ALIGN: tl.constexpr):
+    """Where batch element pair // heads, head pair % heads begins, which ALIGN values divide."""
+    offset = (pair // heads).to(tl.int64) * batch_stride + (pair % heads).to(tl.int64) * head_stride
+    return base + tl.multiple_of(offset, ALIGN)
 
 
 @triton.jit
 def lse_kernel(
     q, k, lse, scale, heads, queries, keys,
     q_batch, q_head, q_row, k_batch, k_head, k_row,
-    D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    PRECISION: tl.constexpr,
+    D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, ALIGN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """lse (B, H, N): natural log of each query's sum of exp(q kᵀ · scale); a program takes BM queries."""
     pair = tl.program_id(1)
-    q += (pair // heads).to(tl.int64) * q_batch + (pair % heads).to(tl.int64) * q_head
-    k += (pair // heads).to(tl.int64) * k_batch + (pair % heads).to(tl.int64) * k_head
+    q = one_head(q, pair, heads, q_batch, q_head, ALIGN)
+    k = one_head(k, pair, heads, k_batch, k_head, ALIGN)
     row = tl.program_id(0) * BM + tl.arange(0, BM)
     q_main = part(q, row, row < queries, q_row, 0, MAIN, D)
     if REST > 0:
@@ -49,15 +58,14 @@ def lse_kernel(
 def column_sum_kernel(
     q, k, lse, received, scale, heads, queries, keys,
     q_batch, q_head, q_row, k_batch, k_head, k_row, lse_batch, lse_head,
-    D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    PRECISION: tl.constexpr,
+    D: tl.constexpr, MAIN: tl.constexpr, REST: tl.constexpr, ALIGN: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """received (B, H, N): sum over queries of exp(q kᵀ · scale - lse); a program takes BN keys."""
     pair = tl.program_id(1)
-    batch, head = (pair // heads).to(tl.int64), (pair % heads).to(tl.int64)
-    q += batch * q_batch + head * q_head
-    k += batch * k_batch + head * k_head
-    lse += batch * lse_batch + head * lse_head
+    q = one_head(q, pair, heads, q_batch, q_head, ALIGN)
+    k = one_head(k, pair, heads, k_batch, k_head, ALIGN)
+    lse = one_head(lse, pair, heads, lse_batch, lse_head, 1)
     column = tl.program_id(0) * BN + tl.arange(0, BN)
     k_main = part(k, column, column < keys, k_row, 0, MAIN, D)
     if REST > 0:
@@ -84,6 +92,9 @@ def received_attention(q: torch.Tensor, k: torch.Tensor, scale: float, lse: torc
     block = 64 if q.dtype == torch.float32 or width > 128 else 128
     settings = {"D": width, "MAIN": main, "REST": rest, "BN": 64, "PRECISION": dot_precision(q.dtype)}
     strides = (*q.stride()[:3], *k.stride()[:3])
+    # Triton knows of an integer whether 16 divides it; a head of 72 lies at a multiple of 8, which 16-byte loads need
+    whole = 16 // q.element_size()
+    settings["ALIGN"] = whole if all(stride % whole == 0 for stride in strides) else 1
     if lse is None:
         lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
         grid = (triton.cdiv(queries, block), batch * heads)

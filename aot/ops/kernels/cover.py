@@ -4,48 +4,41 @@ import torch
 import triton
 import triton.language as tl
 
+MOST_TOKENS = 4096
+TILE = 2**14  # costs in flight: what a multiprocessor asks of the cache before the first of them comes
+
 
 @triton.jit
 def cover_kernel(
-    cost, weight, taken, free, count, left, tie, chosen, tokens, steps, every, unexplained,
-    BJ: tl.constexpr, BN: tl.constexpr,
+    cost, weight, taken, free, count, tie, chosen, tokens, steps, every, unexplained,
+    BJ: tl.constexpr, NP: tl.constexpr,
 ):  # fmt: skip
     """chosen (B, n). Rows and columns of cost (B, n, n) are the same, so that a candidate's costs are read in a row.
 
-    left (B, n): what a token costs as things are. tie (B, n): what a candidate is worth where nothing is to be gained,
-    -inf when it may not be chosen.
+    tie (B, n): what a candidate is worth where nothing is to be gained, -inf when it may not be chosen.
     """
     problem = tl.program_id(0).to(tl.int64)
     cost += problem * tokens * tokens
-    weight += problem * tokens
-    taken += problem * tokens
-    free += problem * tokens
-    left += problem * tokens
     tie += problem * tokens
     chosen += problem * tokens
     wanted = tl.load(count + problem).to(tl.int32)
-    i = tl.arange(0, BN)
-    j = tl.arange(0, BJ)
+    i, j = tl.arange(0, NP), tl.arange(0, BJ)
+    inside = i < tokens
+    heavy = tl.load(weight + problem * tokens + i, mask=inside, other=0.0)
+    kept = tl.load(taken + problem * tokens + i, mask=inside, other=1) > 0
+    open_ = (tl.load(free + problem * tokens + i, mask=inside, other=0) > 0) & (kept == 0)
+    scale = tl.maximum(tl.max(heavy, 0), 1.1754943508222875e-38)
+    tl.store(tie + i, tl.where(open_, heavy / scale * 1e-6, -float("inf")), mask=inside)
+    tl.store(chosen + i, tl.zeros([NP], tl.int8), mask=inside)
 
-    heaviest = tl.zeros([BN], tl.float32)
-    for start in range(0, tokens, BN):
-        heaviest = tl.maximum(heaviest, tl.load(weight + start + i, mask=start + i < tokens, other=0.0))
-    scale = tl.maximum(tl.max(heaviest, 0), 1.1754943508222875e-38)
-    for start in range(0, tokens, BN):
-        inside = start + i < tokens
-        open_ = (tl.load(free + start + i, mask=inside, other=0) > 0) & (
-            tl.load(taken + start + i, mask=inside, other=1) == 0
-        )
-        worth = tl.load(weight + start + i, mask=inside, other=0.0) / scale * 1e-6
-        tl.store(tie + start + i, tl.where(open_, worth, -float("inf")), mask=inside)
-        tl.store(chosen + start + i, tl.zeros([BN], tl.int8), mask=inside)
-        least = tl.full([BN], 0.0, tl.float32) + unexplained
-        for row in range(0, tokens, BJ):
-            kept = tl.load(taken + row + j, mask=row + j < tokens, other=0) > 0
-            place = (row + j).to(tl.int64)[:, None] * tokens + (start + i)[None, :]
-            price = tl.load(cost + place, mask=kept[:, None] & inside[None, :], other=float("inf"))
-            least = tl.minimum(least, tl.min(price, 0))
-        tl.store(left + start + i, least, mask=inside)
+    # left (NP,): what each token costs as things are
+    left = tl.full([NP], 0.0, tl.float32) + unexplained
+    for start in range(0, tokens, BJ):
+        row = start + j
+        of_kept = tl.load(taken + problem * tokens + row, mask=row < tokens, other=0) > 0
+        place = row.to(tl.int64)[:, None] * tokens + i[None, :]
+        price = tl.load(cost + place, mask=of_kept[:, None] & inside[None, :], other=float("inf"))
+        left = tl.minimum(left, tl.min(price, 0))
     tl.debug_barrier()
 
     found = 0
@@ -53,31 +46,23 @@ def cover_kernel(
     last = tl.minimum(steps, wanted)
     while step < last:
         # the candidates of this step: step % every, and every further one
-        offset = step % every
         top = -float("inf")
         best = 0
-        for start in range(offset, tokens, BJ * every):
+        for start in tl.range(step % every, tokens, BJ * every, num_stages=2):
             candidate = start + j * every
             real = candidate < tokens
-            gain = tl.load(tie + candidate, mask=real, other=-float("inf"))
-            for begin in range(0, tokens, BN):
-                inside = begin + i < tokens
-                now = tl.load(left + begin + i, mask=inside, other=0.0)
-                heavy = tl.load(weight + begin + i, mask=inside, other=0.0)
-                place = candidate.to(tl.int64)[:, None] * tokens + (begin + i)[None, :]
-                price = tl.load(cost + place, mask=real[:, None] & inside[None, :], other=float("inf"))
-                gain += tl.sum(tl.maximum(now[None, :] - price, 0.0) * heavy[None, :], 1)
+            place = candidate.to(tl.int64)[:, None] * tokens + i[None, :]
+            price = tl.load(cost + place, mask=real[:, None] & inside[None, :], other=float("inf"))
+            gain = tl.sum(tl.maximum(left[None, :] - price, 0.0) * heavy[None, :], 1)
+            gain += tl.load(tie + candidate, mask=real, other=-float("inf"))
             most = tl.max(gain, 0)
             if most > top:  # of equal ones the first
                 top = most
                 best = tl.min(tl.where(gain == most, candidate, tokens), 0)
         tl.debug_barrier()  # what follows overwrites what others may still read
         if top > -float("inf"):
-            for begin in range(0, tokens, BN):
-                inside = begin + i < tokens
-                price = tl.load(cost + best.to(tl.int64) * tokens + begin + i, mask=inside, other=float("inf"))
-                now = tl.load(left + begin + i, mask=inside, other=0.0)
-                tl.store(left + begin + i, tl.minimum(now, price), mask=inside)
+            price = tl.load(cost + best.to(tl.int64) * tokens + i, mask=inside, other=float("inf"))
+            left = tl.minimum(left, price)
             tl.store(chosen + best, 1)
             tl.store(tie + best, -float("inf"))
             found += 1
@@ -86,14 +71,9 @@ def cover_kernel(
 
     # what the steps left open goes to the largest weights
     while found < wanted:
-        top = -float("inf")
-        best = 0
-        for start in range(0, tokens, BN):
-            worth = tl.load(tie + start + i, mask=start + i < tokens, other=-float("inf"))
-            most = tl.max(worth, 0)
-            if most > top:
-                top = most
-                best = tl.min(tl.where(worth == most, start + i, tokens), 0)
+        worth = tl.load(tie + i, mask=inside, other=-float("inf"))
+        top = tl.max(worth, 0)
+        best = tl.min(tl.where(worth == top, i, tokens - 1), 0)
         tl.debug_barrier()
         if top > -float("inf"):
             tl.store(chosen + best, 1)
@@ -117,15 +97,13 @@ def cover(
     cost, weight, taken, free, count = (x.contiguous() for x in (cost, weight, taken, free, count))
     problems, tokens = weight.shape
     every = min(every, tokens)
-    left, tie = torch.empty(2, problems, tokens, dtype=torch.float32, device=cost.device)
+    tie = torch.empty(problems, tokens, dtype=torch.float32, device=cost.device)
     chosen = torch.empty(problems, tokens, dtype=torch.int8, device=cost.device)
-    # a tile holds as many costs as fill the registers of half a multiprocessor, so that few trips to memory are made
-    wide = min(1024, max(16, triton.next_power_of_2(tokens)))
-    candidates = triton.next_power_of_2(triton.cdiv(tokens, every))
-    high = min(candidates, 2**15 // wide)
+    padded = max(16, triton.next_power_of_2(tokens))
+    high = min(triton.next_power_of_2(triton.cdiv(tokens, every)), TILE // padded)
     cover_kernel[(problems,)](
-        cost, weight, taken.view(torch.int8), free.view(torch.int8), count, left, tie, chosen,
+        cost, weight, taken.view(torch.int8), free.view(torch.int8), count, tie, chosen,
         tokens, steps, every, unexplained,
-        BJ=high, BN=wide, num_warps=min(16, max(1, high * wide // 2048)),
+        BJ=high, NP=padded, num_warps=min(16, max(1, high * padded // 1024)),
     )  # fmt: skip
     return chosen.view(torch.bool)
