@@ -1,4 +1,7 @@
-"""The host waits for the device a fixed number of times, whatever the video's length."""
+"""The host waits for the device a fixed number of times, whatever the video's length, and the default never.
+
+Sending numbers from the host to a GPU waits as well: the copy begins when the device has done all it was given before.
+"""
 
 import pytest
 import torch
@@ -40,12 +43,27 @@ class CountWaits(TorchDispatchMode):
 
 
 def count(monkeypatch, frames, config, **arguments):
+    """(reads, sends): what makes the host wait for a video whose shape was seen before."""
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(frames, 36, 8, generator=generator)
     maps = torch.rand(2, frames, 36, generator=generator)
     extras = {"attention_last": maps[0], "keys": features[..., :4]}
-    mode = CountWaits()
+    mode, sent = CountWaits(), []
+    compress(features, *maps, config, extras=extras, **arguments)
     with monkeypatch.context() as patch:
+        for owner, name in (
+            (torch, "tensor"),
+            (torch, "as_tensor"),
+            (torch, "from_numpy"),
+            (torch.Tensor, "new_tensor"),
+        ):
+            original = getattr(owner, name)
+
+            def send(*args, _name=name, _original=original, **kwargs):
+                sent.append(_name)
+                return _original(*args, **kwargs)
+
+            patch.setattr(owner, name, send)
         for name in ("tolist", "numpy", "cpu"):  # these read memory without an operation on a CPU tensor
             original = getattr(torch.Tensor, name)
 
@@ -56,7 +74,7 @@ def count(monkeypatch, frames, config, **arguments):
             patch.setattr(torch.Tensor, name, read)
         with mode:
             compress(features, *maps, config, extras=extras, **arguments)
-    return mode.waits
+    return mode.waits, sent
 
 
 CASES = {
@@ -87,9 +105,18 @@ CASES = {
 def test_waits_are_few_and_do_not_grow(monkeypatch, case):
     config, most = CASES[case]
     newline = torch.zeros(8)
-    counts = [len(count(monkeypatch, frames, config, newline=newline)) for frames in (2, 16, 64)]
-    assert counts[0] == counts[1] == counts[2]
-    assert counts[0] <= most, count(monkeypatch, 16, config, newline=newline)
+    found = [count(monkeypatch, frames, config, newline=newline) for frames in (2, 16, 64)]
+    assert len({len(reads) for reads, _ in found}) == 1
+    assert len(found[0][0]) <= most, found
+    if config.method == "aot" and config.schedule == "joint":
+        assert not any(sent for _, sent in found), found
+
+
+@pytest.mark.parametrize("position", ["grid", "frame", "one_token", "no_token"])
+@pytest.mark.parametrize("newlines", ["frame", "all", "none"])
+def test_the_default_never_waits_whatever_the_newlines(monkeypatch, newlines, position):
+    config = AOTConfig(newlines=newlines)
+    assert count(monkeypatch, 16, config, newline=torch.zeros(8), newline_position=position) == ([], [])
 
 
 def test_the_counter_sees_each_kind_of_wait(monkeypatch):

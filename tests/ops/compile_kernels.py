@@ -1,8 +1,9 @@
 """Compiles every kernel for sm_80 and sm_90 without a GPU and prints one JSON line each; test_kernels.py runs it.
 
-Arguments are those of 32 frames of a 7B model at 10 %, specialised as a launch would: an integer that 16 divides is known
-to be so, and pointers are aligned. "registers" and "stack" (bytes a thread spills or holds) are what ptxas says of the
-binary; "async_copies" counts loads that are on their way while others are computed with, "wide_loads" those of 16 bytes.
+Arguments are those of 32 frames of a 7B model at 10 %, specialised as a launch would: an integer that 16 divides is
+known to be so, and pointers are aligned. "registers" and "stack" (bytes that a thread spills) are what ptxas says of
+the binary; "async_copies" counts loads that are on their way while others are computed with, "wide_loads" those of 16
+bytes.
 """
 
 import json
