@@ -21,7 +21,7 @@ from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
 from llava.model.splice import cut, pad_rows, share_out, splice_row
-from llava.model.timing import stage
+from llava.model.timing import Timing
 from llava.model.visual_tokens import ImageLayout, arrange_image, arrange_video
 
 TEXT_AND_NO_VIDEO = (
@@ -54,12 +54,12 @@ class LlavaMetaForCausalLM:
     """The multimodal side of a causal language model whose ``get_model()`` is a `LlavaMetaModel`.
 
     ``last_compression``: CompressedVideo of every video of the last call, empty without compression.
-    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress". ``last_roles``: for
-    methods that drop tokens inside the language model, (B, L) `Role` of each place of the last prepared prompts.
+    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress". ``last_roles``: for methods that
+    drop tokens inside the language model, (B, L) `Role` of each place of the last prepared prompts.
     """
 
     last_compression: list[CompressedVideo]
-    last_timing: dict[str, float]
+    last_timing: Timing
     last_roles: torch.Tensor | None
 
     def get_vision_tower(self) -> SigLipVisionTower:
@@ -67,7 +67,7 @@ class LlavaMetaForCausalLM:
 
     def reset_statistics(self) -> None:
         self.last_compression = []
-        self.last_timing = {"tower": 0.0, "projector": 0.0, "compress": 0.0}
+        self.last_timing = Timing(tower=0.0, projector=0.0, compress=0.0)
         self.last_roles, self.get_model().last_pruning = None, []
 
     @property
@@ -128,7 +128,7 @@ class LlavaMetaForCausalLM:
             height, width = pooled_grid(video.grid, pool)
             pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, (height, width))
             return arrange_video(pooled, newline, position=position), None
-        with stage(self.last_timing, "compress", video.features.device):
+        with self.last_timing.stage("compress", video.features.device):
             result = compress_video(video, settings, pool=pool, newline=newline, newline_position=position, trace=trace)
         self.last_compression.append(result)
         return result.tokens, result
@@ -149,9 +149,9 @@ class LlavaMetaForCausalLM:
 
     def _encode_pass(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
         tower, projector = self.get_vision_tower(), self.get_model().mm_projector
-        with stage(self.last_timing, "tower", tower.device):
+        with self.last_timing.stage("tower", tower.device):
             output = tower.encode(pixels, received=set(plan.received.values()), keys=set(plan.keys.values()))
-        with stage(self.last_timing, "projector", tower.device):
+        with self.last_timing.stage("projector", tower.device):
             features = projector(output.features.to(next(projector.parameters())))
         side = tower.num_patches_per_side
         named = plan.name(output)

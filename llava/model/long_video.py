@@ -11,7 +11,7 @@ import torch
 
 from aot import AOTConfig, CompressedVideo, join
 from aot.stream import gather
-from llava.model.timing import stage
+from llava.model.timing import Timing
 
 CHUNK = 16  # frames
 STREAM_ABOVE = 128  # frames of a video that is still held as a whole
@@ -27,20 +27,19 @@ def compress_stream(model, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
     `pixel_chunks`, or any; beside a GPU the next one is made in a thread while the tower works on the last. The
     result goes into ``images=[...]`` as a `VideoFeatures` does. Raises AOTError for no frames.
     """
-    stream, timing = model.video_stream(), {"wait": 0.0, "compress": 0.0}
+    stream, timing = model.video_stream(), Timing(wait=0.0, compress=0.0)
     parts: list[CompressedVideo] = []
     # on a CPU the tower uses the cores already, and buffers of two threads leave gaps that make the memory grow
     alone = model.device.type == "cpu" or isinstance(chunks, Ahead)
-    with nullcontext(chunks) if alone else Ahead(chunks) as coming:
+    with nullcontext(chunks) if alone else Ahead(chunks, pinned=model.device.type == "cuda") as coming:
         for pixels in timed(coming, timing):
-            video = model.encode_video(pixels.to(model.device))
-            for name in ("tower", "projector"):
-                timing[name] = timing.get(name, 0.0) + model.last_timing[name]
-            with stage(timing, "compress", model.device):
+            video = model.encode_video(pixels.to(model.device, non_blocking=True))
+            timing.add(model.last_timing, "tower", "projector")
+            with timing.stage("compress", model.device):
                 gather(parts, stream.push(video.features, video.shallow, video.deep, extras=video.extras))
-    with stage(timing, "compress", model.device):
+    with timing.stage("compress", model.device):
         gather(parts, stream.finish())
-    model.last_timing |= timing
+    model.last_timing = timing
     return join(parts)
 
 
@@ -59,7 +58,7 @@ def pixel_chunks(frames: Iterable[np.ndarray], image_processor, *, size: int = C
         yield torch.cat(chunk)
 
 
-def timed(items: Iterable, timing: dict[str, float]) -> Iterator:
+def timed(items: Iterable, timing: Timing) -> Iterator:
     """The same items; the milliseconds until each one came are added to ``timing["wait"]``."""
     rest = iter(items)
     while True:
@@ -74,12 +73,13 @@ def timed(items: Iterable, timing: dict[str, float]) -> Iterator:
 class Ahead:
     """The same items, each made in a thread while the one before it is in use; errors come through.
 
-    A context manager: at its end `stop` is called, which must free the thread from whatever it waits for, and the
-    thread is waited for.
+    pinned: the items are tensors, and the thread lays them in page-locked memory, from where a GPU fetches them without
+    a wait. A context manager: at its end `stop` is called, which must free the thread from whatever it waits for, and
+    the thread is waited for.
     """
 
-    def __init__(self, items: Iterable, stop: Callable[[], object] = lambda: None):
-        self._items, self._stop = iter(items), stop
+    def __init__(self, items: Iterable, stop: Callable[[], object] = lambda: None, *, pinned: bool = False):
+        self._items, self._stop = (item.pin_memory() for item in items) if pinned else iter(items), stop
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._coming = self._thread.submit(next, self._items, _END)
 

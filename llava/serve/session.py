@@ -186,7 +186,8 @@ class ChatSession:
         with open_video(path, progress=_decoding(progress), **self._sampled()) as video:
             if len(video.times) <= self.stream_above:
                 return None
-            with Ahead(pixel_chunks(video, self.image_processor), video.stop) as chunks:
+            pinned = self.model.device.type == "cuda"
+            with Ahead(pixel_chunks(video, self.image_processor), video.stop, pinned=pinned) as chunks:
                 compressed = compress_stream(self.model, chunks)
         spent = self.model.last_timing
         timings = {"decode": spent["wait"], **{name: spent[name] for name in ("tower", "projector", "compress")}}

@@ -35,6 +35,7 @@ class SigLipImageProcessor:
         scaled = (np.arange(256) * rescale_factor).astype(np.float32)
         mean, std = (np.asarray(v, dtype=np.float32)[:, None] for v in (self.image_mean, self.image_std))
         self._table = (scaled - mean) / std
+        self._tables: dict[torch.device, torch.Tensor] = {}
 
     def preprocess(self, images, return_tensors: str | None = "pt"):
         """Pixels of one image or several: PIL images, or (H, W, 3) / (T, H, W, 3) uint8 arrays.
@@ -62,7 +63,9 @@ class SigLipImageProcessor:
 
     def normalise(self, pixels: torch.Tensor) -> torch.Tensor:
         """(T, 3, height, width) uint8 on any device -> float32, equal to `preprocess` to the bit."""
-        table = torch.from_numpy(self._table).to(pixels.device)
+        if pixels.device not in self._tables:  # sent once: a copy to a GPU waits for what it does
+            self._tables[pixels.device] = torch.from_numpy(self._table).to(pixels.device)
+        table = self._tables[pixels.device]
         return torch.stack([table[channel][pixels[:, channel].int()] for channel in range(3)], dim=1)
 
     def _pixels(self, image) -> np.ndarray:
