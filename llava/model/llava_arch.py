@@ -54,8 +54,8 @@ class LlavaMetaForCausalLM:
     """The multimodal side of a causal language model whose ``get_model()`` is a `LlavaMetaModel`.
 
     ``last_compression``: CompressedVideo of every video of the last call, empty without compression.
-    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress". ``last_roles``: for methods that
-    drop tokens inside the language model, (B, L) `Role` of each place of the last prepared prompts.
+    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress". ``last_roles``: for methods
+    that drop tokens inside the language model, (B, L) `Role` of each place of the last prepared prompts.
     """
 
     last_compression: list[CompressedVideo]

@@ -70,16 +70,20 @@ def timed(items: Iterable, timing: Timing) -> Iterator:
         yield item
 
 
+def _pinned(pixels: torch.Tensor) -> torch.Tensor:
+    return pixels.pin_memory() if pixels.device.type == "cpu" else pixels
+
+
 class Ahead:
     """The same items, each made in a thread while the one before it is in use; errors come through.
 
-    pinned: the items are tensors, and the thread lays them in page-locked memory, from where a GPU fetches them without
-    a wait. A context manager: at its end `stop` is called, which must free the thread from whatever it waits for, and
-    the thread is waited for.
+    pinned: the items are tensors, and the thread lays those of the host in page-locked memory, from where a GPU fetches
+    them without a wait. A context manager: at its end `stop` is called, which must free the thread from whatever it
+    waits for, and the thread is waited for.
     """
 
     def __init__(self, items: Iterable, stop: Callable[[], object] = lambda: None, *, pinned: bool = False):
-        self._items, self._stop = (item.pin_memory() for item in items) if pinned else iter(items), stop
+        self._items, self._stop = map(_pinned, items) if pinned else iter(items), stop
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._coming = self._thread.submit(next, self._items, _END)
 

@@ -133,3 +133,12 @@ def test_features_do_not_depend_on_the_frames_of_a_pass(model, video):
 
 def tensors(video):
     return [video.features, video.shallow, video.deep, *(video.extras[name] for name in sorted(video.extras))]
+
+
+def test_pixels_of_the_host_are_laid_in_page_locked_memory_for_a_gpu(monkeypatch):
+    pinned = []
+    monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
+    host, elsewhere = torch.zeros(2), torch.zeros(2, device="meta")
+    with Ahead([host, elsewhere], pinned=True) as chunks:
+        assert [chunk.device.type for chunk in chunks] == ["cpu", "meta"]
+    assert len(pinned) == 1 and pinned[0] is host
