@@ -17,27 +17,12 @@ from pathlib import Path
 import torch
 
 from aot import AOTConfig, compress, layers, pool_tokens
+from benchmarks.attention import Wrong, attention_ratio
 from benchmarks.measure import circumstances, relative_error, seconds_in_turn
 from benchmarks.shapes import VISION, make_model
 
 CPU = torch.device("cpu")
 GRID = (27, 27)
-
-
-def attention_ratio(name: str, frames: int, repeats: int) -> dict:
-    """The tower of the embedded model, or SigLIP so400m with random weights."""
-    tower = make_model("tiny", CPU).get_vision_tower() if name == "tiny" else so400m()
-    pixels = torch.randn(frames, 3, tower.image_size, tower.image_size)
-    wanted = layers(tower.num_layers)
-    found = tower.encode(pixels, received=wanted)
-    sums = torch.stack([found.received[layer].sum(1) for layer in wanted])
-    # a softmax hands out as much attention as there are queries
-    right = torch.equal(found.features, tower.encode(pixels).features)
-    if not right or relative_error(sums, torch.full_like(sums, tower.num_patches)) > 1e-4:
-        sys.exit("The received attention is wrong; no time is reported.")
-    works = {"plain": lambda _: tower.encode(pixels), "received": lambda _: tower.encode(pixels, received=wanted)}
-    times = seconds_in_turn(works, CPU, repeats=repeats)
-    return {"tower": name, "frames": frames, "layers": tower.num_layers, **_result(times, "received", "plain")}
 
 
 def so400m(depth: int | None = None):
@@ -109,7 +94,12 @@ def main() -> int:
     torch.manual_seed(0)
     result = {"benchmark": "cpu", **circumstances(CPU), "attention": []}
     for name in options.tower:
-        result["attention"].append(attention_ratio(name, 16 if name == "tiny" else 1, options.repeats))
+        tower = make_model("tiny", CPU).get_vision_tower() if name == "tiny" else so400m()
+        try:
+            ratio = attention_ratio(tower, 16 if name == "tiny" else 1, repeats=options.repeats)
+        except Wrong as reason:
+            sys.exit(f"{reason}; no time is reported.")
+        result["attention"].append({"tower": name, **ratio})
         print(result["attention"][-1], flush=True)
     if options.frames:
         result["prefill"] = prefill_ratio(options.frames, options.layers, options.repeats)

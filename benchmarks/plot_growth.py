@@ -1,18 +1,23 @@
-"""Time against frames from results of bench_e2e, with the fitted exponent of each curve.
+"""Time and memory against frames and retention from results of bench_e2e, with the fitted exponent of each curve.
 
-    python -m benchmarks.plot_growth RESULT.json [--output docs/growth.svg]
+    python -m benchmarks.plot_growth RESULT.json [--output docs/images/growth_e2e.svg]
 
-A line a setting and stage (tower, method, prefill) through log-log points; the exponent is the slope of least squares
-and says how the time grows: 1 is in proportion to frames. Prints the exponents as JSON.
+Log-log points joined by lines; the exponent is the slope of least squares and says how a quantity grows: 1 is in
+proportion. Against frames: tower, method, prefill, first token and, on a GPU, peak memory, a line a shape and setting.
+Against retention: the settings of AOT at the number of frames that most of them were measured at. Prints the exponents
+as JSON.
 """
 
 import argparse
 import json
 import math
+import re
 import sys
+from collections import Counter
 from pathlib import Path
 
-STAGES = ("tower", "method", "prefill")
+FIELDS = {"tower_ms": "tower, ms", "method_ms": "method, ms", "prefill_ms": "prefill, ms"}
+FIELDS |= {"first_token_ms": "first token, ms", "peak_mib": "peak memory above the weights, MiB"}
 
 
 def slope(xs: list[float], ys: list[float]) -> float:
@@ -22,12 +27,33 @@ def slope(xs: list[float], ys: list[float]) -> float:
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
 
 
-def curves(rows: list[dict], stage: str) -> dict[tuple[str, str], list[tuple[int, float]]]:
-    """(frames, milliseconds) of every shape and setting that was measured at several numbers of frames."""
+def retention(row: dict) -> float | None:
+    """Share of the tokens that a setting such as "aot 10 %" keeps; None for others."""
+    found = re.fullmatch(r"aot (\d+) %", row["setting"])
+    return int(found.group(1)) / 100 if found else None
+
+
+def against_frames(rows: list[dict], field: str) -> dict[str, list[tuple[float, float]]]:
+    """(frames, value) of every shape and setting that was measured at several numbers of frames."""
     found: dict = {}
     for row in rows:
-        if row.get(f"{stage}_ms", 0) > 0:
-            found.setdefault((row["shape"], row["setting"]), []).append((row["frames"], row[f"{stage}_ms"]))
+        if row.get(field, 0) > 0:
+            found.setdefault(f"{row['shape']}, {row['setting']}", []).append((row["frames"], row[field]))
+    return _lines(found)
+
+
+def against_retention(rows: list[dict], field: str) -> dict[str, list[tuple[float, float]]]:
+    """(retention, value) of every shape, at the number of frames that most retentions were measured at."""
+    rows = [row for row in rows if row.get(field, 0) > 0 and retention(row)]
+    found: dict = {}
+    for shape in dict.fromkeys(row["shape"] for row in rows):
+        frames = Counter(row["frames"] for row in rows if row["shape"] == shape).most_common(1)[0][0]
+        points = [(retention(row), row[field]) for row in rows if (row["shape"], row["frames"]) == (shape, frames)]
+        found[f"{shape}, {frames} frames"] = points
+    return _lines(found)
+
+
+def _lines(found: dict) -> dict:
     return {name: sorted(points) for name, points in found.items() if len({x for x, _ in points}) > 1}
 
 
@@ -40,19 +66,23 @@ def main() -> int:
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", type=Path)
-    parser.add_argument("--output", type=Path, default=Path("docs/growth.svg"))
+    parser.add_argument("--output", type=Path, default=Path("docs/images/growth_e2e.svg"))
     options = parser.parse_args()
     result = json.loads(options.result.read_text())
     result = result.get("e2e") or result  # what run_gpu.sh leaves holds it as a part
-    figure, axes = plt.subplots(1, len(STAGES), figsize=(13, 4), layout="constrained")
+    fields = [field for field in FIELDS if any(row.get(field, 0) > 0 for row in result["rows"])]
+    figure, panels = plt.subplots(2, len(fields), figsize=(4.5 * len(fields), 8), layout="constrained", squeeze=False)
     exponents = {}
-    for stage, axis in zip(STAGES, axes, strict=True):
-        for (shape, setting), points in curves(result["rows"], stage).items():
-            exponent = slope(*zip(*points, strict=True))
-            exponents[f"{shape}, {setting}, {stage}"] = round(exponent, 2)
-            axis.plot(*zip(*points, strict=True), marker="o", label=f"{shape}, {setting}: {exponent:.2f}")
-        axis.set(xscale="log", yscale="log", xlabel="frames", title=f"{stage}, ms ({result['device']})")
-        axis.legend(fontsize=7, title="exponent", title_fontsize=7)
+    for line, along, curves in zip(panels, ("frames", "retention"), (against_frames, against_retention), strict=True):
+        for axis, field in zip(line, fields, strict=True):
+            for name, points in curves(result["rows"], field).items():
+                exponent = slope(*zip(*points, strict=True))
+                exponents[f"{name}: {field} against {along}"] = round(exponent, 2)
+                axis.plot(*zip(*points, strict=True), marker="o", label=f"{name}: {exponent:.2f}")
+            axis.set(xscale="log", yscale="log", xlabel=along, title=FIELDS[field])
+            if axis.lines:
+                axis.legend(fontsize=7, title="exponent", title_fontsize=7)
+    figure.suptitle(result["device"])
     figure.savefig(options.output, metadata={"Date": None})
     print(json.dumps(exponents, indent=1))
     return 0

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Every GPU measurement in one run of at most 8 minutes: kernel tests, operations, end to end. Leaves one JSON.
+# Every GPU measurement in one run of at most 8 minutes: kernel tests, operations, end to end. Leaves one JSON and says
+# which aims are met; the exit status is 1 unless all are.
 #   bash benchmarks/run_gpu.sh [FILE]     default benchmarks/results/gpu-DATE.json
 # PYTHON names the interpreter (default .venv's, else python3).
 set -uo pipefail
@@ -35,6 +36,6 @@ tests = (parts / "tests.txt").read_text().strip().splitlines()
 result = {"kernel_tests": tests[-1] if tests else None, "ops": read("ops.json"), "e2e": read("e2e.json")}
 result["tower_modes"] = read("tower_modes.json")
 output.write_text(json.dumps(result, indent=1) + "\n")
-print(f"wrote {output}: {result['kernel_tests']}")
-sys.exit(any(part is None for part in result.values()) or "failed" in (result["kernel_tests"] or "failed"))
+print(f"wrote {output}")
 END
+"$python" -m benchmarks.verdict "$output"

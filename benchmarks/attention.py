@@ -1,0 +1,30 @@
+"""What the received attention of two layers adds to a tower's forward pass."""
+
+import torch
+
+from aot import layers
+from benchmarks.measure import relative_error, seconds_in_turn
+
+
+class Wrong(Exception):
+    """The result of a measurement is not what it must be."""
+
+
+def attention_ratio(tower, frames: int, *, repeats: int) -> dict:
+    """Milliseconds without and with, in turn, and their ratio. Raises Wrong for other features or sums."""
+    size, device = tower.image_size, tower.device
+    pixels = torch.randn(frames, 3, size, size, device=device, dtype=tower.dtype)
+    wanted = layers(tower.num_layers)
+    found, plain = tower.encode(pixels, received=wanted), tower.encode(pixels)
+    sums = torch.stack([found.received[layer].sum(1) for layer in wanted])
+    # a softmax hands out as much attention as there are queries
+    off = relative_error(sums, torch.full_like(sums, tower.num_patches))
+    if off > (1e-4 if tower.dtype == torch.float32 else 1e-2):
+        raise Wrong(f"the received attention is off by {off:.1e}")
+    other = relative_error(found.features, plain.features)
+    if other > (0 if device.type == "cpu" else 1e-2):
+        raise Wrong(f"the features are off by {other:.1e}")
+    works = {"plain": lambda _: tower.encode(pixels), "received": lambda _: tower.encode(pixels, received=wanted)}
+    times = seconds_in_turn(works, device, repeats=repeats)
+    spent = {f"{name}_ms": 1e3 * value for name, value in times.items()}
+    return {"frames": frames, "layers": tower.num_layers, **spent, "ratio": times["received"] / times["plain"]}

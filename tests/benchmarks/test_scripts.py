@@ -1,0 +1,34 @@
+"""The benchmarks of operations and of the whole way run, with nothing wrong, on small sizes."""
+
+import json
+import subprocess
+import sys
+
+
+def last_line(*arguments):
+    done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_operations():
+    result = last_line("benchmarks.bench_ops", "--device", "cpu", "--size", "small", "--repeats", "1")
+    assert {row["op"] for row in result["rows"]} >= {"received_attention", "pair_cost", "cover", "nearest_plan"}
+    assert all(row["ms"] > 0 and row["error"] <= row["limit"] for row in result["rows"])
+    assert result["method"][0]["kept_alike"] == 1 and result["commit"]
+
+
+def test_the_whole_way_and_its_plot(tmp_path):
+    file, picture = tmp_path / "e2e.json", tmp_path / "growth.svg"
+    result = last_line(
+        *("benchmarks.bench_e2e", "--device", "cpu", "--frames", "2", "4", "--repeats", "1", "--output", str(file)),
+    )
+    assert len(result["rows"]) == 12 and not any("wrong" in row for row in result["rows"])
+    assert result["attention"][0]["ratio"] > 0
+    drawn = subprocess.run(
+        [sys.executable, "-m", "benchmarks.plot_growth", str(file), "--output", str(picture)],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    exponents = json.loads(drawn.stdout)
+    assert "tiny, aot 10 %: tower_ms against frames" in exponents and picture.stat().st_size > 10_000
+    assert any("against retention" in name for name in exponents)
