@@ -5,6 +5,8 @@ and known for every clip before a feature is seen, so the device is never waited
 stream gives the tokens that the whole video gives.
 """
 
+from itertools import accumulate
+
 import torch
 
 from .carry import clip_cost, highest_cost, transport_clips
@@ -74,8 +76,7 @@ def clip_budgets(clips: list[int], per_frame: int, config: AOTConfig) -> list[in
 
     Clips are at most as many as the budget, so a token that a clip lacks is taken from the fullest one.
     """
-    ends = [sum(clips[: i + 1]) for i in range(len(clips))]
-    spent = [0, *(config.budget(end, per_frame) for end in ends)]
+    spent = [0, *(config.budget(end, per_frame) for end in accumulate(clips))]
     counts = [after - before for before, after in zip(spent, spent[1:], strict=False)]
     while 0 in counts:
         counts[counts.index(max(counts))] -= 1

@@ -22,8 +22,7 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
     position = video.newline_position
     if position == "one_token":
         last = torch.full((1,), frames - 1, device=selection.frame.device)
-        order = torch.arange(len(selection.frame) + 1, device=last.device)
-        return _merge(selection, video.newline, order, last, torch.full_like(last, height - 1), width)
+        return _merge(selection, video.newline, None, last, torch.full_like(last, height - 1), width)
     if config.newlines == "none":
         return selection
     device = selection.frame.device
@@ -59,16 +58,20 @@ def _newlines_behind(group: torch.Tensor, groups: int) -> torch.Tensor:
 def _merge(
     selection: Selection,
     newline: torch.Tensor,
-    order: torch.Tensor,
+    order: torch.Tensor | None,
     frame: torch.Tensor,
     row: torch.Tensor,
     width: int,
 ) -> Selection:
-    """Tokens and newlines in the order given, (S + G,) indices of both. frame, row: (G,) of the newlines."""
+    """Tokens and newlines in the order given, (S + G,) indices of both. frame, row: (G,) of the newlines.
+
+    order None leaves the newlines behind all tokens.
+    """
     device, groups = frame.device, frame.shape[0]
 
     def join(kept: torch.Tensor, added: torch.Tensor) -> torch.Tensor:
-        return torch.cat([kept, added.to(kept.dtype)]).index_select(0, order)
+        joined = torch.cat([kept, added.to(kept.dtype)])
+        return joined if order is None else joined.index_select(0, order)
 
     return replace(
         selection,
