@@ -6,6 +6,7 @@ from functools import lru_cache
 import torch
 
 from .anchors import grid_window_sizes, window_groups
+from .ranks import true_indices
 from .temporal import clip_starts
 
 _SHAPES_KEPT = 32  # some hundred kilobytes each for 32 frames of 14x14
@@ -108,7 +109,7 @@ def _lay_out(
         most=max(quota),
         filled=filled,
         rank=(count.cumsum(0) - count + kept).clamp_max(sum(counts) - 1),
-        place=filled.flatten().nonzero().squeeze(1),
+        place=true_indices(filled.flatten(), sum(counts)),
         windows=_windows(token, real, local, grid, longest) if max(each) > 0 else None,
     )
 
@@ -117,13 +118,13 @@ def _windows(
     token: torch.Tensor, real: torch.Tensor, local: list[list[int]], grid: tuple[int, int], longest: int
 ) -> Windows:
     member, inside = window_groups(grid, longest, token.device)
-    back = torch.zeros(token.shape[1], dtype=torch.int64, device=token.device)
-    slots = torch.arange(member.numel(), device=token.device)
+    count, slots = token.shape[1], torch.arange(member.numel(), device=token.device)
+    back = slots.new_zeros(count + 1)  # padding goes to a place of its own
     return Windows(
         member=member,
         inside=(inside & real[:, member]).flatten(0, 1),
         token=token[:, member].flatten(0, 1),
         quota=torch.tensor(local, device=token.device).flatten(),
         most=max(map(max, local)),
-        back=back.index_copy_(0, member[inside], slots[inside.flatten()]),
+        back=back.scatter_(0, torch.where(inside, member, count).flatten(), slots)[:count],
     )
