@@ -1,4 +1,4 @@
-"""Published shapes on the device "meta", which holds no values: what lies on another device, or is read, fails there."""
+"""Published shapes on the device "meta", which holds no values: what lies elsewhere, or is read, fails there."""
 
 import pytest
 import torch
