@@ -168,6 +168,43 @@ def test_novelty(randn, dtype):
     assert not change[0].any()
 
 
+HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter's bfloat16 products are wrong
+
+
+def test_half_precision_is_within_twice_the_error_of_plain_pytorch(randn):
+    """Plain: the same formula, every step in the inputs' own type."""
+    q, k = randn(2, 3, 65, 72, dtype=HALF), randn(2, 3, 65, 72, dtype=HALF)
+    tokens = (randn(1, 24, 200) + 0.3 * randn(4, 24, 200)).to(HALF)
+    starts = torch.tensor([0, 2], device=DEVICE)
+    plan = randn(2, 48, 7).abs()
+
+    def attention(q, k):
+        return (q @ k.mT * 72**-0.5).softmax(-1).sum(2).mean(1)
+
+    def cost(x):
+        unit = x / x.norm(dim=2, keepdim=True)
+        return 1 - unit.view(2, 48, -1) @ unit.view(2, 48, -1).mT
+
+    def carried(plan, x):
+        return plan.mT @ x.view(2, 48, -1)
+
+    def change(x):
+        unit = x / x.norm(dim=2, keepdim=True)
+        return 1 - (unit[1:] * unit[:-1]).sum(2)
+
+    settings = {"grid": (4, 6), "spatial_weight": 0.0, "backend": "triton"}
+    found = {
+        "received_attention": (received_attention(q, k, 72**-0.5, backend="triton"), attention, (q, k)),
+        "pair_cost": (pair_cost(tokens, starts, 2, **settings), cost, (tokens,)),
+        "aggregate": (aggregate(plan, tokens, starts, 2, backend="triton"), carried, (plan, tokens)),
+        "novelty": (novelty(tokens, backend="triton")[0][1:], change, (tokens,)),
+    }
+    for name, (ours, formula, inputs) in found.items():
+        exact = formula(*(x.double() for x in inputs))
+        plain = formula(*(x.to(HALF) for x in inputs)).double()
+        assert (ours.double() - exact).norm() <= 2 * (plain - exact).norm(), name
+
+
 RULES = {
     "released": AOTConfig.preset("released", num_anchors=18),
     "paper": AOTConfig.preset("paper", num_anchors=18, iterations=10),
