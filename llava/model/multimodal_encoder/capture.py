@@ -64,7 +64,12 @@ def has_sums(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> boo
         return query.dtype in (torch.float32, torch.bfloat16, torch.float16)
     if query.device.type != "cuda" or query.shape[-1] % 8:
         return False
-    return torch.backends.cuda.can_use_flash_attention(SDPAParams(query, key, value, None, 0.0, False, False))
+    given = (query, key, value, None, 0.0, False)
+    try:
+        params = SDPAParams(*given, False)
+    except TypeError:  # torch 2.4 knows nothing of grouped queries
+        params = SDPAParams(*given)
+    return torch.backends.cuda.can_use_flash_attention(params)
 
 
 def attention_with_sums(
