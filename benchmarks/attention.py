@@ -5,6 +5,8 @@ import torch
 from aot import layers
 from benchmarks.measure import relative_error, seconds_in_turn
 
+HALF = 3e-2  # relative difference of features that half precision may make
+
 
 class Wrong(Exception):
     """The result of a measurement is not what it must be."""
@@ -19,10 +21,12 @@ def attention_ratio(tower, frames: int, *, repeats: int) -> dict:
     sums = torch.stack([found.received[layer].sum(1) for layer in wanted])
     # a softmax hands out as much attention as there are queries
     off = relative_error(sums, torch.full_like(sums, tower.num_patches))
-    if off > (1e-4 if tower.dtype == torch.float32 else 1e-2):
+    half = tower.dtype != torch.float32
+    if off > (1e-2 if half else 1e-4):
         raise Wrong(f"the received attention is off by {off:.1e}")
     other = relative_error(found.features, plain.features)
-    if other > (0 if device.type == "cpu" else 1e-2):
+    # half precision alone moves the features of 26 layers by 1.3 %, and fused attention has several kernels
+    if other > (HALF if half else 1e-4 * (device.type != "cpu")):
         raise Wrong(f"the features are off by {other:.1e}")
     works = {"plain": lambda _: tower.encode(pixels), "received": lambda _: tower.encode(pixels, received=wanted)}
     times = seconds_in_turn(works, device, repeats=repeats)

@@ -23,7 +23,7 @@ import torch
 from aot import AOTConfig, compress
 from aot import layers as importance_layers
 from aot.temporal import uniform_clips
-from benchmarks.attention import Wrong, attention_ratio
+from benchmarks.attention import HALF, Wrong, attention_ratio
 from benchmarks.measure import circumstances, relative_error, seconds, settle
 from benchmarks.plain_released import plain_released
 from benchmarks.shapes import SHAPES, all_maps, eager, make_model
@@ -212,7 +212,7 @@ def running(tower, mode: str) -> Iterator[None]:
     plain = tower(pixels)
     tower.set_mode(mode)
     try:
-        check(relative_error(tower(pixels), plain) < 2e-2, f"the tower in mode {mode} gives other features")
+        check(relative_error(tower(pixels), plain) < HALF, f"the tower in mode {mode} gives other features")
         yield
     except torch.OutOfMemoryError:
         raise

@@ -28,7 +28,19 @@ TILES = {"BM": 128, "BN": 128, "BD": 64, "PRECISION": "tf32"}
 PAIRS = {"frames": 32, "suppliers": 784, "anchors": 784, "dim": 3584, "height": 14, "width": 14}
 PAIRS |= {"spatial_weight": 0.25, "temporal_weight": 0.2}
 VIDEO = {"frames": 32, "per_frame": 196, "suppliers": 784, "anchors": 79, "dim": 3584}
-# kernel, pointers with their types, other arguments, constants, warps
+COVER = "cost:fp32 weight:fp32 taken:i8 free:i8 count:i64 start_left:fp32 tie:fp32 chosen:i8"
+
+
+def tiles_and_warps(tokens: int, every: int) -> tuple[dict, int]:
+    constants = cover.tiles(tokens, every)
+    return constants, constants.pop("num_warps")
+
+
+CHAIN = "tokens:fp32 present:i8 mass:fp32 place:fp64 anchors:fp32 anchor_mass:fp32 dynamic:i8 plans:fp32"
+CHAIN_VALUES = {"clips": 8, "length": 4, "dim": 3584, "rate": 14.4, "iterations": 100, "tolerance": 1e-3}
+CHAIN_VALUES |= {"inverse_spread": 0.22, "threshold": 0.5, "strength": 1.0, "cap": 1.0}
+CHAIN_RULE = {"STOP": 1, "QUANTILE": True, "BD": 32}
+# kernel, pointers with their types, other arguments, constants, warps, stages unless 3
 KERNELS = [
     (attention.lse_kernel, "q:bf16 k:bf16 lse:fp32", ATTENTION, HEAD, 4),
     (
@@ -62,11 +74,11 @@ KERNELS = [
     ),
     (
         cover.cover_kernel,
-        "cost:fp32 weight:fp32 taken:i8 free:i8 count:i64 tie:fp32 chosen:i8",
-        {"tokens": 784, "steps": 43, "every": 8, "unexplained": 3.0},
-        {"BJ": 16, "NP": 1024},
-        16,
+        COVER,
+        {"tokens": 784, "steps": 43, "every": 8},
+        *tiles_and_warps(784, 8),
     ),
+    (cover.cover_kernel, COVER, {"tokens": 100, "steps": 4, "every": 1}, *tiles_and_warps(100, 1)),  # windows
     (
         nearest.nearest_kernel,
         "cost:fp32 anchor:i64 filled:i8 supply:fp32 plan:fp32",
@@ -102,13 +114,9 @@ KERNELS = [
         {"BP": 16, "BD": 256},
         4,
     ),
-    (
-        chain.chain_kernel,
-        "tokens:fp32 present:i8 mass:fp32 place:fp64 anchors:fp32 anchor_mass:fp32 dynamic:i8 plans:fp32",
-        {"clips": 8, "length": 4, "count": 32, "dim": 3584, "rate": 14.4, "iterations": 100, "tolerance": 1e-3}
-        | {"inverse_spread": 0.22, "threshold": 0.5, "strength": 1.0, "cap": 1.0},
-        {"STOP": 1, "QUANTILE": True, "KP": 32, "BD": 32},
-        4,
+    *(
+        (chain.chain_kernel, CHAIN, CHAIN_VALUES | {"count": count}, CHAIN_RULE | {"KP": padded}, warps, stages)
+        for count, padded, warps, stages in ((32, 32, 4, 3), (128, 128, 8, 1))
     ),
 ]
 
@@ -137,11 +145,13 @@ def usage(binary: bytes) -> dict:
 
 
 def main() -> None:
-    for kernel, pointers, values, constants, warps in KERNELS:
+    for kernel, pointers, values, constants, warps, *stages in KERNELS:
+        options = {"num_warps": warps, "num_stages": stages[0] if stages else 3}
         source = specialised(kernel, pointers, values, constants)
         for architecture in (80, 90):
-            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options={"num_warps": warps})
-            line = {"kernel": kernel.__name__, "sm": architecture, "shared": compiled.metadata.shared}
+            compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
+            line = {"kernel": kernel.__name__, "sm": architecture, "values": values}
+            line["shared"] = compiled.metadata.shared
             line |= usage(compiled.asm["cubin"])
             line["async_copies"] = compiled.asm["ttgir"].count("async_copy_global_to_local")
             line["wide_loads"] = len(re.findall(r"ld\.global[.\w]*\.v[48]\.", compiled.asm["ptx"]))

@@ -164,6 +164,7 @@ def chain(
         clips, length, count, dim, LOG2E / epsilon, iterations, tolerance,
         1 / (2 * sigma**2), threshold, strength, cap,
         STOP=STOP_RULES[stop], QUANTILE=keep_ratio is not None, KP=padded, BD=32,
-        num_warps=4 if padded <= 64 else 8,
+        num_warps=4 if padded <= 32 else 8,
+        num_stages=1 if padded > 64 else 3,  # what compute capability 8.0 has of shared memory
     )  # fmt: skip
     return anchors, anchor_mass, dynamic.bool(), list(plans.unbind(0))

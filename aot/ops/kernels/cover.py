@@ -5,17 +5,19 @@ import triton
 import triton.language as tl
 
 MOST_TOKENS = 4096
-TILE = 2**14  # costs in flight: what a multiprocessor asks of the cache before the first of them comes
+TILE = 2**14  # costs that one look takes, 64 KB
+MOST_CANDIDATES = 64  # of a look; more would spill registers
 
 
 @triton.jit
 def cover_kernel(
-    cost, weight, taken, free, count, tie, chosen, tokens, steps, every, unexplained,
-    BJ: tl.constexpr, NP: tl.constexpr,
+    cost, weight, taken, free, count, start_left, tie, chosen, tokens, steps, every,
+    BJ: tl.constexpr, NP: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """chosen (B, n). Rows and columns of cost (B, n, n) are the same, so that a candidate's costs are read in a row.
 
-    tie (B, n): what a candidate is worth where nothing is to be gained, -inf when it may not be chosen.
+    start_left (B, n): what a token costs before anything is chosen. tie (B, n): what a candidate is worth where nothing
+    is to be gained, -inf when it may not be chosen.
     """
     problem = tl.program_id(0).to(tl.int64)
     cost += problem * tokens * tokens
@@ -30,15 +32,7 @@ def cover_kernel(
     scale = tl.maximum(tl.max(heavy, 0), 1.1754943508222875e-38)
     tl.store(tie + i, tl.where(open_, heavy / scale * 1e-6, -float("inf")), mask=inside)
     tl.store(chosen + i, tl.zeros([NP], tl.int8), mask=inside)
-
-    # left (NP,): what each token costs as things are
-    left = tl.full([NP], 0.0, tl.float32) + unexplained
-    for start in range(0, tokens, BJ):
-        row = start + j
-        of_kept = tl.load(taken + problem * tokens + row, mask=row < tokens, other=0) > 0
-        place = row.to(tl.int64)[:, None] * tokens + i[None, :]
-        price = tl.load(cost + place, mask=of_kept[:, None] & inside[None, :], other=float("inf"))
-        left = tl.minimum(left, tl.min(price, 0))
+    left = tl.load(start_left + problem * tokens + i, mask=inside, other=0.0)  # what each token costs as things are
     tl.debug_barrier()
 
     found = 0
@@ -48,7 +42,7 @@ def cover_kernel(
         # the candidates of this step: step % every, and every further one
         top = -float("inf")
         best = 0
-        for start in tl.range(step % every, tokens, BJ * every, num_stages=2):
+        for start in tl.range(step % every, tokens, BJ * every, num_stages=STAGES):
             candidate = start + j * every
             real = candidate < tokens
             place = candidate.to(tl.int64)[:, None] * tokens + i[None, :]
@@ -82,6 +76,15 @@ def cover_kernel(
         tl.debug_barrier()
 
 
+def tiles(tokens: int, every: int) -> dict[str, int]:
+    """Constants of a launch: candidates BJ and padded tokens NP of a look, stages of its pipeline, warps."""
+    padded = max(16, triton.next_power_of_2(tokens))
+    high = min(MOST_CANDIDATES, triton.next_power_of_2(triton.cdiv(tokens, every)), TILE // padded)
+    # small problems are many at once, which hides the way to memory as well as fetching ahead does
+    stages = 3 if padded > 512 else 1
+    return {"BJ": high, "NP": padded, "STAGES": stages, "num_warps": min(8, max(1, high * padded // 1024))}
+
+
 def cover(
     cost: torch.Tensor,
     weight: torch.Tensor,
@@ -99,11 +102,10 @@ def cover(
     every = min(every, tokens)
     tie = torch.empty(problems, tokens, dtype=torch.float32, device=cost.device)
     chosen = torch.empty(problems, tokens, dtype=torch.int8, device=cost.device)
-    padded = max(16, triton.next_power_of_2(tokens))
-    high = min(triton.next_power_of_2(triton.cdiv(tokens, every)), TILE // padded)
+    # over the whole device: a few rows of many, which one program would look for one after another
+    left = torch.where(taken.unsqueeze(2), cost, unexplained).amin(dim=1)
     cover_kernel[(problems,)](
-        cost, weight, taken.view(torch.int8), free.view(torch.int8), count, tie, chosen,
-        tokens, steps, every, unexplained,
-        BJ=high, NP=padded, num_warps=min(16, max(1, high * padded // 1024)),
+        cost, weight, taken.view(torch.int8), free.view(torch.int8), count, left, tie, chosen, tokens, steps, every,
+        **tiles(tokens, every),
     )  # fmt: skip
     return chosen.view(torch.bool)

@@ -62,6 +62,7 @@ class Replay:
                 self._work(entry, *key)
         torch.cuda.current_stream(given.device).wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        # other threads may allocate meanwhile, as the one that lays pixels in page-locked memory does
+        with torch.cuda.graph(graph, capture_error_mode="thread_local"):
             results = self._work(entry, *key)
         return graph, entry, results
