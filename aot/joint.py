@@ -99,7 +99,7 @@ def choose_tokens(
         chosen = cover(
             cost[:, member.unsqueeze(2), member.unsqueeze(1)].flatten(0, 1),
             weights.local.flatten()[windows.token] * inside,
-            torch.zeros_like(inside),
+            None,
             inside,
             windows.quota,
             steps=windows.most,

@@ -145,14 +145,14 @@ def choice_cases(size: dict, tokens: list) -> list[Case]:
     problems, count, _ = cost[0].shape
     kept = max(2, count // 10)
     weight = torch.rand(problems, count, device=device)
-    taken = torch.zeros(problems, count, dtype=torch.bool, device=device)
+    free = torch.ones(problems, count, dtype=torch.bool, device=device)
     wanted = torch.full((problems,), kept, device=device)
     settings = {"steps": kept, "unexplained": HIGHEST, "every": 8 if count >= 512 else 1}
     anchor = torch.stack([torch.randperm(count, device=device)[:kept].sort().values for _ in range(problems)])
     filled, supply = torch.ones_like(anchor, dtype=torch.bool), torch.rand(problems, count, device=device)
 
     def choose(x: torch.Tensor, backend: str) -> torch.Tensor:
-        return cover(x, weight.to(x.dtype), taken, ~taken, wanted, backend=backend, **settings)
+        return cover(x, weight.to(x.dtype), None, free, wanted, backend=backend, **settings)
 
     def left(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """(B,) what the choice leaves to be transported; of choices equally good none is wrong."""

@@ -101,9 +101,9 @@ def representatives(units: torch.Tensor, weight: torch.Tensor, count: int) -> tu
         place = torch.arange(count, device=units.device).expand(frames, -1)
     else:
         # facility location of similarities max(0, cos): a token costs 1 before anything explains it
-        nothing = torch.zeros_like(weight, dtype=torch.bool)
+        free = torch.ones_like(weight, dtype=torch.bool)
         counts = torch.full((frames,), count, device=units.device)
-        chosen = cover(1 - cosine, weight, nothing, ~nothing, counts, steps=count, unexplained=1.0)
+        chosen = cover(1 - cosine, weight, None, free, counts, steps=count, unexplained=1.0)
         place = true_indices(chosen, count)
     likeness = cosine.gather(2, place.unsqueeze(1).expand(-1, per_frame, -1)).clamp_min(0)
     best = likeness.topk(min(2, count), dim=-1)

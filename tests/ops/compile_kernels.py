@@ -28,7 +28,7 @@ TILES = {"BM": 128, "BN": 128, "BD": 64, "PRECISION": "tf32"}
 PAIRS = {"frames": 32, "suppliers": 784, "anchors": 784, "dim": 3584, "height": 14, "width": 14}
 PAIRS |= {"spatial_weight": 0.25, "temporal_weight": 0.2}
 VIDEO = {"frames": 32, "per_frame": 196, "suppliers": 784, "anchors": 79, "dim": 3584}
-COVER = "cost:fp32 weight:fp32 taken:i8 free:i8 count:i64 start_left:fp32 tie:fp32 chosen:i8"
+COVER = "cost:fp32 weight:fp32 free:i8 count:i64 start_left:fp32 tie:fp32 chosen:i8"
 
 
 def tiles_and_warps(tokens: int, every: int) -> tuple[dict, int]:

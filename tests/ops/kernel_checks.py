@@ -126,20 +126,22 @@ def greedy(cost, weight, taken, free, count, every, unexplained):
 
 @pytest.mark.parametrize("tokens", [9, 45, 1030], ids=lambda n: f"{n} tokens")
 @pytest.mark.parametrize("every", [1, 3])
-def test_cover(randn, tokens, every):
+@pytest.mark.parametrize("some", [True, False], ids=["some kept", "nothing kept"])
+def test_cover(randn, tokens, every, some):
     points = randn(3, tokens, 5).double()
     cost, weight = torch.cdist(points, points), randn(3, tokens).double().abs() + 0.1
-    taken, free = randn(3, tokens) > 1.2, randn(3, tokens) > -1
+    taken, free = (randn(3, tokens) > 1.2) & some, randn(3, tokens) > -1
     taken[1], free[2] = False, torch.arange(tokens, device=DEVICE) % 3 == 1  # two turns of three find nothing
     count = torch.tensor([6, 1, 4], device=DEVICE).minimum((free & ~taken).sum(1))
     wide = torch.cat([cost.float(), cost.float()], 2)[:, :, :tokens]  # rows that do not follow each other
     settings = {"steps": 6, "unexplained": 2.5, "every": every}
-    chosen = cover(wide, weight.float(), taken, free, count, backend="triton", **settings)
+    given = (weight.float(), taken if some else None, free, count)
+    chosen = cover(wide, *given, backend="triton", **settings)
     for problem in range(3):
         arguments = (cost[problem], weight[problem], taken[problem], free[problem])
         expected = greedy(*arguments, int(count[problem]), every, 2.5)
         assert chosen[problem].nonzero().flatten().tolist() == expected
-    assert torch.equal(chosen, cover(cost.float(), weight.float(), taken, free, count, backend="reference", **settings))
+    assert torch.equal(chosen, cover(cost.float(), *given, backend="reference", **settings))
 
 
 @pytest.mark.parametrize("anchors", [1, 19, 300])
@@ -297,4 +299,4 @@ def test_what_a_kernel_cannot_do_is_said():
         sinkhorn(cost.repeat(1, 1, 683), supply, demand.repeat(1, 683), epsilon=0.1, backend="triton")
     large, none = torch.zeros(1, 4097, 4097, device=DEVICE), torch.zeros(1, 4097, dtype=torch.bool, device=DEVICE)
     with pytest.raises(AOTError, match="4096"):
-        cover(large, none.float(), none, ~none, none.sum(1), steps=1, unexplained=2.0, backend="triton")
+        cover(large, none.float(), None, ~none, none.sum(1), steps=1, unexplained=2.0, backend="triton")

@@ -7,8 +7,6 @@ import triton.language as tl
 from .sinkhorn import STOP_RULES
 from .tiles import LOG2E
 
-MOST_TOKENS = 128
-
 
 @triton.jit
 def pair_cosine(x, y, slots, count, dim, KP: tl.constexpr, BD: tl.constexpr):

@@ -4,20 +4,19 @@ import torch
 import triton
 import triton.language as tl
 
-MOST_TOKENS = 4096
 TILE = 2**14  # costs that one look takes, 64 KB
 MOST_CANDIDATES = 64  # of a look; more would spill registers
 
 
 @triton.jit
 def cover_kernel(
-    cost, weight, taken, free, count, start_left, tie, chosen, tokens, steps, every,
+    cost, weight, free, count, start_left, tie, chosen, tokens, steps, every,
     BJ: tl.constexpr, NP: tl.constexpr, STAGES: tl.constexpr,
 ):  # fmt: skip
     """chosen (B, n). Rows and columns of cost (B, n, n) are the same, so that a candidate's costs are read in a row.
 
-    start_left (B, n): what a token costs before anything is chosen. tie (B, n): what a candidate is worth where nothing
-    is to be gained, -inf when it may not be chosen.
+    free (B, n): may be chosen and is not kept. start_left (B, n): what a token costs before anything is chosen.
+    tie (B, n): what a candidate is worth where nothing is to be gained, -inf when it may not be chosen.
     """
     problem = tl.program_id(0).to(tl.int64)
     cost += problem * tokens * tokens
@@ -27,8 +26,7 @@ def cover_kernel(
     i, j = tl.arange(0, NP), tl.arange(0, BJ)
     inside = i < tokens
     heavy = tl.load(weight + problem * tokens + i, mask=inside, other=0.0)
-    kept = tl.load(taken + problem * tokens + i, mask=inside, other=1) > 0
-    open_ = (tl.load(free + problem * tokens + i, mask=inside, other=0) > 0) & (kept == 0)
+    open_ = tl.load(free + problem * tokens + i, mask=inside, other=0) > 0
     scale = tl.maximum(tl.max(heavy, 0), 1.1754943508222875e-38)
     tl.store(tie + i, tl.where(open_, heavy / scale * 1e-6, -float("inf")), mask=inside)
     tl.store(chosen + i, tl.zeros([NP], tl.int8), mask=inside)
@@ -88,7 +86,7 @@ def tiles(tokens: int, every: int) -> dict[str, int]:
 def cover(
     cost: torch.Tensor,
     weight: torch.Tensor,
-    taken: torch.Tensor,
+    taken: torch.Tensor | None,
     free: torch.Tensor,
     count: torch.Tensor,
     *,
@@ -97,15 +95,18 @@ def cover(
     every: int,
 ) -> torch.Tensor:
     """(B, n) bool; arguments as in `aot.ops.cover`."""
-    cost, weight, taken, free, count = (x.contiguous() for x in (cost, weight, taken, free, count))
+    if taken is None:
+        left = torch.full(weight.shape, unexplained, device=cost.device)
+    else:
+        # over the whole device: a few rows of many, which one program would look for one after another
+        left, free = torch.where(taken.unsqueeze(2), cost, unexplained).amin(dim=1), free & ~taken
+    cost, weight, free, count, left = (x.contiguous() for x in (cost, weight, free, count, left))
     problems, tokens = weight.shape
     every = min(every, tokens)
     tie = torch.empty(problems, tokens, dtype=torch.float32, device=cost.device)
     chosen = torch.empty(problems, tokens, dtype=torch.int8, device=cost.device)
-    # over the whole device: a few rows of many, which one program would look for one after another
-    left = torch.where(taken.unsqueeze(2), cost, unexplained).amin(dim=1)
     cover_kernel[(problems,)](
-        cost, weight, taken.view(torch.int8), free.view(torch.int8), count, left, tie, chosen, tokens, steps, every,
+        cost, weight, free.view(torch.int8), count, left, tie, chosen, tokens, steps, every,
         **tiles(tokens, every),
     )  # fmt: skip
     return chosen.view(torch.bool)

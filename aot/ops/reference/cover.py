@@ -8,7 +8,7 @@ from ...ranks import rank_descending
 def cover(
     cost: torch.Tensor,
     weight: torch.Tensor,
-    taken: torch.Tensor,
+    taken: torch.Tensor | None,
     free: torch.Tensor,
     count: torch.Tensor,
     *,
@@ -19,10 +19,13 @@ def cover(
     """(B, n) bool; arguments as in `aot.ops.cover`."""
     problems = torch.arange(cost.shape[0], device=cost.device)
     every = min(every, cost.shape[1])
-    left = torch.where(taken.unsqueeze(2), cost, unexplained).amin(dim=1)
+    if taken is None:
+        left = torch.full_like(weight, unexplained)
+    else:
+        left, free = torch.where(taken.unsqueeze(2), cost, unexplained).amin(dim=1), free & ~taken
     tie = weight / weight.amax(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) * 1e-6
-    tie = tie.masked_fill(~free | taken, -torch.inf)  # -inf: closed
-    chosen = torch.zeros_like(taken)
+    tie = tie.masked_fill(~free, -torch.inf)  # -inf: closed
+    chosen = torch.zeros_like(free)
     for step in range(steps):
         part = slice(step % every, None, every)
         saved = (left.unsqueeze(1) - cost[:, part]).clamp_min_(0)
