@@ -146,6 +146,8 @@ def main() -> int:
     parser.add_argument("--output", type=Path, help="file for the JSON, beside the last line")
     options = parser.parse_args()
     device, start, rows, attention = torch.device(options.device), time.monotonic(), [], []
+    result = {"benchmark": "e2e", **circumstances(device), "layers": options.layers}
+    result |= {"decode": decode_times(options.frames), "attention": attention, "rows": rows}
     torch.manual_seed(0)
     for shape in options.shapes:
         model = make_model(shape, device, layers=options.layers)
@@ -159,20 +161,12 @@ def main() -> int:
                 else:
                     rows.append(attempt(model, plan, options))
                 print({k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
+                if options.output:  # after every row, so that a run that is stopped leaves what it has
+                    options.output.write_text(json.dumps(result, indent=1) + "\n")
         del model
         settle(device)
         if device.type == "cuda":
             torch.cuda.empty_cache()
-    result = {
-        "benchmark": "e2e",
-        **circumstances(device),
-        "layers": options.layers,
-        "decode": decode_times(options.frames),
-        "attention": attention,
-        "rows": rows,
-    }
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
     print(json.dumps(result))
     return int(any("wrong" in row for row in rows + attention))
 
