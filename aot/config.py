@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
+from difflib import get_close_matches
 from typing import Any
 
 from .checks import check_newline_position, count, number
@@ -185,7 +186,9 @@ class AOTConfig:
         known = {f.name for f in fields(cls)}
         unknown = sorted(str(key) for key in settings if key not in known)
         if unknown:
-            raise AOTError(f"Unknown setting {', '.join(unknown)}; known are: {', '.join(sorted(known))}.")
+            close = get_close_matches(unknown[0], known, n=1)
+            hint = f"did you mean {close[0]}? Known are" if close else "known are"
+            raise AOTError(f"Unknown setting {', '.join(unknown)}; {hint}: {', '.join(sorted(known))}.")
         return cls(**settings)
 
     def to_dict(self) -> dict[str, Any]:

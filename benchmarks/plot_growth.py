@@ -58,8 +58,10 @@ def _lines(found: dict) -> dict:
 
 
 def main() -> int:
-    import matplotlib
-
+    try:
+        import matplotlib
+    except ModuleNotFoundError:
+        sys.exit("The plot needs matplotlib; install the extra `visualize`.")
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "aot"
     import matplotlib.pyplot as plt

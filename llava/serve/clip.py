@@ -16,7 +16,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.ser
     try:
         clip = write_clip(options.path, options.seed)
     except (OSError, ValueError) as error:
-        print(f"{options.path} cannot be written ({error}); choose another place.", file=sys.stderr)
+        reason = getattr(error, "strerror", None) or error
+        print(f"{options.path} cannot be written ({reason}); choose another place.", file=sys.stderr)
         return 1
     print(f"wrote {options.path}; for example, ask:")
     for question in make_questions(clip)[:5]:

@@ -1,6 +1,7 @@
 """The benchmarks of operations and of the whole way run, with nothing wrong, on small sizes."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -32,3 +33,14 @@ def test_the_whole_way_and_its_plot(tmp_path):
     exponents = json.loads(drawn.stdout)
     assert "tiny, aot 10 %: tower_ms against frames" in exponents and picture.stat().st_size > 10_000
     assert any("against retention" in name for name in exponents)
+
+
+def test_without_a_gpu_its_run_is_refused_in_one_sentence(tmp_path):
+    script = ["bash", "benchmarks/run_gpu.sh"]
+    environment = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run([*script, str(tmp_path / "x.json")], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and not list(tmp_path.iterdir())
+    # on a machine without triton that is what is said
+    assert done.stderr.count("\n") == 1 and ("sees no CUDA device" in done.stderr or "lacks triton" in done.stderr)
+    done = subprocess.run([*script, "--rehearse"], env=environment, capture_output=True, text=True)
+    assert done.returncode != 0 and "give a file for the figures" in done.stderr

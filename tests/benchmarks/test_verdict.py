@@ -21,6 +21,7 @@ RESULT = {
         "method": [{"auto_ms": 0.9}],
         "device": "a GPU",
     },
+    "tower_modes": {"rows": []},
     "e2e": {
         "device": "a GPU",
         "attention": [{"shape": "7b", "ratio": 1.02}],
@@ -34,10 +35,11 @@ RESULT = {
 }
 
 
-def run(tmp_path, result):
+def run(tmp_path, result, *options):
     file = tmp_path / "result.json"
     file.write_text(json.dumps(result))
-    done = subprocess.run([sys.executable, "-m", "benchmarks.verdict", str(file)], capture_output=True, text=True)
+    command = [sys.executable, "-m", "benchmarks.verdict", str(file), *options]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert not done.stderr
     return done.returncode, done.stdout
 
@@ -67,3 +69,22 @@ def test_what_is_missed_or_missing_is_said(tmp_path, change, line):
     change(result)
     code, said = run(tmp_path, result)
     assert code == 1 and line in said
+
+
+def test_a_rehearsal_is_judged_by_its_steps_alone(tmp_path):
+    result = copy.deepcopy(RESULT)
+    result["e2e"]["rows"] = []
+    code, said = run(tmp_path, result, "--rehearsal")
+    assert code == 0 and said.startswith("rehearsal, a GPU") and "missing" not in said
+    result["tower_modes"] = None
+    code, said = run(tmp_path, result, "--rehearsal")
+    assert code == 1 and "| steps that left nothing | 1 | ≤ 0 | missed |" in said
+
+
+@pytest.mark.parametrize("text", [None, "no JSON"])
+def test_a_file_that_is_no_result_is_told_in_one_sentence(tmp_path, text):
+    file = tmp_path / "other.json"
+    if text:
+        file.write_text(text)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.verdict", str(file)], capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "give the file that it wrote" in done.stderr
