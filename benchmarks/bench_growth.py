@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.bench_memory import CHUNK, resident
 from benchmarks.measure import circumstances
-from benchmarks.plot_growth import slope
+from benchmarks.plot_growth import log_axes, slope
 from benchmarks.shapes import make_model
 from llava.model.long_video import compress_stream
 
@@ -69,12 +69,14 @@ def draw(result: dict, output: Path) -> dict[str, float]:
     exponents = {}
     for line, along in zip(panels, ("frames", "retention"), strict=True):
         for axis, (field, unit) in zip(line, (("ms", "process ms"), ("above_mib", "peak MiB")), strict=True):
+            both = result[f"by_{along}"]
             for way in WAYS:
-                rows = [row for row in result[f"by_{along}"] if row["way"] == way]
+                rows = [row for row in both if row["way"] == way]
                 xs, ys = [row[along] for row in rows], [row[field] for row in rows]
-                exponents[f"{way}, {field} against {along}"] = fit = round(slope(xs, ys), 2)
+                exponents[f"{way}, {field} against {along}"] = fit = round(slope(xs, ys), 2) + 0.0
                 axis.plot(xs, ys, marker="o", label=f"{way}: exponent {fit:.2f}")
-            axis.set(xscale="log", yscale="log", xlabel=along, ylabel=unit)
+            axis.set(xlabel=along, ylabel=unit)
+            log_axes(axis, [row[along] for row in both], [row[field] for row in both])
             axis.legend(fontsize=8)
     fixed = result["by_retention"][0]["frames"], result["by_frames"][0]["retention"]
     figure.suptitle(f"aot-tiny, {result['device']}: retention {fixed[1]:g} above, {fixed[0]} frames below")

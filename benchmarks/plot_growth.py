@@ -27,6 +27,19 @@ def slope(xs: list[float], ys: list[float]) -> float:
     return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
 
 
+def log_axes(axis, xs: list[float], ys: list[float]) -> None:
+    """Logarithmic axes, marked at what was measured; a decade at least, so that noise does not look like growth."""
+    from matplotlib.ticker import LogLocator
+
+    axis.set(xscale="log", yscale="log")
+    axis.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
+    axis.minorticks_off()
+    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.yaxis.set_major_formatter("{x:g}")
+    middle, half = math.sqrt(min(ys) * max(ys)), max(math.sqrt(max(ys) / min(ys)) * 1.3, math.sqrt(10))
+    axis.set_ylim(middle / half, middle * half)
+
+
 def retention(row: dict) -> float | None:
     """Share of the tokens that a setting such as "aot 10 %" keeps; None for others."""
     found = re.fullmatch(r"aot (\d+) %", row["setting"])
@@ -77,12 +90,14 @@ def main() -> int:
     exponents = {}
     for line, along, curves in zip(panels, ("frames", "retention"), (against_frames, against_retention), strict=True):
         for axis, field in zip(line, fields, strict=True):
-            for name, points in curves(result["rows"], field).items():
+            found = curves(result["rows"], field)
+            for name, points in found.items():
                 exponent = slope(*zip(*points, strict=True))
                 exponents[f"{name}: {field} against {along}"] = round(exponent, 2)
                 axis.plot(*zip(*points, strict=True), marker="o", label=f"{name}: {exponent:.2f}")
-            axis.set(xscale="log", yscale="log", xlabel=along, title=FIELDS[field])
-            if axis.lines:
+            axis.set(xlabel=along, title=FIELDS[field])
+            if found:
+                log_axes(axis, *zip(*(point for points in found.values() for point in points), strict=True))
                 axis.legend(fontsize=7, title="exponent", title_fontsize=7)
     figure.suptitle(result["device"])
     figure.savefig(options.output, metadata={"Date": None})

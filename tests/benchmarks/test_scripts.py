@@ -5,6 +5,10 @@ import os
 import subprocess
 import sys
 
+import torch
+
+from benchmarks.bench_e2e import alike
+
 
 def last_line(*arguments):
     done = subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True)
@@ -44,3 +48,11 @@ def test_without_a_gpu_its_run_is_refused_in_one_sentence(tmp_path):
     assert done.stderr.count("\n") == 1 and ("sees no CUDA device" in done.stderr or "lacks triton" in done.stderr)
     done = subprocess.run([*script, "--rehearse"], env=environment, capture_output=True, text=True)
     assert done.returncode != 0 and "give a file for the figures" in done.stderr
+
+
+def test_tokens_alike():
+    ours, theirs = torch.eye(10), torch.eye(10) * (1 + 1e-4)
+    assert alike(ours, theirs) == 1 and alike(ours, theirs[torch.randperm(10)]) == 1
+    assert alike(ours, theirs[:8]) == 0.8 and alike(ours[:8], theirs) == 0.8
+    theirs[:3] *= 1.01
+    assert alike(ours, theirs) == 0.7
