@@ -16,12 +16,12 @@ def pair_cost(
     temporal_weight: float,
 ) -> torch.Tensor:
     """Costs (G, M, K); arguments as in `aot.ops.pair_cost`. Norms divide products, not tokens."""
-    left, by = (group_frames(x, starts, length) for x in (tokens, inverse_length(tokens).unsqueeze(-1)))
-    left = left.float()
+    inverse = inverse_length(tokens).unsqueeze(-1)
+    left, by = group_frames(tokens, starts, length).float(), group_frames(inverse, starts, length)
     if anchor is None:
         right, by_right = left, by
     else:
-        right, by_right = tokens.flatten(0, 1)[anchor].float(), inverse_length(tokens).flatten()[anchor].unsqueeze(-1)
+        right, by_right = tokens.flatten(0, 1)[anchor].float(), inverse.flatten(0, 1)[anchor]
     cost = torch.bmm(left, right.transpose(1, 2)).mul_(by).mul_(-by_right.transpose(1, 2)).add_(1)
     if spatial_weight > 0 or temporal_weight > 0:
         between = _between(length, grid, spatial_weight, temporal_weight, tokens.device)
