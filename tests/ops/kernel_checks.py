@@ -99,6 +99,17 @@ def test_pair_cost_and_aggregate(randn, dtype):
     close(aggregate(plan, tokens, starts, 2, backend="triton"), plan.double().mT @ wide, dtype)
 
 
+@pytest.mark.parametrize("dtype", TYPES, ids=str)
+def test_pair_cost_of_all_pairs_fills_both_halves(randn, dtype):
+    """More tokens than a tile holds: what is above the diagonal is computed and stands below it as well."""
+    tokens, starts = randn(4, 70, 40, dtype=dtype), torch.tensor([0, 2], device=DEVICE)
+    settings = {"grid": (7, 10), "spatial_weight": 0.5, "temporal_weight": 0.3}
+    cost = pair_cost(tokens, starts, 2, backend="triton", **settings)
+    close(cost, all_costs(tokens.double().view(2, 140, 40), (7, 10), 0.5, 0.3), dtype)
+    side = 64 if dtype == torch.float32 else 128  # of a tile
+    assert torch.equal(cost[:, :side, side:], cost[:, side:, :side].mT)
+
+
 def all_costs(tokens, grid, spatial, temporal):
     """(G, M, M) float64 costs of groups (G, M, D) of whole frames, by the words of docs/method.md."""
     unit = tokens / tokens.norm(dim=2, keepdim=True).clamp_min(1e-30)

@@ -21,7 +21,12 @@ def pair_cost_kernel(
     tokens, starts, anchor, cost, frames, suppliers, anchors, dim, height, width, spatial_weight, temporal_weight,
     ALL: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """cost (G, M, K); a program takes BM suppliers and BN anchors of one group. ALL: its suppliers are its anchors."""
+    """cost (G, M, K); a program takes BM suppliers and BN anchors of one group.
+
+    ALL: suppliers and anchors are the same tokens, so that half of the tiles say it all; BM is BN then.
+    """
+    if ALL and tl.program_id(0) > tl.program_id(1):
+        return
     group = tl.program_id(2).to(tl.int64)
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -57,6 +62,9 @@ def pair_cost_kernel(
     value += temporal_weight * tl.abs((m // per_frame)[:, None] - later[None, :]).to(tl.float32)
     place = cost + group * suppliers * anchors + m[:, None] * anchors + n[None, :]
     tl.store(place, value, mask=(m < suppliers)[:, None] & (n < anchors)[None, :])
+    if ALL and tl.program_id(0) < tl.program_id(1):
+        place = cost + group * suppliers * anchors + n[:, None] * anchors + m[None, :]
+        tl.store(place, tl.trans(value), mask=(n < anchors)[:, None] & (m < suppliers)[None, :])
 
 
 def pair_cost(
