@@ -96,7 +96,7 @@ def main() -> int:
     for name in options.tower:
         tower = make_model("tiny", CPU).get_vision_tower() if name == "tiny" else so400m()
         try:
-            ratio = attention_ratio(tower, 16 if name == "tiny" else 1, repeats=options.repeats)
+            ratio = attention_ratio(tower, 16 if name == "tiny" else 1, repeats=5 * options.repeats)
         except Wrong as reason:
             sys.exit(f"{reason}; no time is reported.")
         result["attention"].append({"tower": name, **ratio})
