@@ -71,8 +71,7 @@ def pooled_frames(video: VideoTokens, config: AOTConfig) -> tuple[Frames, dict]:
     if video.trace:
         trace = {"anchor_mask": mask, "merged_anchors": merged, "pooled": tokens, "pooled_mask": keep}
         trace |= {"intra_plan": plan, "anchor": anchor, "tower_grid": video.grid, "frame_budget": keep.sum(1)}
-        shallow, deep = video.pooled_importance
-        trace |= {"shallow": shallow, "deep": deep}
+        trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep}
     return Frames(tokens, keep, position, kind), trace
 
 

@@ -16,14 +16,13 @@ _SHAPES_KEPT = 32  # some hundred kilobytes each for 32 frames of 14x14
 class Clips:
     """A video of T·P tokens in C clips, padded to the n = longest·P tokens of the longest.
 
-    counts: tokens that each clip keeps, at least 1; S in all, K at most. longest: frames. starts: (C,) first frame of
-    each clip. token: (C, n) flat token indices. real: (C, n) bool, False for padding. slot: (T·P,) where each token
-    lies in the flattened (C, n). quota: (C,) int64, tokens chosen beyond the local ones, `most` at most. filled:
-    (C, K) bool, True for as many as the clip keeps. rank: (C, K) which of the S kept tokens each is. place: (S,) where
-    each kept token lies in the flattened (C, K).
+    They keep S tokens in all and K at most. longest: frames. starts: (C,) first frame of each clip. token: (C, n) flat
+    token indices. real: (C, n) bool, False for padding. slot: (T·P,) where each token lies in the flattened (C, n).
+    quota: (C,) int64, tokens chosen beyond the local ones, `most` at most. filled: (C, K) bool, True for as many as the
+    clip keeps. rank: (C, K) which of the S kept tokens each is. place: (S,) where each kept token lies in the flattened
+    (C, K). windows: None when none of them gets a token.
     """
 
-    counts: list[int]
     longest: int
     starts: torch.Tensor
     token: torch.Tensor
@@ -64,13 +63,13 @@ class Windows:
 def lay_out(
     lengths: list[int], counts: list[int], grid: tuple[int, int], global_ratio: float, device: torch.device
 ) -> Clips:
-    """The clips of a video. lengths: frames of each. counts: tokens that each keeps. grid: pooled (H, W).
+    """The clips of a video. lengths: frames of each. counts: tokens that each keeps, at least 1. grid: pooled (H, W).
 
     Local tokens are a ninth of the share 1 - global_ratio in each window, ⌊·/9⌋, where the window has as many. The
     result is remembered, so that a device is sent nothing for the next video of this shape.
     """
     each = [int(count * (1 - global_ratio)) // 9 for count in counts]
-    return _lay_out(tuple(lengths), tuple(counts), grid, tuple(each), torch.device(device))
+    return _lay_out(tuple(lengths), tuple(counts), grid, tuple(each), device)
 
 
 @lru_cache(maxsize=_SHAPES_KEPT)
@@ -99,7 +98,6 @@ def _lay_out(
     local = [[min(few, length * size) for size in sizes] for few, length in zip(each, lengths, strict=True)]
     quota = [count - sum(parts) for count, parts in zip(counts, local, strict=True)]
     return Clips(
-        counts=list(counts),
         longest=longest,
         starts=first,
         token=token,

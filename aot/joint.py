@@ -1,8 +1,8 @@
 """The default schedule: anchors that leave the least to be transported, then the transport of the rest onto them.
 
 A video is cut in short clips, and nothing crosses from one to the next; all are processed at once. The budget is exact
-and known for every clip before a feature is seen, so the device is never waited for (once for dynamic clips), and a
-stream gives the tokens that the whole video gives.
+and known for every clip before a feature is seen, so the device is never waited for (but once for dynamic clips, and
+while index tensors are made for a shape that is new), and a stream gives the tokens that the whole video gives.
 """
 
 from itertools import accumulate
@@ -34,7 +34,7 @@ def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
         return kept(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=lengths)
     weights = token_weights(
         frame_change(video, config),
-        video.pooled_importance,
+        torch.stack([video.pooled_shallow, video.pooled_deep]),
         attention_power=config.attention_power,
         change_power=config.change_power,
     )
@@ -48,8 +48,7 @@ def compress_joint(video: VideoTokens, config: AOTConfig) -> Selection:
     if video.trace:
         counts = torch.zeros(frames, dtype=torch.int64, device=index.device)
         counts = counts.index_add_(0, index // per_frame, torch.ones_like(index))
-        shallow, deep = video.pooled_importance
-        trace |= {"shallow": shallow, "deep": deep, "frame_budget": counts}
+        trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep, "frame_budget": counts}
         trace |= {"local_score": weights.local, "global_score": weights.global_, "change": weights.change}
     return kept(
         tokens,

@@ -54,10 +54,14 @@ class VideoTokens:
         return pool_tokens(self.features, self.grid, self.pool)
 
     @cached_property
-    def pooled_importance(self) -> torch.Tensor:
-        """(2, T, P) float32 pooled importance of the shallow and of the deep layer."""
-        maps = torch.stack([_present(self.shallow, "shallow"), _present(self.deep, "deep")]).float()
-        return pool_map(maps.flatten(0, 1), self.grid, self.pool).unflatten(0, (2, -1))
+    def pooled_shallow(self) -> torch.Tensor:
+        """(T, P) float32 pooled importance of the shallow layer."""
+        return pool_map(_present(self.shallow, "shallow").float(), self.grid, self.pool)
+
+    @cached_property
+    def pooled_deep(self) -> torch.Tensor:
+        """(T, P) float32 pooled importance of the deep layer."""
+        return pool_map(_present(self.deep, "deep").float(), self.grid, self.pool)
 
     def pooled_extra(self, name: str) -> torch.Tensor:
         """A tower output of `extras`, (T, N) or (T, N, K), pooled like the tokens: float32 (T, P) or (T, P, K).

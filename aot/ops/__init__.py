@@ -139,11 +139,11 @@ def cover(
 
     A token i costs weight_i times the cheapest way to explain it by a kept token j: cost (B, n, n) float32, symmetric,
     at most `unexplained` where it is to count. Each step keeps the token that lowers the sum most; where nothing is
-    left to gain, the largest weight (B, n) decides. taken: (B, n) bool, kept already; None: nothing is. free: (B, n)
-    bool, may be chosen.
-    count: (B,) int64, at most the free tokens of its problem. every: step s looks at the tokens s, s + every,
-    s + 2·every … alone, which makes it cheaper and changes little, since what is passed over has neighbours like it.
-    What `steps` steps leave open goes to the largest weights. Returns (B, n) bool without taken.
+    left to gain, the largest weight (B, n) decides. taken: (B, n) bool, kept already; None: nothing is.
+    free: (B, n) bool, may be chosen. count: (B,) int64, at most the free tokens of its problem. every: step s looks at
+    the tokens s, s + every, s + 2·every … alone, which makes it cheaper and changes little, since what is passed over
+    has neighbours like it. What `steps` steps leave open goes to the largest weights. Returns (B, n) bool, those taken
+    left out.
     """
     limit = f"{cost.shape[1]} tokens a problem are more than 4096" if cost.shape[1] > 4096 else None
     if use_triton(backend, "cover", cost, weight, free, count, limit=limit):

@@ -1,13 +1,13 @@
 """Milliseconds per stage of one call, taken without making the device wait."""
 
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
 
 
-class Timing(MutableMapping[str, float]):
+class Timing(Mapping[str, float]):
     """Milliseconds by stage.
 
     On CUDA a stage leaves two events behind, so that the host goes on at once; reading its figure waits for them.
@@ -26,10 +26,6 @@ class Timing(MutableMapping[str, float]):
     def __setitem__(self, name: str, milliseconds: float) -> None:
         self._pending.pop(name, None)
         self._spent[name] = milliseconds
-
-    def __delitem__(self, name: str) -> None:
-        self._pending.pop(name, None)
-        del self._spent[name]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._spent)

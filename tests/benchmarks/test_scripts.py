@@ -5,9 +5,12 @@ import os
 import subprocess
 import sys
 
+import pytest
 import torch
 
+from benchmarks.attention import Wrong, attention_ratio
 from benchmarks.bench_e2e import alike
+from llava.model.multimodal_encoder.siglip_encoder import TowerOutput
 
 
 def last_line(*arguments):
@@ -56,3 +59,33 @@ def test_tokens_alike():
     assert alike(ours, theirs[:8]) == 0.8 and alike(ours[:8], theirs) == 0.8
     theirs[:3] *= 1.01
     assert alike(ours, theirs) == 0.7
+
+
+class Tower(torch.nn.Module):
+    """A stand-in whose features and received attention are as told."""
+
+    image_size, num_layers, num_patches = 2, 2, 4
+    device, dtype = torch.device("cpu"), torch.float32
+
+    def __init__(self, feature: float, received: float, beside: float):
+        super().__init__()
+        self.answers = {True: (beside, received), False: (feature, received)}
+
+    def encode(self, pixels, received=()):
+        feature, sums = self.answers[bool(received)]
+        return TowerOutput(torch.full((1, 4, 3), feature), dict.fromkeys(received, torch.full((1, 4), sums)))
+
+
+@pytest.mark.parametrize(
+    ("tower", "what"),
+    [
+        (Tower(1.0, 1.01, 1.0), "received attention"),
+        (Tower(1.0, torch.nan, 1.0), "received attention"),
+        (Tower(1.0, 1.0, 1.0001), "features"),
+        (Tower(torch.nan, 1.0, torch.nan), "features"),
+    ],
+)
+def test_a_wrong_tower_gets_no_time(tower, what):
+    with pytest.raises(Wrong, match=what):
+        attention_ratio(tower, 1, repeats=1)
+    assert attention_ratio(Tower(1.0, 1.0, 1.0), 1, repeats=1)["ratio"] > 0

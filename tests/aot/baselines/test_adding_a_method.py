@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from aot import AOTConfig, AOTError, method_names, registry
+from aot.video import VideoTokens
 
 PAGE = Path(__file__).parents[3] / "docs" / "adding_a_method.md"
 
@@ -40,3 +41,10 @@ def test_its_options_are_checked(example):
 
 def test_it_is_gone_afterwards():
     assert "distinct" not in method_names()
+
+
+def test_what_the_page_says_of_a_video_is_there():
+    prose = re.sub(r"```.*?```", "", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    named = set(re.findall(r"`video\.(\w+)", prose))
+    assert {"pooled_shallow", "pooled_deep"} <= named
+    assert all(hasattr(VideoTokens, name) for name in named), named
