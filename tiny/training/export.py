@@ -1,0 +1,67 @@
+"""Turns a finished training run into a checkpoint: weights, tokenizer, log and curve."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+
+from tiny.training.recipe import STAGES, new_model
+from tiny.training.train import WEIGHTS
+
+
+def export(run: Path, output: Path, *, stage: str | None = None) -> None:
+    """Write the model of `stage` (the last one that is complete) to `output` in LLaVA-NeXT's layout."""
+    done = [s for s in STAGES if STAGES[s].objective == "video" and (run / s / WEIGHTS).exists()]
+    if not done:
+        raise SystemExit(f"{run} holds no finished stage with a language model; run scripts/train_tiny.sh first")
+    folder = run / (stage or done[-1])
+    model, tokenizer = new_model(folder / "tokenizer")
+    weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+    model.half().save_pretrained(output)  # trained in bfloat16: nothing is lost that was learnt
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(folder / "tokenizer" / name, output / name)
+    logs = {s: json.loads((run / s / "log.json").read_text()) for s in STAGES if (run / s / "log.json").exists()}
+    (output / "training_log.json").write_text(json.dumps(logs, indent=0))
+    plot(logs, output / "training_curve.png")
+
+
+def plot(logs: dict[str, list[dict]], path: Path) -> None:
+    """Loss and accuracy on training batches, a panel a stage."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(logs), figsize=(5 * len(logs), 3.5), squeeze=False)
+    for axis, (stage, log) in zip(axes[0], logs.items(), strict=True):
+        rows = [r for r in log if "loss" in r]
+        steps = [r["step"] for r in rows]
+        shown = ("color", "shape") if STAGES[stage].objective == "tower" else ("token", "motion", "begin", "things")
+        for name in shown:
+            axis.plot(steps, [r[name] for r in rows], label=f"accuracy: {name}")
+        axis.set(title=f"stage {stage}", xlabel="step", ylim=(0, 1.02))
+        twin = axis.twinx()
+        twin.plot(steps, [r["loss"] for r in rows], color="0.6", label="loss")
+        twin.set_ylabel("loss (grey)")
+        axis.legend(loc="lower right", fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--run", required=True, type=Path, help="folder of the stages' runs")
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--stage", help="other than the last complete one")
+    args = parser.parse_args(arguments)
+    export(args.run, args.output, stage=args.stage)
+
+
+if __name__ == "__main__":
+    main()

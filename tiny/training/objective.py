@@ -1,0 +1,130 @@
+"""Later stages of aot-tiny: the language model learns to read the visual tokens, and to answer from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tiny.training import attention
+from tiny.training.attention import Layout
+from tiny.training.data import FRAME_CLASSES, FRAME_FLAGS, IGNORE, TOKEN_CLASSES
+
+
+class Tracker(nn.Module):
+    """Linear heads on hidden states of the language model: what each visual token and each frame's newline knows.
+
+    They supervise hundreds of tokens a clip where answers supervise tens, and are thrown away afterwards.
+    """
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.cell = nn.ModuleDict({k: nn.Linear(width, n) for k, n in TOKEN_CLASSES.items()})
+        self.flags = nn.ModuleDict({k: nn.Linear(width, n) for k, n in FRAME_FLAGS.items()})
+        self.frame = nn.ModuleDict({k: nn.Linear(width, n * m) for k, (n, m) in FRAME_CLASSES.items()})
+
+    def forward(self, cells: torch.Tensor, lines: torch.Tensor, batch: dict) -> tuple[torch.Tensor, dict]:
+        """cells (B, visual tokens, D), lines (B, T, D) the frames' newlines; the mean loss and the accuracies."""
+        losses, seen = [], {}
+        for name, head in self.cell.items():
+            target = batch[name]
+            known = target != IGNORE
+            if not known.any():
+                continue
+            logits = head(cells[known])
+            losses.append(F.cross_entropy(logits, target[known]))
+            seen[name] = (logits.argmax(-1) == target[known]).float().mean().detach()
+        for name, head in self.flags.items():
+            rare = torch.tensor(6.0 if name == "events" else 1.0, device=lines.device)  # few events in a clip
+            loss = F.binary_cross_entropy_with_logits(head(lines), batch[name], pos_weight=rare)
+            losses.append(loss * FRAME_FLAGS[name] / 2)
+            seen[name] = loss.detach()
+        for name, head in self.frame.items():
+            target = batch[name]  # (B, T, n) of m classes
+            logits = head(lines).unflatten(-1, FRAME_CLASSES[name])
+            losses.append(F.cross_entropy(logits.flatten(0, 2), target.flatten()))
+            seen[name] = (logits.argmax(-1) == target).float().mean().detach()
+        return torch.stack(losses).mean(), seen
+
+
+class VideoObjective(nn.Module):
+    """Language-model loss on packed exchanges (see `packing`) plus the tracker's.
+
+    model: a LlavaQwenForCausalLM with a newline behind every frame; frozen parts stay as they are.
+    letters: the tokens A to D, whose accuracy is logged apart, the article of captions among them.
+    layer: the hidden states that the tracker reads, 0 being the embeddings. guiding: weight of the guided attention.
+    stretch: share of the clips whose visual positions are drawn with random gaps below one, so that what is learnt
+    hangs on content and newlines rather than on exact distances (randomised positions).
+    """
+
+    def __init__(
+        self, model: nn.Module, letters: list[int], *, layer: int, tracking: float = 1.0, guiding: float = 0.0,
+        stretch: float = 0.25,
+    ):  # fmt: skip
+        super().__init__()
+        self.letters = torch.tensor(letters)
+        self.model, self.layer, self.stretch = model, layer, stretch
+        self.tracking, self.guiding = tracking, guiding
+        self.tracker = Tracker(model.config.hidden_size)
+        model.config._attn_implementation = attention.NAME
+
+    def forward(self, ids, labels, weight, position, layout: Layout, guides, pixels, keep, **tracks):
+        lm, start, end = self.model, layout.prefix, layout.head
+        embeds = lm.get_input_embeddings()(ids)
+        visual, line = self._visual(pixels, keep)  # (B, head - prefix, D), bool
+        embeds = torch.cat([embeds[:, :start], visual.to(embeds), embeds[:, end:]], 1)
+        if self.training and self.stretch:
+            position = self._stretched(position, start, end)
+        out = lm.model(
+            inputs_embeds=embeds, attention_mask={"full_attention": None}, position_ids=position, layout=layout,
+            rows_mask=layout.mask(embeds.device), guides=guides, output_hidden_states=True, use_cache=False,
+        )  # fmt: skip
+        loss, seen = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], weight[:, 1:])
+        if self.tracking:
+            hidden = out.hidden_states[self.layer][:, start:end].float()
+            cells, lines = (hidden[part].unflatten(0, (len(ids), -1)) for part in (~line, line))
+            extra, known = self.tracker(cells, lines, tracks)
+            loss, seen = loss + self.tracking * extra, seen | known
+        if self.guiding:
+            extra, known = guides.loss()
+            loss, seen = loss + self.guiding * extra, seen | known
+        return {"loss": loss, **seen}
+
+    def _answers(self, hidden, labels, weight):
+        """Weighted cross-entropy of the answers' tokens, and the share of them that are right."""
+        said = labels != IGNORE
+        logits, target, weight = self.model.lm_head(hidden[said]).float(), labels[said], weight[said]
+        loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+        right, letter = logits.argmax(-1) == target, torch.isin(target, self.letters.to(target))
+        seen = {"words": loss.detach(), "token": right.float().mean().detach()}
+        return loss, seen | {"letter": right[letter].float().mean().detach()}
+
+    def _visual(self, pixels: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """pixels (B, T, 3, S, S) to what the language model reads: the kept pooled tokens, a newline behind each frame.
+
+        keep: (B, K) flat places t·P + p. Returns (B, K + T, D) and which of these are newlines, (B, K + T) bool.
+        """
+        features = self.model.encode_images(pixels.flatten(0, 1))  # (B·T, N, D)
+        side, frames = int(features.shape[1] ** 0.5), pixels.shape[1]
+        grid = features.transpose(1, 2).unflatten(2, (side, side))
+        cells = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)  # equals bilinear pooling of an even grid
+        per_frame = cells.shape[1]
+        cells = cells.unflatten(0, pixels.shape[:2]).flatten(1, 2)  # (B, T·P, D)
+        newline = self.model.model.image_newline.to(cells).expand(len(cells), frames, -1)
+        both = torch.cat([cells, newline], 1)
+        index = torch.arange(frames, device=keep.device).expand(len(keep), -1)
+        key = torch.cat([keep.float(), index * per_frame + per_frame - 0.5], 1)
+        order = torch.cat([keep, frames * per_frame + index], 1).gather(1, key.argsort(1))
+        return both.gather(1, order.unsqueeze(-1).expand(-1, -1, both.shape[-1])), order >= frames * per_frame
+
+    def _stretched(self, position: torch.Tensor, start: int, end: int) -> torch.Tensor:
+        """Positions with the visual ones drawn closer for a share of the clips; what follows moves along."""
+        batch, count = len(position), end - start
+        scale = torch.rand(batch, 1, device=position.device).clamp_min(0.08)
+        gaps = 2 * torch.rand(batch, count, device=position.device) * scale
+        plain = torch.rand(batch, 1, device=position.device) >= self.stretch
+        gaps = torch.where(plain, torch.ones_like(gaps), gaps)
+        after = torch.cumsum(gaps, 1)
+        visual = start + after - gaps
+        behind = position[:, end:] - count + after[:, -1:]
+        return torch.cat([position[:, :start], visual, behind], 1)

@@ -1,0 +1,172 @@
+"""Packed training sequences: a clip's visual tokens, then many independent exchanges about it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from tiny import questions as qa
+from tiny.clips import Clip, sample_clip
+from tiny.training.attention import Layout
+from tiny.training.data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
+from tiny.training.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
+from tiny.training.guides import Guides
+
+GUIDES = {"name": 2, "evidence": 5, "option": 6}  # the layer whose first head a guide tells where to look
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What the rows of a clip's sequence hold.
+
+    open, short, long: questions asked openly, and as a choice in short and in long wording. text: options behind their
+    answer, which do not see the video. One more row is a caption (with this probability) or a question behind its
+    answer, which does not see the video either.
+    """
+
+    open: int = 6
+    short: int = 3
+    long: int = 1
+    text: int = 1
+    caption: float = 0.5
+
+    @property
+    def rows(self) -> tuple[tuple[int, int], ...]:
+        short = (self.short + self.text, ROW["short"])
+        return (self.open, ROW["open"]), short, (self.long + 1, ROW["long"])
+
+
+@dataclass(frozen=True)
+class Density:
+    """How much of their clips the batches show; what a token is worth, or where a method would keep it, is never asked.
+
+    lengths: share of the batches by frames of a clip. drop: share of the batches that see a random part of the visual
+    tokens, a share drawn evenly in [least, 1]. most: visual tokens of a clip at most; longer clips are thinned to it.
+    """
+
+    lengths: tuple[tuple[int, float], ...]
+    drop: float = 0.7
+    least: float = 0.12
+    most: int = 2304
+
+    def draw(self, rng: np.random.Generator, per_frame: int) -> tuple[int, int]:
+        """(frames, kept visual tokens) of a batch."""
+        frames = int(rng.choice([n for n, _ in self.lengths], p=[share for _, share in self.lengths]))
+        total = frames * per_frame
+        share = rng.uniform(self.least, 1.0) if rng.random() < self.drop else 1.0
+        return frames, int(share * min(total, self.most))
+
+
+class ClipConversations(Dataset):
+    """Clips, each with the exchanges of a `Mix`. batch: samples that share a `Density`'s drawing."""
+
+    def __init__(self, tokenizer, length: int, mix: Mix, density: Density, *, size: int, grid: int, start: int, batch: int):
+        self.tokenizer, self.length, self.mix, self.density = tokenizer, length, mix, density
+        self.size, self.grid, self.start, self.batch = size, grid, start, batch
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> dict:
+        seed, side = TRAIN_SEEDS + self.start + index, self.grid // 2
+        frames, kept = self.density.draw(np.random.default_rng([self.start, index // self.batch, 5]), side * side)
+        rng = np.random.default_rng([seed, 4])
+        pixels, cover, _, clip = draw(seed, self.size, self.grid, frames=frames)
+        keep = torch.from_numpy(np.sort(rng.permutation(frames * side * side)[:kept]))  # (kept,) flat places
+        owner = owners(cover, side)
+        segments = self._segments(clip, rng)
+        looks = torch.stack([_evidence(s.evidence, owner) for s in segments])  # (R, T·P + T)
+        cells, per_frame = tracks(clip, owner)
+        labels = {name: values[keep] for name, values in cells.items()} | per_frame
+        order = visual_order(keep, frames, side * side)
+        return {"pixels": pixels, "keep": keep, "segments": segments, "looks": looks[:, order], "tracks": labels}
+
+    def _segments(self, clip: Clip, rng: np.random.Generator) -> list:
+        mix = self.mix
+        asked = pick(qa.make_questions(clip), rng, mix.open + mix.short + mix.long)
+        styles = [()] * mix.open + [SHORT_STYLES] * mix.short + [LONG_STYLES] * mix.long
+        made = [segment(self.tokenizer, ask(q, rng, style)) for q, style in zip(asked, styles, strict=True)]
+        text = [segment(self.tokenizer, copied(_other(rng), rng, bare=1.0), video=False) for _ in range(mix.text)]
+        if rng.random() < mix.caption:
+            told = Exchange(str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip))
+            last = segment(self.tokenizer, told)
+            last = segment(self.tokenizer, copied(_other(rng), rng), video=False) if len(last.tokens) > ROW["long"] else last
+        else:
+            last = segment(self.tokenizer, copied(_other(rng), rng), video=False)
+        behind = mix.open + mix.short
+        return [*made[:behind], *text, *made[behind:], last]
+
+
+def visual_order(keep: torch.Tensor, frames: int, per_frame: int) -> torch.Tensor:
+    """(kept + T,) what the head holds, in order: kept places t·P + p of every frame, then its newline, T·P + t."""
+    newline = torch.arange(frames)
+    key = torch.cat([keep, newline * per_frame + per_frame - 0.5])  # a newline stands behind its frame's last place
+    return torch.cat([keep, frames * per_frame + newline])[key.argsort()]
+
+
+def _evidence(evidence: qa.Evidence | None, owner: np.ndarray) -> torch.Tensor:
+    """(T·P + T,) bool, what shows an answer: cells of a thing, or the newlines behind whole frames."""
+    frames = np.zeros(len(owner), bool)
+    if evidence is not None:
+        frames[list(evidence.frames)] = True
+    cells, lines = np.zeros(owner.shape, bool), np.zeros(len(owner), bool)
+    if evidence is not None and evidence.thing is not None:
+        cells = (owner == evidence.thing) & frames[:, None, None]
+    else:
+        lines = frames
+    return torch.from_numpy(np.concatenate([cells.ravel(), lines]))
+
+
+def _other(rng: np.random.Generator) -> Clip:
+    """A training clip that no sequence shows."""
+    return sample_clip(TRAIN_SEEDS + int(rng.integers(1_000_000)) * 1000 + 999, frames=16)
+
+
+def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: float = 0.0) -> dict:
+    """A batch of sequences [prefix, visual tokens, rows].
+
+    Every row holds one exchange, sees the prefix, the visual tokens (unless it is answered from text) and itself,
+    and is numbered as if it stood alone behind them, so one pass over the clip serves many exchanges. rows: (count,
+    length) of the groups, filled in order. balance: answers of n tokens weigh n^(1 - balance).
+    """
+    head = len(prefix) + samples[0]["looks"].shape[1]
+    starts = list(_rows(head, rows))
+    blind = torch.tensor([[not s.video for s in sample["segments"]] for sample in samples])
+    layout = Layout(len(prefix), head, tuple(rows), blind)
+    shape = (len(samples), layout.length)
+    ids, labels, weight = torch.full(shape, pad), torch.full(shape, IGNORE), torch.zeros(shape)
+    ids[:, : len(prefix)] = torch.tensor(prefix)
+    visible = torch.arange(layout.length) < torch.where(blind, len(prefix), head)[..., None]  # (B, R, L)
+    query, targets = torch.zeros(blind.shape, dtype=torch.long), {g: torch.zeros_like(visible) for g in GUIDES}
+    behind = torch.cat([head + torch.arange(size) for _, size in starts]).float()
+    position = torch.cat([torch.arange(head).float(), behind]).repeat(len(samples), 1)
+    for b, sample in enumerate(samples):
+        for r, (part, (at, size)) in enumerate(zip(sample["segments"], starts, strict=True)):
+            if len(part.tokens) > size:
+                raise ValueError(f"An exchange of {len(part.tokens)} tokens does not fit its row of {size}.")
+            end, learnt = at + len(part.tokens), torch.tensor(part.learnt)
+            ids[b, at:end] = torch.tensor(part.tokens)
+            labels[b, at:end][learnt] = ids[b, at:end][learnt]
+            weight[b, at:end] = len(learnt[learnt]) ** -balance
+            query[b, r] = at + part.query
+            visible[b, r, at : at + part.query + 1] = True
+            for guide, places in part.look.items():
+                targets[guide][b, r, [at + place for place in places]] = True
+            if part.evidence is not None:
+                targets["evidence"][b, r, len(prefix) : head] = sample["looks"][r]
+    batch = {"ids": ids, "labels": labels, "weight": weight, "position": position, "layout": layout}
+    batch["guides"] = Guides(query, visible, targets, GUIDES)
+    batch |= {name: torch.stack([s[name] for s in samples]) for name in ("pixels", "keep")}
+    batch |= {k: torch.stack([s["tracks"][k] for s in samples]) for k in samples[0]["tracks"]}
+    return batch
+
+
+def _rows(at: int, rows):
+    """(start, length) of every row."""
+    for count, size in rows:
+        for _ in range(count):
+            yield at, size
+            at += size

@@ -1,0 +1,57 @@
+"""First stage of aot-tiny: the vision tower learns to say, for every patch, what lies there."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from tiny.training.data import COLOR_NAMES, IGNORE, SHAPE_NAMES
+
+
+class DenseTower(nn.Module):
+    """A tower with linear heads on its patch features; the heads are thrown away afterwards.
+
+    places: also ask where in the frame each patch lies. Without that question the features forget it, and a
+    language model cannot tell left from right.
+    """
+
+    def __init__(self, tower: nn.Module, width: int, grid: int, *, places: bool):
+        super().__init__()
+        self.tower, self.places = tower, places
+        self.color = nn.Linear(width, 1 + len(COLOR_NAMES))
+        self.shape = nn.Linear(width, 1 + len(SHAPE_NAMES))
+        self.digit = nn.Linear(width, 11)
+        self.offset = nn.Linear(width, 2)
+        self.row, self.column = nn.Linear(width, grid), nn.Linear(width, grid)
+
+    def forward(self, pixels, color, shape, digit, offset):
+        """pixels (B, T, 3, S, S); labels (B, T, g, g); the loss, and the accuracies on patches of things."""
+        features = self.tower(pixels.flatten(0, 1)).float()  # (B·T, g·g, width)
+        grid = color.shape[-1]
+        color, shape, digit, offset = color.flatten(), shape.flatten(), digit.flatten(), offset.flatten(0, -2)
+        hue, form = self.color(features).flatten(0, 1), self.shape(features).flatten(0, 1)
+        things = color > 0
+        figure, signs = self.digit(features).flatten(0, 1), digit > 0
+        loss = _balanced(hue, color) + _balanced(form, shape)
+        if signs.any():
+            loss = loss + 0.5 * F.cross_entropy(figure[signs], digit[signs])
+        loss = loss + F.smooth_l1_loss(self.offset(features).flatten(0, 1)[things], offset[things])
+        seen = {
+            "color": (hue.argmax(-1) == color)[things].float().mean().detach(),
+            "shape": (form.argmax(-1) == shape)[things].float().mean().detach(),
+            "digit": (figure.argmax(-1) == digit)[signs].float().mean().detach(),
+        }
+        if self.places:
+            patch = torch.arange(grid * grid, device=features.device).repeat(len(features))
+            row, column = self.row(features).flatten(0, 1), self.column(features).flatten(0, 1)
+            loss = loss + F.cross_entropy(row, patch // grid) + F.cross_entropy(column, patch % grid)
+            seen["row"] = (row.argmax(-1) == patch // grid).float().mean().detach()
+        return {"loss": loss, **seen}
+
+
+def _balanced(logits, labels):
+    """Cross-entropy with the background, nearly all of the patches, at a fifth of its weight."""
+    weight = torch.ones(logits.shape[-1], device=logits.device)
+    weight[0] = 0.2
+    return F.cross_entropy(logits, labels, weight, ignore_index=IGNORE)

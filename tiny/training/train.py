@@ -1,0 +1,203 @@
+"""Trains aot-tiny, one stage a call: `python -m tiny.training.train --stage tower --output runs/tower`.
+
+The stages are in recipe.py. A run leaves checkpoints in its folder and, called again, goes on from the last one.
+Launch with accelerate or deepspeed as usual; `--deepspeed FILE` names a ZeRO configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+from pathlib import Path
+
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from tiny.questions import LETTERS
+from tiny.training.data import FrameLabels
+from tiny.training.muon import Muon
+from tiny.training.packing import ClipConversations, collate
+from tiny.training.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
+from tiny.tokenizer import save_tokenizer
+from tiny.training.tower import DenseTower
+from tiny.training.objective import VideoObjective
+
+SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
+WEIGHTS = "objective.pt"
+
+
+class StageTrainer(Trainer):
+    """A Trainer that logs what the objective returns beside its loss."""
+
+    def __init__(self, *args, stage: Stage, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.stage, self.seen = stage, {}
+
+    def compute_loss(self, model, inputs, return_outputs=False, **_):
+        out = model(**inputs)
+        for name, value in out.items():
+            self.seen.setdefault(name, []).append(value.detach())
+        return (out["loss"], out) if return_outputs else out["loss"]
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs:
+            logs |= {k: round(torch.stack(v).nanmean().item(), 4) for k, v in self.seen.items() if k != "loss"}
+            self.seen = {}
+        super().log(logs, *args, **kwargs)
+
+    def create_optimizer(self, *_):
+        if self.optimizer is None:
+            trained = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
+            matrices = [p for n, p in trained if p.ndim == 2 and ".layers." in n]
+            others = [p for n, p in trained if p.ndim != 2 or ".layers." not in n]
+            groups = [
+                {"params": matrices, "weight_decay": 0.05, "muon": True},
+                {"params": others},
+            ]
+            self.optimizer = Muon(groups, lr=self.args.learning_rate)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer=None):
+        """Linear warm-up, flat, then linear decay."""
+        if self.lr_scheduler is None:
+            warm, fall = self.stage.warmup * num_training_steps, self.stage.decay * num_training_steps
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: min(1.0, (step + 1) / max(warm, 1), (num_training_steps - step) / max(fall, 1)),
+            )
+        return self.lr_scheduler
+
+    def _get_train_sampler(self, *_):
+        return SequentialSampler(self.train_dataset)  # samples are drawn from seeds; a batch's belong together
+
+    # the objective shares tensors (tied embeddings), which safetensors refuses: state_dict files instead
+    def _save(self, output_dir=None, state_dict=None):
+        folder = Path(output_dir or self.args.output_dir)
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.save(state_dict or self.model.state_dict(), folder / WEIGHTS)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        weights = torch.load(Path(resume_from_checkpoint) / WEIGHTS, map_location="cpu", weights_only=True)
+        (model or self.model).load_state_dict(weights)
+
+
+def build(stage: Stage, tokenizer_folder: Path):
+    """The objective of a stage with random weights, its dataset and its collator."""
+    model, tokenizer = new_model(tokenizer_folder)
+    clips, grid = stage.steps * stage.batch, SIZE // PATCH
+    if stage.objective == "tower":
+        width = GEOMETRY["mm_vision_config"]["hidden_size"]
+        tower = DenseTower(model.get_vision_tower(), width, grid, places=stage.places)
+        return tower, FrameLabels(clips, size=SIZE, grid=grid, start=stage.first), None
+    model.get_vision_tower().requires_grad_(False)
+    letters = [tokenizer(text).input_ids[-1] for letter in LETTERS for text in (letter, f"x {letter}")]
+    objective = VideoObjective(model, letters, layer=TRACKED_LAYER, tracking=stage.tracking, guiding=stage.guiding)
+    data = ClipConversations(
+        tokenizer, clips, stage.mix, stage.density, size=SIZE, grid=grid, start=stage.first, batch=stage.batch
+    )
+    return objective, data, functools.partial(
+        collate, prefix=tokenizer(SYSTEM).input_ids, rows=stage.mix.rows, pad=tokenizer.pad_token_id,
+        balance=stage.balance,
+    )  # fmt: skip
+
+
+def start_from(objective: torch.nn.Module, folder: Path, tokenizer_folder: Path) -> None:
+    """Takes over what was learnt before: a checkpoint's model, the tower alone of a tower stage, all of a later one."""
+    if (folder / "model.safetensors").exists():
+        weights = _fitted(folder, tokenizer_folder, objective)
+        model = objective.model if isinstance(objective, VideoObjective) else None
+        if model is not None:
+            model.load_state_dict(weights, strict=False)
+        else:
+            start = "model.vision_tower."
+            objective.tower.load_state_dict({k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)})
+        return
+    weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
+    tower = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
+    if not tower:
+        objective.load_state_dict(weights)
+    elif isinstance(objective, VideoObjective):
+        objective.model.get_vision_tower().load_state_dict(tower)
+    else:
+        objective.tower.load_state_dict(tower)
+
+
+def _fitted(folder: Path, tokenizer_folder: Path, objective: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A checkpoint's weights for this geometry: places of the tower interpolated, words carried over by their spelling."""
+    from safetensors.torch import load_file
+
+    weights = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
+    for name, value in weights.items():
+        if name.endswith("position_embedding.weight"):
+            old, new = int(len(value) ** 0.5), SIZE // PATCH
+            places = value.T.unflatten(1, (old, old)).unsqueeze(0)
+            places = torch.nn.functional.interpolate(places, size=(new, new), mode="bilinear", align_corners=False)
+            weights[name] = places[0].flatten(1).T.contiguous()
+    if isinstance(objective, VideoObjective):
+        known, wanted = (json.loads((f / "tokenizer.json").read_text()) for f in (folder, tokenizer_folder))
+        known, wanted = ({**t["model"]["vocab"], **{a["content"]: a["id"] for a in t["added_tokens"]}} for t in (known, wanted))
+        table = objective.model.get_input_embeddings().weight.detach().clone()
+        old = weights.pop("model.embed_tokens.weight")
+        for word, row in wanted.items():
+            if word in known:
+                table[row] = old[known[word]]
+        weights["model.embed_tokens.weight"] = weights["lm_head.weight"] = table
+    return weights
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--stage", required=True, choices=STAGES)
+    parser.add_argument("--output", required=True, type=Path, help="folder of the run")
+    parser.add_argument("--init", type=Path, nargs="*", default=[], help="folders of stages before, or checkpoints")
+    parser.add_argument("--times", type=float, default=1.0, help="the recipe's steps, times this")
+    parser.add_argument("--batch", type=int, help="other than the recipe's")
+    parser.add_argument("--deepspeed", help="a ZeRO configuration")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args(arguments)
+    stage = STAGES[args.stage]
+    stage = dataclasses.replace(stage, steps=round(stage.steps * args.times), batch=args.batch or stage.batch)
+    set_seed(args.seed)
+    tokenizer_folder = args.output / "tokenizer"
+    if not (tokenizer_folder / "tokenizer.json").exists():
+        save_tokenizer(tokenizer_folder)
+    objective, data, collator = build(stage, tokenizer_folder)
+    for folder in args.init:
+        start_from(objective, folder, tokenizer_folder)
+    trainer = StageTrainer(
+        model=objective,
+        stage=stage,
+        train_dataset=data,
+        data_collator=collator,
+        args=TrainingArguments(
+            output_dir=str(args.output),
+            max_steps=stage.steps,
+            per_device_train_batch_size=stage.batch,
+            learning_rate=stage.learning_rate,
+            max_grad_norm=1.0,
+            bf16=True,
+            use_cpu=not torch.cuda.is_available(),
+            dataloader_num_workers=1 if not torch.cuda.is_available() else 12,
+            remove_unused_columns=False,
+            label_names=[],
+            logging_steps=20,
+            save_steps=100,
+            save_total_limit=1,
+            report_to=[],
+            seed=args.seed,
+            deepspeed=args.deepspeed,
+        ),
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.output)))
+    # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
+    torch.save({k: v.half() for k, v in objective.state_dict().items()}, args.output / WEIGHTS)
+    (args.output / "log.json").write_text(json.dumps(trainer.state.log_history, indent=0))
+
+
+if __name__ == "__main__":
+    main()
