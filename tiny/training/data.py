@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tiny import questions as qa
-from tiny.clips import COLORS, LENGTHS, NEEDLE, SHAPES, Clip, Thing, sample_clip
-from tiny.render import render_with_coverage
+from tiny.film import questions as qa
+from tiny.film.clips import COLORS, LENGTHS, NEEDLE, SHAPES, Clip, Thing, sample_clip
+from tiny.film.render import render_with_coverage
 
 TRAIN_SEEDS = 10_000_000  # training clips start here; held-out clips have smaller seeds
 COLOR_NAMES, SHAPE_NAMES = tuple(COLORS), (*SHAPES, NEEDLE, "sign")
@@ -40,10 +40,10 @@ def jpeg(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack(out)
 
 
-def draw(seed: int, size: int, grid: int, *, frames: int | None = None, some: int | None = None):
+def draw(seed: int, size: int, grid: int, *, frames: int | None = None, some: int | None = None, sign: float = 0.4):
     """A training clip: pixels (T, 3, size, size) in [-1, 1], how much of each cell each drawn thing covers
     (T, things, grid, grid) in 0..1, the instants (T,) and the clip. some: only so many of its frames, drawn at random."""
-    clip = sample_clip(seed, frames=frames)
+    clip = sample_clip(seed, frames=frames, sign=sign)
     rng, times = np.random.default_rng([seed, 2]), clip.times
     if some is not None:
         times = np.sort(rng.choice(times, min(some, len(times)), replace=False))
@@ -76,7 +76,8 @@ class FrameLabels(Dataset):
         return self.length
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        pixels, cover, times, clip = draw(TRAIN_SEEDS + self.start + index, self.size, self.grid, some=self.frames)
+        seed = TRAIN_SEEDS + self.start + index
+        pixels, cover, times, clip = draw(seed, self.size, self.grid, some=self.frames, sign=0.9)
         owner = owners(cover, self.grid)
         labels = {name: np.full_like(owner, IGNORE) for name in ("color", "shape", "digit")}
         for values in labels.values():

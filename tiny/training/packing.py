@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tiny import questions as qa
-from tiny.clips import Clip, sample_clip
+from tiny.film import questions as qa
+from tiny.film.clips import Clip, sample_clip
 from tiny.training.attention import Layout
 from tiny.training.data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
 from tiny.training.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment

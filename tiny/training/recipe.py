@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tiny.questions import OPEN_PROMPT
+from tiny.film.questions import OPEN_PROMPT
 from tiny.training.packing import Density, Mix
 
 SIZE, PATCH = 192, 8  # 24x24 tower tokens a frame, pooled to 12x12

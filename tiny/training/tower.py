@@ -35,7 +35,7 @@ class DenseTower(nn.Module):
         figure, signs = self.digit(features).flatten(0, 1), digit > 0
         loss = _balanced(hue, color) + _balanced(form, shape)
         if signs.any():
-            loss = loss + 0.5 * F.cross_entropy(figure[signs], digit[signs])
+            loss = loss + F.cross_entropy(figure[signs], digit[signs])
         loss = loss + F.smooth_l1_loss(self.offset(features).flatten(0, 1)[things], offset[things])
         seen = {
             "color": (hue.argmax(-1) == color)[things].float().mean().detach(),

@@ -17,12 +17,12 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from tiny.questions import LETTERS
+from tiny.film.questions import LETTERS
 from tiny.training.data import FrameLabels
 from tiny.training.muon import Muon
 from tiny.training.packing import ClipConversations, collate
 from tiny.training.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
-from tiny.tokenizer import save_tokenizer
+from tiny.training.tokenizer import save_tokenizer
 from tiny.training.tower import DenseTower
 from tiny.training.objective import VideoObjective
 

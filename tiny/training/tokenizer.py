@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tiny import questions as qa
-from tiny.clips import COLORS, SHAPES, sample_clip
+from tiny.film import questions as qa
+from tiny.film.clips import COLORS, SHAPES, sample_clip
 
 VOCABULARY = 1024
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tiny.clips import COLORS, FPS, NEEDLE, SHAPES, Clip, Thing, sample_clip
-from tiny.textures import MARGIN, Layer, Swarm, surface
+from tiny.film.clips import COLORS, FPS, NEEDLE, SHAPES, Clip, Thing, sample_clip
+from tiny.film.textures import MARGIN, Layer, Swarm, surface
 
 SIZE = 192
 # rows of 5x7 dots, the highest bit at the left

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tiny.clips import COLORS, DIRECTIONS, NEEDLE, SHAPES, Clip, Thing
+from tiny.film.clips import COLORS, DIRECTIONS, NEEDLE, SHAPES, Clip, Thing
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 MOTIONS = (*DIRECTIONS, "not at all")

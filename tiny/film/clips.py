@@ -1,7 +1,7 @@
 """Clips as descriptions: what happens in a small filmed world, drawn from a seed.
 
 A clip is a few numbers (`Clip`), so pixels, questions, answers, captions and dense labels all follow from the same ones
-(`tiny.render`, `tiny.questions`). Lengths are fractions of the frame's side, times are seconds, one frame is looked at a
+(`tiny.film.render`, `tiny.questions`). Lengths are fractions of the frame's side, times are seconds, one frame is looked at a
 second. Things lie on a ground that the camera looks at; what is asked about places and motion means the screen.
 """
 
@@ -167,8 +167,11 @@ class Clip:
         return float(x), float(y)
 
 
-def sample_clip(seed: int, *, frames: int | None = None, camera: str | None = None) -> Clip:
-    """The clip of a seed, of a given length and kind of camera if wanted; equal arguments give equal clips."""
+def sample_clip(seed: int, *, frames: int | None = None, camera: str | None = None, sign: float = 0.4) -> Clip:
+    """The clip of a seed, of a given length and kind of camera if wanted; equal arguments give equal clips.
+
+    sign: probability that a sign is tried.
+    """
     rng = np.random.default_rng(seed)
     length = int(rng.choice(list(LENGTHS), p=list(LENGTHS.values())))
     kinds = [str(k) for k in rng.choice(CAMERAS, 2, p=(0.4, 0.3, 0.15, 0.15))]
@@ -177,7 +180,7 @@ def sample_clip(seed: int, *, frames: int | None = None, camera: str | None = No
     most = 6 if length < 32 else 7
     counts = rng.integers(1, 4, 2) if has_cut else rng.integers(2, most + 1, 1)  # things in each scene
     while True:
-        clip = _Draft(rng, seed, length, kinds).clip(counts)
+        clip = _Draft(rng, seed, length, kinds).clip(counts, sign)
         if clip is not None:
             return clip
 
@@ -197,14 +200,14 @@ class _Draft:
         slots = np.arange(self.busy[0] + 1, self.busy[1])
         self.slots = [int(s) for s in rng.permutation(slots)]
 
-    def clip(self, counts: np.ndarray) -> Clip | None:
+    def clip(self, counts: np.ndarray, sign_share: float) -> Clip | None:
         rng, frames = self.rng, self.frames
         cut = self.event(round(0.38 * frames), round(0.62 * frames)) if len(counts) > 1 else None
         scenes = [(0, frames)] if cut is None else [(0, cut), (cut, frames)]
         cameras = tuple(self.camera(kind, *scene) for kind, scene in zip(self.kinds, scenes, strict=False))
         cuts = (0.0,) if cut is None else (0.0, self.instant(cut))
         clip = Clip(self.seed, frames, cuts, cameras, ())
-        if rng.random() < 0.4:
+        if rng.random() < sign_share:
             sign = self.sign(clip)
             clip = clip if sign is None else replace(clip, sign=sign)
         for (first, last), count in zip(scenes, counts, strict=False):
@@ -300,7 +303,7 @@ class _Draft:
         code = f"{rng.integers(10)}{rng.integers(10)}"
         for _ in range(60):
             at = tuple(float(c) for c in rng.uniform(0, 1, 2))
-            plate = Thing("sign", "white", float(rng.uniform(0.13, 0.18)), at, at, self.instant(on), until, code=code)
+            plate = Thing("sign", "white", float(rng.uniform(0.15, 0.2)), at, at, self.instant(on), until, code=code)
             if self.fits(clip, plate):
                 return plate
         return None
