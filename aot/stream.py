@@ -11,14 +11,14 @@ from .config import AOTConfig
 from .errors import AOTError
 from .pooling import pooled_grid
 from .result import CompressedVideo
-from .temporal import default_clip_length
+from .temporal import check_clip_size, default_clip_length
 from .video import check_grid
 
 STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods without a rule of their own
 
 
 class VideoStream:
-    """Compresses a video clip by clip under a running budget (method section 7).
+    """Compresses a video clip by clip under a running budget.
 
     After each closed clip max(1, ⌊retention · frames so far · P⌋) tokens are out in all. The method "aot" spends its
     budget so in a whole video as well, so both give the same tokens, but for a last clip that is shorter, where a
@@ -65,6 +65,15 @@ class VideoStream:
         if self._pending and new.keys() != self._pending.keys():
             raise AOTError(f"The stream began with {', '.join(self._pending)}; push the same again.")
         held = self._pending
+        for name, value in new.items():
+            if not isinstance(value, torch.Tensor) or value.dim() < 2:
+                raise AOTError(f"{name} is no tensor of frames; push (T, N, D) features and (T, N) maps.")
+            if held and (value.shape[1:], value.dtype, value.device) != (
+                held[name].shape[1:],
+                held[name].dtype,
+                held[name].device,
+            ):
+                raise AOTError(f"{name} differs in shape, dtype or device from what was pushed; push the same again.")
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
         whole = self._clip_length()
         closed, length = [], whole
@@ -74,6 +83,8 @@ class VideoStream:
                 length = whole
             else:
                 length += whole
+                if self.config.method == "aot":
+                    check_clip_size([length], 1, self._tokens_per_frame(), self.config)
         return closed
 
     def finish(self) -> list[CompressedVideo]:

@@ -96,21 +96,21 @@ KERNELS = [
     (
         novelty.length_kernel,
         "tokens:bf16 inverse:fp32",
-        {"rows": 6272, "dim": 3584, "token_stride": 3584},
+        {"rows": 196, "dim": 3584, "token_stride": 3584},
         {"BP": 16, "BD": 256},
         4,
     ),
     (
         novelty.mean_kernel,
         "tokens:bf16 inverse:fp32 mean:fp32",
-        {"per_frame": 196, "dim": 3584, "token_stride": 3584},
+        {"rows": 196, "dim": 3584, "token_stride": 3584},
         {"BP": 32, "BD": 64},
         4,
     ),
     (
         novelty.novelty_kernel,
-        "tokens:bf16 inverse:fp32 mean:fp32 change:fp32 rarity:fp32",
-        {"per_frame": 196, "dim": 3584, "token_stride": 3584},
+        "tokens:bf16 before:fp32 new:fp32",
+        {"per_frame": 196, "dim": 3584, "token_stride": 3584, "before_stride": 0},
         {"BP": 16, "BD": 256},
         4,
     ),
@@ -128,7 +128,10 @@ def specialised(kernel, pointers: str, values: dict, constants: dict) -> ASTSour
     types |= dict.fromkeys(constants, "constexpr")
     assert set(types) == set(kernel.arg_names), set(types) ^ set(kernel.arg_names)
     aligned = [name for name, kind in types.items() if kind[0] == "*"]
-    aligned += [name for name, value in values.items() if isinstance(value, int) and value % 16 == 0]
+    varying = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+    aligned += [
+        name for name, value in values.items() if isinstance(value, int) and value % 16 == 0 and name not in varying
+    ]
     hints = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     return ASTSource(kernel, types, constants, hints)
 
