@@ -60,7 +60,7 @@ def compress_clips(
     per_frame = video.tokens_per_frame
     weights = token_weights(
         novelty(video.pooled, video.pooled_before, backend=config.backend),
-        torch.stack([video.pooled_shallow, video.pooled_deep]),
+        video.pooled_importance,
         attention_power=config.attention_power,
         change_power=config.change_power,
     )
@@ -73,7 +73,7 @@ def compress_clips(
     if video.trace:
         kept_each = torch.zeros(video.frames, dtype=torch.int64, device=index.device)
         kept_each = kept_each.index_add_(0, index // per_frame, torch.ones_like(index))
-        trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep, "frame_budget": kept_each}
+        trace |= {"frame_budget": kept_each, **dict(zip(("shallow", "deep"), video.pooled_importance, strict=True))}
         trace |= {"local_score": weights.local, "global_score": weights.global_, "change": weights.change}
     return kept(
         tokens,
@@ -128,9 +128,11 @@ def choose_tokens(
     Local: of the share 1 - g a ninth in each window of the clip, ⌊·/9⌋, by what they explain of their window. Global:
     the rest, by what they explain of the clip beyond the local ones.
     """
-    local, windows = torch.zeros_like(clips.real), clips.windows
+    windows = clips.windows
     settings = {"unexplained": highest_cost(clips, config), "backend": config.backend}
-    if windows is not None:
+    if windows is None:
+        local = torch.zeros_like(clips.real)
+    else:
         member, inside = windows.member, windows.inside
         chosen = cover(
             cost[:, member.unsqueeze(2), member.unsqueeze(1)].flatten(0, 1),
@@ -141,7 +143,7 @@ def choose_tokens(
             steps=windows.most,
             **settings,
         )
-        local = chosen.view(len(local), -1)[:, windows.back]
+        local = chosen.view(len(cost), -1)[:, windows.back]
     usual = (config.clip_length or default_clip_length(per_frame)) * per_frame  # the last clip goes like the others
     global_ = cover(
         cost,

@@ -31,8 +31,8 @@ def change(units: torch.Tensor) -> torch.Tensor:
 
 def relative(importance: torch.Tensor) -> torch.Tensor:
     """Importance (T, P) divided by its frame's mean; a frame without any is 1 everywhere."""
-    mean = importance.mean(dim=-1, keepdim=True)
-    return torch.where(mean > 0, importance / mean.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
+    tiny = torch.finfo(torch.float32).tiny  # 0 over 0 is 1; anything else stays what it is
+    return (importance + tiny) / (importance.mean(dim=-1, keepdim=True) + tiny)
 
 
 def token_weights(

@@ -61,18 +61,14 @@ class VideoStream:
         Frame numbers in the results count from the start of the stream.
         """
         new = {"features": features, "shallow": shallow, "deep": deep, **(extras or {})}
-        new = {name: value for name, value in new.items() if value is not None}
+        new = {name: value for name, value in new.items() if value is not None or name == "features"}
         if self._pending and new.keys() != self._pending.keys():
             raise AOTError(f"The stream began with {', '.join(self._pending)}; push the same again.")
         held = self._pending
         for name, value in new.items():
             if not isinstance(value, torch.Tensor) or value.dim() < 2:
                 raise AOTError(f"{name} is no tensor of frames; push (T, N, D) features and (T, N) maps.")
-            if held and (value.shape[1:], value.dtype, value.device) != (
-                held[name].shape[1:],
-                held[name].dtype,
-                held[name].device,
-            ):
+            if held and _sort(value) != _sort(held[name]):
                 raise AOTError(f"{name} differs in shape, dtype or device from what was pushed; push the same again.")
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
         whole = self._clip_length()
@@ -132,6 +128,10 @@ class VideoStream:
         self._frames += frames
         self._kept += count
         return result
+
+
+def _sort(values: torch.Tensor) -> tuple:
+    return values.shape[1:], values.dtype, values.device
 
 
 def gather(parts: list[CompressedVideo], new: Sequence[CompressedVideo]) -> None:

@@ -1,7 +1,7 @@
 """The input of a method: a video's tokens, checked, with the pooled grid computed once."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from operator import index
@@ -62,14 +62,17 @@ class VideoTokens:
     @cached_property
     def tower(self) -> torch.Tensor:
         """(T, N, D) the features, before pooling."""
-        return self._checked("features", self.features, tokens_in_range(self.features))
+        return self._checked(("features",), self.features.contiguous(), tokens_in_range)
 
     @cached_property
     def pooled(self) -> torch.Tensor:
-        """(T, P, D) pooled tokens in the input's dtype: what the model reads without compression."""
+        """(T, P, D) pooled tokens in the input's dtype: what the model reads without compression.
+
+        From a contiguous copy of other layouts: rounding, and so the choice among equals, follows the layout.
+        """
         # what is wrong with a token is wrong with every pooled token that it is part of
-        pooled = pool_tokens(self.features, self.grid, self.pool)
-        return self._checked("features", pooled, tokens_in_range(pooled))
+        pooled = pool_tokens(self.features.contiguous(), self.grid, self.pool)
+        return self._checked(("features",), pooled, tokens_in_range)
 
     @cached_property
     def pooled_before(self) -> torch.Tensor | None:
@@ -77,7 +80,7 @@ class VideoTokens:
         if self.before is None:
             return None
         pooled = pool_tokens(self.before, self.grid, self.pool)
-        return self._checked("before", pooled, tokens_in_range(pooled))
+        return self._checked(("before",), pooled, tokens_in_range)
 
     @cached_property
     def shallow_importance(self) -> torch.Tensor:
@@ -99,6 +102,13 @@ class VideoTokens:
         """(T, P) float32 pooled importance of the deep layer."""
         return pool_map(self.deep_importance, self.grid, self.pool)
 
+    @cached_property
+    def pooled_importance(self) -> torch.Tensor:
+        """(2, T, P) float32 pooled importance of the shallow and of the deep layer, in as few operations as one."""
+        maps = [_present(self.shallow, "shallow").float(), _present(self.deep, "deep").float()]
+        both = self._checked(("shallow", "deep"), torch.stack(maps), importance_in_range)
+        return pool_map(both.flatten(0, 1), self.grid, self.pool).unflatten(0, (2, -1))
+
     def pooled_extra(self, name: str) -> torch.Tensor:
         """A tower output of `extras`, (T, N) or (T, N, K), pooled like the tokens: float32 (T, P) or (T, P, K).
 
@@ -107,11 +117,9 @@ class VideoTokens:
         values = self.extras[name]
         if name == "attention_last":
             return pool_map(self._importance(name, values), self.grid, self.pool)
-        values = values.float()
-        if values.dim() == 3:
-            return pool_tokens(self._checked(name, values, tokens_in_range(values)), self.grid, self.pool)
-        values = self._checked(name, values, tokens_in_range(values.unsqueeze(-1)))
-        return pool_map(values, self.grid, self.pool)
+        vectors = values.float().reshape(*values.shape[:2], -1)
+        pooled = pool_tokens(self._checked((name,), vectors, tokens_in_range), self.grid, self.pool)
+        return pooled if values.dim() == 3 else pooled.squeeze(-1)
 
     def span(self, first: int, last: int) -> "VideoTokens":
         """Frames first to last - 1 as a video of their own, without extras, which knows the frame before it."""
@@ -127,15 +135,19 @@ class VideoTokens:
         )
 
     def _importance(self, name: str, values: torch.Tensor) -> torch.Tensor:
-        values = values.float()
-        return self._checked(name, values, importance_in_range(values))
+        return self._checked((name,), values.float(), importance_in_range)
 
-    def _checked(self, name: str, values: torch.Tensor, usable: torch.Tensor) -> torch.Tensor:
-        """Values (T, P) or (T, P, D) whose mask is (T, P): refused where they are wrong, or 0 there on a device."""
+    def _checked(
+        self, names: tuple[str, ...], values: torch.Tensor, in_range: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """The values; those out of range are refused, or 0 on a device. names: one, or one each on the first axis."""
+        usable = in_range(values)
+        masks = dict(zip(names, usable.unbind(0) if len(names) > 1 else (usable,), strict=True))
         if read_at_once(values):
-            refuse(name, usable)
+            for name, mask in masks.items():
+                refuse(name, mask)
             return values
-        self.usable[name] = usable
+        self.usable.update(masks)
         return torch.where(usable if values.dim() == usable.dim() else usable.unsqueeze(-1), values, 0.0)
 
 
