@@ -8,6 +8,7 @@ import transformers
 
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
+from llava.model.compression import warm_up_kernels
 from llava.serve.chat import Chat
 from llava.serve.family import default_sampling
 from llava.serve.options import chat_parser, check, compression, model_path, sampling
@@ -80,6 +81,7 @@ def load_session(options) -> ChatSession:
     except RuntimeError as error:
         reason = one_sentence(error)
         raise ChatError(f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete.") from error
+    warm_up_kernels(model)
     return ChatSession(
         model,
         tokenizer,
