@@ -20,6 +20,7 @@ LARGEST = {
     "image_size": 2**14,
     "patch_size": 2**14,
 }
+OPTIONAL = {"num_key_value_heads", "head_dim", "mm_hidden_size", "mm_video_frames"}  # these may be null
 TAKEN = {
     "mm_spatial_pool_mode": ("bilinear", "average", "max"),
     "mm_newline_position": ("one_token", "grid", "frame", "no_token"),
@@ -42,7 +43,9 @@ def check_sizes(settings: Mapping) -> None:
     for place, fields in (("", settings), ("mm_vision_config.", tower or {})):
         for name in LARGEST.keys() & fields.keys():
             size = fields[name]
-            if size is not None and (type(size) is not int or not 1 <= size <= LARGEST[name]):
+            if size is None and not place and name in OPTIONAL:
+                continue
+            if type(size) is not int or not 1 <= size <= LARGEST[name]:
                 raise CheckpointError(
                     f"{place}{name} in config.json is {str(size)[:40]}; it must be a whole number from 1 to "
                     f"{LARGEST[name]}."
