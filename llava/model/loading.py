@@ -20,21 +20,22 @@ UNUSED = r"vision_tower\.vision_model\.post_layernorm\."  # in every published o
 
 
 def check_keys(
-    path, *, missing: Iterable[str] = (), unknown: Iterable[str] = (), mismatched: Iterable[tuple] = ()
+    path, *, missing: Iterable[str] = (), unknown: Iterable[str] = (), mismatched: Iterable[tuple | str] = ()
 ) -> None:
     """CheckpointError for the first key that a model lacks in a checkpoint, does not know, or has in another shape.
 
-    mismatched: (name, shape in the checkpoint, shape in the model).
+    mismatched: (name, shape in the checkpoint, shape in the model), or the name alone, all that transformers 4 tells.
     """
-    missing, unknown, mismatched = sorted(missing), sorted(unknown), sorted(mismatched)
+    missing, unknown = sorted(missing), sorted(unknown)
+    shapes = sorted((entry,) if isinstance(entry, str) else tuple(entry) for entry in mismatched)
     if missing:
         fault = f"lacks {_first(missing)}"
     elif unknown:
         fault = f"holds unknown {_first(unknown)}"
-    elif mismatched:
-        name, found, wanted = mismatched[0]
-        fault = f"holds {_first([key for key, *_ in mismatched])} of shape {tuple(found)} where config.json asks for "
-        fault += str(tuple(wanted))
+    elif shapes:
+        name, *pair = shapes[0]
+        more = " of shape {} where config.json asks for {}".format(*map(tuple, pair)) if pair else " in another shape"
+        fault = f"holds {_first([key for key, *_ in shapes])}{more}"
     else:
         return
     raise CheckpointError(

@@ -160,7 +160,7 @@ def test_weights_that_do_not_fit_are_refused(checkpoint, change, message):
     edit_weights(checkpoint, change)
     with pytest.raises(CheckpointError, match=message):
         load_pretrained_model(checkpoint)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message.split(" of shape")[0]):
         LlavaQwenForCausalLM.from_pretrained(checkpoint)
 
 
