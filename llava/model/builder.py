@@ -51,13 +51,7 @@ def load_pretrained_model(
     for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, ValueError for a tower_mode that
     cannot be had here, TypeError for unknown arguments.
     """
-    unknown = set(kwargs) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
-    if unknown:
-        raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
-    if load_8bit or load_4bit:
-        raise ValueError("8-bit and 4-bit loading is not offered; load with torch_dtype='bfloat16'.")
-    if model_base is not None:
-        raise ValueError("model_base is not offered; merge the adapter into a full checkpoint and load that.")
+    _check_offered(kwargs, few_bits=load_8bit or load_4bit, base=model_base)
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     # what the checkpoint is, before anything large is fetched or loaded
     config = model_config(model_path, read_settings(model_path, **hub))
@@ -86,6 +80,16 @@ def load_pretrained_model(
     if tower_mode != "eager":
         model.get_vision_tower().set_mode(tower_mode)
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
+
+
+def _check_offered(arguments: Mapping, *, few_bits: bool, base: str | None) -> None:
+    unknown = set(arguments) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
+    if unknown:
+        raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
+    if few_bits:
+        raise ValueError("8-bit and 4-bit loading is not offered; load with torch_dtype='bfloat16'.")
+    if base is not None:
+        raise ValueError("model_base is not offered; merge the adapter into a full checkpoint and load that.")
 
 
 def context_length(config) -> int:
