@@ -29,14 +29,18 @@ def default_sampling(config) -> Sampling:
     """Sampling by a model's configuration.
 
     A checkpoint may state `mm_video_frames`; otherwise newlines after every grid row mark LLaVA-Video (one
-    frame a second, at most 64, times told) and everything else is sampled as LLaVA-OneVision (32 frames).
+    frame a second, at most 64, times told) and everything else is sampled as LLaVA-OneVision (32 frames). What
+    LLaVA-NeXT's trainer wrote down wins: `add_time_instruction` says whether times are told, and a true
+    `force_sample` that all frames are spread evenly.
     """
     stated = getattr(config, "mm_video_frames", None)
-    if stated:
-        return Sampling(int(stated), None, False)
-    if getattr(config, "mm_newline_position", None) == "grid":
-        return Sampling(64, 1.0, True)
-    return Sampling(32, None, False)
+    video = not stated and getattr(config, "mm_newline_position", None) == "grid"
+    tell_times = getattr(config, "add_time_instruction", None)
+    return Sampling(
+        num_frames=int(stated) if stated else 64 if video else 32,
+        fps=1.0 if video and not getattr(config, "force_sample", None) else None,
+        tell_times=video if tell_times is None else bool(tell_times),
+    )
 
 
 def default_manner(config) -> Manner:

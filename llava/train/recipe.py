@@ -90,7 +90,7 @@ def new_model(tokenizer_folder: str | Path):
 
     from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     config = LlavaQwenConfig(
         vocab_size=len(tokenizer),
         bos_token_id=None,

@@ -260,6 +260,9 @@ def test_interrupt_keeps_what_was_said(session, clip):
     [
         ({}, Sampling(32, None, False)),
         ({"mm_newline_position": "grid"}, Sampling(64, 1.0, True)),
+        ({"mm_newline_position": "grid", "add_time_instruction": False}, Sampling(64, 1.0, False)),
+        ({"mm_newline_position": "grid", "force_sample": True}, Sampling(64, None, True)),
+        ({"add_time_instruction": True, "force_sample": False}, Sampling(32, None, True)),
         ({"mm_newline_position": "frame", "mm_video_frames": 16}, Sampling(16, None, False)),
     ],
 )
