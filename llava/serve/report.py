@@ -39,6 +39,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
             "dtype": str(session.model.dtype),
             "tower_dtype": str(session.model.get_vision_tower().dtype),
         },
+        "note": session.manner.note,
         "video": {
             "path": loaded.path,
             "frames": len(loaded.video.times),

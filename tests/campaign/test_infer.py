@@ -5,6 +5,7 @@ import sys
 import pytest
 
 import llava.eval.infer as infer
+from aot_cli.tree import make_parser
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.inference.job import read_job
 from llava.eval.world.clips import write_clip
@@ -56,7 +57,7 @@ def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tm
 
 
 def options(*words):
-    return infer.infer_parser("infer").parse_args(list(words))
+    return make_parser().parse_args(["infer", *words])
 
 
 def test_other_settings_are_other_answers(clips, tmp_path):

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from aot import AOTConfig
-from llava import cli as console_script
+from aot_cli.main import main as aot_main
+from aot_cli.tree import make_parser
 from llava.serve import options
 from llava.serve.cli import main
 
@@ -41,7 +42,7 @@ def test_json_is_one_object_with_everything(capsys, base, checkpoint, clip):
     result = json.loads(out)
     assert set(result) == {
         *("question", "answer", "model", "video", "settings", "tokens", "retention", "timings_ms"),
-        *("peak_memory_mib", "versions"),
+        *("peak_memory_mib", "versions", "note"),
     }
     assert result["question"] == "What moves?" and isinstance(result["answer"], str)
     assert AOTConfig.from_dict(result["settings"]) == AOTConfig()
@@ -205,7 +206,8 @@ def test_bad_checkpoints(capsys, clip, tmp_path):
 
 def test_options_that_need_each_other(capsys, checkpoint, clip):
     assert "--question" in failure(capsys, ["--model-path", checkpoint, "--video-file", clip, "--json"])
-    assert "--video-file" in failure(capsys, ["--model-path", checkpoint, "--question", "?"])
+    assert "needs a video" in failure(capsys, ["--model-path", checkpoint, "--question", "?"])
+    assert "named twice" in failure(capsys, [clip, "--video-file", clip, "--question", "?"])
 
 
 def test_unknown_option_is_one_sentence(capsys):
@@ -216,22 +218,21 @@ def test_unknown_option_is_one_sentence(capsys):
 
 
 def test_embedded_checkpoint_is_the_default(monkeypatch, tmp_path):
-    chosen = options.chat_parser("test").parse_args([])
-    (tmp_path / "checkpoints" / "aot-tiny").mkdir(parents=True)
-    monkeypatch.setattr(options, "__file__", str(tmp_path / "llava" / "serve" / "options.py"))
-    monkeypatch.chdir(tmp_path)
+    chosen = make_parser().parse_args(["chat"])
+    monkeypatch.setattr("llava.shipped._PACKAGE", tmp_path / "llava")
     with pytest.raises(ValueError, match="--model-path"):
         options.model_path(chosen)
-    (tmp_path / "checkpoints" / "aot-tiny" / "config.json").write_text("{}")
-    assert options.model_path(chosen) == str(tmp_path / "checkpoints" / "aot-tiny")
+    for root in (tmp_path / "llava", tmp_path):  # installed; a checkout, which goes first
+        (root / "checkpoints" / "aot-tiny").mkdir(parents=True)
+        assert options.model_path(chosen) == str(root / "checkpoints" / "aot-tiny")
 
 
 def test_console_script(capsys, tmp_path):
-    assert console_script.main([]) == 0 and "chat" in capsys.readouterr().out
-    assert console_script.main(["dance"]) == 2 and "no command" in capsys.readouterr().err
-    assert console_script.main(["clip", str(tmp_path / "clip.mp4"), "--seed", "3"]) == 0
+    assert aot_main([]) == 0 and "chat" in capsys.readouterr().out
+    assert aot_main(["dance"]) == 2 and "no command" in capsys.readouterr().err
+    assert aot_main(["clip", str(tmp_path / "clip.mp4"), "--seed", "3"]) == 0
     assert (tmp_path / "clip.mp4").stat().st_size > 0 and "?" in capsys.readouterr().out
-    assert console_script.main(["clip", str(tmp_path / "none" / "clip.mp4")]) == 1
+    assert aot_main(["clip", str(tmp_path / "none" / "clip.mp4")]) == 1
 
 
 def test_module_in_a_process_of_its_own(base):
