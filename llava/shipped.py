@@ -5,9 +5,6 @@ from pathlib import Path
 _PACKAGE = Path(__file__).parent
 
 
-def shipped(*parts: str) -> Path | None:
-    """The path of a folder such as ("checkpoints", "aot-tiny"); None when this installation does not hold it."""
-    for root in (_PACKAGE.parent, _PACKAGE):
-        if (root / Path(*parts)).is_dir():
-            return root / Path(*parts)
-    return None
+def shipped(folder: str) -> Path | None:
+    """The path of a folder such as "checkpoints/aot-tiny"; None when this installation does not hold it."""
+    return next((root / folder for root in (_PACKAGE.parent, _PACKAGE) if (root / folder).is_dir()), None)

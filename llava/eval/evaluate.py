@@ -190,7 +190,7 @@ def _plan(model, settings: list[Setting]):
 
 def exam_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what names the model, the exam and the folder of its replies."""
-    embedded = shipped("checkpoints", "aot-tiny")
+    embedded = shipped("checkpoints/aot-tiny")
     path = "checkpoint folder (default: aot-tiny)"
     parser.add_argument("--model-path", type=Path, default=embedded, metavar="DIR", help=path)
     how_many = f"how many (default {QUESTIONS})"

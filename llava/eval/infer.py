@@ -8,6 +8,7 @@ is answered, so the same command goes on after an interruption, and failed quest
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
@@ -17,7 +18,9 @@ from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
-from llava.serve.options import add_model_options
+from llava.model.checkpoint import read_settings
+from llava.serve.family import default_manner
+from llava.serve.options import add_model_options, model_path
 
 
 def execute(options) -> int:
@@ -26,6 +29,8 @@ def execute(options) -> int:
     try:
         job = read_job(options)
         launch = launch_of(options)
+        if note := default_manner(SimpleNamespace(**read_settings(model_path(options)))).note:
+            print(f"{prog}: {note}", file=sys.stderr)
         return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.inference.worker", *options.words], prog)
     except (ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)

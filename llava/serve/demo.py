@@ -29,6 +29,8 @@ def execute(options) -> int:
         questions = choose(make_questions(write_clip(path, SEED)))
         with terminal.waiting("loading the model"):
             session = load_session(options)
+        if session.manner.note:
+            terminal.note(session.manner.note)
         session.set_video(str(path))
         pairs = [_ask(session, question) for question in [questions[0], *questions]][1:]  # the first warms up
     except EXPECTED as error:

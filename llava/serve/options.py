@@ -100,7 +100,7 @@ def model_path(options: argparse.Namespace) -> str:
     """The checkpoint: as given, or the embedded one. Raises ChatError where that is not installed."""
     if options.model_path:
         return options.model_path
-    if (embedded := shipped("checkpoints", "aot-tiny")) is None:
+    if (embedded := shipped("checkpoints/aot-tiny")) is None:
         raise ChatError("The embedded model is not part of this installation; name a model with --model-path.")
     return str(embedded)
 

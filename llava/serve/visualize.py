@@ -32,6 +32,8 @@ def run(options, terminal: Terminal) -> dict[str, Path]:
     require()
     with terminal.waiting("loading the model"):
         session = load_session(options)
+    if session.manner.note:
+        terminal.note(session.manner.note)
     with terminal.waiting("decode") as wait:
         loaded = session.set_video(options.video, progress=wait)
     with terminal.waiting("drawing"):

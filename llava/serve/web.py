@@ -32,9 +32,10 @@ def run(options, terminal: Terminal) -> None:
     page = _page_module()
     require()
     with terminal.waiting("loading the model"):
-        worker = Worker(load_session(options), limits)
+        session = load_session(options)
+    worker = Worker(session, limits)
     start = config.retention if config is not None and config.retention else 1.0
-    blocks = page.build_page(worker, retention=start)
+    blocks = page.build_page(worker, retention=start, note=session.manner.note)
     blocks.queue(default_concurrency_limit=8, max_size=64)
     if not _is_local(options.host):
         terminal.note(f"{options.host} can be reached from other machines, and anyone there can use the model.")

@@ -17,7 +17,7 @@ _FRAMES = re.compile(r"\b(\d+) frames\b")
 
 def embedded_checkpoint() -> Path:
     """The embedded model's folder. Raises CampaignError when it is not there."""
-    if (folder := shipped("checkpoints", "aot-tiny")) is None:
+    if (folder := shipped("checkpoints/aot-tiny")) is None:
         raise CampaignError("The embedded model is not part of this installation; run this in a checkout.")
     return folder
 

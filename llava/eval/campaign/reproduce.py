@@ -73,8 +73,6 @@ def chosen(options) -> Campaign:
     if not (CAMPAIGNS / f"{name}.yaml").is_file():
         raise CampaignError(f"There is no table {options.table!r}; use one of: {known_campaigns()}.")
     campaign = load_campaign(name)
-    if campaign.include_path:
-        campaign = replace(campaign, include_path=str(ROOT / campaign.include_path))
     if options.settings:
         kept = tuple(
             s for s in campaign.settings if s.aot is None or any(t.lower() in s.name.lower() for t in options.settings)
