@@ -43,10 +43,14 @@ def meant(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
+class ShareError(argparse.ArgumentTypeError, ValueError):
+    """A text that is no share of the tokens; argparse tells it as it is."""
+
+
 def share(text: str) -> float:
     """A share of the tokens: 0.1 and 10% are the same. Whether it is in range is for AOTConfig to say."""
     number = text.strip()
     try:
         return float(number[:-1]) / 100 if number.endswith("%") else float(number)
     except ValueError as error:
-        raise argparse.ArgumentTypeError(f"use a share such as 0.1 or 10%, not {text!r}") from error
+        raise ShareError(f"use a share such as 0.1 or 10%, not {text!r}") from error

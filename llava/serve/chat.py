@@ -1,7 +1,5 @@
 """The chat in a terminal: commands, questions, answers, and what each answer cost."""
 
-from argparse import ArgumentTypeError
-
 from aot_cli.parser import share
 from llava.serve.report import frames, stats
 from llava.serve.session import ChatError, ChatSession
@@ -95,7 +93,7 @@ class Chat:
         """/retention R."""
         try:
             value = share(argument)
-        except ArgumentTypeError as error:
+        except ValueError as error:
             raise ChatError(
                 "/retention needs a share of the tokens, such as /retention 0.1 or /retention 10%."
             ) from error

@@ -16,6 +16,8 @@ from aot_cli.commands import COMMANDS
 from aot_cli.main import main
 from aot_cli.parser import share
 from aot_cli.tree import make_parser
+from llava.eval.exam.settings import parse_setting
+from llava.serve.options import compression
 
 ROOT = Path(__file__).parents[2]
 
@@ -93,6 +95,10 @@ def test_per_cent_wherever_a_retention_is_given(tree):
         ["infer", "--input", "q", "--output", "a", "--retention", "25%"],
     ):
         assert tree.parse_args(words).retention == 0.25, words
+    assert parse_setting("aot@10%,clips=dynamic") == parse_setting("aot@0.1,clips=dynamic")
+    assert compression(tree.parse_args(["chat", "--set", "retention=25%"])).retention == 0.25
+    with pytest.raises(ValueError, match="such as 0.1 or 10%"):
+        compression(tree.parse_args(["chat", "--set", "retention=few"]))
     benchmark = ["benchmark", "--name", "n", "--model", "m", "--model-path", "p", "--tasks", "t", "--retention"]
     assert tree.parse_args([*benchmark, "25%", "0.1"]).retention == [0.25, 0.1]
     assert tree.parse_args(["methods", "--retentions", "25%", "--ablations-at", "5%"]).ablations_at == 0.05

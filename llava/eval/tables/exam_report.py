@@ -14,6 +14,7 @@ from aot_cli.parser import Parser
 from llava.eval.evaluate import DEFAULT_SETTINGS, exam_arguments, fingerprint
 from llava.eval.exam.items import guess_rate, make_exam
 from llava.eval.exam.scoring import interval, scores
+from llava.eval.exam.settings import parse_setting
 from llava.eval.tables.page import between, label, percent, table, write_section
 from llava.eval.world.questions import FAMILIES
 
@@ -101,7 +102,7 @@ def add_options(parser: Parser) -> None:
 def execute(args: argparse.Namespace) -> int:
     """Writes the section."""
     runs = read_runs(args.runs, **identity(args))
-    write_section(args.output, "exam", report(chosen(runs, args.settings)))
+    write_section(args.output, "exam", report(chosen(runs, [parse_setting(name).name for name in args.settings])))
     return 0
 
 
