@@ -111,7 +111,7 @@ def answer_lines(job: Job, store: StoreReader) -> list[dict[str, Any]]:
     for asked in job.questions:
         line = {"id": asked.id, "video": asked.video, "question": asked.question, **store.get(asked.key)}
         further = {f"input_{name}" if name in line else name: value for name, value in asked.further.items()}
-        lines.append({**further, **line})
+        lines.append({**line, **further})
     return lines
 
 
