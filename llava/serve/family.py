@@ -48,8 +48,7 @@ def default_manner(config) -> Manner:
 
     They are for small models that know one way of being asked and one world; large models need none.
     """
-    return Manner(
-        getattr(config, "chat_suffix", None) or "",
-        bool(getattr(config, "chat_single_turn", False)),
-        getattr(config, "chat_note", None),
-    )
+    note = str(getattr(config, "chat_note", None) or "")
+    note = "".join(letter for letter in note if letter.isprintable())  # one line that steers no terminal
+    suffix = getattr(config, "chat_suffix", None) or ""
+    return Manner(suffix, bool(getattr(config, "chat_single_turn", False)), note or None)
