@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from aot_cli.parser import Parser
 from llava.model.builder import load_tokenizer
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import stored_tensors, weight_files
@@ -104,15 +105,14 @@ def _write_json(path: Path, content: Mapping) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.model.convert") -> int:
-    """The command; returns its exit code."""
-    from llava.serve.options import Parser
-
-    parser = Parser(prog=prog, description="Write a LLaVA-NeXT checkpoint in the layout that vLLM reads.")
-    parser.add_argument("source", help="folder or hub name, such as lmms-lab/llava-onevision-qwen2-7b-ov")
-    parser.add_argument("target", help="folder to write")
+def add_options(parser: Parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint folder or hub name")
+    parser.add_argument("target", metavar="TARGET", help="folder to write")
     parser.add_argument("--pool", choices=("bilinear", "average", "max"), help="in place of the checkpoint's pooling")
-    options = parser.parse_args(arguments)
+
+
+def execute(options) -> int:
+    """Converts; returns the exit code."""
     try:
         written = convert(options.source, options.target, pool=options.pool)
     except (ValueError, OSError) as error:
@@ -120,7 +120,3 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.mod
         return 1
     print(f"wrote {written}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

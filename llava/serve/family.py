@@ -14,10 +14,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Manner:
-    """suffix follows a one-line question; single_turn asks every question without the turns before it."""
+    """suffix follows a one-line question; single_turn asks every question without the turns before it.
+
+    note: what a person should know before believing an answer, or None.
+    """
 
     suffix: str = ""
     single_turn: bool = False
+    note: str | None = None
 
     def put(self, question: str) -> str:
         """The question as the model is used to it; prompts that are no plain question stay as they are."""
@@ -44,8 +48,11 @@ def default_sampling(config) -> Sampling:
 
 
 def default_manner(config) -> Manner:
-    """Manner by the fields `chat_suffix` and `chat_single_turn` of a model's configuration, both optional.
+    """Manner by the fields `chat_suffix`, `chat_single_turn` and `chat_note` of a model's configuration, all optional.
 
-    They are for small models that know one way of being asked; large models need neither.
+    They are for small models that know one way of being asked and one world; large models need none.
     """
-    return Manner(getattr(config, "chat_suffix", None) or "", bool(getattr(config, "chat_single_turn", False)))
+    note = str(getattr(config, "chat_note", None) or "")
+    note = "".join(letter for letter in note if letter.isprintable())  # one line that steers no terminal
+    suffix = getattr(config, "chat_suffix", None) or ""
+    return Manner(suffix, bool(getattr(config, "chat_single_turn", False)), note or None)

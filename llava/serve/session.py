@@ -144,6 +144,7 @@ class ChatSession:
             "fps": self.sampling.fps,
             "force_sample": self.force_sample,
             "decoder": self.decoder,
+            "repeat": self.force_sample,
         }
 
     def encode(
