@@ -169,6 +169,8 @@ def _uncovered(model: Any, ids: torch.Tensor, args: tuple, kwargs: dict) -> Gene
         raise AOTError("This release of transformers cannot read a video in pieces; leave prefill_chunk_size out.")
     cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
     known = getattr(cache, _PROMPT, None)
+    if in_pieces and known is not None:
+        raise AOTError("Behind a shortened prompt generate does not find the pieces; leave prefill_chunk_size out.")
     start = _entries(cache) if known is None else known.covered(_entries(cache))
     before = 0 if mask is None else mask.shape[1] - ids.shape[1]  # places that only the mask speaks of
     return Generated(ids[:, max(0, start - before) :], start)
@@ -222,6 +224,8 @@ def _before(model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         before = kwargs["input_ids"].new_ones(len(kwargs["input_ids"]), cached) if mask is None else mask[:, :cached]
         known = Shortened(cached, before)
     ids, mask = _new_part(kwargs, known.covered(cached), cached)
+    if encoded is None:
+        _check_text(model, ids)
     entered = known.extended(cached, mask)
     new = ids.new_ones(ids.shape) if mask is None else mask[:, known.covered(cached) :]
     total = known.covered(cached) + ids.shape[1]
@@ -239,17 +243,27 @@ def _before(model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
 
 
 def _check_unknown(model: Any, kwargs: dict, cache: Any) -> None:
-    """AOTError for a step that goes on from a prompt with a video which its cache says nothing of."""
+    """AOTError for a step that goes on from a prompt with a video of which its cache says nothing."""
     ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
     if ids is None or not (mask is None or isinstance(mask, torch.Tensor) and mask.dim() == 2):
         return
-    longer = mask is not None and mask.shape[1] > ids.shape[1] and mask.shape[1] > _entries(cache) + ids.shape[1]
-    # a single token is no prompt, and looking at it would wait for the device at every step
-    inside = cache is not None and ids.shape[1] > 1 and _entries(cache) > 0
-    if longer or inside and bool((ids == model.config.video_token_id).any()):
+    if mask is not None and mask.shape[1] > ids.shape[1] and mask.shape[1] > _entries(cache) + ids.shape[1]:
         raise AOTError(
             "This step goes on from a prompt that its cache does not know; give the very cache that came with the "
             "answer about the video, or the whole prompt with its video."
+        )
+    generated = _generated.get()
+    if generated is not None and generated.encoded is not None or _entries(cache) > 0:
+        _check_text(model, ids)
+
+
+def _check_text(model: Any, ids: torch.Tensor) -> None:
+    """AOTError for new ids (B, n) with placeholders of a video that did not come with them."""
+    # a single token is no prompt, and looking at it would wait for the device at every step
+    if ids.shape[1] > 1 and bool((ids == model.config.video_token_id).any()):
+        raise AOTError(
+            "Placeholders of a video came without it, as this release of transformers loses it in a later turn or in "
+            "pieces; give the whole conversation with its videos, without a cache and without prefill_chunk_size."
         )
 
 
