@@ -235,7 +235,7 @@ def test_no_report_of_transformers_before_a_refusal(checkpoint):
             with pytest.raises(CheckpointError):
                 load(checkpoint)
         assert not records
-        logger.warning("heard")
+        logger.error("heard")
         assert len(records) == 1
     finally:
         logger.removeHandler(handler)

@@ -6,7 +6,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import save_file
 
 from aot import AOTConfig
 from aot_cli.main import main as aot_main
@@ -224,6 +226,7 @@ def test_bad_checkpoints(capsys, clip, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+    save_file({"weight": torch.zeros(1)}, other / "model.safetensors")
     assert "cannot load" in refused(other)
     cut = tmp_path / "cut"
     write_checkpoint(cut)
