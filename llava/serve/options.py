@@ -55,7 +55,7 @@ def add_model_options(parser: Parser) -> None:
     add("--num-frames", type=int, metavar="N", help="frames to look at (default: what the model was made for)")
     add("--fps", type=float, help="take one frame every 1/FPS seconds, at most --num-frames")
     add("--force-sample", action="store_true", help="with --fps: always take exactly --num-frames")
-    add("--decoder", choices=DECODERS, default="auto", help="default: decord, then PyAV")
+    add("--decoder", choices=DECODERS, default="auto", help="default: PyAV; decord refuses what it may read wrongly")
     model = parser.add_argument_group("model")
     add = model.add_argument
     add("--device", help="cpu, cuda, cuda:1, ... (default: cuda when there is one)")
