@@ -78,10 +78,12 @@ def read_pyav(film: Film, ask: Ask, *, trust_header: bool) -> Iterator[np.ndarra
 
 def index_packets(film: Film) -> Index:
     """What the packets say about the frames; decodes only where they do not say enough."""
-    shown, hidden = [], 0
+    shown, keys, hidden = [], [], 0
     with film.opened() as (container, stream):
         vp8 = stream.codec_context.name == "vp8"
         for packet in container.demux(stream):
+            if packet.is_keyframe and packet.pts is not None:
+                keys.append(packet.pts)  # a hidden one too: what is shown may lean on it
             if packet.is_discard or (vp8 and packet.size and not memoryview(packet)[0] & 0x10):
                 hidden += 1  # cut off by an edit list, or a picture that others are made from
             elif packet.size:
@@ -99,7 +101,7 @@ def index_packets(film: Film) -> Index:
     return Index(
         *_clock(film, stamps, base, rate),
         stamps=stamps,
-        keys=tuple(sorted(pts for pts, _, key in shown if key)),
+        keys=tuple(sorted(keys)),
         hidden=hidden + len(order) - len(stamps),
         leading=leading,
         upright=placement(first) == UPRIGHT,
@@ -205,9 +207,9 @@ def _by_seeking(film: Film, index: Index, wanted: Sequence[int], picture: Uprigh
         frames, position = _frames(container, stream), index.stamps[0] - 1
         while left:
             target = index.stamps[left[0]]
-            key = index.keys[max(0, bisect_right(index.keys, target) - 1)] if index.keys else position
-            if key > position:
-                container.seek(key, stream=stream)
+            before = bisect_right(index.keys, target)
+            if before and index.keys[before - 1] > position:
+                container.seek(index.keys[before - 1], stream=stream)
                 frames = _frames(container, stream)
             frame = _reach(frames, target)
             if frame is None or frame.pts > target:
