@@ -186,7 +186,7 @@ def test_without_decord(clip, monkeypatch):
         "raise SystemExit(3)",
         "import time; time.sleep(60)",
         "import os; os.abort()",
-        "class DECORDError(Exception): pass\ndef cpu(number): raise DECORDError('no')",
+        "VideoReader = None\nclass DECORDError(Exception): pass\ndef cpu(number): raise DECORDError('no')",
     ],
 )
 def test_decord_that_dies_or_hangs_is_one_sentence(clip, tmp_path, monkeypatch, body):
