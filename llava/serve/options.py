@@ -29,7 +29,7 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     add("--num-frames", type=int, metavar="N", help="frames to look at (default: the model's own)")
     add("--fps", type=float, metavar="F", help="one frame every 1/F seconds, at most --num-frames")
     add("--force-sample", action="store_true", help="always take exactly --num-frames")
-    add("--decoder", choices=DECODERS, default="auto", metavar="NAME", help=f"{', '.join(DECODERS)} (default auto)")
+    add("--decoder", choices=DECODERS, default="auto", metavar="NAME", help=f"{', '.join(DECODERS)} (default PyAV)")
     model = parser.add_argument_group("model")
     add = model.add_argument
     add("--model-path", metavar="PATH", help="checkpoint folder or hub name (default: aot-tiny)")
