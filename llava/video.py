@@ -6,6 +6,7 @@ never a shorter video.
 """
 
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -107,11 +108,13 @@ def open_video(
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
+    stopped: threading.Event | None = None,
 ) -> Iterator[FrameStream]:
     """The frames that `load_video` reads, one after another: no more than one is held.
 
     Arguments and errors as there. decoder "auto" is PyAV, since another decoder cannot take over in the middle.
-    time_limit: seconds of decoding. The decoder is stopped when the context ends, whatever was read by then.
+    time_limit: seconds of decoding. The decoder is stopped when the context ends, whatever was read by then, and
+    when `stopped` is set, which is a VideoError for whoever waits for a frame.
     """
     choose = _chooser(num_frames, fps, force_sample, decoder, time_limit)
     path = os.fspath(path)
@@ -129,7 +132,7 @@ def open_video(
             if _check_path(path):
                 choice, frames = open_folder(path, choose)
             else:
-                child, name = _decoder(path, decoder, time.monotonic() + time_limit, stack)
+                child, name = _decoder(path, decoder, time.monotonic() + time_limit, stopped, stack)
                 choice = choose_among(child, child.line(), choose)
                 frames = each_frame(child, choice)
         yield FrameStream(choice, told(frames, len(choice.wanted)), name, child)
@@ -190,15 +193,19 @@ def _check_path(path: str) -> bool:
         raise VideoError(f"{path} may not be read; change its permissions or give another video.") from error
 
 
-def _decoder(path: str, decoder: str, deadline: float, stack: ExitStack) -> tuple[Child, str]:
+def _decoder(
+    path: str, decoder: str, deadline: float, stopped: threading.Event | None, stack: ExitStack
+) -> tuple[Child, str]:
     """A process that is about to send frame times, and the decoder's name; the stack ends it."""
-    checker = stack.enter_context(Child(PYAV_WORKER, path, silence=None, deadline=deadline))
+    checker = stack.enter_context(Child(PYAV_WORKER, path, silence=None, deadline=deadline, stopped=stopped))
     found = checker.line()
     if decoder != "decord":
         checker.send("index")
         return checker, "pyav"
     try:
-        return stack.enter_context(decord_child(path, container=found["container"], deadline=deadline)), "decord"
+        child = stack.enter_context(decord_child(path, container=found["container"], deadline=deadline))
+        child.stopped = stopped
+        return child, "decord"
     except DecoderFailed as error:
         raise VideoError(f"decord cannot read {path} ({error}); use the decoder auto.") from error
 

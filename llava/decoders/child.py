@@ -10,6 +10,7 @@ import json
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 
 from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, Reading, VideoError, reading
 
+TICK = 0.2  # seconds after which a wait looks whether it was stopped
 MOST_BYTES = 2**33  # of frames in memory; 64 frames of 8K video are 6.4 GB
 
 
@@ -29,11 +31,20 @@ class Child:
     """A worker process reading one video, as a context manager; it is killed at the end in any case.
 
     silence: seconds without a byte after which it is given up, None for as long as there is time.
-    deadline: `time.monotonic` at which the time is over.
+    deadline: `time.monotonic` at which the time is over. stopped: whoever waits gets DecoderFailed once it is set.
     """
 
-    def __init__(self, worker: Path, path: str, *, silence: float | None, deadline: float):
+    def __init__(
+        self,
+        worker: Path,
+        path: str,
+        *,
+        silence: float | None,
+        deadline: float,
+        stopped: threading.Event | None = None,
+    ):
         self.name, self.silence, self.deadline = worker.stem.removesuffix("_worker"), silence, deadline
+        self.stopped = stopped
         self.process = subprocess.Popen(
             [sys.executable, str(worker), path],
             stdin=subprocess.PIPE,
@@ -56,7 +67,7 @@ class Child:
         while filled < len(view):
             left = self.deadline - time.monotonic()
             patience = left if self.silence is None else min(left, self.silence)
-            if not select.select([self.process.stdout], [], [], max(0.0, patience))[0]:
+            if not self._wait(patience):
                 if patience == left:
                     raise TimedOut(f"{self.name} took too long")
                 raise DecoderFailed(f"{self.name} was silent for {self.silence:.0f} seconds")
@@ -64,6 +75,18 @@ class Child:
             if not count:
                 raise DecoderFailed(f"{self.name} stopped")
             filled += count
+
+    def _wait(self, seconds: float) -> bool:
+        """Is there something to read within so many seconds?"""
+        end = time.monotonic() + seconds
+        while True:
+            if self.stopped is not None and self.stopped.is_set():
+                raise DecoderFailed(f"{self.name} was stopped")
+            left = max(0.0, end - time.monotonic())
+            if select.select([self.process.stdout], [], [], left if self.stopped is None else min(left, TICK))[0]:
+                return True
+            if not left:
+                return False
 
     def line(self) -> dict:
         """The next message; the errors among them are raised."""
