@@ -197,7 +197,8 @@ def _decoder(
     path: str, decoder: str, deadline: float, stopped: threading.Event | None, stack: ExitStack
 ) -> tuple[Child, str]:
     """A process that is about to send frame times, and the decoder's name; the stack ends it."""
-    checker = stack.enter_context(Child(PYAV_WORKER, path, silence=None, deadline=deadline, stopped=stopped))
+    checker = stack.enter_context(Child(PYAV_WORKER, path, silence=None, deadline=deadline))
+    checker.stopped = stopped
     found = checker.line()
     if decoder != "decord":
         checker.send("index")

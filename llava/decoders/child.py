@@ -34,17 +34,10 @@ class Child:
     deadline: `time.monotonic` at which the time is over. stopped: whoever waits gets DecoderFailed once it is set.
     """
 
-    def __init__(
-        self,
-        worker: Path,
-        path: str,
-        *,
-        silence: float | None,
-        deadline: float,
-        stopped: threading.Event | None = None,
-    ):
+    stopped: threading.Event | None = None
+
+    def __init__(self, worker: Path, path: str, *, silence: float | None, deadline: float):
         self.name, self.silence, self.deadline = worker.stem.removesuffix("_worker"), silence, deadline
-        self.stopped = stopped
         self.process = subprocess.Popen(
             [sys.executable, str(worker), path],
             stdin=subprocess.PIPE,

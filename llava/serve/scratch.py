@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava.serve.session import ChatError
+
+class ScratchError(ValueError):
+    """The place for the folders cannot be used; one sentence."""
 
 
 @contextmanager
@@ -16,12 +18,12 @@ def scratch_folder(name: str) -> Iterator[Path]:
     """A new folder that this user alone may enter, removed at the end.
 
     What earlier processes left under the same name is removed first. A folder in use is known by its lock, which
-    goes with its process however that ends. Raises ChatError when somebody else holds the place.
+    goes with its process however that ends. Raises ScratchError when somebody else holds the place.
     """
     base = Path(tempfile.gettempdir()).resolve() / f"{name}-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     if base.is_symlink() or base.stat().st_uid != os.getuid():
-        raise ChatError(f"{base} belongs to somebody else; remove it, or choose another folder by TMPDIR.")
+        raise ScratchError(f"{base} belongs to somebody else; remove it, or choose another folder by TMPDIR.")
     with open(base / "lock", "w") as sweeping:
         fcntl.flock(sweeping, fcntl.LOCK_EX)  # nobody sweeps a folder between its making and its lock
         for left in base.iterdir():
