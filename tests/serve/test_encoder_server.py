@@ -13,16 +13,26 @@ import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
-from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from aot import AOTConfig
+from benchmarks.load_encoder import (
+    CHAT,
+    SMUGGLED,
+    TEXT,
+    TRICKS,
+    answering,
+    as_request,
+    ask_about,
+    connect,
+    everything,
+    post,
+    try_trick,
+)
 from llava.model.builder import load_pretrained_model
-from llava.serve.client import media_part
 from llava.serve.encoder import PromptEncoder
 from llava.serve.scratch import scratch_folder
 from llava.serve.session import ChatSession
@@ -36,40 +46,12 @@ from llava.serve.encoder_app import Limits  # noqa: E402
 from tests.serve.servers import serving  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
-CHAT = "/v1/chat/completions"
-TEXT = {"messages": [{"role": "user", "content": "What?"}]}
-ANSWER = json.dumps({"choices": [{"index": 0, "text": "Red."}]})
-
-
-class Model(BaseHTTPRequestHandler):
-    """In the place of vLLM: says what the test wants, and remembers the requests."""
-
-    def do_POST(self):
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.heard.append((dict(self.headers), json.loads(body)))
-        self.send_response(self.server.status)
-        self.end_headers()
-        self.wfile.write(self.server.says)
-
-    def do_GET(self):
-        self.send_response(self.server.status)
-        self.end_headers()
-        self.wfile.write(self.server.says)
-
-    def log_message(self, *arguments):
-        pass
 
 
 @pytest.fixture
 def model():
-    """A language model that answers "Red."; its status and says may be changed."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Model)
-    server.status, server.says, server.heard = 200, ANSWER.encode(), []
-    server.url = f"http://127.0.0.1:{server.server_port}"
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield server
-    server.shutdown()
-    server.server_close()
+    with answering() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -86,73 +68,18 @@ def url(encoder, model):
         yield address
 
 
-def post(url, body, headers=None, path=CHAT) -> tuple[int, dict, Message]:
-    """(status, JSON, headers) of an answer."""
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    request = urllib.request.Request(url + path, data, headers or {})
-    try:
-        with urllib.request.urlopen(request, timeout=30) as response:
-            return response.status, json.load(response), response.headers
-    except urllib.error.HTTPError as error:
-        return error.code, json.load(error), error.headers
-
-
-def ask_about(path) -> dict:
-    return {"messages": [{"role": "user", "content": [media_part(path), {"type": "text", "text": "What?"}]}]}
-
-
-@contextmanager
-def connected(url):
-    host, _, port = url.removeprefix("http://").partition(":")
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        yield connection
-
-
-def everything(connection) -> bytes:
-    """What comes until the other side closes."""
-    pieces = []
-    with suppress(ConnectionResetError):
-        while piece := connection.recv(65536):
-            pieces.append(piece)
-    return b"".join(pieces)
-
-
-SMUGGLED = b"GET /health HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
-CHUNK = b"%x\r\n%s\r\n0\r\n\r\n" % (len(SMUGGLED), SMUGGLED)
-LENGTH = b"Content-Length: %d\r\n" % len(SMUGGLED)
-TRICKS = {
-    "unread body of a path that is not there": (b"POST /x HTTP/1.1\r\nHost: a\r\n" + LENGTH, SMUGGLED),
-    "unread body of another method": (b"PUT /health HTTP/1.1\r\nHost: a\r\n" + LENGTH, SMUGGLED),
-    "GET with a body": (b"GET /health HTTP/1.1\r\nHost: a\r\n" + LENGTH, SMUGGLED),
-    "GET with chunks": (b"GET /health HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n", CHUNK),
-    "a length that is a word": (b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: abc\r\n", SMUGGLED),
-    "a length with an underscore": (b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 1_0\r\n", SMUGGLED),
-    "a length with a sign": (b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: +10\r\n", SMUGGLED),
-    "a negative length": (b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: -1\r\n", SMUGGLED),
-    "a length of 5000 digits": (b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n", SMUGGLED),
-    "two lengths": (b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n" + LENGTH, SMUGGLED),
-    "a list of lengths": (b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length: 2, 3\r\n", SMUGGLED),
-    "chunks beside a length": (b"POST %s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n" + LENGTH, CHUNK),
-    "an encoding that is not known": (b"POST %s HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked\r\n", CHUNK),
-    "a space before the colon": (b"POST %s HTTP/1.1\r\nHost: a\r\nContent-Length : 2\r\n", SMUGGLED),
-}
-
-
 @pytest.mark.parametrize("trick", TRICKS)
 def test_a_body_never_becomes_the_next_request(url, trick, monkeypatch):
     monkeypatch.setattr(guard, "HEAD_SECONDS", 0.5)
-    head, body = TRICKS[trick]
-    with connected(url) as connection:
-        connection.sendall(head.replace(b"%s", CHAT.encode()) + b"\r\n" + body)
-        said = everything(connection)
-    assert said.count(b"HTTP/1.1 ") == 1, said
+    count, said = try_trick(url, trick)
+    assert count == 1, said
     status, answer = int(said.split()[1]), json.loads(said.partition(b"\r\n\r\n")[2])
     assert 400 <= status < 500 and answer["error"]["code"] == status
 
 
 def test_requests_on_one_connection_are_answered_in_turn(url):
     request = json.dumps(TEXT).encode()
-    with connected(url) as connection:
+    with connect(url) as connection:
         head = f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(request)}\r\n\r\n".encode()
         connection.sendall((head + request) * 2 + SMUGGLED)
         said = everything(connection)
@@ -165,7 +92,7 @@ def test_what_is_sent_by_half_is_dropped(encoder, model, start, monkeypatch):
     with serving(encoder, model.url, limits=Limits(body_silence=0.3)) as url, ExitStack() as stack:
         post(url, TEXT)
         threads = threading.active_count()
-        halves = [stack.enter_context(connected(url)) for _ in range(50)]
+        halves = [stack.enter_context(connect(url)) for _ in range(50)]
         for half in halves:
             half.sendall(start.replace(b"%s", CHAT.encode()))
         assert post(url, TEXT)[0] == 200
@@ -175,7 +102,7 @@ def test_what_is_sent_by_half_is_dropped(encoder, model, start, monkeypatch):
 
 
 def test_a_body_that_drips_ends_too(encoder, model):
-    with serving(encoder, model.url, limits=Limits(body_silence=5, body_seconds=0.6)) as url, connected(url) as slow:
+    with serving(encoder, model.url, limits=Limits(body_silence=5, body_seconds=0.6)) as url, connect(url) as slow:
         slow.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Length: 99\r\n\r\n".encode())
         for _ in range(10):
             slow.sendall(b" ")
@@ -186,7 +113,7 @@ def test_a_body_that_drips_ends_too(encoder, model):
 @pytest.mark.parametrize("framing", ["Content-Length: %d", "Transfer-Encoding: chunked"])
 def test_a_body_that_is_too_large(encoder, model, framing):
     body = json.dumps({"messages": [], "more": "a" * 100_000}).encode()
-    with serving(encoder, model.url, limits=Limits(megabytes=0.05)) as url, connected(url) as connection:
+    with serving(encoder, model.url, limits=Limits(megabytes=0.05)) as url, connect(url) as connection:
         chunks = b"%x\r\n%s\r\n0\r\n\r\n" % (len(body), body)
         head = f"POST {CHAT} HTTP/1.1\r\nHost: a\r\n" + framing.replace("%d", str(len(body))) + "\r\n\r\n"
         connection.sendall(head.encode() + (chunks if "chunked" in framing else body) + SMUGGLED)
@@ -197,7 +124,7 @@ def test_a_body_that_is_too_large(encoder, model, framing):
 
 def test_bytes_of_all_requests_together_are_bounded(encoder, model):
     with serving(encoder, model.url, limits=Limits(held_megabytes=0.05)) as url:
-        with connected(url) as first:
+        with connect(url) as first:
             first.sendall(f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n".encode() + b" " * 40_000)
             time.sleep(0.3)
             status, answer, headers = post(url, b" " * 20_000)
@@ -357,9 +284,7 @@ def test_work_for_clients_that_have_gone_ends(encoder, model, clip, other_clip, 
     with serving(encoder, model.url, limits=Limits(decoders=1, requests=2)) as url:
         with ExitStack() as stack:
             for path in (clip, other_clip):
-                body = json.dumps(ask_about(path)).encode()
-                head = f"POST {CHAT} HTTP/1.1\r\nHost: a\r\nContent-Length: {len(body)}\r\n\r\n"
-                stack.enter_context(connected(url)).sendall(head.encode() + body)
+                stack.enter_context(connect(url)).sendall(as_request(ask_about(path)))
                 assert begun.wait(20)
             while post(url, TEXT)[0] == 200:
                 time.sleep(0.02)
