@@ -32,7 +32,11 @@ def run(options, terminal: Terminal) -> None:
     """Checks what is cheap to check, loads the model once, and serves."""
     check_model_options(options)
     config = compression(options)
-    limits = Limits(options.max_mb, options.max_video_seconds, options.max_answer_seconds)
+    limits = Limits(
+        megabytes=options.max_mb,
+        video_seconds=options.max_video_seconds,
+        answer_seconds=options.max_answer_seconds,
+    )
     page = _page_module()
     require()
     with terminal.waiting("loading the model"):
