@@ -18,12 +18,11 @@ from aot import AOTError
 from llava.serve.client import ServerError
 from llava.serve.encoder import PromptEncoder, Turn, read_messages
 from llava.serve.encoding import Encoding
-from llava.serve.guard import JSON, Guard, Held, authorization, error_response, read_body, while_connected
+from llava.serve.guard import BUSY, JSON, Guard, Held, authorization, error_response, read_body, while_connected
 from llava.serve.session import ChatError
 from llava.serve.upstream import Upstream, chat_answer, completion_request
 from llava.video import VideoError
 
-BUSY = "The server is busy with other requests; try again later."
 NEW_TOKENS = 128  # of an answer, when a request does not say
 
 

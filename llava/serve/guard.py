@@ -19,6 +19,7 @@ from llava.serve.client import ServerError
 CONNECTIONS = 768  # open at a time; a process may often have 1024 files
 HEAD_SECONDS = 10.0  # from the start of a connection, or the last answer, to the end of a request's head
 RETRY_SECONDS = 5
+BUSY = "The server is busy with other requests; try again later."
 
 
 def error_response(status: int, message: str, *, close: bool = False) -> Response:
@@ -134,7 +135,7 @@ class Held:
         def take(count: int) -> None:
             nonlocal mine
             if self.now + count > self.most:
-                raise ServerError("The server is busy with other requests; try again later.", status=503)
+                raise ServerError(BUSY, status=503)
             self.now += count
             mine += count
 
