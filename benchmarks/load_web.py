@@ -83,7 +83,7 @@ class PageClient:
         return re.sub(r"<[^>]*>", "", self.client.predict(handle_file(path), 10, api_name="/look")[0])
 
     def ask(self, question: str, retention: float) -> Asked:
-        status, whole, _, reduced, cost, _ = self.client.predict(question, 100 * retention, api_name="/ask")
+        status, whole, _, reduced, cost, *_ = self.client.predict(question, 100 * retention, api_name="/ask")
         if status:
             raise RuntimeError(status)
         return Asked((whole, reduced), int(re.search(r"(\d+) of \d+ \(", cost)[1]))

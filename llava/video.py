@@ -8,6 +8,7 @@ cut short is an error, never a shorter video.
 import importlib.util
 import os
 import stat
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -108,11 +109,12 @@ def open_video(
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
+    stopped: threading.Event | None = None,
 ) -> Iterator[FrameStream]:
     """The frames that `load_video` reads, one after another: no more than one is held.
 
     Arguments and errors as there. time_limit: seconds of decoding. The decoder is stopped when the context ends,
-    whatever was read by then.
+    whatever was read by then, and when `stopped` is set, which is a VideoError for whoever waits for a frame.
     """
     choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
     path = os.fspath(path)
@@ -126,7 +128,8 @@ def open_video(
 
     with ExitStack() as stack:
         with _one_sentence(path, decoder, time_limit):
-            child, name, choice = _start(path, "index", decoder, choose, time.monotonic() + time_limit, stack)
+            deadline = time.monotonic() + time_limit
+            child, name, choice = _start(path, "index", decoder, choose, deadline, stack, stopped=stopped)
         yield FrameStream(choice, told(each_frame(child, choice), len(choice.wanted)), name, child)
 
 
@@ -187,11 +190,19 @@ def _check_path(path: str) -> None:
 
 
 def _start(
-    path: str, task: str, decoder: str, choose: Choose, deadline: float, stack: ExitStack
+    path: str,
+    task: str,
+    decoder: str,
+    choose: Choose,
+    deadline: float,
+    stack: ExitStack,
+    *,
+    stopped: threading.Event | None = None,
 ) -> tuple[Child, str, Choice]:
     """(a process that is about to send the chosen frames, the decoder's name, the choice); the stack ends it."""
     _check_path(path)
     child = stack.enter_context(Child("judge" if decoder == "decord" else task, path, deadline=deadline))
+    child.stopped = stopped
     message = child.line()
     choice = choose_among(child, message, choose)
     if decoder != "decord" or message["decoder"] == "folder":
@@ -199,5 +210,6 @@ def _start(
         return child, message["decoder"], choice
     child.kill()
     child = stack.enter_context(Child("decord", path, deadline=deadline))
+    child.stopped = stopped
     child.send([choice.wanted.tolist(), len(choice.times)])
     return child, "decord", choice

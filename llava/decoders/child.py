@@ -11,6 +11,7 @@ import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, Reading, VideoError, believable, reading
 
 WORKER = Path(__file__).with_name("worker.py")
+TICK = 0.2  # seconds after which a wait looks whether it was stopped
 MOST_BYTES = 2**32  # of frames in memory; 128 frames of 4K video are 3.4 GiB
 MOST_FRAMES = 2**25  # of a video: six days at 60 a second
 SILENCE = 120.0  # seconds without a byte before decord is given up
@@ -32,8 +34,11 @@ class TimedOut(DecoderFailed):
 class Child:
     """A process that reads one video, as a context manager; it is killed at the end in any case.
 
-    task: as `llava.decoders.worker` names them. deadline: `time.monotonic` at which the time is over.
+    task: as `llava.decoders.worker` names them. deadline: `time.monotonic` at which the time is over. stopped: whoever
+    waits gets DecoderFailed once it is set.
     """
+
+    stopped: threading.Event | None = None
 
     def __init__(self, task: str, path: str, *, deadline: float):
         self.name = "decord" if task == "decord" else "The decoder"
@@ -60,7 +65,7 @@ class Child:
         while filled < len(view):
             left = self.deadline - time.monotonic()
             patience = left if self.silence is None else min(left, self.silence)
-            if not select.select([self.process.stdout], [], [], max(0.0, patience))[0]:
+            if not self._wait(patience):
                 if patience == left:
                     raise TimedOut(f"{self.name} took too long")
                 raise DecoderFailed(f"{self.name} was silent for {self.silence:.0f} seconds")
@@ -68,6 +73,18 @@ class Child:
             if not count:
                 raise DecoderFailed(f"{self.name} stopped")
             filled += count
+
+    def _wait(self, seconds: float) -> bool:
+        """Is there something to read within so many seconds?"""
+        end = time.monotonic() + seconds
+        while True:
+            if self.stopped is not None and self.stopped.is_set():
+                raise DecoderFailed(f"{self.name} was stopped")
+            left = max(0.0, end - time.monotonic())
+            if select.select([self.process.stdout], [], [], left if self.stopped is None else min(left, TICK))[0]:
+                return True
+            if not left:
+                return False
 
     def line(self) -> dict:
         """The next message; the errors among them are raised."""

@@ -5,6 +5,7 @@ Nothing here prints or reads; a terminal, a web page or a test drives it.
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -136,6 +137,10 @@ class ChatSession:
     def read_video(self, path: str, progress: Callable[[str, int, int], None] | None = None) -> Video:
         """Decodes the frames that the model looks at; touches neither the model nor the conversation."""
         return load_video(path, progress=_decoding(progress), **self._sampled())
+
+    def open_video(self, path: str, **limits) -> AbstractContextManager[FrameStream]:
+        """The frames that `read_video` reads, one after another; limits: more arguments of `open_video`."""
+        return open_video(path, **self._sampled(), **limits)
 
     def _sampled(self) -> dict:
         """What `load_video` and `open_video` are told."""
