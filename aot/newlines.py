@@ -10,7 +10,7 @@ from .video import VideoTokens
 
 
 def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:
-    """Places newline tokens behind the tokens of their frame or row (method section 7).
+    """Places newline tokens behind the tokens of their frame or row (docs/method.md, Newlines).
 
     The selection must be in frame and raster order, or say behind which frame a token's newline goes. One
     newline per frame, per row that kept a token ("row"), per row ("all"), or one at the very end, as config

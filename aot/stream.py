@@ -18,7 +18,7 @@ STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods withou
 
 
 class VideoStream:
-    """Compresses a video clip by clip under a running budget (method section 7).
+    """Compresses a video clip by clip under a running budget (docs/method.md, Clips).
 
     After each closed clip max(1, ⌊retention · frames so far · P⌋) tokens are out in all. The method "aot" spends its
     budget so in a whole video as well, so both give the same tokens, but for a last clip that is shorter, where a

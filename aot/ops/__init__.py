@@ -35,7 +35,7 @@ def received_attention(
     chunk: int | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Mean over heads, sum over queries of softmax(q kᵀ · scale)[:, j] (method section 1).
+    """Mean over heads, sum over queries of softmax(q kᵀ · scale)[:, j] (docs/method.md, Importance).
 
     q, k: (B, H, N, d) of any float dtype; returns (B, N) float32. No N x N map is kept. lse: (B, H, N)
     float32, natural logarithms of the softmax's denominators as fused attention leaves them; None computes
