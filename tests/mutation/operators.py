@@ -57,8 +57,22 @@ DROPPED = {"clamp", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "maske
 UNORDERED = {"zip", "range", "min", "max", "minimum", "maximum", "update"}  # swapped arguments change nothing there
 MOST = 100  # characters shown of either side of a change
 # their numbers name axes; another axis is seldom a fault that anybody makes, and fails at once. Without a GPU nothing
-# tells one backend from another
-AXES = {"backend", "dim", "axis", "device", "dtype", "strict", "keepdim", "start_dim", "dim1", "dim2"}
+# tells one backend from another, and nothing tells a dataclass that may be changed
+AXES = {
+    "backend",
+    "frozen",
+    "hash",
+    "maxsize",
+    "dim",
+    "axis",
+    "device",
+    "dtype",
+    "strict",
+    "keepdim",
+    "start_dim",
+    "dim1",
+    "dim2",
+}
 BY_AXIS = {"unsqueeze", "squeeze", "transpose", "permute", "flatten", "unflatten", "sum", "mean", "amin", "amax"} | {
     *("any", "all", "cat", "stack", "expand", "gather", "scatter", "scatter_", "scatter_add_", "cumsum", "argsort"),
     *("sort", "softmax", "logsumexp", "index_select", "index_add_", "index_copy", "index_copy_", "index_fill"),
@@ -190,7 +204,8 @@ def _replacements(node: ast.AST, parent: ast.AST, field: str) -> Iterator[ast.AS
     elif isinstance(node, ast.Call):
         yield from _calls(node)
     elif isinstance(node, ast.Tuple | ast.List) and isinstance(node.ctx, ast.Load) and len(node.elts) > 1:
-        yield type(node)([node.elts[1], node.elts[0], *node.elts[2:]], node.ctx)
+        if not all(isinstance(getattr(each, "value", None), str) for each in node.elts[:2]):
+            yield type(node)([node.elts[1], node.elts[0], *node.elts[2:]], node.ctx)
     elif isinstance(node, ast.Name) and node.id in OTHER and isinstance(node.ctx, ast.Load):
         yield ast.Name(OTHER[node.id], node.ctx)
     elif isinstance(node, ast.Attribute) and node.attr in OTHER and isinstance(node.ctx, ast.Load):

@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, count
 from pathlib import Path
 
 from tests.mutation.operators import Mutant
@@ -47,28 +47,32 @@ class Tests:
             self.files[file] = {"digest": digest, "tests": record(tree, file)}
             self.path.write_text(json.dumps(self.files))
 
-    def of(self, mutant: Mutant) -> list[str]:
+    def of(self, mutant: Mutant) -> list[list[str]]:
         """Node ids of the tests that enter the function, or the file where the fault is outside of functions.
 
-        Those that found most faults of this file come first, then the quickest, as many as take `ENOUGH` seconds.
+        Two lists: those of the file that found most faults of this module, and the others, the quickest first, as many
+        as take `ENOUGH` seconds.
         """
         found = sorted(
-            (-self.kills[mutant.path, name], test["seconds"], name)
-            for file in self.files.values()
-            for name, test in file["tests"].items()
+            (-self.kills[mutant.path, file], test["seconds"], name)
+            for file, known in self.files.items()
+            for name, test in known["tests"].items()
             if _enters(test, mutant)
         )
         spent = accumulate(seconds for _, seconds, _ in found)
-        return [
+        names = [
             name for (*_, name), so_far in zip(found, spent, strict=True) if so_far <= ENOUGH or name == found[0][2]
         ]
+        first = names[0].split("::")[0] if names else ""
+        return [[name for name in names if (name.split("::")[0] == first) == same] for same in (True, False)]
 
     def enters(self, file: str, mutant: Mutant) -> bool:
         """Does any test of a file enter the function?"""
         return any(_enters(test, mutant) for test in self.files[file]["tests"].values())
 
-    def count(self, mutant: Mutant, by: str | None) -> None:
-        self.kills[mutant.path, by] += 1
+    def count(self, path: str, by: str | None) -> None:
+        """Remembers which file of tests found a fault of a module."""
+        self.kills[path, (by or "").split("::")[0]] += 1
 
 
 def _enters(test: dict, mutant: Mutant) -> bool:
@@ -91,16 +95,24 @@ def record(tree: Path, file: str) -> dict[str, dict]:
     return json.loads(done)
 
 
-def run(tree: Path, names: list[str]) -> tuple[str | None, float]:
-    """The name of the test that fails, None when all pass; and the seconds that it took."""
-    start = time.monotonic()
+def run(tree: Path, names: list[str]) -> str | None:
+    """The name of the test that fails, None when all pass."""
     if not names:
-        return None, 0.0
+        return None
     chooser = Chooser(names)
     files = list(dict.fromkeys(name.split("::")[0] for name in names))
     done, in_time = _forked(tree, files, chooser, lambda: chooser.failed, seconds=SLOWEST)
-    failed = json.loads(done) if done else "the process ended" if in_time else "time"
-    return failed, time.monotonic() - start
+    return json.loads(done) if done else "the process ended" if in_time else "time"
+
+
+_stamps = count(int(time.time()))
+
+
+def write(path: Path, source: str) -> None:
+    """Writes a module at a time that no other version of it had, so that what Python keeps compiled is not taken."""
+    path.write_text(source)
+    stamp = next(_stamps)
+    os.utime(path, (stamp, stamp))
 
 
 def _forked(tree: Path, files: list[str], plugin, result, *, seconds: float) -> tuple[str, bool]:
@@ -143,7 +155,6 @@ def _in_child(tree: Path, files: list[str], plugin) -> None:
         del sys.modules[name]
     os.chdir(tree)
     sys.path[:] = [str(tree)] + [place for place in sys.path if Path(place or ".").resolve() != tree.parent]
-    sys.dont_write_bytecode = True
     quiet = os.open(os.devnull, os.O_WRONLY)
     os.dup2(quiet, 1)
     os.dup2(quiet, 2)
