@@ -57,7 +57,7 @@ DROPPED = {"clamp", "clamp_min", "clamp_min_", "clamp_max", "clamp_max_", "maske
 UNORDERED = {"zip", "range", "min", "max", "minimum", "maximum", "update"}  # swapped arguments change nothing there
 MOST = 100  # characters shown of either side of a change
 # their numbers name axes; another axis is seldom a fault that anybody makes, and fails at once. Without a GPU nothing
-# tells one backend from another, and nothing tells a dataclass that may be changed
+# tells one backend from another, and nothing tells a dataclass that may be changed or the usual encoding of files
 AXES = {
     "backend",
     "frozen",

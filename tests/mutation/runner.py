@@ -23,7 +23,7 @@ HEAVY = (
     *("transformers.models.qwen2.modeling_qwen2", "transformers.models.siglip.modeling_siglip"),
     *("transformers.models.llama.configuration_llama", "transformers.generation.utils", "transformers.modeling_utils"),
 )
-ENOUGH = 20  # seconds of tests, as recorded, that a fault has to survive
+ENOUGH = 10  # seconds of tests, as recorded, that a fault has to survive
 SLOWEST = 120  # seconds that the tests of one fault may take; a fault that makes a loop endless is found by it
 
 
@@ -119,6 +119,7 @@ def _forked(tree: Path, files: list[str], plugin, result, *, seconds: float) -> 
     """What result() gives after pytest ran on files in a child, as JSON, "" when it ended before; was it in time?"""
     for name in HEAVY:
         importlib.import_module(name)
+    gc.freeze()  # what is loaded here is not looked through in each child
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -161,7 +162,11 @@ def _in_child(tree: Path, files: list[str], plugin) -> None:
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile("faults", phases=phases, database=None, derandomize=True, print_blob=False)
     hypothesis.settings.load_profile("faults")
-    pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not gpu", f"--rootdir={tree}", *files], plugins=[plugin])
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    without = [
+        word for name in ("cacheprovider", "unraisableexception", "threadexception") for word in ("-p", f"no:{name}")
+    ]
+    pytest.main(["-x", "-q", "-m", "not gpu", f"--rootdir={tree}", *without, *files], plugins=[plugin])
 
 
 class Chooser:
