@@ -154,3 +154,12 @@ def test_layers():
         assert abs(shallow - 0.2 * (depth - 1)) <= 0.5 and deep == depth - 2
     with pytest.raises(AOTError, match="at least 2"):
         layers(1)
+
+
+@pytest.mark.parametrize("log_domain", [False, True])
+def test_a_problem_that_is_solved_from_the_start_gives_padding_no_mass(log_domain):
+    """One anchor at no cost: the first look finds every row right, and nothing is scaled."""
+    supply, demand = torch.tensor([[1.0, 1, 1, 0, 0]]), torch.tensor([[3.0, 0]])
+    cost = torch.tensor([[[0.0, 9]]]).expand(1, 5, 2)
+    plan = sinkhorn(cost, supply, demand, epsilon=0.1, log_domain=log_domain)
+    assert plan.tolist() == [[[1, 0], [1, 0], [1, 0], [0, 0], [0, 0]]]
