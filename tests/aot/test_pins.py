@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from aot import method_names
 from aot.baselines import dycoke, flashvid, ott_vid, vidcom2
 from aot.registry import get_method
 from tests.aot.pins import CASES, FILE, numbers
@@ -19,6 +20,13 @@ def test_numbers_are_those_of_the_file(case):
     # kept to three places; sums of float32 differ by less from machine to machine
     for name in ("mass", "along"):
         assert found[name] == pytest.approx(expected[name], abs=2e-3)
+
+
+def test_what_methods_ask_of_the_tower():
+    needs = {"aot": ("shallow", "deep"), "visionzip": ("attention_last", "keys")}
+    needs |= dict.fromkeys(("fastvid", "flashvid", "holitom", "ott_vid"), ("attention_last",))
+    for name in method_names():
+        assert get_method(name).needs == needs.get(name, ())
 
 
 def test_published_constants():
