@@ -29,10 +29,11 @@ from pathlib import Path
 
 import torch
 
+from aot_cli.parser import Parser
 from llava.eval.world.clips import write_clip
 from llava.eval.world.questions import make_questions
 from llava.serve.cli import load_session
-from llava.serve.options import Parser, add_model_options
+from llava.serve.options import add_model_options
 from llava.serve.session import ChatSession
 from llava.serve.web_worker import Limits, Worker
 
@@ -201,7 +202,7 @@ def running_page(options) -> Iterator[tuple[str, int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llava.cli", "web", "--port", str(port), "--max-new-tokens"]
+    command = [sys.executable, "-m", "aot_cli", "web", "--port", str(port), "--max-new-tokens"]
     command += [str(options.max_new_tokens), *(["--model-path", options.model_path] if options.model_path else [])]
     server = subprocess.Popen([*command, "--device", options.device or "cpu"], stdout=subprocess.PIPE, text=True)
     try:

@@ -50,6 +50,7 @@ def load_video(
     num_frames: int = 32,
     fps: float | None = None,
     force_sample: bool = False,
+    repeat: bool = True,
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
@@ -57,13 +58,14 @@ def load_video(
     """Reads the frames a model looks at.
 
     num_frames evenly over the whole video; with fps, one frame every 1/fps seconds, thinned evenly to
-    num_frames only when there are more (or force_sample). decoder: "auto", "decord" or "pyav"; a folder of
-    .png/.jpg files is read as it is, at one frame a second. progress(done, total) is called for each frame.
+    num_frames only when there are more (or force_sample). repeat: a video of fewer frames gives some of them several
+    times, as LLaVA-OneVision is evaluated; without it every frame once. decoder: "auto", "decord" or "pyav"; a folder
+    of .png/.jpg files is read as it is, at one frame a second. progress(done, total) is called for each frame.
     time_limit: seconds after which decoding is stopped.
     Raises VideoError, one sentence, when the video is missing, empty, cut short or no video at all, when its
     decoding crashes or takes too long, or when a setting makes no sense.
     """
-    choose = _chooser(num_frames, fps, force_sample, decoder, time_limit)
+    choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
     deadline = time.monotonic() + time_limit
     with _one_sentence(path, time_limit):
         name, result = _read(os.fspath(path), choose, decoder, progress, deadline)
@@ -104,6 +106,7 @@ def open_video(
     num_frames: int = 32,
     fps: float | None = None,
     force_sample: bool = False,
+    repeat: bool = True,
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
@@ -113,7 +116,7 @@ def open_video(
     Arguments and errors as there. decoder "auto" is PyAV, since another decoder cannot take over in the middle.
     time_limit: seconds of decoding. The decoder is stopped when the context ends, whatever was read by then.
     """
-    choose = _chooser(num_frames, fps, force_sample, decoder, time_limit)
+    choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
     path = os.fspath(path)
 
     def told(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
@@ -135,7 +138,7 @@ def open_video(
         yield FrameStream(choice, told(frames, len(choice.wanted)), name, child)
 
 
-def _chooser(num_frames, fps, force_sample, decoder, time_limit) -> Choose:
+def _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit) -> Choose:
     """How frames are chosen; VideoError for settings that make no sense."""
     if decoder == "decord" and not have_decord():
         raise VideoError("decord is not installed; install it, or leave the choice of decoder at auto.")
@@ -147,7 +150,7 @@ def _chooser(num_frames, fps, force_sample, decoder, time_limit) -> Choose:
         raise VideoError(f"There is no decoder {decoder!r}; choose one of {', '.join(DECODERS)}.")
     if not time_limit > 0:
         raise VideoError(f"time_limit must be above 0, but is {time_limit}; 600 seconds are usual.")
-    return partial(choose_frames, num_frames=num_frames, fps=fps, force_sample=force_sample)
+    return partial(choose_frames, num_frames=num_frames, fps=fps, force_sample=force_sample, repeat=repeat)
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from pathlib import Path
 import torch
 
 import aot
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.exam.asking import Asked, Said, ask
 from llava.eval.exam.items import QUESTIONS, SEED, Item, clip_files, make_exam
 from llava.eval.exam.plain_asking import ask_plainly
@@ -28,6 +30,7 @@ from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.world.clips import sample_clip
 from llava.eval.world.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
 from llava.model.builder import load_pretrained_model
+from llava.shipped import shipped
 
 DEFAULT_SETTINGS = ("full", "aot@0.25", "aot@0.15", "aot@0.1", "random@0.1", "blank")
 FORMS = ("open", "choice", "likelihood", "caption")
@@ -187,27 +190,33 @@ def _plan(model, settings: list[Setting]):
 
 def exam_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what names the model, the exam and the folder of its replies."""
-    parser.add_argument("--model-path", type=Path, default=Path("checkpoints/aot-tiny"))
-    parser.add_argument("--questions", type=int, default=QUESTIONS, help=f"how many (default {QUESTIONS})")
-    parser.add_argument("--seed", type=int, default=SEED, help="the exam's first clip")
+    embedded = shipped("checkpoints/aot-tiny")
+    path = "checkpoint folder (default: aot-tiny)"
+    parser.add_argument("--model-path", type=Path, default=embedded, metavar="DIR", help=path)
+    how_many = f"how many (default {QUESTIONS})"
+    parser.add_argument("--questions", type=int, default=QUESTIONS, metavar="N", help=how_many)
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="the exam's first clip")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: Parser) -> None:
     exam_arguments(parser)
     known = f"{KNOWN} (default: {' '.join(DEFAULT_SETTINGS)})"
     parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS, metavar="NAME", help=known)
     parser.add_argument("--captioned", type=int, default=CAPTIONED, help="clips whose captions are scored")
     parser.add_argument("--output", type=Path, default=Path("runs/exam"), help="folder of replies and clips")
-    args = parser.parse_args(arguments)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Sits the exam; 0, 1 when a setting could not run, 2 for a name that is no setting."""
+    named = ("settings", "model_path", "output", "questions", "seed", "captioned")
     try:
-        refused = run(**vars(args))
+        refused = run(**{name: getattr(options, name) for name in named})
     except ValueError as error:
-        parser.error(str(error))
+        print(f"aot exam: {error}", file=sys.stderr)
+        return 2
     for name, reason in refused.items():
         print(f"{name} cannot run: {reason}", file=sys.stderr)
-    if refused:
-        sys.exit(1)
+    return 1 if refused else 0
 
 
 def _progress(setting: str, done: int, total: int) -> None:
@@ -215,5 +224,7 @@ def _progress(setting: str, done: int, total: int) -> None:
         print(f"\r{setting}: clip {done} of {total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
+main = entry("exam")
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,30 +8,30 @@ is answered, so the same command goes on after an interruption, and failed quest
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.campaign.follow import follow, last_words
 from llava.eval.campaign.launch import Launch, starter
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
-from llava.serve.options import Parser, chat_parser
+from llava.model.checkpoint import read_settings
+from llava.serve.family import default_manner
+from llava.serve.options import add_model_options, model_path
 
-_NOT_HERE = ("video_file", "question", "json", "compare")  # options of the chat
 
-
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.eval.infer") -> int:
+def execute(options) -> int:
     """0 when every question has an answer, 1 when some failed or the work broke off, 2 for a wrong command."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = infer_parser(prog)
-    options = parser.parse_args(words)
-    for name in _NOT_HERE:
-        if getattr(options, name):
-            parser.error(f"--{name.replace('_', '-')} belongs to the chat; questions and videos come from --input")
+    prog = "aot infer"
     try:
         job = read_job(options)
         launch = launch_of(options)
-        return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.inference.worker", *words], prog)
+        if note := default_manner(SimpleNamespace(**read_settings(model_path(options)))).note:
+            print(f"{prog}: {note}", file=sys.stderr)
+        return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.inference.worker", *options.words], prog)
     except (ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
@@ -40,10 +40,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.eva
         return 130
 
 
-def infer_parser(prog: str) -> Parser:
-    """The chat's options for the model and the video, and those of a file of questions."""
-    parser = chat_parser(prog)
-    parser.description = "Answers questions about videos from a JSONL file, resumable, on one or many processes."
+def add_options(parser: Parser) -> None:
+    """Those of a file of questions, and the chat's options for the model and the video."""
     work = parser.add_argument_group("work")
     add = work.add_argument
     add("--input", type=Path, required=True, metavar="JSONL", help="lines with id, video and question")
@@ -53,7 +51,7 @@ def infer_parser(prog: str) -> Parser:
     add("--node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
     add("--master_addr", metavar="HOST", help="where machine 0 can be reached")
     add("--master_port", type=int, default=29500, metavar="PORT", help="and its port (default 29500)")
-    return parser
+    add_model_options(parser)
 
 
 def launch_of(options) -> Launch:
@@ -106,6 +104,8 @@ def _forget_failures(job: Job, folder: Path) -> None:
             for name in [*failed, key] if failed else []:
                 store.forget(name)
 
+
+main = entry("infer")
 
 if __name__ == "__main__":
     sys.exit(main())

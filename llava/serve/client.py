@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
+
 
 class ServerError(ValueError):
     """What the server refused, or that it cannot be reached; one sentence. status: HTTP's."""
@@ -133,16 +136,15 @@ def _message(body: bytes) -> str:
         return body.decode(errors="replace").strip()
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.client") -> int:
-    """The command; returns its exit code."""
-    from llava.serve.options import Parser
-
-    parser = Parser(prog=prog, description="Ask a server about a video or picture file.")
-    parser.add_argument("file", help="video or picture")
-    parser.add_argument("question")
+def add_options(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help="video or picture")
+    parser.add_argument("question", metavar="QUESTION", help="what to ask about it")
     parser.add_argument("--url", default="http://localhost:8000", help="default: http://localhost:8000")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="longest answer (default 128)")
-    options = parser.parse_args(arguments)
+
+
+def execute(options) -> int:
+    """Asks and prints the answer as it comes; returns the exit code."""
     try:
         reply = ask(
             options.url.rstrip("/"),
@@ -158,6 +160,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.ser
     print(f"\n[{costs}; first token {reply.first:.0f} ms, whole answer {reply.total:.0f} ms]")
     return 0
 
+
+main = entry("ask")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,9 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import torch
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.serve.client import ServerError, events, open_url
 from llava.serve.encoder import PromptEncoder
-from llava.serve.options import Parser, add_model_options, check_model_options
+from llava.serve.options import add_model_options, check_model_options
 
 LARGEST = 512 * 2**20  # bytes of a request
 WAIT = 600.0  # seconds for vLLM's answer
@@ -137,16 +139,17 @@ def _error(status: int, error) -> dict:
     return {"error": {"message": str(error), "type": "invalid_request_error" if status < 500 else "server_error"}}
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.encoder_server") -> int:
-    """Serves until it is interrupted; returns the exit code."""
-    from llava.serve.cli import load_session
-
-    parser = Parser(prog=prog, description="Encode and compress videos in front of a stock vLLM.")
+def add_options(parser: Parser) -> None:
     parser.add_argument("--vllm", required=True, metavar="URL", help="vLLM with --enable-prompt-embeds")
     parser.add_argument("--host", default="127.0.0.1", help="default: this machine alone")
     parser.add_argument("--port", type=int, default=8000, help="default: 8000")
     add_model_options(parser)
-    options = parser.parse_args(arguments)
+
+
+def execute(options) -> int:
+    """Serves until it is interrupted; returns the exit code."""
+    from llava.serve.cli import load_session
+
     try:
         check_model_options(options)
         encoder = PromptEncoder(load_session(options))
@@ -161,6 +164,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.ser
         server.server_close()
     return 0
 
+
+main = entry("encoder")
 
 if __name__ == "__main__":
     sys.exit(main())

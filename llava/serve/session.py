@@ -144,6 +144,7 @@ class ChatSession:
             "fps": self.sampling.fps,
             "force_sample": self.force_sample,
             "decoder": self.decoder,
+            "repeat": self.force_sample,
         }
 
     def encode(
@@ -353,6 +354,7 @@ class ChatSession:
         if self.aot is None:
             return self.loaded.before
         compressed = self.model.last_compression[-1]
+        compressed.check()  # on a GPU nobody has looked at the values yet, and the counts wait for it anyway
         return Tokens(compressed.num_visual, compressed.num_newlines)
 
 

@@ -31,10 +31,12 @@ footer { display: none !important; }
 EXPECTED = (ValueError, OSError, torch.cuda.OutOfMemoryError)
 
 
-def build_page(worker: Worker, *, retention: float = 0.1) -> gr.Blocks:
-    """The page on a worker. retention: where the slider stands at first."""
+def build_page(worker: Worker, *, retention: float = 0.1, note: str | None = None) -> gr.Blocks:
+    """The page on a worker. retention: where the slider stands at first. note: what to know about the model."""
     with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
+        if note:
+            gr.Markdown(f"**{note}**", elem_id="note")
         status = gr.HTML(elem_id="status")
         with gr.Row():
             with gr.Column(scale=2):

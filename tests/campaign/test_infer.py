@@ -5,6 +5,7 @@ import sys
 import pytest
 
 import llava.eval.infer as infer
+from aot_cli.tree import make_parser
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.inference.job import read_job
 from llava.eval.world.clips import write_clip
@@ -23,7 +24,7 @@ def clips(tmp_path_factory):
         write_clip(folder / f"{seed}.mp4", seed, size=96)
     (folder / "bad.mp4").write_bytes(b"no video")
     rows = [
-        {"id": "a", "video": "0.mp4", "question": "How many objects are there?"},
+        {"id": "a", "video": "0.mp4", "question": "How many objects are there?", "answer": "4", "split": {"fold": 1}},
         {"id": "b", "video": "1.mp4", "question": "What moves?"},
         {"id": 3, "video": "bad.mp4", "question": "What is this?"},
         {"id": "d", "video": "0.mp4", "question": "What color is the circle?"},
@@ -44,6 +45,7 @@ def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tm
     assert "3: VideoError" in done.stderr and "3 answered, 1 failed" in done.stdout
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["a", "b", 3, "d"]
+    assert lines[0]["input_answer"] == "4" and lines[0]["split"] == {"fold": 1} and lines[0]["answer"] != "4"
     assert lines[2]["answer"] is None and "VideoError" in lines[2]["failure"]
     assert all(line["retention"] == pytest.approx(0.1, abs=0.01) for line in lines if line["failure"] is None)
     store = tmp_path / "a.jsonl.work"
@@ -56,7 +58,7 @@ def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tm
 
 
 def options(*words):
-    return infer.infer_parser("infer").parse_args(list(words))
+    return make_parser().parse_args(["infer", *words])
 
 
 def test_other_settings_are_other_answers(clips, tmp_path):
@@ -97,8 +99,9 @@ def test_everything_there_already_is_written_without_a_model(clips, tmp_path, mo
     "text, words",
     [
         ("{", "is no JSON"),
-        ('{"id": 1, "video": "a"}', "with id, video and question"),
-        ('{"id": 1, "video": "a", "question": "b", "answer": "c"}', "and nothing else"),
+        ('{"id": 1, "video": "a"}', "has no question; write an object with id, video and question"),
+        ('{"id": 1, "video": "a", "qestion": "b"}', "has no question; did you mean qestion?"),
+        ("[1]", "must be an object"),
         ('{"id": 1.5, "video": "a", "question": "b"}', "id must be"),
         ('{"id": 1, "video": "", "question": "b"}', "not empty"),
         ('{"id": 1, "video": "a", "question": "b"}\n{"id": 1, "video": "a", "question": "c"}', "the id 1 twice"),

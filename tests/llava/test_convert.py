@@ -109,6 +109,7 @@ def test_several_files_keep_their_index(write, tmp_path, make_model):
     [
         ({"image_aspect_ratio": "pad"}, "image_aspect_ratio 'pad'"),
         ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type 'flat'"),
+        ({"mm_spatial_pool_stride": 4}, "mm_spatial_pool_stride 4"),
     ],
 )
 def test_what_has_no_place_is_refused(write, tmp_path, settings, said):

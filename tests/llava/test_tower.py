@@ -5,8 +5,8 @@ from transformers import AttentionInterface, SiglipVisionConfig, SiglipVisionMod
 
 import llava.model.multimodal_encoder.capture as capture
 import llava.model.multimodal_encoder.siglip_encoder as siglip_encoder
+from llava.model.multimodal_encoder.geometry import tower_config
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
-from llava.model.multimodal_encoder.siglip_encoder import tower_config
 
 
 @pytest.fixture

@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from aot.vllm import ARCHITECTURE
-from llava.serve.vllm import main, vllm_command, vllm_parser
+from aot_cli.tree import make_parser
+from llava.serve.vllm import main, vllm_command
 
 VISION = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
 TEXT = {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
@@ -21,8 +22,8 @@ def model(tmp_path) -> str:
 
 
 def command(model, *arguments):
-    options, rest = vllm_parser("serve").parse_known_args([model, *arguments])
-    return vllm_command(options, rest)
+    options = make_parser().parse_args(["serve", model, *arguments])
+    return vllm_command(options, options.rest)
 
 
 def value(line: list[str], name: str):

@@ -37,7 +37,7 @@ def address():
     command = [
         sys.executable,
         "-m",
-        "llava.cli",
+        "aot_cli",
         "web",
         "--device",
         "cpu",

@@ -18,9 +18,7 @@ def check_installed(campaign: Campaign, launch: Launch) -> None:
     """
     check_published(campaign)
     if find_spec(launch.module) is None:
-        raise CampaignError(
-            "lmms-eval is not installed here; install it with `pip install -e '.[eval]'`, or see docs/evaluation.md."
-        )
+        raise CampaignError("lmms-eval is not installed here; install it with `pip install 'aot-video[eval]'`.")
     for model in campaign.models:
         if checkpoint_folder(model.checkpoint) is None:
             raise CampaignError(

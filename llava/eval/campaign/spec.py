@@ -1,7 +1,7 @@
 """A campaign as a person writes it: models × settings × tasks in one YAML file, checked before any work."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import yaml
 
 from aot import AOTConfig
 from aot.errors import AOTError
+from llava.shipped import shipped
 
 CAMPAIGNS = Path(__file__).parent / "data"  # those that come with the project, by name
 
@@ -92,7 +93,8 @@ class Campaign:
 def load_campaign(name: str | Path) -> Campaign:
     """The campaign of a YAML file, or one that comes with the project, by its name. Raises CampaignError."""
     path = Path(name)
-    if not path.suffix and not path.exists():
+    ours = not path.suffix and not path.exists()
+    if ours:
         path = CAMPAIGNS / f"{name}.yaml"
         if not path.is_file():
             raise CampaignError(f"There is no campaign {str(name)!r}; give a YAML file or one of: {known_campaigns()}.")
@@ -104,7 +106,18 @@ def load_campaign(name: str | Path) -> Campaign:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise CampaignError(f"The campaign {path} is no valid YAML{line}; correct it there.") from error
-    return campaign_from(data, default_name=path.stem)
+    campaign = campaign_from(data, default_name=path.stem)
+    return _located(campaign) if ours else campaign
+
+
+def _located(campaign: Campaign) -> Campaign:
+    """A campaign of the project with its own files named by where they are, whatever the working folder."""
+    models = tuple(replace(model, checkpoint=_locate(model.checkpoint)) for model in campaign.models)
+    return replace(campaign, models=models, include_path=campaign.include_path and _locate(campaign.include_path))
+
+
+def _locate(path: str) -> str:
+    return str(shipped(path) or path)
 
 
 def known_campaigns() -> str:

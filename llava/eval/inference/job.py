@@ -3,15 +3,17 @@
 import json
 from argparse import Namespace
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from aot_cli.parser import meant
 from llava.eval.campaign.store import StoreReader, question_key
 from llava.eval.lmms.fingerprint import checkpoint_fingerprint, checkpoint_folder
 from llava.serve.options import compression, model_path
 from llava.serve.session import ChatError
 
+_KEYS = ("id", "video", "question")  # of a line
 # options of the chat that change an answer
 _ASKED_WITH = (
     "num_frames", "fps", "force_sample", "decoder", "dtype", "tower_dtype", "conv_template", "max_new_tokens",
@@ -21,12 +23,16 @@ _ASKED_WITH = (
 
 @dataclass(frozen=True)
 class Asked:
-    """One line of the input. video: an absolute path. key: of its answer in the store."""
+    """One line of the input. video: an absolute path. key: of its answer in the store.
+
+    further: what else stands in the line, such as a reference answer; it plays no part and goes into the output.
+    """
 
     id: str | int
     video: str
     question: str
     key: str
+    further: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,22 +85,34 @@ def _asked(line: str, where: str, folder: Path, identity: Mapping[str, Any]) -> 
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise ChatError(f"{where} is no JSON; write one object a line with id, video and question.") from error
-    if not isinstance(row, dict) or set(row) != {"id", "video", "question"}:
-        raise ChatError(f"{where} must be an object with id, video and question, and nothing else.")
+    if not isinstance(row, dict):
+        raise ChatError(f"{where} must be an object with id, video and question.")
+    further = {name: value for name, value in row.items() if name not in _KEYS}
+    row = {name: row[name] for name in _KEYS if name in row}
+    for name in _KEYS:
+        if name not in row:
+            raise ChatError(
+                f"{where} has no {name}{meant(name, further)}; write an object with id, video and question."
+            )
     if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
         raise ChatError(f"{where}: id must be a text or a whole number.")
     if not all(isinstance(row[name], str) and row[name].strip() for name in ("video", "question")):
         raise ChatError(f"{where}: video and question must be texts that are not empty.")
     row["video"] = str((folder / row["video"]).resolve())
-    return Asked(**row, key=question_key(**row, **identity))
+    return Asked(**row, key=question_key(**row, **identity), further=further)
 
 
 def answer_lines(job: Job, store: StoreReader) -> list[dict[str, Any]]:
-    """What goes out, in the order of the input; only for a job that is done."""
-    return [
-        {"id": asked.id, "video": asked.video, "question": asked.question, **store.get(asked.key)}
-        for asked in job.questions
-    ]
+    """What goes out, in the order of the input; only for a job that is done.
+
+    What else stood in a line goes along; a name that the output has itself, such as answer, becomes input_answer.
+    """
+    lines = []
+    for asked in job.questions:
+        line = {"id": asked.id, "video": asked.video, "question": asked.question, **store.get(asked.key)}
+        further = {f"input_{name}" if name in line else name: value for name, value in asked.further.items()}
+        lines.append({**line, **further})
+    return lines
 
 
 def _size(path: str) -> int:

@@ -5,12 +5,13 @@ import time
 import torch
 
 from aot import AOTConfig, pooled_grid
+from llava.model.fields import pool_of
 
 
 def uncompressed_tokens(model, frames: int) -> tuple[int, int]:
     """(visual, newline) tokens that a video of so many frames takes without reduction."""
     side = model.get_vision_tower().num_patches_per_side
-    rows, columns = pooled_grid((side, side), getattr(model.config, "mm_spatial_pool_mode", None) or "bilinear")
+    rows, columns = pooled_grid((side, side), pool_of(model.config))
     newline, position = model._video_newline()
     if newline is None:
         return frames * rows * columns, 0

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.evaluate import DEFAULT_SETTINGS, exam_arguments, fingerprint
 from llava.eval.exam.items import guess_rate, make_exam
 from llava.eval.exam.scoring import interval, scores
+from llava.eval.exam.settings import parse_setting
 from llava.eval.tables.page import between, label, percent, table, write_section
 from llava.eval.world.questions import FAMILIES
 
@@ -88,15 +92,18 @@ def _summary(runs: dict[str, dict], whole: list[dict]) -> str:
     return table(head, rows)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: Parser) -> None:
     exam_arguments(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs/exam"), help="folder of the replies")
     parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS, help="those to report, where they are there")
-    parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
-    args = parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="where the section goes")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Writes the section."""
     runs = read_runs(args.runs, **identity(args))
-    write_section(args.output, "exam", report(chosen(runs, args.settings)))
+    write_section(args.output, "exam", report(chosen(runs, [parse_setting(name).name for name in args.settings])))
+    return 0
 
 
 def identity(args: argparse.Namespace) -> dict:
@@ -109,5 +116,7 @@ def chosen(runs: dict[str, dict], settings: Sequence[str]) -> dict[str, dict]:
     return {name: runs[name] for name in dict.fromkeys(["full", *settings]) if name in runs}
 
 
+main = entry("exam-report")
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

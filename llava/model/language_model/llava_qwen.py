@@ -7,9 +7,10 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aot.baselines.in_llm import is_in_llm
 from llava.model.compression import active_config
+from llava.model.fields import check_fields
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
-from llava.model.loading import check_loading_info
+from llava.model.loading import HARMLESS, UNUSED, check_finite, check_keys, quiet_report
 from llava.model.pruning import run_pruned
 from llava.model.splice import left_align
 
@@ -30,7 +31,10 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
 
     def __init__(self, config: LlavaQwenConfig):
         super(Qwen2ForCausalLM, self).__init__(config)
+        check_fields(config)
         self.model = LlavaQwenModel(config)
+        self._keys_to_ignore_on_load_unexpected = [*HARMLESS, *self.get_vision_tower().unused_keys]
+        self._keys_to_ignore_on_load_missing = [UNUSED]
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.reset_statistics()
@@ -38,13 +42,22 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but a checkpoint whose keys do not all fit raises CheckpointError.
+        """As in transformers, but a checkpoint whose keys do not all fit, or with a value that is not finite, raises
+        CheckpointError, and no code that comes with it is run.
 
         A tower or projector left at random values would answer fluently and wrongly.
         """
         kwargs.setdefault("ignore_mismatched_sizes", True)  # reported below, with the other kinds
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        check_loading_info(pretrained_model_name_or_path, info)
+        path, kwargs["trust_remote_code"] = pretrained_model_name_or_path, False
+        with quiet_report():
+            model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        check_keys(
+            path,
+            missing=info["missing_keys"],
+            unknown=info["unexpected_keys"],
+            mismatched=info["mismatched_keys"],
+        )
+        check_finite(path, model.state_dict())
         return (model, info) if output_loading_info else model
 
     def get_model(self) -> LlavaQwenModel:
