@@ -39,7 +39,7 @@ CASES = {
     "paper, a lower threshold": cascade("paper", dynamic_threshold=0.25, inter_scale=0.5),
     "paper, unit mass": cascade("paper", supplier_mass="unit", merge_strength=0.5),
     "paper, mass by attention": cascade("paper", supplier_mass="attention", pool=None, newlines="row", newline="grid"),
-    "paper, frames alone": cascade("paper", inter_frame=False, newline="frame"),
+    "paper, frames alone": cascade("paper", inter_frame=False, clip_length=None, newline="frame"),
     "released": cascade("released", keep_ratio=0.4),
     "released, grid": cascade("released", newline="grid", pool="average"),
     "released, dynamic clips": cascade("released", clips="dynamic", clip_length=None, clip_cuts=3, clip_threshold=0.6),
