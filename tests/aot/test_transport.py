@@ -16,7 +16,7 @@ from aot.joint import clip_budgets, compress_joint
 from aot.ops import cover
 from aot.ops.reference.pair_cost import grid_distances
 from aot.ranks import rank_descending, true_indices
-from aot.temporal import dynamic_clips, join_clips, short_clips, uniform_clips
+from aot.temporal import default_clip_length, dynamic_clips, join_clips, short_clips, uniform_clips
 from aot.transport import intra_frame, merge
 from aot.video import VideoTokens
 
@@ -374,6 +374,16 @@ def test_clips():
     assert uniform_clips(13) == [2] * 6 + [1] and uniform_clips(1) == [1]
     assert uniform_clips(7, 3) == [3, 3, 1]
     assert join_clips([1, 2, 3, 4], 2) == [3, 7] and join_clips([1, 2], 5) == [1, 2]
+    assert [default_clip_length(tokens) for tokens in (1, 200, 201, 266, 267, 400, 401, 900)] == [
+        4,
+        4,
+        3,
+        3,
+        2,
+        2,
+        1,
+        1,
+    ]
     video = VideoTokens(torch.zeros(11, 196, 1), None, None, (14, 14), None)
     assert short_clips(video, AOTConfig(), 99) == [4, 4, 3]  # 800 tokens hold four frames
     assert short_clips(video, AOTConfig(clip_length=6), 99) == [6, 5]

@@ -294,3 +294,7 @@ def test_projectors():
     assert {name: tuple(p.shape) for name, p in names.items()} == {
         "0.weight": (4, 6), "0.bias": (4,), "2.weight": (4, 4), "2.bias": (4,),
     }  # fmt: skip
+
+
+def test_the_rotary_base_is_written_for_both_versions_of_transformers(make_model):
+    assert make_model().config.to_dict()["rope_theta"] == 1e6

@@ -66,6 +66,11 @@ def test_tokenizer_and_processor_fit_the_tower(write, tmp_path):
     assert tokenizer("a<video>\nb").input_ids == [*tokenizer("a").input_ids, 260, *tokenizer("\nb").input_ids]
     pixels = json.loads((target / "preprocessor_config.json").read_text())
     assert pixels["size"] == {"height": 96, "width": 96}
+    # as LLaVA-NeXT makes its pixels: bicubic, to [-1, 1]
+    steps = {name: True for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")}
+    steps |= {"resample": 3, "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    for made in (pixels, json.loads((target / "video_preprocessor_config.json").read_text())):
+        assert {name: made[name] for name in steps} == steps
     assert pixels["image_grid_pinpoints"] == [[h, w] for w in (96, 192) for h in (96, 192, 288)]
     assert json.loads((target / "processor_config.json").read_text())["num_image_tokens"] == 144
 
