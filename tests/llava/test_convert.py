@@ -7,8 +7,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from aot.vllm import ARCHITECTURE
+from aot_cli.main import main
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.model.convert import convert, main
+from llava.model.convert import convert
 from llava.model.loading import CheckpointError
 from llava.model.transformers_layout import key_in_transformers, with_rows
 
@@ -122,8 +123,8 @@ def test_what_has_no_place_is_refused(write, tmp_path, settings, said):
 def test_the_command_says_one_sentence(write, tmp_path, capsys):
     _, source = write()
     capsys.readouterr()
-    assert main([str(source), str(tmp_path / "target")]) == 0
-    assert main([str(source), str(tmp_path / "target")]) == 1
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 0
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
-    assert main([str(tmp_path / "target"), str(tmp_path / "again")]) == 1
+    assert main(["convert", str(tmp_path / "target"), str(tmp_path / "again")]) == 1
     assert "layout of transformers" in capsys.readouterr().err
