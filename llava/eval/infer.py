@@ -2,14 +2,15 @@
 
 Input: one JSON object a line with id, video (a path, relative to the file) and question. Output: one line each, in the
 same order, with answer or failure, settings, token counts and times. Beside the output a folder OUTPUT.work keeps what
-is answered, so the same command goes on after an interruption, and failed questions are asked again.
+is answered, so the same command goes on after an interruption, and failed questions are asked again. A line that is
+no question fails by itself, with its file and number.
 """
 
-import json
 import sys
 from pathlib import Path
 
 from llava.eval.campaign.follow import follow, last_words
+from llava.eval.campaign.jsonl import write_jsonl
 from llava.eval.campaign.launch import Launch, starter
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.spec import CampaignError
@@ -88,12 +89,11 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
         print(f"{prog}: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
         return 1
     lines = answer_lines(job, reader)
-    part = options.output.with_name(f"{options.output.name}.{launch.machine_rank}.part")
-    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    part.replace(options.output)
+    write_jsonl(options.output, lines, part=f".{launch.machine_rank}.part")
     failed = [line for line in lines if line["failure"] is not None]
     for line in failed[:10]:
-        print(f"{prog}: {line['id']}: {line['failure']}", file=sys.stderr)
+        named = "" if line["id"] is None else f"{line['id']}: "
+        print(f"{prog}: {named}{line['failure']}", file=sys.stderr)
     print(f"{options.output}: {len(lines) - len(failed)} answered, {len(failed)} failed")
     return 1 if failed else 0
 

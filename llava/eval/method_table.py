@@ -99,10 +99,10 @@ def write(args: argparse.Namespace) -> None:
     methods = [*method_settings(asked), *inside_settings(asked)]
     rows = standings(runs, [name for name in methods if name in runs])
     if rows:
-        accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
         missing = {name: reason for name, reason in refused.items() if name in methods}
         write_section(args.page, "methods", methods_section(rows, runs, missing))
         args.page.with_name("results-methods.csv").write_text(methods_csv(rows, runs))
+        accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
     if any(name in runs for name in ablation_settings(args.ablations_at)):
         write_section(args.page, "ablations", ablation_section(runs, args.ablations_at, refused))
         args.page.with_name("results-ablations.csv").write_text(ablations_csv(runs, args.ablations_at))

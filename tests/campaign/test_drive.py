@@ -52,6 +52,7 @@ def test_a_run_leaves_every_question_and_a_manifest(tmp_path, campaign, harness)
     (found,) = questions(campaign, tmp_path / "out")
     assert [q.doc_id for q in found] == [str(i) for i in range(12)]
     assert {q.group for q in found} == {"mlvu_dev/ego", "mlvu_dev/count"}
+    assert {q.target for q in found} == {"A\u2028or a\u0085"}  # which end no line
     (run,) = make_plan(campaign_from(campaign), tmp_path / "out")
     result = json.loads((run.folder / "result.json").read_text())
     assert result["identity"]["aot"]["retention"] == 0.1 and result["identity"]["checkpoint_hash"]

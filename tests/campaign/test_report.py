@@ -1,7 +1,8 @@
 import csv
 import itertools
 import json
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from llava.eval.campaign.bootstrap import average, compare
 from llava.eval.campaign.graders import question_group, question_score
 from llava.eval.campaign.plan import make_plan, write_json, write_plan
 from llava.eval.campaign.report import main as report
-from llava.eval.campaign.results import Question, write_questions
+from llava.eval.campaign.results import Question, read_questions, write_questions
 from llava.eval.campaign.spec import campaign_from
 from llava.eval.campaign.tables import load_tables
 
@@ -131,6 +132,33 @@ def test_report_writes_markdown_csv_and_a_picture(results, capsys):
     assert (cell["measured"], cell["published"], cell["difference"], cell["failed"]) == ("60.0", "56.1", "3.9", "1")
     assert (folder / "small.png").read_bytes().startswith(b"\x89PNG")
     assert "failed questions" in capsys.readouterr().err
+
+
+def test_without_matplotlib_there_are_tables_and_a_sentence(results, capsys, monkeypatch):
+    folder, _ = results
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert report([str(folder)]) == 1  # a question failed
+    said = capsys.readouterr().err
+    assert "small.png is not drawn" in said and "pip install matplotlib" in said
+    assert "60.0 (56.1, +3.9)" in (folder / "small.md").read_text() and ".png" not in (folder / "small.md").read_text()
+    assert (folder / "small.csv").is_file() and not (folder / "small.png").exists()
+
+
+def test_questions_come_back_whatever_line_ends_they_hold(tmp_path):
+    odd = replace(question(0, 1.0), reply="a\u2028b\u0085", target="c\u2029d\ud800\r")
+    write_questions(tmp_path / "q.jsonl", [odd, question(1, 0.0)])
+    assert read_questions(tmp_path / "q.jsonl") == [odd, question(1, 0.0)]
+
+
+def test_a_damaged_line_is_named(results, capsys):
+    folder, runs = results
+    path = runs[0].folder / "questions.jsonl"
+    path.write_bytes(path.read_bytes() + b"{\n")
+    assert report([str(folder)]) == 2
+    assert "questions.jsonl:11 is no JSON" in capsys.readouterr().err
+    (folder / "campaign.json").write_text("{")
+    assert report([str(folder)]) == 2
+    assert "is damaged" in capsys.readouterr().err
 
 
 def test_a_missing_run_leaves_a_gap_and_is_named(results):

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from llava.eval.campaign.drive import Summary, run_campaign
+from llava.eval.campaign.jsonl import LineError
 from llava.eval.campaign.launch import LAUNCHERS, Launch
 from llava.eval.campaign.plan import with_limit
 from llava.eval.campaign.progress import CampaignProgress
@@ -32,7 +33,7 @@ def finish(prog: str, work: Callable[[], Summary]) -> int:
     """Runs the work of a command that runs campaigns, says how it ended, and returns the exit code."""
     try:
         summary = work()
-    except (CampaignError, OSError) as error:
+    except (CampaignError, LineError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, CampaignError) else 1
     except KeyboardInterrupt:

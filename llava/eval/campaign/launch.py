@@ -100,6 +100,6 @@ def _text(name: str, value: Any) -> str:
     if isinstance(value, (dict, list, tuple)):
         return json.dumps(value, separators=(",", ":"))
     text = str(value)
-    if any(mark in text for mark in ",'\"{}[]"):
+    if not text.isprintable() or any(mark in text for mark in ",'\"{}[]"):
         raise CampaignError(f"{name} is {text!r}, but lmms-eval takes no commas, quotes or brackets there; rename it.")
     return text

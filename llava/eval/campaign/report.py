@@ -4,6 +4,7 @@ import re
 import sys
 from pathlib import Path
 
+from llava.eval.campaign.jsonl import LineError
 from llava.eval.campaign.plot import plot
 from llava.eval.campaign.render import as_csv, markdown
 from llava.eval.campaign.spec import CampaignError
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "aot report") -> int
         for table in tables:
             page = write_table(table, options.output or options.folders[0])
             print(page)
-    except (CampaignError, OSError) as error:
+    except (CampaignError, LineError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
     whole = all(row.average is not None and not row.failed for table in tables for row in table.rows)
@@ -43,11 +44,12 @@ def page_name(table: Table, name: str | None = None) -> str:
 
 
 def write_table(table: Table, folder: Path, *, name: str | None = None) -> Path:
-    """Writes NAME.md, NAME.csv and NAME.png, by default by the campaign's name; returns the first."""
+    """Writes NAME.md, NAME.csv and, with matplotlib, NAME.png, by default by the campaign's name; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
     name = page_name(table, name)
-    drawn = plot(table, folder / f"{name}.png")
-    (folder / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
     page = folder / f"{name}.md"
-    page.write_text(markdown(table, image=f"{name}.png" if drawn else None), encoding="utf-8")
+    page.write_text(markdown(table), encoding="utf-8")
+    (folder / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
+    if plot(table, folder / f"{name}.png"):
+        page.write_text(markdown(table, image=f"{name}.png"), encoding="utf-8")
     return page

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.campaign.graders import question_group, question_score
+from llava.eval.campaign.jsonl import LineError, read_jsonl, write_jsonl
 from llava.eval.campaign.store import StoreReader
 
 _PREFERRED = ("accuracy", "acc", "exact_match", "f1")
@@ -57,7 +58,10 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
     files = sorted(attempt.rglob("*_results.json"))
     if not files:
         raise ResultError("lmms-eval left no results file")
-    results = json.loads(files[-1].read_text(encoding="utf-8"))
+    try:
+        results = json.loads(files[-1].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResultError(f"lmms-eval's results file {files[-1]} is no JSON") from error
     records = _records(store) if store else None
     questions: list[Question] = []
     scores: dict[str, dict[str, float]] = {}
@@ -76,14 +80,15 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
 
 def write_questions(path: Path, questions: list[Question]) -> None:
     """Writes one JSON line a question, all or nothing."""
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(asdict(q), ensure_ascii=False) + "\n" for q in questions), encoding="utf-8")
-    part.replace(path)
+    write_jsonl(path, map(asdict, questions))
 
 
 def read_questions(path: Path) -> list[Question]:
-    """The inverse of `write_questions`."""
-    return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    """The inverse of `write_questions`. Raises LineError for a line that is no question."""
+    try:
+        return [Question(**row) for row in read_jsonl(path)]
+    except TypeError as error:
+        raise LineError(f"{path} has a line that is no question; remove the run's folder and run it again.") from error
 
 
 def task_score(questions: list[Question]) -> float | None:
@@ -110,7 +115,10 @@ def _samples(folder: Path, task: str) -> list[dict]:
     files = sorted(folder.glob(f"*_samples_{task}.jsonl"))
     if not files:
         raise ResultError(f"lmms-eval left no samples of {task}")
-    return [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return read_jsonl(files[-1])
+    except LineError as error:
+        raise ResultError(f"lmms-eval's samples cannot be read: {error}") from error
 
 
 def _question(task: str, sample: dict, metrics: list[str], records: dict | None) -> Question:

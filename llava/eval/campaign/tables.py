@@ -76,9 +76,12 @@ def load_tables(folders: list[Path]) -> list[Table]:
         path = folder / "campaign.json"
         if not path.is_file():
             raise CampaignError(f"There is no campaign in {folder}; give the folder that `aot eval` named at its end.")
-        data = json.loads(path.read_text(encoding="utf-8"))
-        campaign = campaign_from(data["campaign"])
-        runs = {(row["model"], row["setting"], row["task"]): folder / row["folder"] for row in data["runs"]}
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            campaign = campaign_from(data["campaign"])
+            runs = {(row["model"], row["setting"], row["task"]): folder / row["folder"] for row in data["runs"]}
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise CampaignError(f"{path} is damaged; run `aot eval` with this campaign again.") from error
         if campaign.name in found:
             first, known = found[campaign.name]
             campaign, runs = _together(first, campaign), {**runs, **_complete(known)}

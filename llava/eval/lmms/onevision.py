@@ -7,6 +7,7 @@ from llava.eval.lmms.answering import Answering
 from llava.eval.lmms.build import Ending, device_of, single_device
 from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool, made_with
 from llava.eval.lmms.settings import split_arguments
+from llava.eval.lmms.visuals import Visual
 
 
 class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
@@ -52,6 +53,15 @@ class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
                 decoder=video_decode_backend,
                 strategy=self.token_strategy,
             )
+
+    @property
+    def sampling(self) -> dict:
+        """How the frames of a video are chosen."""
+        return {"num_frames": self.max_frames_num}
+
+    def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
+        """It does for images alone and for one video; of several videos it sees the first."""
+        return len(visuals) <= 1 or not any(isinstance(visual, str) for visual in visuals)
 
     def load_video(self, video_path, max_frames_num):
         path = video_path if isinstance(video_path, str) else video_path[0]

@@ -4,6 +4,8 @@ Nothing of what it computes is changed. lmms-eval leaves with exit code 0 after 
 error text for a reply when a video cannot be read; here either ends the run with one clear sentence and code 1.
 """
 
+from functools import partial
+
 from lmms_eval.models.simple import llava_onevision, llava_vid
 
 from llava.eval.lmms.build import Ending
@@ -28,6 +30,9 @@ class _Guarded:
             check_pool(made, arguments["mm_spatial_pool_mode"], arguments.get("mm_spatial_pool_stride", 2))
 
     def generate_until(self, requests):
+        for request in requests:
+            prompt, generation, doc_to_visual, *place = request.args
+            request.arguments = (prompt, generation, partial(_one_video, doc_to_visual), *place)
         with Ending():
             return super().generate_until(requests)
 
@@ -40,6 +45,18 @@ class _Guarded:
 
     def loglikelihood(self, requests):
         raise SystemExit(LIKELIHOOD)
+
+
+def _one_video(doc_to_visual, doc):
+    """What the task shows; ends the run where the stock code would look at the first of several videos alone."""
+    found = doc_to_visual(doc)
+    visuals = found if isinstance(found, list | tuple) else [found]
+    if len(visuals) > 1 and any(isinstance(visual, str) for visual in visuals):
+        raise SystemExit(
+            f"A question shows {len(visuals)} videos and images, of which this wrapper would see one; "
+            "use llava_onevision_aot or llava_vid_aot."
+        )
+    return found
 
 
 class LlavaOneVision(_Guarded, llava_onevision.Llava_OneVision):
