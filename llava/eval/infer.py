@@ -9,10 +9,9 @@ no question fails by itself, with its file and number.
 import sys
 from pathlib import Path
 
-from llava.eval.campaign.follow import follow, last_words
 from llava.eval.campaign.jsonl import write_jsonl
-from llava.eval.campaign.launch import Launch, starter
 from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.runner import Launch, last_log_line, module_words, run_module
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
@@ -32,7 +31,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.eva
     try:
         job = read_job(options)
         launch = launch_of(options)
-        return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.inference.worker", *words], prog)
+        return _run(job, options, launch, [*module_words(launch, "llava.eval.inference.worker"), *words], prog)
     except (ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
@@ -82,10 +81,10 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
     reader, keys = StoreReader(folder), [asked.key for asked in job.questions]
     log = folder / f"log-{launch.machine_rank}.txt"
     with CampaignProgress() as progress:
-        code = follow(words, log, lambda: progress.show(prog, reader.answered(keys), len(keys)))
+        code = run_module(words, log, on_poll=lambda: progress.show(prog, reader.answered(keys), len(keys)))
     missing = len(keys) - reader.answered(keys)
     if missing:
-        said = f"exit code {code}: {last_words(log)}" if code else "no reason given"
+        said = f"exit code {code}: {last_log_line(log)}" if code else "no reason given"
         print(f"{prog}: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
         return 1
     lines = answer_lines(job, reader)

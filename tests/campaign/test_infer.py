@@ -71,12 +71,12 @@ def test_other_settings_are_other_answers(clips, tmp_path):
 
 
 def test_no_answer_is_no_success(clips, tmp_path, capsys, monkeypatch):
-    def dies(words, log, look):
-        look()
+    def dies(words, log, on_poll):
+        on_poll()
         log.write_text("Killed\n")
         return -9
 
-    monkeypatch.setattr(infer, "follow", dies)
+    monkeypatch.setattr(infer, "run_module", dies)
     assert infer.main(["--input", str(clips), "--output", str(tmp_path / "a.jsonl")]) == 1
     said = capsys.readouterr().err
     assert "4 of 4 questions have no answer yet" in said and "Killed" in said
@@ -89,7 +89,7 @@ def test_everything_there_already_is_written_without_a_model(clips, tmp_path, mo
     with ResponseStore(tmp_path / "a.jsonl.work") as store:
         for asked in job.questions:
             store.put(asked.key, {"answer": "x", "failure": None})
-    monkeypatch.setattr(infer, "follow", lambda *_: 0)
+    monkeypatch.setattr(infer, "run_module", lambda *_, **__: 0)
     assert infer.main(words) == 0
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 4
 
@@ -141,7 +141,7 @@ def test_a_bad_line_fails_its_own_question_and_is_named(tmp_path, monkeypatch, c
     with ResponseStore(tmp_path / "a.jsonl.work") as store:
         for asked in job.questions:
             store.put(asked.key, {"answer": "half \ud800", "failure": None})
-    monkeypatch.setattr(infer, "follow", lambda *_: 0)
+    monkeypatch.setattr(infer, "run_module", lambda *_, **__: 0)
     assert infer.main(words) == 1
     lines = read_jsonl(output)
     assert [bool(row["failure"]) for row in lines] == [False, *[True] * 5, False, True, False]

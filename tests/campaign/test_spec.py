@@ -4,10 +4,9 @@ import pytest
 import yaml
 
 from llava.eval.campaign.cli import main
-from llava.eval.campaign.launch import Launch, command
-from llava.eval.campaign.plan import make_plan
-from llava.eval.campaign.preflight import check_installed
+from llava.eval.campaign.plan import check_installed, make_plan
 from llava.eval.campaign.published import check_published, published
+from llava.eval.campaign.runner import Launch, command
 from llava.eval.campaign.spec import CAMPAIGNS, CampaignError, campaign_from, load_campaign
 
 NAMES = {
@@ -138,12 +137,12 @@ def test_what_is_missing_is_told_before_any_work(tmp_path, campaign, capsys, har
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(campaign))
     with pytest.raises(CampaignError, match="lmms-eval is not installed"):
-        check_installed(campaign_from(campaign), Launch(module="no_such_harness"))
+        check_installed(campaign_from(campaign), "no_such_harness")
     with pytest.raises(CampaignError, match="no folder of tasks"):
-        check_installed(campaign_from({**campaign, "include_path": "nowhere"}), Launch(module=harness))
+        check_installed(campaign_from({**campaign, "include_path": "nowhere"}), harness)
     campaign["models"][0]["checkpoint"] = str(tmp_path / "nowhere")
     with pytest.raises(CampaignError, match="nowhere"):
-        check_installed(campaign_from(campaign), Launch(module=harness))
+        check_installed(campaign_from(campaign), harness)
 
 
 def test_the_command_of_lmms_eval(tmp_path, campaign):

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import torch
 
-from llava.eval.campaign.drive import Summary, run_campaign
 from llava.eval.campaign.jsonl import LineError
-from llava.eval.campaign.launch import LAUNCHERS, Launch
 from llava.eval.campaign.plan import with_limit
 from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.runner import LAUNCHERS, Launch, Summary, run_campaign
 from llava.eval.campaign.spec import CampaignError, known_campaigns, load_campaign
 from llava.serve.options import Parser
 
@@ -39,7 +38,7 @@ def finish(prog: str, work: Callable[[], Summary]) -> int:
     except KeyboardInterrupt:
         print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    tell(summary, prog)
+    print_summary(summary, prog)
     return 0 if summary.ok else 1
 
 
@@ -77,7 +76,7 @@ def launch_of(options: argparse.Namespace) -> Launch:
     )
 
 
-def tell(summary: Summary, prog: str) -> None:
+def print_summary(summary: Summary, prog: str) -> None:
     """What is there now, and openly what is not."""
     for name, reason in summary.broken.items():
         print(f"{prog}: {name} did not complete: {reason}", file=sys.stderr)

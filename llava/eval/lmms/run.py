@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.campaign.cli import add_launch_options, finish, launch_of
-from llava.eval.campaign.drive import Summary, run_campaign
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.report import write_table
+from llava.eval.campaign.runner import Summary, run_campaign
 from llava.eval.campaign.spec import Campaign, CampaignError, campaign_from
 from llava.eval.campaign.tables import load_tables
 from llava.serve.options import Parser, json_or_word
