@@ -9,12 +9,12 @@ no question fails by itself, with its file and number.
 import sys
 from pathlib import Path
 
-from llava.eval.campaign.jsonl import write_jsonl
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.runner import Launch, last_log_line, module_words, run_module
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
+from llava.eval.jsonl import write_jsonl
 from llava.serve.options import Parser, chat_parser
 
 _NOT_HERE = ("video_file", "question", "json", "compare")  # options of the chat

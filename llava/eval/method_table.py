@@ -15,11 +15,11 @@ import aot
 from aot.baselines.in_llm import IN_LLM
 from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run
 from llava.eval.exam.settings import OWN_COUNTS, parse_setting
+from llava.eval.markdown import write_section
 from llava.eval.tables.ablation_report import ablation_section, ablations_csv
 from llava.eval.tables.ablations import ABLATIONS
 from llava.eval.tables.exam_report import chosen, identity, read_runs, report
 from llava.eval.tables.method_report import methods_csv, methods_section
-from llava.eval.tables.page import write_section
 from llava.eval.tables.plots import accuracy_plot
 from llava.eval.tables.standing import standings
 

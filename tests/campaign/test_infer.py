@@ -5,9 +5,9 @@ import sys
 import pytest
 
 import llava.eval.infer as infer
-from llava.eval.campaign.jsonl import read_jsonl
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.inference.job import read_job
+from llava.eval.jsonl import read_jsonl
 from llava.eval.world.clips import write_clip
 
 

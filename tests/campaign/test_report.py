@@ -7,13 +7,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from llava.eval.campaign.bootstrap import average, compare
 from llava.eval.campaign.graders import question_group, question_score
-from llava.eval.campaign.plan import make_plan, write_json, write_plan
+from llava.eval.campaign.plan import make_plan, write_plan
 from llava.eval.campaign.report import main as report
-from llava.eval.campaign.results import Question, read_questions, write_questions
 from llava.eval.campaign.spec import campaign_from
 from llava.eval.campaign.tables import load_tables
+from llava.eval.jsonl import write_json
+from llava.eval.records import Record, read_records, write_records
+from llava.eval.stats import average, compare
 
 
 def test_the_interval_is_that_of_all_possible_draws():
@@ -74,7 +75,7 @@ def test_mlvu_is_grouped_by_kind_and_others_by_subtask():
 
 def question(number, score, *, failure=None, group="t", kept=10):
     tokens = {"visual": kept, "visual_before": 100}
-    return Question("t", str(number), group, score, failure, None if failure else "A", "A", tokens, {"compress": 0.002})
+    return Record("t", str(number), group, score, failure, None if failure else "A", "A", tokens, {"compress": 0.002})
 
 
 @pytest.fixture
@@ -92,7 +93,7 @@ def results(tmp_path, campaign):
     ]
     for run, questions in zip(runs, replies, strict=True):
         run.folder.mkdir(parents=True)
-        write_questions(run.folder / "questions.jsonl", questions)
+        write_records(run.folder / "questions.jsonl", questions)
         failures = [q.failure for q in questions if q.failure]
         manifest = {
             "identity": run.identity,
@@ -146,8 +147,8 @@ def test_without_matplotlib_there_are_tables_and_a_sentence(results, capsys, mon
 
 def test_questions_come_back_whatever_line_ends_they_hold(tmp_path):
     odd = replace(question(0, 1.0), reply="a\u2028b\u0085", target="c\u2029d\ud800\r")
-    write_questions(tmp_path / "q.jsonl", [odd, question(1, 0.0)])
-    assert read_questions(tmp_path / "q.jsonl") == [odd, question(1, 0.0)]
+    write_records(tmp_path / "q.jsonl", [odd, question(1, 0.0)])
+    assert read_records(tmp_path / "q.jsonl") == [odd, question(1, 0.0)]
 
 
 def test_a_damaged_line_is_named(results, capsys):
@@ -172,7 +173,7 @@ def test_a_missing_run_leaves_a_gap_and_is_named(results):
 
 def test_settings_with_other_questions_have_no_interval(results):
     folder, runs = results
-    write_questions(runs[1].folder / "questions.jsonl", [question(i, 1.0) for i in range(5)])
+    write_records(runs[1].folder / "questions.jsonl", [question(i, 1.0) for i in range(5)])
     (table,) = load_tables([folder])
     assert table.rows[1].relative is None and table.rows[1].average == 100
     assert any("same questions" in warning for warning in table.warnings)

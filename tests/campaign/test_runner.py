@@ -11,10 +11,10 @@ import pytest
 
 from llava.eval.campaign.plan import make_plan
 from llava.eval.campaign.progress import CampaignProgress
-from llava.eval.campaign.results import read_questions
 from llava.eval.campaign.runner import Launch, run_campaign
 from llava.eval.campaign.spec import CampaignError, campaign_from
 from llava.eval.campaign.tally import Tally
+from llava.eval.records import read_records
 
 # drives the campaign in a JSON file: FILE OUTPUT MODULE
 DRIVER = """
@@ -37,7 +37,7 @@ def drive(values, output, module):
 def questions(values, output):
     """All questions of all runs, times apart."""
     runs = make_plan(campaign_from(values), output)
-    return [read_questions(run.folder / "questions.jsonl") for run in runs]
+    return [read_records(run.folder / "questions.jsonl") for run in runs]
 
 
 def small(values):

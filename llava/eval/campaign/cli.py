@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from llava.eval.campaign.jsonl import LineError
 from llava.eval.campaign.plan import with_limit
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.runner import LAUNCHERS, Launch, Summary, run_campaign
 from llava.eval.campaign.spec import CampaignError, known_campaigns, load_campaign
+from llava.eval.jsonl import LineError
 from llava.serve.options import Parser
 
 OUTPUT = Path("runs/campaigns")

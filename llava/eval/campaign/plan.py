@@ -11,6 +11,7 @@ from llava.eval.campaign.identity import checkpoint_hash, digest, harness_folder
 from llava.eval.campaign.manifest import versions
 from llava.eval.campaign.published import check_published
 from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, effective
+from llava.eval.jsonl import write_json
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,6 @@ def write_plan(campaign: Campaign, runs: list[Run], output: Path) -> Path:
     ]
     write_json(folder / "campaign.json", {"campaign": campaign.to_dict(), "runs": rows})
     return folder
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
 
 
 def with_limit(campaign: Campaign, limit: int | None) -> Campaign:

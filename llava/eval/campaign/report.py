@@ -4,11 +4,11 @@ import re
 import sys
 from pathlib import Path
 
-from llava.eval.campaign.jsonl import LineError
 from llava.eval.campaign.plot import plot
 from llava.eval.campaign.render import as_csv, markdown
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.tables import Table, load_tables
+from llava.eval.jsonl import LineError
 from llava.serve.options import Parser
 
 

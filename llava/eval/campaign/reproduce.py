@@ -14,7 +14,7 @@ from llava.eval.campaign.report import write_table
 from llava.eval.campaign.runner import Summary, run_campaign
 from llava.eval.campaign.spec import CAMPAIGNS, Campaign, CampaignError, known_campaigns, load_campaign
 from llava.eval.campaign.tables import load_tables
-from llava.eval.tables.page import write_section
+from llava.eval.markdown import write_section
 from llava.serve.options import Parser
 
 ALIASES = {"main-vid": "main-video"}

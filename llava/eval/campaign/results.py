@@ -2,14 +2,13 @@
 
 import json
 import math
-import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llava.eval.campaign.graders import question_group, question_score
-from llava.eval.campaign.jsonl import LineError, read_jsonl, write_jsonl
 from llava.eval.campaign.store import StoreReader
+from llava.eval.jsonl import LineError, read_jsonl
+from llava.eval.records import Record
 
 _PREFERRED = ("accuracy", "acc", "exact_match", "f1")
 
@@ -19,33 +18,10 @@ class ResultError(ValueError):
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question of one run.
-
-    group: what the benchmark averages within first. score: 0..1, 0 when it failed, None when the task scores no
-    single questions. failure: why there is no reply. tokens, seconds: as the wrapper recorded them.
-    """
-
-    task: str
-    doc_id: str
-    group: str
-    score: float | None
-    failure: str | None
-    reply: str | None
-    target: str
-    tokens: dict[str, Any]
-    seconds: dict[str, float]
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.task, self.doc_id
-
-
-@dataclass(frozen=True)
 class Outcome:
     """All questions of a run in a fixed order, and lmms-eval's own scores by (sub)task, as it prints them."""
 
-    questions: list[Question]
+    questions: list[Record]
     harness_scores: dict[str, dict[str, float]]
 
 
@@ -63,7 +39,7 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
     except ValueError as error:
         raise ResultError(f"lmms-eval's results file {files[-1]} is no JSON") from error
     records = _records(store) if store else None
-    questions: list[Question] = []
+    questions: list[Record] = []
     scores: dict[str, dict[str, float]] = {}
     for task, counts in results["n-samples"].items():
         scores[task] = _numbers(results["results"].get(task, {}))
@@ -76,34 +52,6 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
     if len({q.key for q in questions}) != len(questions):
         raise ResultError("lmms-eval left some questions twice")
     return Outcome(questions, scores)
-
-
-def write_questions(path: Path, questions: list[Question]) -> None:
-    """Writes one JSON line a question, all or nothing."""
-    write_jsonl(path, map(asdict, questions))
-
-
-def read_questions(path: Path) -> list[Question]:
-    """The inverse of `write_questions`. Raises LineError for a line that is no question."""
-    try:
-        return [Question(**row) for row in read_jsonl(path)]
-    except TypeError as error:
-        raise LineError(f"{path} has a line that is no question; remove the run's folder and run it again.") from error
-
-
-def task_score(questions: list[Question]) -> float | None:
-    """Mean over groups of the mean score, in percent; None for a task that scores no single questions."""
-    if not questions or any(q.score is None for q in questions):
-        return None
-    return 100 * statistics.fmean(statistics.fmean(scores) for scores in score_groups(questions).values())
-
-
-def score_groups(questions: list[Question]) -> dict[str, list[float]]:
-    """Scores by group, both in an order that depends on the questions alone."""
-    groups: dict[str, list[float]] = {}
-    for question in sorted(questions, key=lambda q: (q.group, q.key)):
-        groups.setdefault(question.group, []).append(question.score)
-    return groups
 
 
 def _records(store: Path) -> dict[tuple[str, str], dict]:
@@ -121,7 +69,7 @@ def _samples(folder: Path, task: str) -> list[dict]:
         raise ResultError(f"lmms-eval's samples cannot be read: {error}") from error
 
 
-def _question(task: str, sample: dict, metrics: list[str], records: dict | None) -> Question:
+def _question(task: str, sample: dict, metrics: list[str], records: dict | None) -> Record:
     doc_id = str(sample["doc_id"])
     record: dict = {}
     if records is not None:
@@ -134,7 +82,7 @@ def _question(task: str, sample: dict, metrics: list[str], records: dict | None)
     reply = sample.get("filtered_resps")
     while isinstance(reply, list):
         reply = reply[0] if reply else None
-    return Question(
+    return Record(
         task=task,
         doc_id=doc_id,
         group=question_group(task, value),

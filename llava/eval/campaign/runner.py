@@ -17,12 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.campaign.manifest import environment
-from llava.eval.campaign.plan import Run, check_installed, make_plan, run_status, write_json, write_plan
+from llava.eval.campaign.plan import Run, check_installed, make_plan, run_status, write_plan
 from llava.eval.campaign.progress import CampaignProgress
-from llava.eval.campaign.results import Outcome, ResultError, read_outcome, task_score, write_questions
+from llava.eval.campaign.results import Outcome, ResultError, read_outcome
 from llava.eval.campaign.spec import Campaign, CampaignError
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.campaign.tally import Tally
+from llava.eval.jsonl import write_json
+from llava.eval.records import task_score, write_records
 
 LAUNCHERS = ("torchrun", "accelerate")
 # slow to import, so imported once for all runs; none of them starts threads or touches a GPU
@@ -138,7 +140,7 @@ def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str 
         outcome = read_outcome(attempt, run.store if run.model.keeps_answers else None)
     except ResultError as error:
         return f"{error}; see {log}"
-    write_questions(run.folder / "questions.jsonl", outcome.questions)
+    write_records(run.folder / "questions.jsonl", outcome.questions)
     write_json(run.folder / "result.json", _manifest(run, launch, outcome, words, started, time.monotonic() - clock))
     return None
 

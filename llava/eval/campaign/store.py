@@ -27,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava.eval.campaign.jsonl import LineReader, append_line, drop_torn_line
+from llava.eval.jsonl import LineReader, append_line, drop_torn_line
 
 
 def question_key(**parts: object) -> str:

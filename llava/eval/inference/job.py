@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.jsonl import LineError, numbered_lines, parse_line
 from llava.eval.campaign.store import StoreReader, question_key
+from llava.eval.jsonl import LineError, numbered_lines, parse_line
 from llava.eval.lmms.fingerprint import checkpoint_fingerprint, checkpoint_folder
 from llava.serve.options import compression, model_path
 from llava.serve.session import ChatError

@@ -1,4 +1,7 @@
-"""JSON Lines: one object a line in UTF-8, lines end at "\\n" alone, and a line without its end does not count."""
+"""JSON files, whole or not at all, and JSON Lines: an object a line in UTF-8.
+
+Lines end at "\\n" alone, and a line without its end does not count.
+"""
 
 import json
 import logging
@@ -52,6 +55,13 @@ def write_jsonl(path: Path, values: Iterable[Mapping[str, Any]], *, part: str = 
     whole = path.with_name(path.name + part)
     whole.write_bytes(b"".join(map(to_line, values)))
     whole.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    part = path.with_suffix(".part")
+    part.write_bytes(json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+    part.replace(path)
 
 
 def append_line(file: int, value: Mapping[str, Any]) -> None:
