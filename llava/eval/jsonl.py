@@ -25,9 +25,9 @@ def to_line(value: Mapping[str, Any]) -> bytes:
 
 
 def parse_line(line: bytes, where: str) -> dict[str, Any]:
-    """The object of a line. where: FILE:NUMBER, for the message. Raises LineError."""
+    """The object of a line, a byte order mark before it left out. where: FILE:NUMBER. Raises LineError."""
     try:
-        value = json.loads(line.decode("utf-8"))
+        value = json.loads(line.removeprefix(_BOM).decode("utf-8"))
     except UnicodeDecodeError as error:
         raise LineError(f"{where} is no UTF-8 text; save it as UTF-8.") from error
     except (ValueError, RecursionError) as error:
@@ -38,10 +38,9 @@ def parse_line(line: bytes, where: str) -> dict[str, Any]:
 
 
 def numbered_lines(path: Path) -> Iterator[tuple[str, bytes]]:
-    """(FILE:NUMBER, line) of every line of a file that is not blank; a byte order mark at its start is left out."""
-    data = path.read_bytes().removeprefix(_BOM)
-    for number, line in enumerate(data.split(b"\n"), 1):
-        if line.strip():
+    """(FILE:NUMBER, line) of every line of a file that is not blank."""
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if line.removeprefix(_BOM).strip():
             yield f"{path}:{number}", line
 
 

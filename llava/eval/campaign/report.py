@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "aot report") -> int
 
 def plain(name: str) -> str:
     """A name as part of a file's name."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    return re.sub(r"[^\w.]+|_+", "-", name.lower()).strip("-.")
 
 
 def page_name(table: Table, name: str | None = None) -> str:

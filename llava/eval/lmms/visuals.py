@@ -42,7 +42,7 @@ def _visual(number: int, one: Any) -> Visual:
         if not path.lower().endswith(PICTURES) or os.path.isdir(path):
             return path
         with Image.open(path) as picture:
-            return picture.convert("RGB")
+            return _visual(number, picture)
     if not isinstance(one, Image.Image):
         raise VisualError(f"Visual {number} is a {type(one).__name__}, which is neither a path nor an image.")
     if getattr(one, "is_animated", False) and one.format != "MPO":
