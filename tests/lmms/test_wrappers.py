@@ -327,9 +327,9 @@ def test_likelihood_tasks_are_refused(stock, ours):
 
 
 def test_without_a_store_nothing_is_kept(ours, clip, ask, monkeypatch):
-    from llava.eval.lmms.ranks import Memory
+    from llava.eval.lmms.distributed import InMemoryStore
 
-    monkeypatch.setattr(ours, "_answers", Memory())
+    monkeypatch.setattr(ours, "_answers", InMemoryStore())
     monkeypatch.setattr(ours, "_shared", False)
     (result,) = ask(ours, [{"video": clip}], QUESTION, task="memory only")
     assert result.text == record_of(ours, "memory only", 0)["reply"]

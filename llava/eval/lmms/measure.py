@@ -5,19 +5,6 @@ from typing import Any
 
 import torch
 
-from aot import AOTConfig, pooled_grid
-
-
-def uncompressed_tokens(model, frames: int) -> tuple[int, int]:
-    """(visual, newline) tokens that a video of so many frames takes without reduction."""
-    side = model.get_vision_tower().num_patches_per_side
-    rows, columns = pooled_grid((side, side), getattr(model.config, "mm_spatial_pool_mode", None) or "bilinear")
-    newline, position = model._video_newline()
-    if newline is None:
-        return frames * rows * columns, 0
-    every = AOTConfig(newlines="all").newline_count(frames, rows * columns, newline_position=position, rows=rows)
-    return frames * rows * columns, every
-
 
 class PromptTooLong(ValueError):
     """The prompt fills all that the model takes, so its end, and with it the question, may have been cut off."""
@@ -80,7 +67,7 @@ class Measure:
         """Counts of each video; all tokens where nothing was reduced, or before it was."""
         found, compressed = [], self.model.last_compression
         for number, frames in enumerate(self.frames):
-            before, newlines_before = uncompressed_tokens(self.model, frames)
+            before, newlines_before = self.model.uncompressed_count(frames)
             after, newlines = before, newlines_before
             if number < len(compressed):
                 after, newlines = compressed[number].num_visual, compressed[number].num_newlines

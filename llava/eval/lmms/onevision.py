@@ -3,14 +3,14 @@
 from accelerate import Accelerator
 from lmms_eval.models.simple import llava_onevision as stock
 
-from llava.eval.lmms.answering import Answering
-from llava.eval.lmms.build import Ending, device_of, single_device
-from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool, made_with
+from llava.eval.lmms.build import device_of, exit_on_error, single_device
+from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool, read_config
 from llava.eval.lmms.settings import split_arguments
 from llava.eval.lmms.visuals import Visual
+from llava.eval.lmms.wrapper import AOTWrapperMixin
 
 
-class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
+class LlavaOneVisionAOT(AOTWrapperMixin, stock.Llava_OneVision):
     """Arguments of the stock wrapper, the method's settings, and
 
     store: folder of the responses; a run that was interrupted goes on from there, and several ranks share one queue.
@@ -31,9 +31,9 @@ class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
         video_decode_backend: str = "auto",
         **arguments,
     ):
-        with Ending():
+        with exit_on_error():
             config, rest = split_arguments(arguments)
-            made = made_with(pretrained)
+            made = read_config(pretrained)
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, ONEVISION)
             check_pool(made, pool, mm_spatial_pool_stride)

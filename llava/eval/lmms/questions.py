@@ -37,7 +37,7 @@ def question_of(request: Instance, identity: Mapping[str, Any], size: int = 0) -
     return Question(task, split, doc_id, prompt, copy.deepcopy(generation), key, size)
 
 
-def as_stock(request: Instance, stock_id: str) -> None:
+def use_stock_prompt(request: Instance, stock_id: str) -> None:
     """Puts the prompt that lmms-eval gives to the stock model id in the place of the default one.
 
     Prompts depend on the name behind --model; under another name the same model would be asked something else.

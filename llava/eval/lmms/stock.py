@@ -8,8 +8,8 @@ from functools import partial
 
 from lmms_eval.models.simple import llava_onevision, llava_vid
 
-from llava.eval.lmms.build import Ending
-from llava.eval.lmms.checks import ONEVISION, VIDEO, check_family, check_pool, made_with
+from llava.eval.lmms.build import exit_on_error
+from llava.eval.lmms.checks import ONEVISION, VIDEO, check_family, check_pool, read_config
 
 LIKELIHOOD = "Likelihood tasks are scored wrongly by this wrapper; use tasks that generate an answer."
 
@@ -18,13 +18,13 @@ class _Guarded:
     family: str
 
     def __init__(self, pretrained: str | None = None, **arguments):
-        with Ending():
+        with exit_on_error():
             self.check(pretrained, arguments)
             super().__init__(pretrained=pretrained, **arguments)
 
     def check(self, pretrained: str | None, arguments: dict) -> None:
         """ValueError for a checkpoint or arguments that would answer, and answer wrongly."""
-        made = made_with(pretrained)
+        made = read_config(pretrained)
         check_family(pretrained, made, self.family)
         if "mm_spatial_pool_mode" in arguments:
             check_pool(made, arguments["mm_spatial_pool_mode"], arguments.get("mm_spatial_pool_stride", 2))
@@ -33,7 +33,7 @@ class _Guarded:
         for request in requests:
             prompt, generation, doc_to_visual, *place = request.args
             request.arguments = (prompt, generation, partial(_one_video, doc_to_visual), *place)
-        with Ending():
+        with exit_on_error():
             return super().generate_until(requests)
 
     def load_video(self, video_path, *arguments, **named):

@@ -4,14 +4,14 @@ from accelerate import Accelerator
 from lmms_eval.models.simple import llava_vid as stock
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
-from llava.eval.lmms.answering import Answering
-from llava.eval.lmms.build import Ending, device_of, single_device
-from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool, made_with
+from llava.eval.lmms.build import device_of, exit_on_error, single_device
+from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool, read_config
 from llava.eval.lmms.settings import split_arguments
 from llava.eval.lmms.visuals import Visual, VisualError
+from llava.eval.lmms.wrapper import AOTWrapperMixin
 
 
-class LlavaVidAOT(Answering, stock.LlavaVid):
+class LlavaVidAOT(AOTWrapperMixin, stock.LlavaVid):
     """Arguments of the stock wrapper, the method's settings, and
 
     store, mm_spatial_pool_mode, video_decode_backend: as in `LlavaOneVisionAOT`. max_frames_num: most frames a
@@ -34,9 +34,9 @@ class LlavaVidAOT(Answering, stock.LlavaVid):
         video_decode_backend: str = "auto",
         **arguments,
     ):
-        with Ending():
+        with exit_on_error():
             config, rest = split_arguments(arguments)
-            made = made_with(pretrained)
+            made = read_config(pretrained)
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, VIDEO)
             check_pool(made, pool, mm_spatial_pool_stride)

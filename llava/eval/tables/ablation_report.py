@@ -38,7 +38,7 @@ def ablation_section(runs: dict[str, dict], retention: float, refused: dict[str,
     lines = figures(runs, retention)
     parts = [
         f"## Ablations at {100 * retention:g} %",
-        "Written by `python -m llava.eval.method_table`, from the list in `llava/eval/tables/ablations.py`, on the "
+        "Written by `python -m llava.eval.method_table`, from the list in `llava/eval/tables/ablations.yaml`, on the "
         "exam above. *Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over "
         "clips). `paper` and `released` have token counts of their own; their anchors are set so that the share kept "
         "comes nearest to the one asked, variant by variant.",

@@ -13,11 +13,11 @@ from tqdm import tqdm
 
 from aot import AOTConfig
 from llava.eval.campaign.store import ResponseStore
-from llava.eval.lmms.build import Ending
+from llava.eval.lmms.build import exit_on_error
+from llava.eval.lmms.distributed import InMemoryStore, all_questions, longest_first
 from llava.eval.lmms.fingerprint import checkpoint_fingerprint, checkpoint_folder
 from llava.eval.lmms.measure import Measure, retention
-from llava.eval.lmms.questions import PADDING, Question, as_stock, question_of, reply_to_grade
-from llava.eval.lmms.ranks import Memory, everyones, longest_first
+from llava.eval.lmms.questions import PADDING, Question, question_of, reply_to_grade, use_stock_prompt
 from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
 from llava.mm_utils import process_images
 from llava.video import DECODERS, Video, VideoError, load_video
@@ -36,7 +36,7 @@ class Cost(TokenCounts):
         return {**super().to_dict(), **{name: self.record[name] for name in _REPORTED}}
 
 
-class Answering:
+class AOTWrapperMixin:
     """Goes before a stock wrapper among the bases; `stock_id` is that wrapper's model id.
 
     A question that cannot be answered is recorded with its reason, never answered from the text alone, and handed
@@ -69,13 +69,13 @@ class Answering:
         }
         fingerprint = checkpoint_fingerprint(checkpoint_folder(self.pretrained))
         self._identity = {"model": fingerprint, "wrapper": self.stock_id, "settings": self._settings}
-        self._answers = Memory() if store is None else ResponseStore(store)
+        self._answers = InMemoryStore() if store is None else ResponseStore(store)
         self._shared = store is not None
         self.accelerator = accelerator
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Replies to all requests of this rank; with a store, whoever is free takes the next question."""
-        with Ending():
+        with exit_on_error():
             return self._generate(requests)
 
     def loglikelihood(self, requests):
@@ -95,7 +95,7 @@ class Answering:
             if (request.metadata or {}).get(PADDING):
                 questions.append(None)
                 continue
-            as_stock(request, self.stock_id)
+            use_stock_prompt(request, self.stock_id)
             _, _, doc_to_visual, _, task, _ = request.args
             visuals[task] = doc_to_visual
             question = question_of(request, self._identity)
@@ -103,7 +103,7 @@ class Answering:
         mine = [question for question in questions if question is not None]
         if self._world_size > 1 and not self._shared:
             logger.warning("without store=FOLDER in --model_args the ranks share their work unevenly")
-        queue = everyones(mine) if self._shared else longest_first(mine)
+        queue = all_questions(mine) if self._shared else longest_first(mine)
         # a task of which this rank has no document of its own is left to the others
         self._work([question for question in queue if question.task in visuals], visuals)
         return [self._result(question) for question in questions]
