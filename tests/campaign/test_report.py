@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llava.eval.campaign.graders import question_group, question_score
-from llava.eval.campaign.plan import make_plan, write_plan
+from llava.eval.campaign.plan import RunStatus, make_plan, run_status, write_plan
 from llava.eval.campaign.report import main as report
 from llava.eval.campaign.spec import campaign_from
 from llava.eval.campaign.tables import load_tables
@@ -164,6 +164,8 @@ def test_a_damaged_line_is_named(results, capsys):
 
 def test_a_missing_run_leaves_a_gap_and_is_named(results):
     folder, runs = results
+    (runs[1].folder / "result.json").write_text("{")  # damaged: it has to be run again, as a missing one has
+    assert run_status(runs[1].folder) == RunStatus(False)
     (runs[1].folder / "result.json").unlink()
     (table,) = load_tables([folder])
     assert table.rows[1].average is None and table.rows[1].relative_interval is None

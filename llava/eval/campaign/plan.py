@@ -56,11 +56,18 @@ class RunStatus:
     reason: str = ""
 
 
-def run_status(folder: Path) -> RunStatus:
-    """The status of a run's folder; a run without its result file has not completed."""
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run's folder; None where it has not completed, or what it left cannot be read."""
     try:
-        result = json.loads((folder / "result.json").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def run_status(folder: Path) -> RunStatus:
+    """The status of a run's folder."""
+    result = read_result(folder)
+    if result is None:
         return RunStatus(False)
     return RunStatus(True, result["questions"], result["failed"], next(iter(result["failures"]), ""))
 

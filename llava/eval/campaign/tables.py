@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from llava.eval.campaign.plan import read_result
 from llava.eval.campaign.published import published_row, published_value
 from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, campaign_from
 from llava.eval.records import Record, read_records, score_groups, task_score
@@ -90,7 +91,7 @@ def load_tables(folders: list[Path]) -> list[Table]:
 
 
 def _complete(runs: dict) -> dict:
-    return {key: folder for key, folder in runs.items() if (folder / "result.json").is_file()}
+    return {key: folder for key, folder in runs.items() if read_result(folder) is not None}
 
 
 def _together(one: Campaign, other: Campaign) -> Campaign:
@@ -110,9 +111,10 @@ def _table(campaign: Campaign, model: Model, runs: dict[tuple[str, str, str], Pa
     for setting in campaign.settings:
         for task in campaign.tasks:
             folder = runs.get((model.name, setting.name, task.name))
-            if folder is not None and (folder / "result.json").is_file():
+            manifest = None if folder is None else read_result(folder)
+            if manifest is not None:
                 answers[setting.name, task.name] = read_records(folder / "questions.jsonl")
-                manifests.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+                manifests.append(manifest)
     warnings = _warnings(campaign, answers) + [text for manifest in manifests for text in _disagreements(manifest)]
     reference = next((s.name for s in campaign.settings if s.aot is None), None)
     intervals = _compare(campaign, reference, answers)
