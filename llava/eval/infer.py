@@ -2,22 +2,22 @@
 
 Input: one JSON object a line with id, video (a path, relative to the file) and question. Output: one line each, in the
 same order, with answer or failure, settings, token counts and times. Beside the output a folder OUTPUT.work keeps what
-is answered, so the same command goes on after an interruption, and failed questions are asked again.
+is answered, so the same command goes on after an interruption, and failed questions are asked again. A line that is
+no question fails by itself, with its file and number.
 """
 
-import json
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
-from llava.eval.campaign.follow import follow, last_words
-from llava.eval.campaign.launch import Launch, starter
 from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.runner import Launch, last_log_line, module_words, run_module
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
+from llava.eval.jsonl import write_jsonl
 from llava.model.checkpoint import read_settings
 from llava.serve.family import default_manner
 from llava.serve.options import add_model_options, model_path
@@ -31,7 +31,8 @@ def execute(options) -> int:
         launch = launch_of(options)
         if note := default_manner(SimpleNamespace(**read_settings(model_path(options)))).note:
             print(f"{prog}: {note}", file=sys.stderr)
-        return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.inference.worker", *options.words], prog)
+        words = [*module_words(launch, "llava.eval.inference.worker"), *options.words]
+        return _run(job, options, launch, words, prog)
     except (ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
@@ -79,19 +80,18 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
     reader, keys = StoreReader(folder), [asked.key for asked in job.questions]
     log = folder / f"log-{launch.machine_rank}.txt"
     with CampaignProgress() as progress:
-        code = follow(words, log, lambda: progress.show(prog, reader.answered(keys), len(keys)))
+        code = run_module(words, log, on_poll=lambda: progress.show(prog, reader.answered(keys), len(keys)))
     missing = len(keys) - reader.answered(keys)
     if missing:
-        said = f"exit code {code}: {last_words(log)}" if code else "no reason given"
+        said = f"exit code {code}: {last_log_line(log)}" if code else "no reason given"
         print(f"{prog}: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
         return 1
     lines = answer_lines(job, reader)
-    part = options.output.with_name(f"{options.output.name}.{launch.machine_rank}.part")
-    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    part.replace(options.output)
+    write_jsonl(options.output, lines, part=f".{launch.machine_rank}.part")
     failed = [line for line in lines if line["failure"] is not None]
     for line in failed[:10]:
-        print(f"{prog}: {line['id']}: {line['failure']}", file=sys.stderr)
+        named = "" if line["id"] is None else f"{line['id']}: "
+        print(f"{prog}: {named}{line['failure']}", file=sys.stderr)
     print(f"{options.output}: {len(lines) - len(failed)} answered, {len(failed)} failed")
     return 1 if failed else 0
 

@@ -17,11 +17,11 @@ from aot_cli.main import entry
 from aot_cli.parser import Parser, share
 from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run
 from llava.eval.exam.settings import OWN_COUNTS, parse_setting
+from llava.eval.markdown import write_section
 from llava.eval.tables.ablation_report import ablation_section, ablations_csv
 from llava.eval.tables.ablations import ABLATIONS
 from llava.eval.tables.exam_report import chosen, identity, read_runs, report
 from llava.eval.tables.method_report import methods_csv, methods_section
-from llava.eval.tables.page import write_section
 from llava.eval.tables.plots import accuracy_plot
 from llava.eval.tables.standing import standings
 
@@ -101,10 +101,10 @@ def write(args: argparse.Namespace) -> None:
     methods = [*method_settings(asked), *inside_settings(asked)]
     rows = standings(runs, [name for name in methods if name in runs])
     if rows:
-        accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
         missing = {name: reason for name, reason in refused.items() if name in methods}
         write_section(args.page, "methods", methods_section(rows, runs, missing))
         args.page.with_name("results-methods.csv").write_text(methods_csv(rows, runs))
+        accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
     if any(name in runs for name in ablation_settings(args.ablations_at)):
         write_section(args.page, "ablations", ablation_section(runs, args.ablations_at, refused))
         args.page.with_name("results-ablations.csv").write_text(ablations_csv(runs, args.ablations_at))

@@ -8,6 +8,7 @@ import llava.eval.infer as infer
 from aot_cli.tree import make_parser
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.inference.job import read_job
+from llava.eval.jsonl import read_jsonl
 from llava.eval.world.clips import write_clip
 
 
@@ -72,12 +73,12 @@ def test_other_settings_are_other_answers(clips, tmp_path):
 
 
 def test_no_answer_is_no_success(clips, tmp_path, capsys, monkeypatch):
-    def dies(words, log, look):
-        look()
+    def dies(words, log, on_poll):
+        on_poll()
         log.write_text("Killed\n")
         return -9
 
-    monkeypatch.setattr(infer, "follow", dies)
+    monkeypatch.setattr(infer, "run_module", dies)
     assert infer.main(["--input", str(clips), "--output", str(tmp_path / "a.jsonl")]) == 1
     said = capsys.readouterr().err
     assert "4 of 4 questions have no answer yet" in said and "Killed" in said
@@ -90,7 +91,7 @@ def test_everything_there_already_is_written_without_a_model(clips, tmp_path, mo
     with ResponseStore(tmp_path / "a.jsonl.work") as store:
         for asked in job.questions:
             store.put(asked.key, {"answer": "x", "failure": None})
-    monkeypatch.setattr(infer, "follow", lambda *_: 0)
+    monkeypatch.setattr(infer, "run_module", lambda *_, **__: 0)
     assert infer.main(words) == 0
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 4
 
@@ -101,10 +102,14 @@ def test_everything_there_already_is_written_without_a_model(clips, tmp_path, mo
         ("{", "is no JSON"),
         ('{"id": 1, "video": "a"}', "has no question; write an object with id, video and question"),
         ('{"id": 1, "video": "a", "qestion": "b"}', "has no question; did you mean qestion?"),
-        ("[1]", "must be an object"),
         ('{"id": 1.5, "video": "a", "question": "b"}', "id must be"),
         ('{"id": 1, "video": "", "question": "b"}', "not empty"),
-        ('{"id": 1, "video": "a", "question": "b"}\n{"id": 1, "video": "a", "question": "c"}', "the id 1 twice"),
+        ('{"id": 1, "video": "a\\u0000", "question": "b"}', "no path"),
+        (json.dumps({"id": 1, "video": 5000 * "a", "question": "b"}), "name too long"),
+        ('{"id": 1, "video": "a", "question": "\\ud800"}', "lone surrogate"),
+        (f'{{"id": {"9" * 5000}, "video": "a", "question": "b"}}', "is no JSON"),
+        (10_000 * "[", "is no JSON"),
+        ("[1]", "no JSON object"),
         ("", "no question"),
     ],
 )
@@ -113,7 +118,38 @@ def test_input_that_is_no_list_of_questions(tmp_path, capsys, text, words):
     path.write_text(text)
     assert infer.main(["--input", str(path), "--output", str(tmp_path / "a")]) == 2
     said = capsys.readouterr().err
-    assert words in said and said.count("\n") == 1
+    assert words in said and said.count("\n") == 1 and (not text or f"{path}:1" in said)
+
+
+def line(number, question="b", video="a"):
+    return json.dumps({"id": number, "video": video, "question": question}, ensure_ascii=False)
+
+
+def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_taken(tmp_path):
+    path, words = tmp_path / "q.jsonl", ["--input", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "a")]
+    asked = ["one\u2028two", "one\u2029two", "one\u0085two", "one\x0btwo\x1c"]
+    text = "\r\n".join(line(number, question) for number, question in enumerate(asked))
+    path.write_bytes("\ufeff".encode() + text.encode() + b"\n\n")
+    assert [a.question for a in read_job(options(*words)).lines] == asked
+
+
+def test_a_bad_line_fails_its_own_question_and_is_named(tmp_path, monkeypatch, capsys):
+    path, output = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
+    bad = ["{", "3", '{"id": "x"}', line(1), line(2, video="a\0")]
+    path.write_bytes("\n".join([line(1), *bad, line(3)]).encode() + b'\n{"id": "\xff"}\n' + line("e\u2028").encode())
+    words = ["--input", str(path), "--output", str(output)]
+    job = read_job(options(*words))
+    assert [a.id for a in job.questions] == [1, 3, "e\u2028"]
+    with ResponseStore(tmp_path / "a.jsonl.work") as store:
+        for asked in job.questions:
+            store.put(asked.key, {"answer": "half \ud800", "failure": None})
+    monkeypatch.setattr(infer, "run_module", lambda *_, **__: 0)
+    assert infer.main(words) == 1
+    lines = read_jsonl(output)
+    assert [bool(row["failure"]) for row in lines] == [False, *[True] * 5, False, True, False]
+    assert all(f"{path}:{number}" in lines[number - 1]["failure"] for number in (2, 3, 4, 5, 6, 8))
+    assert lines[4]["id"] == 1 and lines[0]["answer"] == "half \ud800"
+    assert f"{path}:2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

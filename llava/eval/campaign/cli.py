@@ -9,11 +9,11 @@ import torch
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
-from llava.eval.campaign.drive import Summary, run_campaign
-from llava.eval.campaign.launch import LAUNCHERS, Launch
 from llava.eval.campaign.plan import with_limit
 from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.runner import LAUNCHERS, Launch, Summary, run_campaign
 from llava.eval.campaign.spec import CampaignError, known_campaigns, load_campaign
+from llava.eval.jsonl import LineError
 
 OUTPUT = Path("runs/campaigns")
 
@@ -32,13 +32,13 @@ def finish(prog: str, work: Callable[[], Summary]) -> int:
     """Runs the work of a command that runs campaigns, says how it ended, and returns the exit code."""
     try:
         summary = work()
-    except (CampaignError, OSError) as error:
+    except (CampaignError, LineError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, CampaignError) else 1
     except KeyboardInterrupt:
         print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    tell(summary, prog)
+    print_summary(summary, prog)
     return 0 if summary.ok else 1
 
 
@@ -73,7 +73,7 @@ def launch_of(options: argparse.Namespace) -> Launch:
     )
 
 
-def tell(summary: Summary, prog: str) -> None:
+def print_summary(summary: Summary, prog: str) -> None:
     """What is there now, and openly what is not."""
     for name, reason in summary.broken.items():
         print(f"{prog}: {name} did not complete: {reason}", file=sys.stderr)

@@ -10,6 +10,7 @@ from llava.eval.campaign.plot import plot
 from llava.eval.campaign.render import as_csv, markdown
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.tables import Table, load_tables
+from llava.eval.jsonl import LineError
 
 
 def add_options(parser: Parser) -> None:
@@ -24,7 +25,7 @@ def execute(options) -> int:
         for table in tables:
             page = write_table(table, options.output or options.folders[0])
             print(page)
-    except (CampaignError, OSError) as error:
+    except (CampaignError, LineError, OSError) as error:
         print(f"aot report: {error}", file=sys.stderr)
         return 2
     whole = all(row.average is not None and not row.failed for table in tables for row in table.rows)
@@ -35,7 +36,7 @@ def execute(options) -> int:
 
 def plain(name: str) -> str:
     """A name as part of a file's name."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    return re.sub(r"[^\w.]+|_+", "-", name.lower()).strip("-.")
 
 
 def page_name(table: Table, name: str | None = None) -> str:
@@ -45,13 +46,14 @@ def page_name(table: Table, name: str | None = None) -> str:
 
 
 def write_table(table: Table, folder: Path, *, name: str | None = None) -> Path:
-    """Writes NAME.md, NAME.csv and NAME.png, by default by the campaign's name; returns the first."""
+    """Writes NAME.md, NAME.csv and, with matplotlib, NAME.png, by default by the campaign's name; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
     name = page_name(table, name)
-    drawn = plot(table, folder / f"{name}.png")
-    (folder / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
     page = folder / f"{name}.md"
-    page.write_text(markdown(table, image=f"{name}.png" if drawn else None), encoding="utf-8")
+    page.write_text(markdown(table), encoding="utf-8")
+    (folder / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
+    if plot(table, folder / f"{name}.png"):
+        page.write_text(markdown(table, image=f"{name}.png"), encoding="utf-8")
     return page
 
 

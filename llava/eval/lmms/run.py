@@ -8,9 +8,9 @@ from typing import Any
 
 from aot_cli.parser import Parser, share
 from llava.eval.campaign.cli import add_launch_options, finish, launch_of
-from llava.eval.campaign.drive import Summary, run_campaign
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.report import write_table
+from llava.eval.campaign.runner import Summary, run_campaign
 from llava.eval.campaign.spec import Campaign, CampaignError, campaign_from
 from llava.eval.campaign.tables import load_tables
 from llava.serve.options import json_or_word

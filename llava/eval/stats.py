@@ -1,15 +1,18 @@
-"""Intervals by a paired bootstrap over questions.
+"""Intervals by a paired bootstrap: over questions for benchmarks, over clips for the exam.
 
 All settings answer the same questions, so each draw takes the same questions for all of them: what makes a draw of
 questions hard is then taken out of the comparison. Questions are drawn within the groups that a benchmark averages
-first, and benchmarks are averaged last, as in the tables.
+first, and benchmarks are averaged last, as in the tables. The exam asks several questions about a clip, which share its
+tokens, so there clips are drawn.
 """
 
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 DRAWS = 4000
+CLUSTER_DRAWS = 2000
 _BLOCK = 250  # draws at a time
 
 
@@ -57,6 +60,18 @@ def compare(tasks: list[list[np.ndarray]], *, draws: int = DRAWS, seed: int = 0)
         [_interval(row - scores[0]) for row in scores],
         [_interval(row) for row in relative],
     )
+
+
+def cluster_difference(scores: np.ndarray, others: np.ndarray, clusters: Sequence[Hashable]) -> Interval:
+    """Interval of how far the mean of scores (n,) is ahead of that of others (n,), in points.
+
+    clusters: of each question; questions of one are drawn together, since they rise and fall together.
+    """
+    number = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    member = np.array([number[cluster] for cluster in clusters])
+    sums, sizes = np.bincount(member, scores - others), np.bincount(member)
+    picks = np.random.default_rng(0).integers(len(sums), size=(CLUSTER_DRAWS, len(sums)))
+    return _interval(100 * sums[picks].sum(1) / sizes[picks].sum(1))
 
 
 def _means(rng: np.random.Generator, scores: np.ndarray, draws: int) -> np.ndarray:

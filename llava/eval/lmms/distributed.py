@@ -7,7 +7,7 @@ import torch.distributed as dist
 from llava.eval.lmms.questions import Question
 
 
-class Memory:
+class InMemoryStore:
     """The part of ResponseStore that answering needs, for one process that keeps nothing."""
 
     def __init__(self):
@@ -29,7 +29,7 @@ class Memory:
         """Nothing to let go of."""
 
 
-def everyones(questions: list[Question]) -> list[Question]:
+def all_questions(questions: list[Question]) -> list[Question]:
     """The questions of all ranks, each once, the longest first; the same list on every rank."""
     if dist.is_available() and dist.is_initialized():
         shares: list[list[Question] | None] = [None] * dist.get_world_size()

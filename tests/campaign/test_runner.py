@@ -1,3 +1,4 @@
+import fcntl
 import json
 import os
 import random
@@ -8,22 +9,20 @@ import time
 
 import pytest
 
-from llava.eval.campaign.drive import run_campaign
-from llava.eval.campaign.launch import Launch
 from llava.eval.campaign.plan import make_plan
 from llava.eval.campaign.progress import CampaignProgress
-from llava.eval.campaign.results import read_questions
+from llava.eval.campaign.runner import Launch, run_campaign
 from llava.eval.campaign.spec import CampaignError, campaign_from
 from llava.eval.campaign.tally import Tally
+from llava.eval.records import read_records
 
 # drives the campaign in a JSON file: FILE OUTPUT MODULE
 DRIVER = """
 import json, sys
 from pathlib import Path
 import light
-from llava.eval.campaign.drive import run_campaign
-from llava.eval.campaign.launch import Launch
 from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.runner import Launch, run_campaign
 from llava.eval.campaign.spec import campaign_from
 campaign = campaign_from(json.loads(Path(sys.argv[1]).read_text()))
 summary = run_campaign(campaign, Path(sys.argv[2]), Launch(device="cpu", module=sys.argv[3]), CampaignProgress())
@@ -38,7 +37,7 @@ def drive(values, output, module):
 def questions(values, output):
     """All questions of all runs, times apart."""
     runs = make_plan(campaign_from(values), output)
-    return [read_questions(run.folder / "questions.jsonl") for run in runs]
+    return [read_records(run.folder / "questions.jsonl") for run in runs]
 
 
 def small(values):
@@ -52,6 +51,7 @@ def test_a_run_leaves_every_question_and_a_manifest(tmp_path, campaign, harness)
     (found,) = questions(campaign, tmp_path / "out")
     assert [q.doc_id for q in found] == [str(i) for i in range(12)]
     assert {q.group for q in found} == {"mlvu_dev/ego", "mlvu_dev/count"}
+    assert {q.target for q in found} == {"A\u2028or a\u0085"}  # which end no line
     (run,) = make_plan(campaign_from(campaign), tmp_path / "out")
     result = json.loads((run.folder / "result.json").read_text())
     assert result["identity"]["aot"]["retention"] == 0.1 and result["identity"]["checkpoint_hash"]
@@ -101,6 +101,16 @@ def test_a_run_that_breaks_is_named_and_the_others_go_on(tmp_path, campaign, har
     assert (make_plan(campaign_from(campaign), tmp_path / "out")[1].folder / "result.json").is_file()
 
 
+def locked(path):
+    """Whether a process holds the lock on its file of answers."""
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 def test_kill_at_a_random_moment_and_restart_gives_the_same(tmp_path, campaign, harness):
     campaign["models"][0]["args"] = {"pause": 0.1}
     campaign["tasks"] = ["mlvu_dev"]
@@ -115,6 +125,10 @@ def test_kill_at_a_random_moment_and_restart_gives_the_same(tmp_path, campaign, 
     time.sleep(random.random() * 0.4)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
+    ended = time.monotonic() + 60
+    while any(map(locked, store.glob("answers-*.jsonl"))):  # what it had started ends with it
+        assert time.monotonic() < ended
+        time.sleep(0.1)
     runs = make_plan(campaign_from(campaign), tmp_path / "out")
     assert not all((run.folder / "result.json").exists() for run in runs)
     assert subprocess.run(words, timeout=900).returncode == 0
