@@ -25,7 +25,6 @@ TAKEN = {
     "mm_spatial_pool_mode": ("bilinear", "average", "max"),
     "mm_newline_position": ("one_token", "grid", "frame", "no_token"),
     "mm_patch_merge_type": ("flat", "spatial", "spatial_unpad"),
-    "mm_pooling_position": ("after",),  # of the projector
     "mm_vision_select_feature": ("patch",),  # SigLIP has no class token
     "mm_resampler_type": (),
     "mm_use_im_start_end": (False,),  # prompts here hold no marks around an image

@@ -40,7 +40,6 @@ def refusal(folder) -> str:
         ("mm_spatial_pool_stride", "4"),
         ("mm_newline_position", "row"),
         ("mm_patch_merge_type", "spatial_maxpool2x2"),
-        ("mm_pooling_position", "before"),
         ("mm_vision_select_feature", "cls_patch"),
         ("mm_vision_select_layer", -7),
         ("mm_vision_select_layer", 0),
@@ -86,20 +85,20 @@ def test_sizes_of_the_tower(checkpoint, name, value):
 
 
 def test_what_a_caller_overwrites_is_judged_too(checkpoint):
-    edit(checkpoint, mm_pooling_position="before")
-    load_pretrained_model(checkpoint, overwrite_config={"mm_pooling_position": "after"})
+    edit(checkpoint, add_faster_video=True)
+    load_pretrained_model(checkpoint, overwrite_config={"add_faster_video": False})
     with pytest.raises(CheckpointError, match="mm_newline_position"):
-        load_pretrained_model(checkpoint, overwrite_config={"mm_pooling_position": "after", "mm_newline_position": "x"})
+        load_pretrained_model(checkpoint, overwrite_config={"add_faster_video": False, "mm_newline_position": "x"})
     edit(checkpoint, aot={"retention": 7})
     with pytest.raises(AOTError, match="retention"):
-        load_pretrained_model(checkpoint, overwrite_config={"mm_pooling_position": "after"})
+        load_pretrained_model(checkpoint, overwrite_config={"add_faster_video": False})
 
 
 def test_fields_of_published_checkpoints_load(checkpoint):
     """Those of LLaVA-OneVision and LLaVA-Video that say what is done here anyway, and those of training alone."""
     edit(
         checkpoint, mm_resampler_type=None, mm_spatial_pool_stride=2, mm_vision_select_layer=-2, add_faster_video=False,
-        mm_vision_select_feature="patch", mm_pooling_position="after", faster_token_stride=10, force_sample=False,
+        mm_vision_select_feature="patch", mm_pooling_position="before", faster_token_stride=10, force_sample=False,
         add_time_instruction=False, rope_scaling=None, use_mm_proj=True, mm_tunable_parts="mm_mlp_adapter", s2=False,
         use_pos_skipping=True, delay_load=True, unfreeze_mm_vision_tower=True, mm_use_im_patch_token=True,
         sliding_window=131072, use_sliding_window=False, mm_spatial_pool_out_channels=1152, vision_tower_pretrained="",
