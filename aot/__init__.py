@@ -10,6 +10,7 @@ from .pooling import pool_tokens, pooled_grid
 from .registry import method_names, register
 from .result import CompressedVideo, Kind
 from .stream import VideoStream, join
+from .warm_up import warm_up
 
 __all__ = [
     "AOTConfig",
@@ -29,4 +30,5 @@ __all__ = [
     "pooled_grid",
     "register",
     "remove",
+    "warm_up",
 ]

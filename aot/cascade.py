@@ -57,9 +57,9 @@ def pooled_frames(video: VideoTokens, config: AOTConfig) -> tuple[Frames, dict]:
     local, global_, count = tower_anchors(video, config)
     mask = local | global_
     anchor = true_indices(mask, count)
-    merged, plan = intra_frame(video.features, anchor, video.grid, config, video.deep)
+    merged, plan = intra_frame(video.tower, anchor, video.grid, config, video.deep_importance)
     width = merged.shape[-1]
-    full = video.features.float().scatter(1, anchor.unsqueeze(-1).expand(-1, -1, width), merged)
+    full = video.tower.float().scatter(1, anchor.unsqueeze(-1).expand(-1, -1, width), merged)
     tokens = pool_tokens(full, video.grid, video.pool)
     keep = pool_map(mask.float(), video.grid, video.pool) >= 0.5
     mostly_local = pool_map(local.float(), video.grid, video.pool) > pool_map(global_.float(), video.grid, video.pool)
@@ -85,7 +85,7 @@ def tower_anchors(video: VideoTokens, config: AOTConfig) -> tuple[torch.Tensor, 
     local_each = int(config.num_anchors * (1 - config.global_ratio))
     local = window_sizes(windows).clamp_max(local_each // 9).expand(frames, -1)
     global_ = torch.full((frames,), config.num_anchors - local_each, device=windows.device)
-    chosen = choose(local, global_, video.shallow.float(), video.deep.float(), windows)
+    chosen = choose(local, global_, video.shallow_importance, video.deep_importance, windows)
     per_window = local_each // 9
     count = sum(min(per_window, size) for size in grid_window_sizes(video.grid))
     count += config.num_anchors - local_each

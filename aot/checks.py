@@ -2,7 +2,7 @@
 
 import math
 from decimal import Decimal
-from numbers import Integral, Real
+from numbers import Integral, Rational, Real
 from typing import Any
 
 from .errors import AOTError
@@ -20,8 +20,10 @@ def number(name: str, value: Any, low: float, high: float, open_low: bool) -> fl
     """value as a float in [low, high], or (low, high] when open_low; AOTError names the setting else."""
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise AOTError(f"{name} is {value!r}; use a number.")
-    # str() first: numpy's float32(0.1) means 0.1, not 0.10000000149
-    number = float(str(value))
+    if isinstance(value, Rational):
+        number = float(Decimal(int(value.numerator)) / int(value.denominator))
+    else:
+        number = float(str(value))  # numpy's float32(0.1) means 0.1, not 0.10000000149
     inside = low < number <= high if open_low else low <= number <= high
     if not inside or math.isinf(number):
         bracket = "(" if open_low else "["

@@ -14,7 +14,7 @@ _SHAPES_KEPT = 32  # some hundred kilobytes each for 32 frames of 14x14
 
 @dataclass(frozen=True, eq=False)
 class Clips:
-    """A video of T·P tokens in C clips, padded to the n = longest·P tokens of the longest.
+    """A video of T·P tokens in C clips, padded to n = longest·P tokens.
 
     They keep S tokens in all and K at most. longest: frames. starts: (C,) first frame of each clip. token: (C, n) flat
     token indices. real: (C, n) bool, False for padding. slot: (T·P,) where each token lies in the flattened (C, n).
@@ -61,15 +61,23 @@ class Windows:
 
 
 def lay_out(
-    lengths: list[int], counts: list[int], grid: tuple[int, int], global_ratio: float, device: torch.device
+    lengths: list[int],
+    counts: list[int],
+    grid: tuple[int, int],
+    global_ratio: float,
+    device: torch.device,
+    *,
+    longest: int | None = None,
 ) -> Clips:
     """The clips of a video. lengths: frames of each. counts: tokens that each keeps, at least 1. grid: pooled (H, W).
+
+    longest: frames that all are padded to, None for those of the longest.
 
     Local tokens are a ninth of the share 1 - global_ratio in each window, ⌊·/9⌋, where the window has as many. The
     result is remembered, so that a device is sent nothing for the next video of this shape.
     """
     each = [int(count * (1 - global_ratio)) // 9 for count in counts]
-    return _lay_out(tuple(lengths), tuple(counts), grid, tuple(each), device)
+    return _lay_out(tuple(lengths), tuple(counts), grid, tuple(each), longest or max(lengths), device)
 
 
 @lru_cache(maxsize=_SHAPES_KEPT)
@@ -79,9 +87,10 @@ def _lay_out(
     counts: tuple[int, ...],
     grid: tuple[int, int],
     each: tuple[int, ...],
+    longest: int,
     device: torch.device,
 ) -> Clips:
-    per_frame, longest = grid[0] * grid[1], max(lengths)
+    per_frame = grid[0] * grid[1]
     tokens = sum(lengths) * per_frame
     first = clip_starts(list(lengths), device)
     starts = first.unsqueeze(1) * per_frame

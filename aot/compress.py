@@ -38,7 +38,9 @@ def compress(
     None lets the config decide. grid: tower (H, W); None means square. extras: further tower outputs by name,
     for methods that need them. before: (1, N, D), the frame before these in a stream.
     trace: keep importance maps, plans and budgets for pictures.
-    Raises AOTError (a ValueError) for inputs or settings that do not fit. No gradient is taken.
+    Raises AOTError (a ValueError) for inputs or settings that do not fit, and on a CPU for values that cannot be used
+    (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
+    raises the error when somebody asks. No gradient is taken.
     """
     if isinstance(config, Mapping):
         config = AOTConfig.from_dict(config)
@@ -46,6 +48,8 @@ def compress(
         raise AOTError(f"config is a {type(config).__name__}; give an AOTConfig or its dict.")
     if not isinstance(features, torch.Tensor) or features.dim() != 3:
         raise AOTError(f"features must be a (T, N, D) tensor; got {_describe(features)}.")
+    if extras is not None and not isinstance(extras, Mapping):
+        raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
     check_newline_position(newline_position)
     video = VideoTokens(
         features=features,
@@ -56,7 +60,7 @@ def compress(
         clips=check_clips(clips, features.shape[0]),
         newline=newline,
         newline_position=newline_position,
-        extras=extras or {},
+        extras={} if extras is None else extras,
         before=before,
         trace=trace,
     )
@@ -75,6 +79,7 @@ def compress(
         clips=selection.clips if selection.clips is not None else video.clips,
         config=config,
         trace=selection.trace if trace else None,
+        usable=video.usable,
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from .checks import check_newline_position, count, number
 from .errors import AOTError
+from .idle import IdleSetting, refuse_idle
 from .ops import BACKENDS
 from .registry import get_method, resolve_options
 
@@ -41,19 +42,6 @@ _RANGES = {
     "temporal_sigma": (0, math.inf, True),
     "clip_threshold": (-1, 1, False),
 }
-# read by one schedule only; setting them in the other is an error, not a knob that does nothing
-_JOINT_ONLY = ("attention_power", "change_power", "temporal_weight", "uniform_share")
-_CASCADE_ONLY = (
-    "supplier_mass",
-    "hard_blend",
-    "inter_frame",
-    "inter_scale",
-    "keep_ratio",
-    "dynamic_rule",
-    "dynamic_threshold",
-    "temporal_sigma",
-    "emission",
-)
 _COUNTS = {"iterations": 1, "clip_cuts": 1}
 _OPTIONAL_COUNTS = {"num_anchors": 1, "clip_length": 1}
 
@@ -62,6 +50,7 @@ _OPTIONAL_COUNTS = {"num_anchors": 1, "clip_length": 1}
 class AOTConfig:
     """Settings of `compress`; every field is validated and AOTError (a ValueError) names what to change.
 
+    A setting that differs from its default and has no effect beside the others is refused as well.
     retention: share of the pooled tokens that enter the language model, in (0, 1]; None for presets whose
         counts follow from their own rules (schedule "cascade").
     method, options: a method of the registry and its own options; the fields below belong to "aot".
@@ -141,6 +130,7 @@ class AOTConfig:
         self._set("options", resolve_options(self.method, self.options))
         self._check_counts()
         self._check_schedule()
+        refuse_idle(self)
 
     def _check_counts(self) -> None:
         cascade = self.method == "aot" and self.schedule == "cascade"
@@ -159,10 +149,6 @@ class AOTConfig:
     def _check_schedule(self) -> None:
         if self.method != "aot":
             return
-        idle = _JOINT_ONLY if self.schedule == "cascade" else _CASCADE_ONLY
-        for setting in fields(self):
-            if setting.name in idle and getattr(self, setting.name) != setting.default:
-                raise AOTError(f"{setting.name} has no effect in schedule {self.schedule!r}; leave it out.")
         if self.schedule == "joint" and self.stop == "batch":
             raise AOTError("stop 'batch' is the released rule of schedule 'cascade'; use 'problem' or 'never'.")
         if self.emission == "twice" and self.newlines not in ("all", "none"):
@@ -173,10 +159,20 @@ class AOTConfig:
 
     @classmethod
     def preset(cls, name: str = "default", **overrides: Any) -> "AOTConfig":
-        """A named configuration with changes; AOTError for an unknown name or setting."""
+        """A named configuration with changes; AOTError for an unknown name or setting.
+
+        A value of the preset that a change leaves without effect goes back to its default.
+        """
         if name not in PRESETS:
             raise AOTError(f"Unknown preset {name!r}; choose one of: {', '.join(PRESETS)}.")
-        return cls.from_dict({**PRESETS[name], **overrides})
+        settings = {**PRESETS[name], **overrides}
+        while True:
+            try:
+                return cls.from_dict(settings)
+            except IdleSetting as idle:
+                if idle.name in overrides or idle.name not in settings:
+                    raise
+                del settings[idle.name]
 
     @classmethod
     def from_dict(cls, settings: Mapping[str, Any]) -> "AOTConfig":

@@ -10,7 +10,7 @@ from .video import VideoTokens
 
 
 def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:
-    """Places newline tokens behind the tokens of their frame or row (method section 7).
+    """Places newline tokens behind the tokens of their frame or row.
 
     The selection must be in frame and raster order, or say behind which frame a token's newline goes. One
     newline per frame, per row that kept a token ("row"), per row ("all"), or one at the very end, as config
@@ -29,7 +29,7 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
     behind = selection.frame if selection.newline_frame is None else selection.newline_frame
     if position == "frame" or config.newlines == "frame":
         each = torch.arange(frames, device=device)
-        order = _newlines_behind(behind, frames)
+        order = _newlines_behind(behind, each)
         return _merge(selection, video.newline, order, each, torch.full_like(each, height - 1), width)
     group = behind * height + selection.position[:, 0]
     if config.newlines == "row":
@@ -38,17 +38,16 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
         group = torch.searchsorted(present, group)
     else:
         present = torch.arange(frames * height, device=device)
-    order = _newlines_behind(group, len(present))
+    order = _newlines_behind(group, torch.arange(len(present), device=device))
     return _merge(selection, video.newline, order, present // height, present % height, width)
 
 
-def _newlines_behind(group: torch.Tensor, groups: int) -> torch.Tensor:
+def _newlines_behind(group: torch.Tensor, newlines: torch.Tensor) -> torch.Tensor:
     """(S + G,) order of S tokens and then G newlines in which newline g stands behind the last token of group g.
 
-    group: (S,) ascending.
+    group: (S,) ascending. newlines: 0 to G - 1.
     """
     tokens = torch.arange(len(group), device=group.device)
-    newlines = torch.arange(groups, device=group.device)
     # before token i stand i tokens and the newlines of earlier groups; before newline g those of its group as well
     place = torch.cat([tokens + group, torch.searchsorted(group, newlines, right=True) + newlines])
     each = torch.arange(len(place), device=group.device)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .config import AOTConfig
+from .values import refuse
 
 
 class Kind(IntEnum):
@@ -75,7 +76,8 @@ class CompressedVideo:
     pooled row and column (column W for newline tokens). kind: (S,) int64 of `Kind`. mass: (S,) float32, how
     many pooled tokens of the video this one stands for (0 for newlines; sums to T·P when nothing is dropped).
     grid: pooled (H, W). frames: T. clips: clip lengths or None. config: the effective settings.
-    trace: importance maps, plans and budgets when asked for, else None.
+    trace: importance maps, plans and budgets when asked for, else None. usable: masks of the input's places that could
+    be used, by name, where the tensors lie on a device; see `check`.
     """
 
     tokens: torch.Tensor
@@ -88,6 +90,15 @@ class CompressedVideo:
     clips: list[int] | None
     config: AOTConfig
     trace: dict[str, Any] | None = None
+    usable: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def check(self) -> None:
+        """AOTError when the input held values that cannot be used: NaN, Inf, a negative importance.
+
+        On a CPU `compress` has raised it already. This waits for the device, which `compress` does not.
+        """
+        for name, usable in self.usable.items():
+            refuse(name, usable)
 
     @property
     def num_newlines(self) -> int:
@@ -110,7 +121,8 @@ class CompressedVideo:
         return self.num_visual / self.tokens_before
 
     def summary(self) -> dict[str, Any]:
-        """Counts, shares and settings as plain JSON values."""
+        """Counts, shares and settings as plain JSON values. AOTError as in `check`."""
+        self.check()
         newlines = self.num_newlines
         visual = self.tokens.shape[0] - newlines
         counts = torch.bincount(self.kind, minlength=len(Kind)).tolist()

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from .ops.reference.groups import SHORTEST
+
 
 @dataclass(frozen=True)
 class Weights:
@@ -15,10 +17,10 @@ class Weights:
 
 
 def unit(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens (..., D) scaled to length 1 in float32; tokens of zeros stay zero."""
+    """Tokens (..., D) scaled to length 1 in float32; those shorter than SHORTEST become zeros."""
     tokens = tokens.float()
     norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
-    return tokens / norm.clamp_min(torch.finfo(torch.float32).tiny)
+    return tokens / norm.masked_fill(norm <= SHORTEST, torch.inf)
 
 
 def change(units: torch.Tensor) -> torch.Tensor:
@@ -29,8 +31,8 @@ def change(units: torch.Tensor) -> torch.Tensor:
 
 def relative(importance: torch.Tensor) -> torch.Tensor:
     """Importance (T, P) divided by its frame's mean; a frame without any is 1 everywhere."""
-    mean = importance.mean(dim=-1, keepdim=True)
-    return torch.where(mean > 0, importance / mean.clamp_min(torch.finfo(torch.float32).tiny), 1.0)
+    tiny = torch.finfo(torch.float32).tiny  # 0 over 0 is 1; anything else stays what it is
+    return (importance + tiny) / (importance.mean(dim=-1, keepdim=True) + tiny)
 
 
 def token_weights(

@@ -11,14 +11,14 @@ from .config import AOTConfig
 from .errors import AOTError
 from .pooling import pooled_grid
 from .result import CompressedVideo
-from .temporal import default_clip_length
+from .temporal import check_clip_size, default_clip_length
 from .video import check_grid
 
 STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods without a rule of their own
 
 
 class VideoStream:
-    """Compresses a video clip by clip under a running budget (method section 7).
+    """Compresses a video clip by clip under a running budget.
 
     After each closed clip max(1, ⌊retention · frames so far · P⌋) tokens are out in all. The method "aot" spends its
     budget so in a whole video as well, so both give the same tokens, but for a last clip that is shorter, where a
@@ -61,10 +61,15 @@ class VideoStream:
         Frame numbers in the results count from the start of the stream.
         """
         new = {"features": features, "shallow": shallow, "deep": deep, **(extras or {})}
-        new = {name: value for name, value in new.items() if value is not None}
+        new = {name: value for name, value in new.items() if value is not None or name == "features"}
         if self._pending and new.keys() != self._pending.keys():
             raise AOTError(f"The stream began with {', '.join(self._pending)}; push the same again.")
         held = self._pending
+        for name, value in new.items():
+            if not isinstance(value, torch.Tensor) or value.dim() < 2:
+                raise AOTError(f"{name} is no tensor of frames; push (T, N, D) features and (T, N) maps.")
+            if held and _sort(value) != _sort(held[name]):
+                raise AOTError(f"{name} differs in shape, dtype or device from what was pushed; push the same again.")
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
         whole = self._clip_length()
         closed, length = [], whole
@@ -74,6 +79,8 @@ class VideoStream:
                 length = whole
             else:
                 length += whole
+                if self.config.method == "aot":
+                    check_clip_size([length], 1, self._tokens_per_frame(), self.config)
         return closed
 
     def finish(self) -> list[CompressedVideo]:
@@ -121,6 +128,10 @@ class VideoStream:
         self._frames += frames
         self._kept += count
         return result
+
+
+def _sort(values: torch.Tensor) -> tuple:
+    return values.shape[1:], values.dtype, values.device
 
 
 def gather(parts: list[CompressedVideo], new: Sequence[CompressedVideo]) -> None:

@@ -1,13 +1,19 @@
 """Clips: runs of frames inside which tokens may be transported in time (section 3.3)."""
 
+from decimal import ROUND_UP, Context
+from math import isqrt
+
 import torch
 
 from .config import AOTConfig
 from .errors import AOTError
+from .scores import unit
 from .video import VideoTokens
 
 CLIP_FRAMES = 4  # how far in time a kept token may stand for others
 CLIP_TOKENS = 800  # the choice of anchors compares them pair by pair; four frames of 14x14
+COST_BYTES = 2**28  # costs of token pairs that are held at once, 256 MiB: groups of clips, one clip at most
+MOST_CLIP_TOKENS = isqrt(COST_BYTES // 4)  # float32 costs of all pairs of a clip; 8,192
 
 
 def clip_lengths(video: VideoTokens, config: AOTConfig) -> list[int]:
@@ -16,7 +22,7 @@ def clip_lengths(video: VideoTokens, config: AOTConfig) -> list[int]:
         return video.clips
     if config.clips == "uniform":
         return uniform_clips(video.frames, config.clip_length)
-    descriptors = video.features.float().mean(dim=1)
+    descriptors = video.tower.float().mean(dim=1)
     return dynamic_clips(descriptors, threshold=config.clip_threshold, cuts=config.clip_cuts)
 
 
@@ -40,6 +46,36 @@ def short_clips(video: VideoTokens, config: AOTConfig, budget: int) -> list[int]
     return join_clips(clips, budget)
 
 
+def check_clip_size(lengths: list[int], budget: int, per_frame: int, config: AOTConfig) -> None:
+    """AOTError where a clip holds more than MOST_CLIP_TOKENS tokens. lengths: frames, of `short_clips` under budget."""
+    longest, most = max(lengths), MOST_CLIP_TOKENS // per_frame
+    usual = config.clip_length or default_clip_length(per_frame)
+    if longest <= most:
+        return
+    if most == 0:
+        advice = "pool the frames, or use another method"
+    elif usual <= most and len(lengths) == budget:
+        # clips were joined, since each keeps a token: so many tokens leave runs of at most `most` frames
+        frames = sum(lengths)
+        clips = -(-frames // usual) if config.clips == "uniform" else frames
+        least = Context(prec=2, rounding=ROUND_UP).divide(-(-clips // (most // usual)), frames * per_frame)
+        advice = f"raise retention to {least} or more"
+    elif config.clip_length is not None and config.clips == "uniform":
+        advice = f"set clip_length to {most} or less"
+    else:
+        advice = f"give clips of {most} frames or fewer, or leave clip_length out"
+    raise AOTError(
+        f"A clip of {longest} frames of {per_frame} tokens is too long, since all pairs of its tokens are compared and "
+        f"more than {MOST_CLIP_TOKENS} are not held at once; {advice}."
+    )
+
+
+def clip_groups(lengths: list[int], per_frame: int) -> list[range]:
+    """Runs of clips whose costs take at most COST_BYTES together, each padded to the longest clip of the video."""
+    size = max(1, COST_BYTES // (4 * (max(lengths) * per_frame) ** 2))
+    return [range(first, min(first + size, len(lengths))) for first in range(0, len(lengths), size)]
+
+
 def uniform_clips(frames: int, length: int | None = None) -> list[int]:
     """Clip lengths of `length` frames, the last one shorter; None means ceil(T/8) frames."""
     length = -(-frames // 8) if length is None else length
@@ -55,7 +91,8 @@ def dynamic_clips(descriptors: torch.Tensor, *, threshold: float, cuts: int) -> 
         raise AOTError("There are no frames to cut in clips; give at least one.")
     if frames == 1:
         return [1]
-    cosine = torch.nn.functional.cosine_similarity(descriptors[1:].float(), descriptors[:-1].float(), dim=-1)
+    units = unit(descriptors)
+    cosine = torch.linalg.vecdot(units[1:], units[:-1])
     below = cosine < threshold
     lowest = cosine.argsort(stable=True)[: cuts - 1]
     ends = [t + 1 for t, cut in enumerate(below.index_fill(0, lowest, True).tolist()) if cut] + [frames]

@@ -93,9 +93,8 @@ def token_cases(size: dict, inputs: list) -> list[Case]:
 
     def plain_novelty(x: torch.Tensor) -> torch.Tensor:
         units = unit(x)
-        mean = unit(units.mean(1, keepdim=True))
-        change = torch.cat([torch.zeros_like(units[:1, :, 0]), 1 - (units[1:] * units[:-1]).sum(2)])
-        return torch.stack([change, 1 - (units * mean).sum(2)])
+        before = torch.cat([unit(units[:1].mean(1, keepdim=True)).expand_as(units[:1]), units[:-1]])
+        return 1 - (units * before).sum(2)
 
     everything = torch.arange(clips * suppliers, device=device).view(clips, -1)
     read, product = inputs[0].nbytes, 2 * clips * suppliers * width
@@ -127,10 +126,10 @@ def token_cases(size: dict, inputs: list) -> list[Case]:
         Case(
             "novelty",
             inputs,
-            lambda x, backend: torch.stack(novelty(x, backend=backend)),
+            lambda x, backend: novelty(x, backend=backend),
             lambda x: plain_novelty(x.double()),
             read,
-            6 * frames * per_frame * width,
+            2 * frames * per_frame * width,
             plain=plain_novelty,
         ),
     ]

@@ -3,7 +3,8 @@
 The processor writes a fixed number of placeholders for a video. A hook before the model's forward pass
 compresses the videos, drops the placeholders that are not needed, and passes embeddings, mask and positions
 of the shorter prompt on; the key-value cache remembers how long the prompt was, so that the mask and the
-positions that `generate` counts on by itself are put right at every later step.
+positions that `generate` counts on by itself are put right at every later step. A prompt that `generate` reads in
+pieces (`prefill_chunk_size`) is known to the hook as a whole, since `generate` is wrapped.
 """
 
 import functools
@@ -22,6 +23,7 @@ from ..errors import AOTError
 from ..registry import get_method
 from ..result import CompressedVideo
 from .capture import Reader, attention_layers, capturing, watch, watch_attention
+from .kv_cache import NAMES, cache_name, take_cache
 from .prompt import Shortened, places_to_keep, positions, shorten, videos_of_rows
 
 _STATE = "_aot_applied"  # on the model, a State
@@ -29,6 +31,7 @@ _ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of Enco
 _PROMPT = "_aot_prompt"  # on a cache, a Shortened
 _PROJECTED = "projected"
 _pending: ContextVar[Shortened | None] = ContextVar("aot_pending", default=None)
+_generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=None)
 
 
 @dataclass
@@ -48,9 +51,39 @@ class EncodedVideo:
     outputs: dict[str, torch.Tensor]
 
 
+@dataclass
+class Generated:
+    """The prompts of a call of `generate`, as far as no cache holds them yet, and their videos once they are encoded.
+
+    ids: (B, n). start: places behind the prompts that the cache held before.
+    """
+
+    ids: torch.Tensor
+    start: int
+    encoded: list[EncodedVideo] | None = None
+    videos: list[CompressedVideo] | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Videos of a call of the model.
+
+    repeats: how often `generate` repeats each for its beams. whole: the prompts when this call reads a piece of them.
+    """
+
+    videos: list[EncodedVideo]
+    repeats: int = 1
+    whole: Generated | None = None
+
+
 def fits(model: nn.Module) -> bool:
     """Is this the class of transformers, or one made from it?"""
-    return any(kind.__name__ == "LlavaOnevisionForConditionalGeneration" for kind in type(model).__mro__)
+    return _base(model) is not None
+
+
+def _base(model: nn.Module) -> type | None:
+    names = (kind for kind in type(model).__mro__ if kind.__name__ == "LlavaOnevisionForConditionalGeneration")
+    return next(names, None)
 
 
 def settings(model: nn.Module) -> AOTConfig | None:
@@ -66,12 +99,14 @@ def attach(model: Any, config: AOTConfig) -> None:
             f"Method {config.method!r} drops tokens inside the language model, which transformers' own model does "
             "not offer; choose one that acts before it, or use LlavaQwenForCausalLM."
         )
+    cache_name(_base(model).forward)  # raises for a release that calls it otherwise
     inner = model.model
     Reader(inner.vision_tower, get_method(config.method).needs, len(attention_layers(inner.vision_tower)))
     if _STATE in model.__dict__:
         model.__dict__[_STATE].config = config
         return
     inner.get_video_features = MethodType(_encoding(type(inner).get_video_features), inner)
+    model.generate = MethodType(_generating(type(model).generate), model)
     handles = watch_attention(inner.vision_tower)
     handles.append(watch(inner.multi_modal_projector, _PROJECTED))
     handles.append(model.register_forward_pre_hook(_before, with_kwargs=True))
@@ -86,7 +121,7 @@ def detach(model: Any) -> None:
         return
     for handle in state.handles:
         handle.remove()
-    del model.model.__dict__[_STATE], model.model.get_video_features
+    del model.model.__dict__[_STATE], model.model.get_video_features, model.generate
 
 
 def last(model: nn.Module) -> list[CompressedVideo]:
@@ -103,9 +138,42 @@ def _encoding(original: Any) -> Any:
         result, encoded = _encode(original, self, *args, **kwargs)
         if not isinstance(result, tuple):
             setattr(result, _ENCODED, encoded)
+        if (generated := _generated.get()) is not None:
+            generated.encoded = encoded
         return result
 
     return get_video_features
+
+
+def _generating(original: Any) -> Any:
+    """generate that lets the hook of the model see the whole prompt, which it may get in pieces."""
+
+    @functools.wraps(original)
+    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        token = _generated.set(None if ids is None else _uncovered(self, ids, args, kwargs))
+        try:
+            return original(self, inputs, *args, **kwargs)
+        finally:
+            _generated.reset(token)
+
+    return generate
+
+
+def _uncovered(model: Any, ids: torch.Tensor, args: tuple, kwargs: dict) -> Generated:
+    """What a call of `generate` adds to its cache; AOTError when it reads pieces that the hooks do not see."""
+    settings = next((value for value in (*args, kwargs.get("generation_config")) if value is not None), None)
+    settings = model.generation_config if settings is None else settings
+    in_pieces = kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None))
+    if in_pieces and "mm_encoder_outputs" not in inspect.signature(_base(model).forward).parameters:
+        raise AOTError("This release of transformers cannot read a video in pieces; leave prefill_chunk_size out.")
+    cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
+    known = getattr(cache, _PROMPT, None)
+    if in_pieces and known is not None:
+        raise AOTError("Behind a shortened prompt generate does not find the pieces; leave prefill_chunk_size out.")
+    start = _entries(cache) if known is None else known.covered(_entries(cache))
+    before = 0 if mask is None else mask.shape[1] - ids.shape[1]  # places that only the mask speaks of
+    return Generated(ids[:, max(0, start - before) :], start)
 
 
 def _encode(original: Any, inner: Any, *args: Any, **kwargs: Any) -> tuple[Any, list[EncodedVideo]]:
@@ -140,35 +208,67 @@ def _before(model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     if args:
         names = list(inspect.signature(type(model).forward).parameters)[1:]
         kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
-    cache = kwargs.get("past_key_values")
-    videos = _take_videos(model, kwargs := dict(kwargs))
+    cache = take_cache(dict(kwargs))
+    encoded = _take_videos(model, kwargs := dict(kwargs))
     known = getattr(cache, _PROMPT, None)
-    if videos is None and known is None:
+    if encoded is None and known is None:
+        _check_unknown(model, kwargs, cache)
         return None
     mask = kwargs.get("attention_mask")
     if mask is not None and not (isinstance(mask, torch.Tensor) and mask.dim() == 2):
         raise AOTError("aot.apply works with the growing cache that generate uses by itself; leave static caches out.")
     if kwargs.get("input_ids") is None:
         raise AOTError("aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds.")
-    cached = 0 if cache is None else cache.get_seq_length()
+    cached = _entries(cache)
     if known is None:
         before = kwargs["input_ids"].new_ones(len(kwargs["input_ids"]), cached) if mask is None else mask[:, :cached]
         known = Shortened(cached, before)
     ids, mask = _new_part(kwargs, known.covered(cached), cached)
+    if encoded is None:
+        _check_text(model, ids)
     entered = known.extended(cached, mask)
     new = ids.new_ones(ids.shape) if mask is None else mask[:, known.covered(cached) :]
     total = known.covered(cached) + ids.shape[1]
-    if videos is not None:
-        ids, new = _compressed(model, kwargs, ids, new, *videos)
+    if encoded is not None:
+        ids, new = _compressed(model, kwargs, ids, new, encoded, known.covered(cached))
     full = torch.cat([entered.to(new), new], dim=1)
     kwargs["attention_mask"], kwargs["position_ids"] = full, positions(full, new.shape[1])
     if kwargs.get("inputs_embeds") is None:
         kwargs["input_ids"] = ids
     if kwargs.get("cache_position") is not None:  # transformers 4
         kwargs["cache_position"] = torch.arange(cached, full.shape[1], device=full.device)
-    if videos is not None:
+    if encoded is not None:
         _pending.set(Shortened(total, full))
     return (), kwargs
+
+
+def _check_unknown(model: Any, kwargs: dict, cache: Any) -> None:
+    """AOTError for a step that goes on from a prompt with a video of which its cache says nothing."""
+    ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
+    if ids is None or not (mask is None or isinstance(mask, torch.Tensor) and mask.dim() == 2):
+        return
+    if mask is not None and mask.shape[1] > ids.shape[1] and mask.shape[1] > _entries(cache) + ids.shape[1]:
+        raise AOTError(
+            "This step goes on from a prompt that its cache does not know; give the very cache that came with the "
+            "answer about the video, or the whole prompt with its video."
+        )
+    generated = _generated.get()
+    if generated is not None and generated.encoded is not None or _entries(cache) > 0:
+        _check_text(model, ids)
+
+
+def _check_text(model: Any, ids: torch.Tensor) -> None:
+    """AOTError for new ids (B, n) with placeholders of a video that did not come with them."""
+    # a single token is no prompt, and looking at it would wait for the device at every step
+    if ids.shape[1] > 1 and bool((ids == model.config.video_token_id).any()):
+        raise AOTError(
+            "Placeholders of a video came without it, as this release of transformers loses it in a later turn or in "
+            "pieces; give the whole conversation with its videos, without a cache and without prefill_chunk_size."
+        )
+
+
+def _entries(cache: Any) -> int:
+    return 0 if cache is None else int(cache.get_seq_length())
 
 
 def _after(model: nn.Module, args: tuple, output: Any) -> None:
@@ -183,26 +283,26 @@ def _after(model: nn.Module, args: tuple, output: Any) -> None:
         setattr(cache, _PROMPT, prompt)
 
 
-def _take_videos(model: Any, kwargs: dict) -> tuple[list[EncodedVideo], int] | None:
-    """The encoded videos of a call, which are taken out of kwargs, and how often `generate` repeats each.
-
-    None when the call brings no video.
-    """
+def _take_videos(model: Any, kwargs: dict) -> Encoded | None:
+    """The encoded videos of a call, which are taken out of kwargs; None when it brings none."""
     pixels = kwargs.get("pixel_values_videos")
     if pixels is not None:
         names = ("vision_feature_layer", "vision_feature_select_strategy")
         chosen = {name: getattr(model.config, name) if kwargs.get(name) is None else kwargs[name] for name in names}
         kwargs["pixel_values_videos"] = None
-        return _encode(type(model.model).get_video_features, model.model, pixels, **chosen)[1], 1
+        return Encoded(_encode(type(model.model).get_video_features, model.model, pixels, **chosen)[1])
     # transformers 5 encodes before it generates
     ready = kwargs.get("mm_encoder_outputs") or {}
     if ready.get("video") is None:
         return None
-    encoded = getattr(ready["video"], _ENCODED, None)
-    if encoded is None:
-        raise AOTError("The video was encoded before aot.apply, or in pieces; encode it again, whole and after it.")
     kwargs["mm_encoder_outputs"] = {name: value for name, value in ready.items() if name != "video"} or None
-    return encoded, len(ready["video"].pooler_output) // len(encoded)
+    videos = getattr(ready["video"], _ENCODED, None)
+    if videos is not None:
+        return Encoded(videos, len(ready["video"].pooler_output) // len(videos))
+    generated = _generated.get()
+    if generated is None or generated.encoded is None:
+        raise AOTError("The video was encoded before aot.apply; encode it again, after it.")
+    return Encoded(generated.encoded, len(kwargs["input_ids"]) // len(generated.ids), generated)
 
 
 def _new_part(kwargs: dict, covered: int, cached: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -224,39 +324,59 @@ def _new_part(kwargs: dict, covered: int, cached: int) -> tuple[torch.Tensor, to
 
 
 def _compressed(
-    model: Any, kwargs: dict, ids: torch.Tensor, mask: torch.Tensor, encoded: list[EncodedVideo], repeats: int
+    model: Any, kwargs: dict, ids: torch.Tensor, mask: torch.Tensor, encoded: Encoded, covered: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Puts the embeddings of the shortened prompt, and its labels, in kwargs; returns its ids and mask."""
+    """Puts the embeddings of the shortened prompt, and its labels, in kwargs; returns its ids and mask.
+
+    ids, mask: (B, n) of the places from `covered` on, which may be a piece of the prompts.
+    """
     state, inner, token = model.__dict__[_STATE], model.model, model.config.video_token_id
     if isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
         raise AOTError("logits_to_keep names places of the unshortened prompt; give a number of last places.")
-    side = inner.config.vision_config.image_size // inner.config.vision_config.patch_size
-    state.last = [_compress(video, state.config, (side, side), inner.image_newline) for video in encoded]
-    size = encoded[0].features.shape[0] * state.last[0].grid[0] * state.last[0].grid[1] + 1
-    rows = videos_of_rows(ids, token, size, len(encoded), repeats=repeats)
-    keep = places_to_keep(ids, token, size, [[len(state.last[v].tokens) for v in row] for row in rows])
-    order, counts = shorten(keep)
+    # compress; a prompt in pieces does it at the first one
+    whole, at, generated = ids, 0, encoded.whole
+    if generated is None or generated.videos is None:
+        state.last = [_compress(model, video) for video in encoded.videos]
+    if generated is not None:
+        generated.videos = generated.videos or state.last
+        whole, at = generated.ids.repeat_interleave(encoded.repeats, dim=0), covered - generated.start
+        if not torch.equal(whole[:, at : at + ids.shape[1]], ids):
+            raise AOTError("The prompt that came in pieces is not the one that generate was called with.")
+    videos = state.last if generated is None else generated.videos
+    # which places stay
+    size = encoded.videos[0].features.shape[0] * videos[0].grid[0] * videos[0].grid[1] + 1
+    rows = videos_of_rows(whole, token, size, len(videos), repeats=encoded.repeats)
+    keep = places_to_keep(whole, token, size, [[len(videos[v].tokens) for v in row] for row in rows])
+    order, counts = shorten(keep[:, at : at + ids.shape[1]])
     ids, mask = ids.gather(1, order), mask.gather(1, order) * counts.to(mask)
-    embeds = inner.get_input_embeddings()(ids)
-    tokens = torch.cat([state.last[video].tokens for row in rows for video in row]).to(embeds)
+    # the tokens of this piece behind those of the pieces before
     slots = (ids == token) & counts
-    kwargs["inputs_embeds"] = embeds.masked_scatter(slots.unsqueeze(-1), tokens)
+    first = (keep & (whole == token))[:, :at].sum(1).tolist()
+    tokens = [
+        torch.cat([videos[v].tokens for v in row])[before : before + count]
+        for row, before, count in zip(rows, first, slots.sum(1).tolist(), strict=True)
+        if row
+    ]
+    embeds = inner.get_input_embeddings()(ids)
+    kwargs["inputs_embeds"] = embeds.masked_scatter(slots.unsqueeze(-1), torch.cat(tokens).to(embeds))
     kwargs["input_ids"] = None
     if kwargs.get("labels") is not None:
         kwargs["labels"] = kwargs["labels"].gather(1, order).masked_fill(~counts, -100)
     return ids, mask
 
 
-def _compress(video: EncodedVideo, config: AOTConfig, grid: tuple[int, int], newline: torch.Tensor) -> CompressedVideo:
+def _compress(model: Any, video: EncodedVideo) -> CompressedVideo:
     extras = {name: value for name, value in video.outputs.items() if name not in ("shallow", "deep")}
+    vision = model.model.config.vision_config
+    side = vision.image_size // vision.patch_size
     return compress(
         video.features,
         video.outputs.get("shallow"),
         video.outputs.get("deep"),
-        config,
+        model.__dict__[_STATE].config,
         pool="bilinear",
-        newline=newline.detach(),
+        newline=model.model.image_newline.detach(),
         newline_position="one_token",
-        grid=grid,
+        grid=(side, side),
         extras=extras,
     )

@@ -23,6 +23,9 @@ __all__ = [
     "use_triton",
 ]
 
+# tokens of a problem up to which one program for each is taken to be faster than the reference, which has the whole GPU
+COVER_FASTER = 2048
+
 STOPS = ("marginal", "change", "change_batch", "never")
 
 
@@ -35,7 +38,7 @@ def received_attention(
     chunk: int | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
-    """Mean over heads, sum over queries of softmax(q kᵀ · scale)[:, j] (method section 1).
+    """Mean over heads, sum over queries of softmax(q kᵀ · scale)[:, j].
 
     q, k: (B, H, N, d) of any float dtype; returns (B, N) float32. No N x N map is kept. lse: (B, H, N)
     float32, natural logarithms of the softmax's denominators as fused attention leaves them; None computes
@@ -142,11 +145,13 @@ def cover(
     left to gain, the largest weight (B, n) decides. taken: (B, n) bool, kept already; None: nothing is.
     free: (B, n) bool, may be chosen. count: (B,) int64, at most the free tokens of its problem. every: step s looks at
     the tokens s, s + every, s + 2·every … alone, which makes it cheaper and changes little, since what is passed over
-    has neighbours like it. What `steps` steps leave open goes to the largest weights. Returns (B, n) bool, those taken
-    left out.
+    has neighbours like it. What `steps` steps leave open goes to the largest weights. Weights that are no positive
+    numbers count as 0, and the count is exact whatever the numbers are. Returns (B, n) bool, those taken left out.
+    The kernel takes up to 4,096 tokens a problem, on "auto" up to COVER_FASTER.
     """
     limit = f"{cost.shape[1]} tokens a problem are more than 4096" if cost.shape[1] > 4096 else None
-    if use_triton(backend, "cover", cost, weight, free, count, limit=limit):
+    faster = cost.shape[1] <= COVER_FASTER
+    if use_triton(backend, "cover", cost, weight, free, count, limit=limit, faster=faster):
         from .kernels.cover import cover as kernel
     else:
         kernel = reference.cover
@@ -191,14 +196,14 @@ def aggregate(
     return kernel(plan, tokens, starts, length)
 
 
-def novelty(tokens: torch.Tensor, *, backend: str = "auto") -> tuple[torch.Tensor, torch.Tensor]:
-    """How much each token changed and how rare it is in its frame, both (T, P) float32 in [0, 2].
+def novelty(tokens: torch.Tensor, before: torch.Tensor | None = None, *, backend: str = "auto") -> torch.Tensor:
+    """How new each token is, (T, P) float32 in [0, 2]: 1 - cos with the same place one frame earlier.
 
-    tokens: (T, P, D). change: 1 - cos with the same place one frame earlier, 0 in frame 0. rarity: 1 - cos
-    with the mean of the frame's tokens scaled to length 1. No normalised copy is written.
+    tokens: (T, P, D). before: (1, P, D), the frame before the first one. Without it the first frame is compared with
+    the mean of its tokens scaled to length 1. No normalised copy is written.
     """
-    if use_triton(backend, "novelty", tokens):
+    if use_triton(backend, "novelty", tokens, *([] if before is None else [before])):
         from .kernels.novelty import novelty as kernel
     else:
         kernel = reference.novelty
-    return kernel(tokens)
+    return kernel(tokens, before)

@@ -10,16 +10,19 @@ from ..errors import AOTError
 BACKENDS = ("auto", "reference", "triton")
 
 
-def use_triton(backend: str, op: str, *tensors: torch.Tensor, limit: str | None = None) -> bool:
+def use_triton(backend: str, op: str, *tensors: torch.Tensor, limit: str | None = None, faster: bool = True) -> bool:
     """Whether the Triton kernel of `op` runs on these tensors.
 
     backend: "auto" takes it on a GPU where it can run, "reference" never, "triton" always. limit: why the
-    kernel cannot take these sizes or settings, None when it can. Raises AOTError for an unknown backend, and
+    kernel cannot take these sizes or settings, None when it can. faster: whether it is worth taking where it can run,
+    which "auto" alone asks. Raises AOTError for an unknown backend, and
     for "triton" where the kernel cannot run.
     """
     if backend not in BACKENDS:
         raise AOTError(f"Unknown backend {backend!r}; use one of: {', '.join(BACKENDS)}.")
     if backend == "reference" or (backend == "auto" and not tensors[0].is_cuda):
+        return False
+    if backend == "auto" and not faster:
         return False
     reason = _obstacle(tensors) or limit
     if reason and backend == "triton":

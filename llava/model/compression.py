@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from aot import AOTConfig, CompressedVideo, compress, layers
+from aot import AOTConfig, CompressedVideo, compress, layers, warm_up
 from aot.baselines.in_llm import is_in_llm
 from aot.registry import get_method
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput, joined
@@ -138,3 +138,14 @@ def compress_video(
         trace=trace,
     )
     return result if entering is config else replace(result, config=config)
+
+
+def warm_up_kernels(model) -> None:
+    """Compiles the kernels of the method for this model, so that no question waits for it; nothing without a GPU."""
+    config = active_config(model.config)
+    if config is None or model.device.type != "cuda":
+        return
+    side = model.get_vision_tower().num_patches_per_side
+    pool = getattr(model.config, "mm_spatial_pool_mode", None) or "bilinear"
+    size = {"grid": (side, side), "width": model.config.hidden_size, "pool": pool}
+    warm_up(config, dtype=next(model.get_model().mm_projector.parameters()).dtype, device=model.device, **size)

@@ -127,12 +127,17 @@ DEGENERATE = {
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize(
     "changes",
-    [{}, {"epsilon": 0.1, "uniform_share": 1.0}, {"global_ratio": 1.0}, {"epsilon": 0.005, "uniform_share": 1.0}],
+    [
+        {},
+        {"epsilon": 0.1, "uniform_share": 1.0, "iterations": 20},
+        {"global_ratio": 1.0},
+        {"epsilon": 0.005, "uniform_share": 1.0, "iterations": 20},
+    ],
 )
 def test_degenerate_input_stays_finite(make_video, kind, dtype, changes):
     features, shallow, deep = make_video(6, (6, 6), 8)
     features = DEGENERATE[kind](features).to(dtype)
-    config = AOTConfig(retention=0.2, iterations=20, **changes)
+    config = AOTConfig(retention=0.2, **changes)
     for attention in (shallow, torch.zeros_like(shallow)):
         video = compress(features, attention, attention, config)
         check_layout(video, config, pool="bilinear", grid=(6, 6))
@@ -268,6 +273,8 @@ def test_uniform_is_even_and_frames_are_whole():
     [
         ({"features": torch.zeros(3, 16)}, r"\(T, N, D\)"),
         ({"features": torch.zeros(0, 16, 4)}, "empty"),
+        ({"features": torch.zeros(3, 0, 4)}, "empty"),
+        ({"features": torch.zeros(3, 16, 0)}, "empty"),
         ({"features": torch.zeros(3, 16, 4, dtype=torch.int64)}, "floating"),
         ({"features": torch.zeros(3, 15, 4)}, "square"),
         ({"grid": (3, 5)}, "does not fit"),

@@ -10,6 +10,8 @@ import pytest
 
 from aot import AOTConfig, AOTError, method_names
 
+CASCADE = {"schedule": "cascade", "retention": None, "num_anchors": 9}
+
 
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -35,7 +37,27 @@ from aot import AOTConfig, AOTError, method_names
         ({"clip_length": 0}, "clip_length"),
         ({"merge_cap": 2}, "merge_cap"),
         ({"num_anchors": 126}, "num_anchors belongs"),
-        ({"hard_blend": 0.1}, "no effect"),
+        ({"hard_blend": 0.1}, "no effect in schedule 'joint'"),
+        ({"method": "evs", "epsilon": 5, "schedule": "cascade", "num_anchors": 9, "retention": None}, "num_anchors"),
+        ({"method": "evs", "epsilon": 5, "schedule": "cascade"}, "schedule has no effect under method 'evs'"),
+        ({"method": "random", "epsilon": 5}, "epsilon has no effect under method 'random'"),
+        ({"method": "uniform", "clips": "dynamic"}, "clips has no effect under method 'uniform'"),
+        ({"method": "fastv", "clip_length": 8}, "clip_length has no effect under method 'fastv'"),
+        ({"iterations": 5}, "iterations has no effect where uniform_share is 0"),
+        ({"tolerance": 0.1}, "tolerance has no effect where uniform_share is 0"),
+        ({"stop": "never"}, "stop has no effect where uniform_share is 0"),
+        ({"uniform_share": 1, "stop": "never", "tolerance": 0.1}, "tolerance has no effect where stop is 'never'"),
+        ({"clip_threshold": 0.5}, "clip_threshold has no effect where clips is 'uniform'"),
+        ({"clip_cuts": 4}, "clip_cuts has no effect where clips is 'uniform'"),
+        ({"merge_strength": 0, "merge_cap": 0.2}, "merge_cap has no effect where merge_strength is 0"),
+        ({"merge_strength": 2, "merge_cap": 0}, "merge_strength has no effect where merge_cap is 0"),
+        ({**CASCADE, "uniform_share": 0.5}, "no effect in schedule 'cascade'"),
+        ({**CASCADE, "dynamic_threshold": 0.2}, "dynamic_threshold has no effect where dynamic_rule is 'quantile'"),
+        ({**CASCADE, "dynamic_rule": "threshold", "keep_ratio": 0.2}, "keep_ratio has no effect"),
+        ({**CASCADE, "clips": "dynamic", "clip_length": 4}, "clip_length has no effect"),
+        ({**CASCADE, "inter_frame": False, "temporal_sigma": 2}, "temporal_sigma has no effect"),
+        ({**CASCADE, "inter_frame": False, "clips": "dynamic"}, "clips has no effect"),
+        ({**CASCADE, "merge_strength": 0, "inter_scale": 0, "merge_cap": 1}, "merge_cap has no effect"),
         ({"stop": "batch"}, "stop"),
         ({"schedule": "cascade", "retention": None}, "needs num_anchors"),
         ({"schedule": "cascade", "retention": 0.1}, "counts of their own"),
@@ -48,6 +70,38 @@ def test_bad_settings_give_one_clear_sentence(settings, message):
     with pytest.raises(AOTError, match=message) as error:
         AOTConfig.from_dict(settings)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("paper", {"inter_frame": False}),
+        ("paper", {"merge_strength": 0, "inter_scale": 0}),
+        ("released", {"stop": "never"}),
+        ("released", {"inter_frame": False, "keep_ratio": 0.4}),
+    ],
+)
+def test_a_presets_own_values_go_where_a_change_leaves_them_without_effect(preset, changes):
+    config = AOTConfig.preset(preset, **changes)
+    assert all(getattr(config, name) == value for name, value in changes.items())
+    assert AOTConfig.from_dict(config.to_dict()) == config
+    with pytest.raises(AOTError, match="no effect"):
+        AOTConfig.preset(preset, **changes, clips="dynamic", clip_length=4)
+
+
+@pytest.mark.parametrize("method", method_names())
+def test_every_field_of_aot_is_refused_under_another_method(method):
+    if method == "aot":
+        return
+    others = {"epsilon": 5, "schedule": "cascade", "clips": "dynamic", "stop": "never", "inter_frame": False}
+    defaults = AOTConfig().to_dict()
+    for name in defaults.keys() - {"retention", "method", "options", "newlines", "backend", "clip_length"}:
+        value = others.get(name, {str: "twice", float: 0.123, int: 3, type(None): 5}.get(type(defaults[name])))
+        choices = {"supplier_mass": "attention", "dynamic_rule": "threshold"}
+        with pytest.raises(AOTError, match=f"^{name} (has no effect|belongs)"):
+            AOTConfig(method=method, **{name: choices.get(name, value)})
+    full = AOTConfig(method=method).to_dict()
+    assert AOTConfig.from_dict(full | {"retention": 0.3}).retention == 0.3
 
 
 @pytest.mark.parametrize("preset", ["released", "paper"])
@@ -122,3 +176,40 @@ def test_newline_counts():
     ):
         with pytest.raises(AOTError):
             bad()
+
+
+RANGES = {  # lowest, highest, is the lowest allowed, and what makes the setting count
+    "global_ratio": (0, 1, True, {}),
+    "attention_power": (0, 8, True, {}),
+    "change_power": (0, 8, True, {}),
+    "uniform_share": (0, 1, True, {}),
+    "merge_cap": (0, 1, True, {}),
+    "tolerance": (0, 1, False, {"uniform_share": 0.5}),
+    "clip_threshold": (-1, 1, True, {"clips": "dynamic"}),
+    "hard_blend": (0, 1, True, {"preset": "paper"}),
+    "keep_ratio": (0, 1, True, {"preset": "released"}),
+    "dynamic_threshold": (0, 1, True, {"preset": "paper"}),
+    "retention": (0, 1, False, {}),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_ranges_hold_to_their_ends(name):
+    low, high, closed, others = RANGES[name]
+    others = dict(others)
+    preset = others.pop("preset", "default")
+    for value in (low, low + 1e-9, (low + high) / 2, high):
+        if value > low or closed:
+            assert getattr(AOTConfig.preset(preset, **others, **{name: value}), name) == value
+    for value in (low - 1e-6, high + 1e-6, *([] if closed else [low])):
+        with pytest.raises(AOTError, match=name):
+            AOTConfig.preset(preset, **others, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["epsilon", "spatial_weight", "temporal_weight", "merge_strength"])
+def test_other_settings_have_no_end_above(name):
+    assert getattr(AOTConfig(**{name: 1e6}), name) == 1e6
+    with pytest.raises(AOTError, match=name):
+        AOTConfig(**{name: -1e-9})
+    if name != "epsilon":
+        assert getattr(AOTConfig(**{name: 0}), name) == 0

@@ -16,7 +16,7 @@ from aot.joint import clip_budgets, compress_joint
 from aot.ops import cover
 from aot.ops.reference.pair_cost import grid_distances
 from aot.ranks import rank_descending, true_indices
-from aot.temporal import dynamic_clips, join_clips, short_clips, uniform_clips
+from aot.temporal import default_clip_length, dynamic_clips, join_clips, short_clips, uniform_clips
 from aot.transport import intra_frame, merge
 from aot.video import VideoTokens
 
@@ -116,8 +116,8 @@ def test_merge_weight_is_sensitive_to_one_percent():
 
 @pytest.mark.parametrize("uniform_share", [0.0, 0.5, 1.0])
 def test_clip_plans_meet_their_marginals(make_video, uniform_share):
-    settings = {"epsilon": 0.1, "iterations": 400, "tolerance": 5e-4}
-    config = AOTConfig(retention=0.2, uniform_share=uniform_share, clip_length=3, **settings)
+    sinkhorn = {"iterations": 400, "tolerance": 5e-4} if uniform_share else {}
+    config = AOTConfig(retention=0.2, uniform_share=uniform_share, clip_length=3, epsilon=0.1, **sinkhorn)
     video = compress(*make_video(8, (6, 6), 8), config, pool=None, trace=True)
     plan, supplier, anchor = (video.trace[key] for key in ("plan", "supplier", "anchor"))
     flat = video.frame * 36 + video.position[:, 0] * 6 + video.position[:, 1]
@@ -201,7 +201,7 @@ def test_clips_do_not_touch_each_other(make_video):
     features, shallow, deep = make_video(6, (6, 6), 8)
     index = torch.tensor([1, 30, 70, 110, 140, 180, 200, 215])
     for uniform_share in (0.0, 0.5):
-        config = AOTConfig(uniform_share=uniform_share, iterations=50)
+        config = AOTConfig(uniform_share=uniform_share, iterations=50 if uniform_share else 100)
         whole = VideoTokens(features, shallow, deep, (6, 6), None)
         tokens, mass, _ = carry(whole, index, [3, 3], config)
         for start in (0, 3):
@@ -374,6 +374,16 @@ def test_clips():
     assert uniform_clips(13) == [2] * 6 + [1] and uniform_clips(1) == [1]
     assert uniform_clips(7, 3) == [3, 3, 1]
     assert join_clips([1, 2, 3, 4], 2) == [3, 7] and join_clips([1, 2], 5) == [1, 2]
+    assert [default_clip_length(tokens) for tokens in (1, 200, 201, 266, 267, 400, 401, 900)] == [
+        4,
+        4,
+        3,
+        3,
+        2,
+        2,
+        1,
+        1,
+    ]
     video = VideoTokens(torch.zeros(11, 196, 1), None, None, (14, 14), None)
     assert short_clips(video, AOTConfig(), 99) == [4, 4, 3]  # 800 tokens hold four frames
     assert short_clips(video, AOTConfig(clip_length=6), 99) == [6, 5]

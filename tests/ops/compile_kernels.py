@@ -96,21 +96,21 @@ KERNELS = [
     (
         novelty.length_kernel,
         "tokens:bf16 inverse:fp32",
-        {"rows": 6272, "dim": 3584, "token_stride": 3584},
+        {"rows": 196, "dim": 3584, "token_stride": 3584},
         {"BP": 16, "BD": 256},
         4,
     ),
     (
         novelty.mean_kernel,
         "tokens:bf16 inverse:fp32 mean:fp32",
-        {"per_frame": 196, "dim": 3584, "token_stride": 3584},
+        {"rows": 196, "dim": 3584, "token_stride": 3584},
         {"BP": 32, "BD": 64},
         4,
     ),
     (
         novelty.novelty_kernel,
-        "tokens:bf16 inverse:fp32 mean:fp32 change:fp32 rarity:fp32",
-        {"per_frame": 196, "dim": 3584, "token_stride": 3584},
+        "tokens:bf16 before:fp32 new:fp32",
+        {"per_frame": 196, "dim": 3584, "token_stride": 3584, "before_stride": 0},
         {"BP": 16, "BD": 256},
         4,
     ),
@@ -128,9 +128,36 @@ def specialised(kernel, pointers: str, values: dict, constants: dict) -> ASTSour
     types |= dict.fromkeys(constants, "constexpr")
     assert set(types) == set(kernel.arg_names), set(types) ^ set(kernel.arg_names)
     aligned = [name for name, kind in types.items() if kind[0] == "*"]
-    aligned += [name for name, value in values.items() if isinstance(value, int) and value % 16 == 0]
+    varying = {parameter.name for parameter in kernel.params if parameter.do_not_specialize}
+    aligned += [
+        name for name, value in values.items() if isinstance(value, int) and value % 16 == 0 and name not in varying
+    ]
     hints = {(kernel.arg_names.index(name),): [["tt.divisibility", 16]] for name in aligned}
     return ASTSource(kernel, types, constants, hints)
+
+
+def narrow_offsets(ttir: str) -> list[str]:
+    """Additions to pointers whose offset has a product of two int32 arguments or indices in it.
+
+    A factor that is a constant is the size of a tile, which a few blocks of a thread count at most.
+    """
+    made = dict(re.findall(r"^\s*(%[\w#:]+) = (.*)$", ttir, flags=re.M))
+    constants = {name for name, text in made.items() if text.startswith("arith.constant")}
+
+    def grows(name: str, seen: set[str]) -> bool:
+        text = made.get(name, "")
+        if name in seen or "i64" in text.rsplit(":", 1)[-1].split("->")[-1]:
+            return False
+        seen.add(name)
+        parts = re.findall(r"%[\w#]+", text)
+        if text.startswith("arith.muli") and not constants & set(parts):
+            return True
+        return text.startswith(("arith.", "tt.splat", "tt.broadcast", "tt.expand_dims")) and any(
+            grows(part, seen) for part in parts if not text.startswith(("arith.cmpi", "arith.select"))
+        )
+
+    additions = [text for text in made.values() if text.startswith("tt.addptr")]
+    return [text for text in additions if grows(re.findall(r"%[\w#]+", text)[1], set())]
 
 
 def usage(binary: bytes) -> dict:
@@ -152,6 +179,7 @@ def main() -> None:
             compiled = triton.compile(source, target=GPUTarget("cuda", architecture, 32), options=options)
             line = {"kernel": kernel.__name__, "sm": architecture, "values": values}
             line["shared"] = compiled.metadata.shared
+            line["narrow_offsets"] = narrow_offsets(compiled.asm["ttir"])
             line |= usage(compiled.asm["cubin"])
             line["async_copies"] = compiled.asm["ttgir"].count("async_copy_global_to_local")
             line["wide_loads"] = len(re.findall(r"ld\.global[.\w]*\.v[48]\.", compiled.asm["ptx"]))

@@ -14,11 +14,13 @@ import pytest
 import torch
 
 from aot import AOTError
-from aot.ops import novelty, use_triton
+from aot.ops import cover, novelty, use_triton
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
+# kernels whose int32 products are bounded: 128 tokens times the width, places of 4,096 tokens, one side times the rows
+SMALL = {"chain_kernel", "cover_kernel", "sinkhorn_kernel"}
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block can have
 
 
@@ -53,12 +55,31 @@ def test_kernels_compile_for_two_architectures(tmp_path):
     }
     assert compiled == {(name, architecture) for name in there for architecture in (80, 90)}
     for line in lines:
+        assert not line["narrow_offsets"] or line["kernel"] in SMALL, f"int32 may not hold part of an address: {line}"
         assert line["shared"] <= MOST_SHARED[line["sm"]], line
         # what 128 kept tokens a frame take beyond the registers is left as it is: only presets come here
         assert line["stack"] == 0 or line["values"].get("count", 0) > 32, f"registers are spilled: {line}"
         # of rows of 126 or 100 costs Triton does not know that they lie at multiples of 16 bytes
         odd = line["kernel"] == "sinkhorn_kernel" or line["values"].get("tokens", 0) % 16
         assert line["async_copies"] or line["wide_loads"] or odd, f"narrow loads: {line}"
+
+
+@pytest.mark.parametrize(("tokens", "taken"), [(2048, True), (2049, False), (4097, False)])
+def test_automatic_choice_leaves_long_problems_to_the_reference(monkeypatch, tokens, taken):
+    """As on a GPU of compute capability 9.0."""
+    asked = []
+    monkeypatch.setattr("aot.ops.select._obstacle", lambda tensors: None)
+    monkeypatch.setattr(torch.Tensor, "is_cuda", True)
+    monkeypatch.setattr(
+        "aot.ops.use_triton", lambda *arguments, **limits: asked.append(use_triton(*arguments, **limits))
+    )
+    cost, weight = torch.empty(1, tokens, tokens, device="meta"), torch.empty(1, tokens, device="meta")
+    free, count = weight > 0, torch.empty(1, dtype=torch.int64, device="meta")
+    cover(cost, weight, None, free, count, steps=1, unexplained=2.0)
+    assert asked == [taken]
+    if tokens <= 4096:
+        cover(cost, weight, None, free, count, steps=1, unexplained=2.0, backend="triton")
+        assert asked[1]
 
 
 def test_automatic_choice_takes_the_reference_without_a_gpu():

@@ -7,15 +7,17 @@ import triton.language as tl
 from .tiles import dot_precision
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["frames", "anchors"])
 def aggregate_kernel(
     plan, tokens, starts, carried, frames, per_frame, suppliers, anchors, dim,
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """carried (G, K, D); a program takes BN anchors and BD features of one group."""
-    group = tl.program_id(2).to(tl.int64)
-    d = tl.program_id(0) * BD + tl.arange(0, BD)
-    n = tl.program_id(1) * BN + tl.arange(0, BN)
+    parts, rows = tl.cdiv(dim, BD), tl.cdiv(anchors, BN)
+    tile = tl.program_id(0)
+    group = (tile // (parts * rows)).to(tl.int64)
+    d = tile % parts * BD + tl.arange(0, BD)
+    n = tile // parts % rows * BN + tl.arange(0, BN)
     total = tl.zeros([BN, BD], tl.float32)
     for start in range(0, suppliers, BM):
         m = start + tl.arange(0, BM)
@@ -37,7 +39,7 @@ def aggregate(plan: torch.Tensor, tokens: torch.Tensor, starts: torch.Tensor, le
     frames, per_frame, dim = tokens.shape
     groups, _, anchors = plan.shape
     carried = torch.empty(groups, anchors, dim, dtype=torch.float32, device=tokens.device)
-    aggregate_kernel[(triton.cdiv(dim, 64), triton.cdiv(anchors, 64), groups)](
+    aggregate_kernel[(triton.cdiv(dim, 64) * triton.cdiv(anchors, 64) * groups,)](
         plan, tokens, starts, carried, frames, per_frame, length * per_frame, anchors, dim,
         BM=32, BN=64, BD=64, PRECISION=dot_precision(tokens.dtype),
     )  # fmt: skip

@@ -32,10 +32,11 @@ def lse_kernel(
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """lse (B, H, N): natural log of each query's sum of exp(q kᵀ · scale); a program takes BM queries."""
-    pair = tl.program_id(1)
+    parts = tl.cdiv(queries, BM)
+    pair = tl.program_id(0) // parts
     q = one_head(q, pair, heads, q_batch, q_head, ALIGN)
     k = one_head(k, pair, heads, k_batch, k_head, ALIGN)
-    row = tl.program_id(0) * BM + tl.arange(0, BM)
+    row = tl.program_id(0) % parts * BM + tl.arange(0, BM)
     q_main = part(q, row, row < queries, q_row, 0, MAIN, D)
     if REST > 0:
         q_rest = part(q, row, row < queries, q_row, MAIN, REST, D)
@@ -62,11 +63,12 @@ def column_sum_kernel(
     BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """received (B, H, N): sum over queries of exp(q kᵀ · scale - lse); a program takes BN keys."""
-    pair = tl.program_id(1)
+    parts = tl.cdiv(keys, BN)
+    pair = tl.program_id(0) // parts
     q = one_head(q, pair, heads, q_batch, q_head, ALIGN)
     k = one_head(k, pair, heads, k_batch, k_head, ALIGN)
     lse = one_head(lse, pair, heads, lse_batch, lse_head, 1)
-    column = tl.program_id(0) * BN + tl.arange(0, BN)
+    column = tl.program_id(0) % parts * BN + tl.arange(0, BN)
     k_main = part(k, column, column < keys, k_row, 0, MAIN, D)
     if REST > 0:
         k_rest = part(k, column, column < keys, k_row, MAIN, REST, D)
@@ -97,12 +99,12 @@ def received_attention(q: torch.Tensor, k: torch.Tensor, scale: float, lse: torc
     settings["ALIGN"] = whole if all(stride % whole == 0 for stride in strides) else 1
     if lse is None:
         lse = torch.empty(batch, heads, queries, dtype=torch.float32, device=q.device)
-        grid = (triton.cdiv(queries, block), batch * heads)
+        grid = (triton.cdiv(queries, block) * batch * heads,)
         lse_kernel[grid](q, k, lse, scale * LOG2E, heads, queries, keys, *strides, BM=block, **settings)
     elif lse.stride(-1) != 1:
         lse = lse.contiguous()
     received = torch.empty(batch, heads, keys, dtype=torch.float32, device=q.device)
-    column_sum_kernel[(triton.cdiv(keys, 64), batch * heads)](
+    column_sum_kernel[(triton.cdiv(keys, 64) * batch * heads,)](
         q, k, lse, received, scale * LOG2E, heads, queries, keys, *strides, *lse.stride()[:2], BM=block, **settings
     )
     return received.mean(dim=1)

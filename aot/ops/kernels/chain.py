@@ -5,7 +5,7 @@ import triton
 import triton.language as tl
 
 from .sinkhorn import STOP_RULES
-from .tiles import LOG2E
+from .tiles import LOG2E, inverse_root
 
 
 @triton.jit
@@ -22,9 +22,7 @@ def pair_cosine(x, y, slots, count, dim, KP: tl.constexpr, BD: tl.constexpr):
         product = tl.dot(a, tl.trans(b), product, input_precision="tf32x3")
         x_square += tl.sum(a * a, 1)
         y_square += tl.sum(b * b, 1)
-    by_x = tl.where(x_square > 0, 1 / tl.sqrt(tl.where(x_square > 0, x_square, 1.0)), 0.0)
-    by_y = tl.where(y_square > 0, 1 / tl.sqrt(tl.where(y_square > 0, y_square, 1.0)), 0.0)
-    return product * by_x[:, None] * by_y[None, :]
+    return product * inverse_root(x_square)[:, None] * inverse_root(y_square)[None, :]
 
 
 @triton.jit
@@ -72,7 +70,7 @@ def quantile(values, valid, slots, place):
     return tl.where(high > low, low + (high - low) * (place - below), low)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["clips", "length", "count", "iterations"])
 def chain_kernel(
     tokens, present, mass, place, anchors, anchor_mass, dynamic, plans, clips, length, count, dim,
     rate, iterations, tolerance, inverse_spread, threshold, strength, cap,

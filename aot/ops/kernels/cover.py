@@ -8,7 +8,7 @@ TILE = 2**14  # costs that one look takes, 64 KB
 MOST_CANDIDATES = 64  # of a look; more would spill registers
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["steps"])
 def cover_kernel(
     cost, weight, free, count, start_left, tie, chosen, tokens, steps, every,
     BJ: tl.constexpr, NP: tl.constexpr, STAGES: tl.constexpr,
@@ -26,6 +26,7 @@ def cover_kernel(
     i, j = tl.arange(0, NP), tl.arange(0, BJ)
     inside = i < tokens
     heavy = tl.load(weight + problem * tokens + i, mask=inside, other=0.0)
+    heavy = tl.where(heavy > 0, tl.minimum(heavy, 1e30), 0.0)  # NaN weighs nothing
     open_ = tl.load(free + problem * tokens + i, mask=inside, other=0) > 0
     scale = tl.maximum(tl.max(heavy, 0), 1.1754943508222875e-38)
     tl.store(tie + i, tl.where(open_, heavy / scale * 1e-6, -float("inf")), mask=inside)
@@ -47,6 +48,7 @@ def cover_kernel(
             price = tl.load(cost + place, mask=real[:, None] & inside[None, :], other=float("inf"))
             gain = tl.sum(tl.maximum(left[None, :] - price, 0.0) * heavy[None, :], 1)
             gain += tl.load(tie + candidate, mask=real, other=-float("inf"))
+            gain = tl.where(gain == gain, gain, -float("inf"))  # NaN is passed over, the count stays exact
             most = tl.max(gain, 0)
             if most > top:  # of equal ones the first
                 top = most

@@ -7,13 +7,14 @@ import triton.language as tl
 from .tiles import LOG2E
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["anchors"])
 def nearest_kernel(
     cost, anchor, filled, supply, plan, suppliers, columns, anchors, rate, BM: tl.constexpr, KP: tl.constexpr
 ):
     """plan (B, M, K); a program takes BM suppliers of one problem. rate = log2(e) / ε."""
-    problem = tl.program_id(1).to(tl.int64)
-    m = tl.program_id(0) * BM + tl.arange(0, BM)
+    parts = tl.cdiv(suppliers, BM)
+    problem = (tl.program_id(0) // parts).to(tl.int64)
+    m = tl.program_id(0) % parts * BM + tl.arange(0, BM)
     k = tl.arange(0, KP)
     valid = m < suppliers
     real = tl.load(filled + problem * anchors + k, mask=k < anchors, other=0) > 0
@@ -39,7 +40,7 @@ def nearest_plan(
     plan = torch.empty(problems, suppliers, anchors, dtype=torch.float32, device=cost.device)
     padded = max(16, triton.next_power_of_2(anchors))
     block = max(1, 4096 // padded)
-    nearest_kernel[(triton.cdiv(suppliers, block), problems)](
+    nearest_kernel[(triton.cdiv(suppliers, block) * problems,)](
         cost, anchor, filled.view(torch.int8), supply, plan, suppliers, columns, anchors, LOG2E / epsilon,
         BM=block, KP=padded,
     )  # fmt: skip

@@ -9,7 +9,8 @@ from .tiles import LOG2E
 STOP_RULES = {"never": 0, "marginal": 1, "change": 2}
 
 
-@triton.jit
+# columns, and the strides that follow from them, are other ones at every retention
+@triton.jit(do_not_specialize=["columns", "iterations", "cost_batch", "cost_row", "supply_batch", "demand_batch"])
 def sinkhorn_kernel(
     cost, supply, demand, plan, scaling, rows, columns, rate, iterations, tolerance,
     cost_batch, cost_row, supply_batch, demand_batch,

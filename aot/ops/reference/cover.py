@@ -23,6 +23,7 @@ def cover(
         left = torch.full_like(weight, unexplained)
     else:
         left, free = torch.where(taken.unsqueeze(2), cost, unexplained).amin(dim=1), free & ~taken
+    weight = torch.where(weight > 0, weight, 0.0).clamp_max_(1e30)  # NaN weighs nothing
     tie = weight / weight.amax(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny) * 1e-6
     tie = tie.masked_fill(~free, -torch.inf)  # -inf: closed
     chosen = torch.zeros_like(free)
@@ -31,7 +32,7 @@ def cover(
         saved = (left.unsqueeze(1) - cost[:, part]).clamp_min_(0)
         # weights from the left: a CPU multiplies a row by a matrix several times as fast as a matrix by a column
         saved = weight.unsqueeze(1).matmul(saved.transpose(1, 2)).squeeze(1)
-        gain, best = (saved + tie[:, part]).max(dim=1)
+        gain, best = (saved + tie[:, part]).nan_to_num_(-torch.inf, torch.inf, -torch.inf).max(dim=1)
         best = best * every + step % every
         new = (gain > -torch.inf) & (step < count)
         chosen[problems, best] |= new

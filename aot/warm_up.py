@@ -1,0 +1,52 @@
+"""Compiling the kernels before they are needed."""
+
+from collections.abc import Iterator
+
+import torch
+
+from .compress import compress
+from .config import AOTConfig
+from .ops import use_triton
+from .pooling import pooled_grid
+from .temporal import default_clip_length
+
+
+def warm_up(
+    config: AOTConfig,
+    *,
+    grid: tuple[int, int],
+    width: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    pool: str | None = "bilinear",
+) -> None:
+    """Compiles what the default schedule runs on a GPU, so that no retention or length compiles anything later.
+
+    grid: tower (H, W). width: D. dtype: of the features. Each kernel is compiled once for each power of two of kept
+    tokens a clip and each clip length, since a video or a stream may end in a shorter clip; Triton remembers the
+    result on disk. Nothing happens where kernels do not run, and for other methods and schedules. Raises AOTError for
+    backend "triton" where it cannot run.
+    """
+    probe = torch.empty(0, device=device)
+    if config.method != "aot" or config.schedule != "joint" or not use_triton(config.backend, "warm_up", probe):
+        return
+    height, columns = pooled_grid(grid, pool)
+    usual = config.clip_length or default_clip_length(height * columns)
+    for frames in range(1, usual + 1):
+        features = torch.zeros(frames, grid[0] * grid[1], width, dtype=dtype, device=device)
+        maps = torch.ones(2, frames, features.shape[1], device=device)
+        for retention in retentions(frames * height * columns):
+            settings = {"pool": pool, "grid": grid, "clips": [frames]}
+            # as a video begins, and as it goes on
+            compress(features, *maps, config.replace(retention=retention), **settings)
+            compress(features, *maps, config.replace(retention=retention), before=features[:1], **settings)
+
+
+def retentions(tokens: int) -> Iterator[float]:
+    """Shares of a clip's tokens that keep 16, 32, 64 … of them, and all but one."""
+    kept = 16
+    while kept < tokens - 1:
+        yield (kept + 0.5) / tokens
+        kept *= 2
+    if tokens > 1:
+        yield (tokens - 0.5) / tokens
