@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tiny.film import questions as qa
-from tiny.film.clips import COLORS, Clip
+from aot_tiny.film import questions as qa
+from aot_tiny.film.clips import COLORS, Clip
 
 SHORT_STYLES, LONG_STYLES = ("egoschema", "mlvu"), ("videomme",)  # wordings of a choice, by length
 ROW = {"open": 40, "short": 80, "long": 116}  # tokens of a packed row

@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tiny.film import questions as qa
-from tiny.film.clips import Clip, sample_clip
-from tiny.training.attention import Layout
-from tiny.training.data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
-from tiny.training.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
-from tiny.training.guides import Guides
+from aot_tiny.film import questions as qa
+from aot_tiny.film.clips import Clip, sample_clip
+from aot_tiny.training.attention import Layout
+from aot_tiny.training.data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
+from aot_tiny.training.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
+from aot_tiny.training.guides import Guides
 
 GUIDES = {"name": 2, "evidence": 5, "option": 6}  # the layer whose first head a guide tells where to look
 
@@ -63,7 +63,9 @@ class Density:
 class ClipConversations(Dataset):
     """Clips, each with the exchanges of a `Mix`. batch: samples that share a `Density`'s drawing."""
 
-    def __init__(self, tokenizer, length: int, mix: Mix, density: Density, *, size: int, grid: int, start: int, batch: int):
+    def __init__(
+        self, tokenizer, length: int, mix: Mix, density: Density, *, size: int, grid: int, start: int, batch: int = 1
+    ):
         self.tokenizer, self.length, self.mix, self.density = tokenizer, length, mix, density
         self.size, self.grid, self.start, self.batch = size, grid, start, batch
 
@@ -90,11 +92,8 @@ class ClipConversations(Dataset):
         styles = [()] * mix.open + [SHORT_STYLES] * mix.short + [LONG_STYLES] * mix.long
         made = [segment(self.tokenizer, ask(q, rng, style)) for q, style in zip(asked, styles, strict=True)]
         text = [segment(self.tokenizer, copied(_other(rng), rng, bare=1.0), video=False) for _ in range(mix.text)]
-        if rng.random() < mix.caption:
-            told = Exchange(str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip))
-            last = segment(self.tokenizer, told)
-            last = segment(self.tokenizer, copied(_other(rng), rng), video=False) if len(last.tokens) > ROW["long"] else last
-        else:
+        last = segment(self.tokenizer, Exchange(str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip)))
+        if rng.random() >= mix.caption or len(last.tokens) > ROW["long"]:
             last = segment(self.tokenizer, copied(_other(rng), rng), video=False)
         behind = mix.open + mix.short
         return [*made[:behind], *text, *made[behind:], last]

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from tiny.film import questions as qa
-from tiny.film.clips import COLORS, LENGTHS, NEEDLE, SHAPES, Clip, Thing, sample_clip
-from tiny.film.render import render_with_coverage
+from aot_tiny.film import questions as qa
+from aot_tiny.film.clips import COLORS, LENGTHS, NEEDLE, SHAPES, Clip, Thing, sample_clip
+from aot_tiny.film.render import render_with_coverage
 
 TRAIN_SEEDS = 10_000_000  # training clips start here; held-out clips have smaller seeds
 COLOR_NAMES, SHAPE_NAMES = tuple(COLORS), (*SHAPES, NEEDLE, "sign")
@@ -42,7 +42,10 @@ def jpeg(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def draw(seed: int, size: int, grid: int, *, frames: int | None = None, some: int | None = None, sign: float = 0.4):
     """A training clip: pixels (T, 3, size, size) in [-1, 1], how much of each cell each drawn thing covers
-    (T, things, grid, grid) in 0..1, the instants (T,) and the clip. some: only so many of its frames, drawn at random."""
+    (T, things, grid, grid) in 0..1, the instants (T,) and the clip.
+
+    some: only so many of its frames, drawn at random. sign: probability that a sign is tried.
+    """
     clip = sample_clip(seed, frames=frames, sign=sign)
     rng, times = np.random.default_rng([seed, 2]), clip.times
     if some is not None:
@@ -100,9 +103,9 @@ class FrameLabels(Dataset):
 
 
 def tracks(clip: Clip, owner: np.ndarray) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
-    """What a reader of the tokens so far can know, for every token (T·side², in frame and raster order) and every frame.
+    """What a reader of the tokens so far can know: labels of every token and of every frame.
 
-    owner: (T, side, side) the thing of every cell.
+    owner: (T, side, side) the thing of every cell. Labels of tokens come as (T·side²,), in frame and raster order.
     Tokens of a thing: how it has moved so far, the corner, frame and colour it began with, and its colour, shape and
     corner now. Frames: the colours in sight and seen so far; just now: which colour came, went, was turned to, which
     things, by the colour they began with, went or changed, a new scene, a star, a sign; how many things so far, in

@@ -1,4 +1,4 @@
-"""Trains aot-tiny, one stage a call: `python -m tiny.training.train --stage tower --output runs/tower`.
+"""Trains aot-tiny, one stage a call: `aot train --stage tower --init checkpoints/aot-tiny --output runs/film/tower`.
 
 The stages are in recipe.py. A run leaves checkpoints in its folder and, called again, goes on from the last one.
 Launch with accelerate or deepspeed as usual; `--deepspeed FILE` names a ZeRO configuration.
@@ -6,10 +6,10 @@ Launch with accelerate or deepspeed as usual; `--deepspeed FILE` names a ZeRO co
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -17,14 +17,16 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from tiny.film.questions import LETTERS
-from tiny.training.data import FrameLabels
-from tiny.training.muon import Muon
-from tiny.training.packing import ClipConversations, collate
-from tiny.training.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
-from tiny.training.tokenizer import save_tokenizer
-from tiny.training.tower import DenseTower
-from tiny.training.objective import VideoObjective
+from aot_cli.main import entry
+from aot_cli.parser import Parser
+from aot_tiny.film.questions import LETTERS
+from aot_tiny.training.data import FrameLabels
+from aot_tiny.training.muon import Muon
+from aot_tiny.training.objective import VideoObjective
+from aot_tiny.training.packing import ClipConversations, collate
+from aot_tiny.training.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
+from aot_tiny.training.tokenizer import save_tokenizer
+from aot_tiny.training.tower import DenseTower
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 WEIGHTS = "objective.pt"
@@ -109,12 +111,12 @@ def start_from(objective: torch.nn.Module, folder: Path, tokenizer_folder: Path)
     """Takes over what was learnt before: a checkpoint's model, the tower alone of a tower stage, all of a later one."""
     if (folder / "model.safetensors").exists():
         weights = _fitted(folder, tokenizer_folder, objective)
-        model = objective.model if isinstance(objective, VideoObjective) else None
-        if model is not None:
-            model.load_state_dict(weights, strict=False)
+        if isinstance(objective, VideoObjective):
+            objective.model.load_state_dict(weights)
         else:
             start = "model.vision_tower."
-            objective.tower.load_state_dict({k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)})
+            tower = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+            objective.tower.load_state_dict(tower)
         return
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     tower = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
@@ -127,7 +129,7 @@ def start_from(objective: torch.nn.Module, folder: Path, tokenizer_folder: Path)
 
 
 def _fitted(folder: Path, tokenizer_folder: Path, objective: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """A checkpoint's weights for this geometry: places of the tower interpolated, words carried over by their spelling."""
+    """A checkpoint's weights for this geometry: the tower's places interpolated, words carried over by spelling."""
     from safetensors.torch import load_file
 
     weights = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
@@ -138,27 +140,33 @@ def _fitted(folder: Path, tokenizer_folder: Path, objective: torch.nn.Module) ->
             places = torch.nn.functional.interpolate(places, size=(new, new), mode="bilinear", align_corners=False)
             weights[name] = places[0].flatten(1).T.contiguous()
     if isinstance(objective, VideoObjective):
-        known, wanted = (json.loads((f / "tokenizer.json").read_text()) for f in (folder, tokenizer_folder))
-        known, wanted = ({**t["model"]["vocab"], **{a["content"]: a["id"] for a in t["added_tokens"]}} for t in (known, wanted))
+        known, wanted = _rows_of_words(folder), _rows_of_words(tokenizer_folder)
         table = objective.model.get_input_embeddings().weight.detach().clone()
         old = weights.pop("model.embed_tokens.weight")
-        for word, row in wanted.items():
-            if word in known:
-                table[row] = old[known[word]]
+        for word in known.keys() & wanted.keys():
+            table[wanted[word]] = old[known[word]]
         weights["model.embed_tokens.weight"] = weights["lm_head.weight"] = table
     return weights
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", required=True, choices=STAGES)
-    parser.add_argument("--output", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--init", type=Path, nargs="*", default=[], help="folders of stages before, or checkpoints")
-    parser.add_argument("--times", type=float, default=1.0, help="the recipe's steps, times this")
-    parser.add_argument("--batch", type=int, help="other than the recipe's")
-    parser.add_argument("--deepspeed", help="a ZeRO configuration")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(arguments)
+def _rows_of_words(folder: Path) -> dict[str, int]:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    return tokenizer["model"]["vocab"] | {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
+
+
+def add_options(parser: Parser) -> None:
+    parser.add_argument("--stage", required=True, choices=STAGES, help="of the recipe, in this order")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the run")
+    init = "what was learnt before: checkpoints and folders of stages, in this order"
+    parser.add_argument("--init", type=Path, nargs="*", default=[], metavar="DIR", help=init)
+    parser.add_argument("--times", type=float, default=1.0, metavar="X", help="the recipe's steps, times this")
+    parser.add_argument("--batch", type=int, metavar="N", help="clips a step, other than the recipe's")
+    parser.add_argument("--deepspeed", metavar="FILE", help="a ZeRO configuration")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the clips and the weights (default 0)")
+
+
+def execute(args) -> int:
+    """Trains the stage to its end."""
     stage = STAGES[args.stage]
     stage = dataclasses.replace(stage, steps=round(stage.steps * args.times), batch=args.batch or stage.batch)
     set_seed(args.seed)
@@ -197,7 +205,10 @@ def main(arguments: list[str] | None = None) -> None:
     # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
     torch.save({k: v.half() for k, v in objective.state_dict().items()}, args.output / WEIGHTS)
     (args.output / "log.json").write_text(json.dumps(trainer.state.log_history, indent=0))
+    return 0
 
+
+main = entry("train")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

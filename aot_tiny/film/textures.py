@@ -9,7 +9,7 @@ MARGIN = 0.75  # a texture reaches so many frames beyond each side of the pictur
 
 
 def pink_noise(rng: np.random.Generator, size: int, power: float) -> np.ndarray:
-    """(size, size) float32 noise of mean 0 and deviation 1 whose amplitude falls as frequency^-power, as in photographs."""
+    """(size, size) float32 noise, mean 0 and deviation 1, whose amplitude falls as frequency^-power."""
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)[None])
     frequency[0, 0] = np.inf
     spectrum = frequency**-power * np.exp(2j * np.pi * rng.random(frequency.shape))

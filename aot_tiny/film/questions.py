@@ -1,6 +1,7 @@
 """Questions about drawn clips, their answers, and how a reply is scored.
 
-Families follow what VideoMME, MLVU, MVBench, Charades-STA (grounding), POPE (presence) and OCR benchmarks (reading) ask.
+Families follow what VideoMME, MLVU, MVBench, Charades-STA (grounding), POPE (presence) and OCR benchmarks (reading)
+ask.
 Every question can be put openly (a word or two) or as multiple choice in the wording of those benchmarks.
 """
 
@@ -11,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tiny.film.clips import COLORS, DIRECTIONS, NEEDLE, SHAPES, Clip, Thing
+from aot_tiny.film.clips import COLORS, DIRECTIONS, NEEDLE, SHAPES, Clip, Thing
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 MOTIONS = (*DIRECTIONS, "not at all")
@@ -215,9 +216,7 @@ def _state(clip: Clip) -> list[Question]:
         happened = [what for what in CHANGES if 0 < times.get(what, 0) < end]
         if len(happened) < 2:
             answer = happened[0] if happened else "it stays"
-            seen = (
-                Evidence((shown(clip, times[answer]),)) if happened else Evidence(visible_frames(clip, t), k)
-            )
+            seen = Evidence((shown(clip, times[answer]),)) if happened else Evidence(visible_frames(clip, t), k)
             out.append(Question("state", f"What happens to the {name(t)}?", answer, CHANGES, name(t), seen))
     return out
 
@@ -280,7 +279,8 @@ def _other_intervals(first: int, last: int, frames: int) -> list[str]:
     length, out = last - first + 1, []
     proposals = [(0, first - 1), (last + 1, frames - 1), (0, length - 1), (frames - length, frames - 1)]
     proposals += [(first + s * length, last + s * length) for s in (-2, -1, 1, 2)]
-    proposals += [(first, first + length // 4), (last - length // 4, last), (first - length, first), (last, last + length)]
+    proposals += [(first, first + length // 4), (last - length // 4, last)]
+    proposals += [(first - length, first), (last, last + length)]
     for a, b in proposals:
         a, b = max(a, 0), min(b, frames - 1)
         text = interval_text(a, b)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from tiny.film.clips import COLORS, FPS, NEEDLE, SHAPES, Clip, Thing, sample_clip
-from tiny.film.textures import MARGIN, Layer, Swarm, surface
+from aot_tiny.film.clips import COLORS, FPS, NEEDLE, SHAPES, Clip, sample_clip
+from aot_tiny.film.textures import MARGIN, Layer, Swarm, surface
 
 SIZE = 192
 # rows of 5x7 dots, the highest bit at the left
@@ -58,8 +58,9 @@ def render_with_coverage(
     tints = {name: np.clip(np.array(rgb) + rng.uniform(-12, 12, 3), 0, 255) for name, rgb in COLORS.items()}
     shown = np.searchsorted(clip.cuts, times + 1e-9, side="right") - 1
     offset, zoom = clip.view(times)
-    # behind, things, in front
-    frames = np.stack([scenes[s].look(t, offset[:, i], zoom[i], size) for i, (s, t) in enumerate(zip(shown, times))])
+    # what is behind the things
+    frames = np.stack([scenes[s].look(times[i], offset[:, i], zoom[i], size) for i, s in enumerate(shown)])
+    # the things
     cover = np.zeros((len(times), len(clip.drawn), grid, grid), np.float32) if grid else None
     for k, thing in enumerate(clip.drawn):
         path, radius = clip.path(thing, times)
@@ -73,6 +74,7 @@ def render_with_coverage(
                 full = np.zeros((size, size), np.float32)
                 full[box] = alpha
                 cover[i, k] = full.reshape(grid, size // grid, grid, size // grid).mean((1, 3))
+    # what passes in front, and the sensor
     if clip.pole:
         _draw_pole(clip, times, frames, cover, rng)
     return _expose(frames, times, rng), cover

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from tiny.training.data import COLOR_NAMES, IGNORE, SHAPE_NAMES
+from aot_tiny.training.data import COLOR_NAMES, IGNORE, SHAPE_NAMES
 
 
 class DenseTower(nn.Module):

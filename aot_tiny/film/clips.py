@@ -1,8 +1,8 @@
 """Clips as descriptions: what happens in a small filmed world, drawn from a seed.
 
 A clip is a few numbers (`Clip`), so pixels, questions, answers, captions and dense labels all follow from the same ones
-(`tiny.film.render`, `tiny.questions`). Lengths are fractions of the frame's side, times are seconds, one frame is looked at a
-second. Things lie on a ground that the camera looks at; what is asked about places and motion means the screen.
+(`aot_tiny.film.render`, `aot_tiny.film.questions`). Lengths are fractions of the frame's side, times are seconds, one
+frame is looked at a second. Things lie on a ground that the camera looks at. Places and motion are those on the screen.
 """
 
 from __future__ import annotations
