@@ -8,7 +8,7 @@ from torch import nn
 
 from .config import AOTConfig
 from .errors import AOTError
-from .result import CompressedVideo
+from .types import CompressedVideo
 
 
 class Applied:

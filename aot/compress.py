@@ -1,17 +1,16 @@
 """`compress`: the one entry of the package."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from .checks import check_newline_position
 from .config import AOTConfig
 from .errors import AOTError
-from .newlines import insert_newlines
-from .registry import get_method
-from .result import CompressedVideo
-from .video import VideoTokens, check_clips, check_grid, check_video
+from .registry import METHODS
+from .types import CompressedVideo, Selection, TokenKind, VideoTokens
+from .validation import check_clips, check_grid, check_newline_position, check_video
 
 
 def compress(
@@ -42,12 +41,14 @@ def compress(
     (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
     raises the error when somebody asks. No gradient is taken.
     """
+    # check what came
     if isinstance(config, Mapping):
         config = AOTConfig.from_dict(config)
     if not isinstance(config, AOTConfig):
         raise AOTError(f"config is a {type(config).__name__}; give an AOTConfig or its dict.")
     if not isinstance(features, torch.Tensor) or features.dim() != 3:
-        raise AOTError(f"features must be a (T, N, D) tensor; got {_describe(features)}.")
+        found = f"{tuple(features.shape)}" if isinstance(features, torch.Tensor) else type(features).__name__
+        raise AOTError(f"features must be a (T, N, D) tensor; got {found}.")
     if extras is not None and not isinstance(extras, Mapping):
         raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
     check_newline_position(newline_position)
@@ -57,31 +58,80 @@ def compress(
         deep=deep,
         grid=check_grid(features.shape[1], grid),
         pool=pool,
-        clips=check_clips(clips, features.shape[0]),
+        clips=None if clips is None else check_clips(clips, features.shape[0]),
         newline=newline,
         newline_position=newline_position,
         extras={} if extras is None else extras,
         before=before,
         trace=trace,
     )
-    method = get_method(config.method)
-    check_video(video, method.needs)
+    method = METHODS[config.method]
+    check_video(video, method.requires)
+    # run the method, then place newline tokens
     with torch.no_grad():
         selection = insert_newlines(method.run(video, config), video, config)
-    return CompressedVideo(
-        tokens=selection.tokens,
-        frame=selection.frame,
-        position=selection.position,
-        kind=selection.kind,
-        mass=selection.mass,
-        grid=video.pooled_grid,
-        frames=video.frames,
-        clips=selection.clips if selection.clips is not None else video.clips,
-        config=config,
-        trace=selection.trace if trace else None,
-        usable=video.usable,
-    )
+    kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass)
+    lengths = selection.clips if selection.clips is not None else video.clips
+    seen = selection.trace if trace else None
+    return CompressedVideo(*kept, video.pooled_grid, video.frames, lengths, config, seen, video.usable)
 
 
-def _describe(value: Any) -> str:
-    return f"{tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:
+    """Places newline tokens of the host model behind the tokens of their frame or row; they are no part of the budget.
+
+    The selection must be in frame and raster order, or say behind which frame a token's newline goes. One
+    newline per frame, per row that kept a token ("row"), per row ("all"), or one at the very end, as config
+    and host mode say. Only "row" waits for a number from the device.
+    """
+    position = video.newline_position
+    if video.newline is None or selection.newlines_done or position == "no_token":
+        return selection
+    frames, (height, width), device = video.frames, video.pooled_grid, selection.frame.device
+    if position == "one_token":
+        last = torch.full((1,), frames - 1, device=device)
+        return _with_newlines(selection, video.newline, None, last, torch.full_like(last, height - 1), width)
+    if config.newlines == "none":
+        return selection
+    behind = selection.frame if selection.newline_frame is None else selection.newline_frame
+    if position == "frame" or config.newlines == "frame":
+        frame = torch.arange(frames, device=device)
+        return _with_newlines(selection, video.newline, behind, frame, torch.full_like(frame, height - 1), width)
+    group = behind * height + selection.position[:, 0]  # row of the video
+    if config.newlines == "row":
+        used = torch.zeros(frames * height, dtype=torch.bool, device=device)
+        rows = used.index_fill(0, group, True).nonzero().squeeze(-1)
+        group = torch.searchsorted(rows, group)
+    else:
+        rows = torch.arange(frames * height, device=device)
+    return _with_newlines(selection, video.newline, group, rows // height, rows % height, width)
+
+
+def _with_newlines(
+    selection: Selection,
+    newline: torch.Tensor,
+    group: torch.Tensor | None,
+    frame: torch.Tensor,
+    row: torch.Tensor,
+    width: int,
+) -> Selection:
+    """S tokens and G newlines, of which newline g stands behind the last token of group g.
+
+    group: (S,) ascending, or None: all newlines stand behind all tokens. frame, row: (G,) of the newlines.
+    """
+    column, newline = torch.full_like(row, width), newline.to(frame.device)
+    added = {
+        "tokens": newline.to(selection.tokens.dtype).expand(len(frame), -1),
+        "frame": frame,
+        "position": torch.stack([row, column], dim=-1),
+        "kind": torch.full_like(frame, int(TokenKind.NEWLINE)),
+        "mass": torch.zeros(len(frame), device=frame.device),
+    }
+    joined = {name: torch.cat([getattr(selection, name), values]) for name, values in added.items()}
+    if group is not None:
+        # before token i stand i tokens and the newlines of earlier groups; before newline g those of its group as well
+        number = torch.arange(len(group), device=frame.device)
+        g = torch.arange(len(frame), device=frame.device)
+        place = torch.cat([number + group, torch.searchsorted(group, g, right=True) + g])
+        order = torch.empty_like(place).scatter_(0, place, torch.arange(len(place), device=frame.device))
+        joined = {name: values.index_select(0, order) for name, values in joined.items()}
+    return replace(selection, newlines_done=True, **joined)

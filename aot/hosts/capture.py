@@ -14,9 +14,8 @@ import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
-from ..anchors import layers
 from ..errors import AOTError
-from ..ops import received_attention
+from ..ops.received_attention import layers, received_attention
 
 _store: ContextVar[dict[str, torch.Tensor | None] | None] = ContextVar("aot_capture", default=None)
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from ..config import AOTConfig
-from ..result import CompressedVideo
+from ..types import CompressedVideo
 
 _STATE = "_aot_applied"  # on the instance: (applied settings, config.aot before the first apply)
 

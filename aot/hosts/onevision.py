@@ -20,7 +20,7 @@ from ..compress import compress
 from ..config import AOTConfig
 from ..errors import AOTError
 from ..registry import get_method
-from ..result import CompressedVideo
+from ..types import CompressedVideo
 from .capture import Reader, attention_layers, capturing, watch, watch_attention
 from .prompt import Shortened, places_to_keep, positions, shorten, videos_of_rows
 
@@ -61,13 +61,13 @@ def settings(model: nn.Module) -> AOTConfig | None:
 
 def attach(model: Any, config: AOTConfig) -> None:
     """Puts the hooks on this instance, or changes the settings of those that are there."""
-    if get_method(config.method).inside:
+    if get_method(config.method).in_llm:
         raise AOTError(
             f"Method {config.method!r} drops tokens inside the language model, which transformers' own model does "
             "not offer; choose one that acts before it, or use LlavaQwenForCausalLM."
         )
     inner = model.model
-    Reader(inner.vision_tower, get_method(config.method).needs, len(attention_layers(inner.vision_tower)))
+    Reader(inner.vision_tower, get_method(config.method).requires, len(attention_layers(inner.vision_tower)))
     if _STATE in model.__dict__:
         model.__dict__[_STATE].config = config
         return
@@ -130,7 +130,7 @@ def _reader(inner: Any, call: dict) -> tuple[Reader, int]:
     )
     total = len(attention_layers(inner.vision_tower))
     used = max(index if index >= 0 else total + 1 + index for index in ([layer] if isinstance(layer, int) else layer))
-    needs = get_method(inner.__dict__[_STATE].config.method).needs
+    needs = get_method(inner.__dict__[_STATE].config.method).requires
     return Reader(inner.vision_tower, needs, used), int(strategy == "default")
 
 

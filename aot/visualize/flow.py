@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..result import CompressedVideo
+from ..types import CompressedVideo
 
 
 @dataclass(frozen=True)

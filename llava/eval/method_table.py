@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import aot
-from aot.baselines.in_llm import IN_LLM
+from aot.methods.in_llm import IN_LLM
 from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run
 from llava.eval.exam.settings import OWN_COUNTS, parse_setting
 from llava.eval.tables.ablation_report import ablation_section, ablations_csv

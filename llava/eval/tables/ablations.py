@@ -45,9 +45,9 @@ PAPER = [
     *_group("paper: aggregation within frames", "paper", {
         "transport, mass 1/M": "",
         "none": "merge_strength=0",
-        "mean by cosine": "merge_strength=0,hard_blend=1",
-        "transport, mass 1": "supplier_mass=unit",
-        "transport, mass by attention": "supplier_mass=attention",
+        "mean by cosine": "merge_strength=0,hard_assignment=1",
+        "transport, mass 1": "source_mass=unit",
+        "transport, mass by attention": "source_mass=attention",
     }),
     *_group("paper: clips", "paper", {
         "uniform": "",
@@ -68,12 +68,12 @@ PAPER = [
 RELEASED = [
     *_group("released: its own steps", "released", {
         "as released": "",
-        "mass 1": "supplier_mass=unit",
+        "mass 1": "source_mass=unit",
         "no spatial term": "spatial_weight=0",
-        "no blend": "hard_blend=0",
-        "anchors once": "emission=once",
-        "anchors once, a newline per frame": "emission=once,newlines=frame",
-        "each problem by its own error": "stop=problem,tolerance=0.001",
+        "no blend": "hard_assignment=0",
+        "anchors once": "emit_anchors=once",
+        "anchors once, a newline per frame": "emit_anchors=once,newlines=frame",
+        "each problem by its own error": "sinkhorn_stop=problem,tolerance=0.001",
         "threshold on the plan": "dynamic_rule=threshold",
     }),
 ]  # fmt: skip
@@ -109,10 +109,10 @@ OURS = [
     *_group("default: plan", "aot", {
         "nearest mass, ε 0.01": "",
         "nearest mass, ε 0.1": "epsilon=0.1",
-        "half uniform, ε 0.1": "epsilon=0.1,uniform_share=0.5",
-        "uniform, ε 0.1": "epsilon=0.1,uniform_share=1",
-        "uniform, ε 0.1, 1 iteration": "epsilon=0.1,uniform_share=1,iterations=1,stop=never",
-        "uniform, ε 0.1, 10 iterations": "epsilon=0.1,uniform_share=1,iterations=10,stop=never",
+        "half uniform, ε 0.1": "epsilon=0.1,uniform_marginal=0.5",
+        "uniform, ε 0.1": "epsilon=0.1,uniform_marginal=1",
+        "uniform, ε 0.1, 1 iteration": "epsilon=0.1,uniform_marginal=1,iterations=1,sinkhorn_stop=never",
+        "uniform, ε 0.1, 10 iterations": "epsilon=0.1,uniform_marginal=1,iterations=10,sinkhorn_stop=never",
     }),
     *_group("default: clips", "aot", {
         "uniform, of 4 frames": "",

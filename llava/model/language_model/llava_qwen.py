@@ -5,7 +5,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM, Qwen2Model
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from aot.baselines.in_llm import is_in_llm
+from aot.methods.in_llm import is_in_llm
 from llava.model.compression import active_config
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
