@@ -1,5 +1,14 @@
-"""All metadata lives in pyproject.toml; this file lets older tools run `python setup.py` or `pip install -e .`."""
+"""Which packages there are; all other metadata lives in pyproject.toml.
 
-from setuptools import setup
+The embedded checkpoint and the tasks for lmms-eval stand beside the packages. An installation carries them inside
+`llava`, where `llava.shipped` finds them.
+"""
 
-setup()
+from setuptools import find_packages, setup
+
+SHIPPED = {"llava.checkpoints": "checkpoints", "llava.lmms_eval_tasks": "lmms_eval_tasks"}
+
+setup(
+    packages=[*find_packages(include=["aot", "aot.*", "aot_cli", "llava", "llava.*"]), *SHIPPED],
+    package_dir=SHIPPED,
+)

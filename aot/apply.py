@@ -54,6 +54,7 @@ def apply(
 
     In a direct call of the model, logits (B, L', V) and labels belong to the shortened prompt: of every
     video's placeholders only as many are left as it has tokens, and shorter rows are padded on the left.
+    Wrappers come afterwards: apply before `torch.compile`, and to the model inside DistributedDataParallel or PEFT's.
     Raises AOTError for a model or settings that do not fit.
     """
     if config is None:
@@ -79,9 +80,16 @@ def _host(model: nn.Module) -> ModuleType:
     """The module of `aot.hosts` for a model, imported now."""
     from .hosts import configured, onevision
 
-    for host in (configured, onevision):
+    hosts = (configured, onevision)
+    for host in hosts:
         if host.fits(model):
             return host
+    inside = next((part for part in model.modules() if any(host.fits(part) for host in hosts)), None)
+    if inside is not None:
+        raise AOTError(
+            f"Give aot.apply the {type(inside).__name__} inside this {type(model).__name__}; torch.compile comes after "
+            "aot.apply."
+        )
     raise AOTError(
         f"aot.apply does not know {type(model).__name__}; give transformers' "
         "LlavaOnevisionForConditionalGeneration or LlavaQwenForCausalLM, or call aot.compress on its features."

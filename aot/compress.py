@@ -83,55 +83,38 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
     newline per frame, per row that kept a token ("row"), per row ("all"), or one at the very end, as config
     and host mode say. Only "row" waits for a number from the device.
     """
-    position = video.newline_position
+    position, frames, (height, width) = video.newline_position, video.frames, video.pooled_grid
     if video.newline is None or selection.newlines_done or position == "no_token":
         return selection
-    frames, (height, width), device = video.frames, video.pooled_grid, selection.frame.device
-    if position == "one_token":
-        last = torch.full((1,), frames - 1, device=device)
-        return _with_newlines(selection, video.newline, None, last, torch.full_like(last, height - 1), width)
-    if config.newlines == "none":
+    if config.newlines == "none" and position != "one_token":
         return selection
-    behind = selection.frame if selection.newline_frame is None else selection.newline_frame
-    if position == "frame" or config.newlines == "frame":
+    # S tokens and G newlines: the group (S,) of each token, frame and row (G,) of each newline
+    device = selection.frame.device
+    group = selection.frame if selection.newline_frame is None else selection.newline_frame
+    if position == "one_token":
+        frame = torch.full((1,), frames - 1, device=device)
+        group, row = torch.zeros_like(group), torch.full_like(frame, height - 1)
+    elif position == "frame" or config.newlines == "frame":
         frame = torch.arange(frames, device=device)
-        return _with_newlines(selection, video.newline, behind, frame, torch.full_like(frame, height - 1), width)
-    group = behind * height + selection.position[:, 0]  # row of the video
-    if config.newlines == "row":
-        used = torch.zeros(frames * height, dtype=torch.bool, device=device)
-        rows = used.index_fill(0, group, True).nonzero().squeeze(-1)
-        group = torch.searchsorted(rows, group)
+        row = torch.full_like(frame, height - 1)
     else:
+        group = group * height + selection.position[:, 0]  # row of the video
         rows = torch.arange(frames * height, device=device)
-    return _with_newlines(selection, video.newline, group, rows // height, rows % height, width)
-
-
-def _with_newlines(
-    selection: Selection,
-    newline: torch.Tensor,
-    group: torch.Tensor | None,
-    frame: torch.Tensor,
-    row: torch.Tensor,
-    width: int,
-) -> Selection:
-    """S tokens and G newlines, of which newline g stands behind the last token of group g.
-
-    group: (S,) ascending, or None: all newlines stand behind all tokens. frame, row: (G,) of the newlines.
-    """
-    column, newline = torch.full_like(row, width), newline.to(frame.device)
+        if config.newlines == "row":
+            used = torch.zeros(frames * height, dtype=torch.bool, device=device)
+            rows = used.index_fill(0, group, True).nonzero().squeeze(-1)
+            group = torch.searchsorted(rows, group)
+        frame, row = rows // height, rows % height
+    # newline g stands behind the last token of group g: before token i stand i tokens and the newlines of earlier groups
+    tokens, newlines = torch.arange(len(group), device=device), torch.arange(len(frame), device=device)
+    place = torch.cat([tokens + group, torch.searchsorted(group, newlines, right=True) + newlines])
+    order = torch.empty_like(place).scatter_(0, place, torch.arange(len(place), device=device))
     added = {
-        "tokens": newline.to(selection.tokens.dtype).expand(len(frame), -1),
+        "tokens": video.newline.to(device, selection.tokens.dtype).expand(len(frame), -1),
         "frame": frame,
-        "position": torch.stack([row, column], dim=-1),
+        "position": torch.stack([row, torch.full_like(row, width)], dim=-1),
         "kind": torch.full_like(frame, int(TokenKind.NEWLINE)),
-        "mass": torch.zeros(len(frame), device=frame.device),
+        "mass": torch.zeros(len(frame), device=device),
     }
-    joined = {name: torch.cat([getattr(selection, name), values]) for name, values in added.items()}
-    if group is not None:
-        # before token i stand i tokens and the newlines of earlier groups; before newline g those of its group as well
-        number = torch.arange(len(group), device=frame.device)
-        g = torch.arange(len(frame), device=frame.device)
-        place = torch.cat([number + group, torch.searchsorted(group, g, right=True) + g])
-        order = torch.empty_like(place).scatter_(0, place, torch.arange(len(place), device=frame.device))
-        joined = {name: values.index_select(0, order) for name, values in joined.items()}
+    joined = {n: torch.cat([getattr(selection, n), new]).index_select(0, order) for n, new in added.items()}
     return replace(selection, newlines_done=True, **joined)

@@ -62,10 +62,12 @@ def random_pixels(frames: int, path: str) -> dict:
 
 def chat(frames: int, file: str) -> dict:
     """Reads, encodes and asks as `aot chat` does."""
+    from aot_cli.tree import make_parser
     from llava.serve.cli import load_session
-    from llava.serve.options import chat_parser
 
-    options = chat_parser("bench").parse_args(["--num-frames", str(frames), "--max-new-tokens", "1", "--device", "cpu"])
+    options = make_parser().parse_args(
+        ["chat", "--num-frames", str(frames), "--max-new-tokens", "1", "--device", "cpu"]
+    )
     session = load_session(options)
     session.stream_above = options.stream_above
     settled = forget_peak()

@@ -30,10 +30,10 @@ from urllib.request import urlopen
 import numpy as np
 from PIL import Image
 
+from aot_cli.parser import Parser
 from llava.eval.world.clips import write_clip
 from llava.eval.world.questions import make_questions
 from llava.serve.client import Reply, ServerError, ask, media_part
-from llava.serve.options import Parser
 from llava.video import load_video
 
 FIRST_CLIP = 40_000  # none of the exam's, none of the training's

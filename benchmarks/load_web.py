@@ -29,10 +29,11 @@ from pathlib import Path
 
 import torch
 
+from aot_cli.parser import Parser
 from llava.eval.world.clips import write_clip
 from llava.eval.world.questions import make_questions
 from llava.serve.cli import load_session
-from llava.serve.options import Parser, add_model_options
+from llava.serve.options import add_model_options
 from llava.serve.session import ChatSession
 from llava.serve.web_worker import Limits, Worker
 
@@ -82,7 +83,7 @@ class PageClient:
         return re.sub(r"<[^>]*>", "", self.client.predict(handle_file(path), 10, api_name="/look")[0])
 
     def ask(self, question: str, retention: float) -> Asked:
-        status, whole, _, reduced, cost, _ = self.client.predict(question, 100 * retention, api_name="/ask")
+        status, whole, _, reduced, cost, *_ = self.client.predict(question, 100 * retention, api_name="/ask")
         if status:
             raise RuntimeError(status)
         return Asked((whole, reduced), int(re.search(r"(\d+) of \d+ \(", cost)[1]))
@@ -201,7 +202,7 @@ def running_page(options) -> Iterator[tuple[str, int]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "llava.cli", "web", "--port", str(port), "--max-new-tokens"]
+    command = [sys.executable, "-m", "aot_cli", "web", "--port", str(port), "--max-new-tokens"]
     command += [str(options.max_new_tokens), *(["--model-path", options.model_path] if options.model_path else [])]
     server = subprocess.Popen([*command, "--device", options.device or "cpu"], stdout=subprocess.PIPE, text=True)
     try:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks.long_files import FRAMES as LONG_FRAMES
+from benchmarks.long_files import LONG
 from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, encode
 from benchmarks.try_files import Outcome, attempt, cut_file, try_file
 
@@ -27,12 +29,43 @@ INTRODUCTION = """# Any file
 Written by `python -m benchmarks.reliability`; do not edit by hand.
 
 A video is either read, and then every frame shown is the one asked for, or refused in one sentence that says
-what to do; nothing is lost in silence. Decoders run in processes of their own: one that hangs is killed after
-`time_limit` (600 s unless told otherwise), one that crashes is a refusal. Videos longer than half an hour are
-not read through where header and constant rate allow it: eight frames of a ten-hour file touch less than a
-fifth of its bytes (tests/fuzz). Files whose container does not state its length (transport streams, MPEG-2, Flash,
-fragmented MP4, GIF, WMV) cannot be told from shorter ones when cut: what is there is read, and its
-last picture may be incomplete.
+what to do; nothing is lost in silence. Videos longer than half an hour are not read through where header and constant
+rate allow it: eight frames of a ten-hour file touch less than a fifth of its bytes (tests/fuzz). Files whose container
+does not state its length (transport streams, MPEG-2, Flash, fragmented MP4, GIF, WMV) cannot be told from shorter ones
+when cut: what is there is read, and its last picture may be incomplete.
+
+## Who decodes
+
+PyAV decodes, and Pillow animated WebP and AVIF and folders of pictures. decord is asked only when you ask for it
+(`decoder="decord"`). PyAV then still says which frames there are and when, and decord is refused unless all of this
+holds: MP4 or Matroska by the first bytes; one video stream, of a codec that is known to agree; every packet shows one
+frame and has a time of its own; no frame is hidden by an edit list; every keyframe decodes alone; no turn or mirror;
+no more than 4K. So a file has one set of frames, times, colours and turns, whoever decodes it.
+
+- **Times** are those of the packets. Where a container has none (raw streams, AVI with B-frames), frames are counted
+  at the stated rate. One doubled or missing time leaves the others as they are. Times that cannot be true (not finite,
+  falling, all equal, far beyond the stated length, more than an hour a frame) are not believed.
+- **Streams**: of several, the default one that moves; a cover or a still picture in front of a film is passed over.
+- **Turns and mirrors** follow the display matrix with its signs, to the nearest quarter turn.
+- **Colours** are converted by the matrix and range that the stream states, and as BT.601 in limited range where it
+  states none, whatever its size, as ffmpeg does. HDR is not mapped to SDR. Transparency is left out.
+
+## What a file may take
+
+| bound | value |
+|---|---|
+| memory of the process that decodes | 4 GiB of data (Linux: RLIMIT_DATA); beyond it one sentence |
+| pixels of a picture that is decoded | 2^26, as 8192x8192; larger ones are refused before they are decoded |
+| pixels of a picture that is handed on | 4096x2304 (4K); larger ones are averaged down by a whole factor |
+| frames in memory at once | 4 GiB, such as 128 frames of 4K; `open_video` gives them one after another |
+| time | `time_limit`, 600 s unless told otherwise; a decoder that hangs is killed |
+| files opened | the one that was given: the kernel refuses every other file and socket (RLIMIT_NOFILE) |
+| formats | an allow-list of FFmpeg's, recognised by content; the file's name plays no part |
+| life | the process ends within a second of its parent, however that ended |
+
+Pipes, devices, sockets and circles of links are refused at once, as videos and in folders of pictures.
+tests/serve/test_video_bounds.py tries these, among them playlists of six formats before, in and around a film, names
+that are protocols or patterns for FFmpeg, and a QuickTime file whose pictures are in another one.
 
 The pictures of these files carry their number in stripes, so that each frame read is checked. Checkpoints,
 settings and prompts are tried by tests/fuzz: no pickle is ever loaded, and damaged files are one sentence.
@@ -94,18 +127,26 @@ def main() -> int:
 def report(folder: Path, examples: int, pool: ThreadPoolExecutor) -> int:
     """Writes the page; 1 when something was wrong."""
 
-    def each(kind: str, items: list, decoder: str = "auto") -> list[Outcome]:
-        jobs = enumerate(items)
-        return list(pool.map(lambda j: try_file(folder / kind / str(j[0]), j[1][0], *j[1][1], decoder=decoder), jobs))
+    def each(kind: str, files: dict[str, tuple], decoder: str = "auto") -> list[Outcome]:
+        """One outcome a file of (name, writer) or (name, writer, first frame, frames)."""
+
+        def one(job: tuple[int, str]) -> Outcome:
+            count, label = job
+            file, write, first = (*files[label], 0)[:3]
+            return try_file(folder / kind / str(count), label, file, write, decoder=decoder, first=first)
+
+        return list(pool.map(one, enumerate(files)))
 
     lines, wrong = [INTRODUCTION], 0
-    lines += ["## Read", "", "| file | decord first | PyAV alone |", "|---|---|---|"]
-    both = zip(READABLE, each("first", [*READABLE.items()]), each("alone", [*READABLE.items()], "pyav"), strict=True)
-    for label, first, alone in both:
-        wrong += not (first.right and alone.right and first.read == alone.read and first.read)
-        lines.append(f"| {label} | {first.words} | {alone.words} |")
+    rows = {label: (file, write, 0, None) for label, (file, write) in READABLE.items()}
+    for title, files in ((f"## Read, {FRAMES} frames", rows), (f"## Read, {LONG_FRAMES} frames, few asked for", LONG)):
+        lines += ["", title, "", "| file | by default | decord on request |", "|---|---|---|"]
+        for label, first, asked in zip(files, each(title, files), each(title + "d", files, "decord"), strict=True):
+            count = files[label][3]
+            wrong += not (first.right and asked.right and first.read and count in (None, first.read))
+            lines.append(f"| {label} | {first.words} | {asked.words} |")
     lines += ["", "## Refused", "", "| file | said |", "|---|---|"]
-    for label, outcome in zip(REFUSED, each("refused", [*REFUSED.items()]), strict=True):
+    for label, outcome in zip(REFUSED, each("refused", REFUSED), strict=True):
         wrong += outcome.read is not None
         lines.append(f"| {label} | {outcome.said or outcome.words} |")
     lines += ["", f"## Cut at every tenth of its bytes ({FRAMES} frames when whole)", ""]

@@ -31,11 +31,11 @@ class Outcome:
         return f"{self.read} frames, {'the right ones' if self.right else 'WRONG ONES'}, {self.decoder}"
 
 
-def attempt(path: Path, *, decoder: str = "auto", turns: int = 0, rate: float | None = None) -> Outcome:
+def attempt(path: Path, *, decoder: str = "auto", turns: int = 0, rate: float | None = None, first: int = 0) -> Outcome:
     """What `load_video` makes of a file written by odd_files; anything but a video or a VideoError is raised.
 
-    rate: frames a second of a cut file, whose numbers then follow from their times; the last picture of such a
-    file may be incomplete and is not looked at.
+    first: number of the first frame shown. rate: frames a second of a cut file, whose numbers then follow from their
+    times; the last picture of such a file may be incomplete and is not looked at.
     """
     try:
         video = load_video(path, num_frames=SHOWN, decoder=decoder)
@@ -49,11 +49,11 @@ def attempt(path: Path, *, decoder: str = "auto", turns: int = 0, rate: float | 
     if rate is not None:
         looked = wanted < video.total_frames - 1
         wanted = np.rint(video.times * rate).astype(int)
-    shown = np.array([number(np.rot90(frame, -turns)) for frame in video.frames])
+    shown = np.array([number(np.rot90(frame, -turns)) - first for frame in video.frames])
     return Outcome(video.total_frames, bool((shown == wanted)[looked].all()), video.decoder, "")
 
 
-def try_file(folder: Path, label: str, file: str, write: Writer, **settings: str) -> Outcome:
+def try_file(folder: Path, label: str, file: str, write: Writer, **settings: object) -> Outcome:
     """Writes a file of odd_files into an empty folder and reads it."""
     folder.mkdir(parents=True)
     write(folder / file)

@@ -1,31 +1,29 @@
 """A video file, or a folder of frames, as frames and times for a model: all at once, or one after another.
 
-decord reads first, PyAV when decord is missing, fails, or the video is long; each in a process of its own
-with a limit on its time. Only the frames that are asked for are kept. A file that is cut short is an error,
-never a shorter video.
+PyAV reads, Pillow what it cannot; decord only on request, and only what it is known to read as PyAV does. They run in
+a process of their own with limits on its time and memory. Only the frames that are asked for are kept. A file that is
+cut short is an error, never a shorter video.
 """
 
+import importlib.util
 import os
+import stat
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 
-from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, Reading, VideoError
+from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, VideoError
 from llava.decoders.child import Child, TimedOut, choose_among, each_frame, read_frames
-from llava.decoders.decord_reader import decord_child, have_decord, read_decord
-from llava.decoders.frame_folder import open_folder, read_folder
 from llava.decoders.sampling import choose_frames
 
 __all__ = ["DECODERS", "FrameStream", "Video", "VideoError", "load_video", "open_video", "time_text"]
 
 DECODERS = ("auto", "decord", "pyav")
-PYAV_WORKER = Path(__file__).parent / "decoders" / "pyav_worker.py"
-LONG = 1800.0  # seconds; decord would go through every packet of the file
 
 
 @dataclass(frozen=True)
@@ -50,6 +48,7 @@ def load_video(
     num_frames: int = 32,
     fps: float | None = None,
     force_sample: bool = False,
+    repeat: bool = True,
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
@@ -57,16 +56,19 @@ def load_video(
     """Reads the frames a model looks at.
 
     num_frames evenly over the whole video; with fps, one frame every 1/fps seconds, thinned evenly to
-    num_frames only when there are more (or force_sample). decoder: "auto", "decord" or "pyav"; a folder of
-    .png/.jpg files is read as it is, at one frame a second. progress(done, total) is called for each frame.
-    time_limit: seconds after which decoding is stopped.
+    num_frames only when there are more (or force_sample). repeat: a video of fewer frames gives some of them several
+    times, as LLaVA-OneVision is evaluated; without it every frame once. decoder: "auto" and "pyav" are PyAV, and Pillow
+    for animated WebP and AVIF; "decord" refuses what it is not known to read as PyAV does. A folder of .png/.jpg files
+    is read as it is, at one frame a second. progress(done, total) is called for each frame. time_limit: seconds after
+    which decoding is stopped. Frames larger than 4K (4096x2304 pixels) are averaged down by a whole factor.
     Raises VideoError, one sentence, when the video is missing, empty, cut short or no video at all, when its
-    decoding crashes or takes too long, or when a setting makes no sense.
+    decoding crashes or takes too long or more than 4 GiB of memory, or when a setting makes no sense.
     """
-    choose = _chooser(num_frames, fps, force_sample, decoder, time_limit)
+    choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
     deadline = time.monotonic() + time_limit
-    with _one_sentence(path, time_limit):
-        name, result = _read(os.fspath(path), choose, decoder, progress, deadline)
+    with _one_sentence(path, decoder, time_limit), ExitStack() as stack:
+        child, name, choice = _start(os.fspath(path), "read", decoder, choose, deadline, stack)
+        result = read_frames(child, choice, choose, progress)
     return Video(result.frames, result.times, result.duration, name, result.total, result.rate)
 
 
@@ -77,7 +79,7 @@ class FrameStream:
     the frames; duration, total_frames, rate and decoder as in `Video`.
     """
 
-    def __init__(self, choice: Choice, frames: Iterable[np.ndarray], decoder: str, child: Child | None = None):
+    def __init__(self, choice: Choice, frames: Iterable[np.ndarray], decoder: str, child: Child):
         self.times, self.duration, self.rate = choice.chosen_times, choice.duration, choice.rate
         self.total_frames, self.decoder = len(choice.times), decoder
         self._repeats = np.unique(choice.indices, return_counts=True)[1]
@@ -88,13 +90,12 @@ class FrameStream:
             for _ in range(repeats):
                 paused = time.monotonic()
                 yield frame
-                if self._child:  # its time is that of decoding, not of what becomes of the frames
-                    self._child.deadline += time.monotonic() - paused
+                # its time is that of decoding, not of what becomes of the frames
+                self._child.deadline += time.monotonic() - paused
 
     def stop(self) -> None:
         """Ends the decoder; a thread that waits for a frame gets an error."""
-        if self._child:
-            self._child.kill()
+        self._child.kill()
 
 
 @contextmanager
@@ -104,40 +105,37 @@ def open_video(
     num_frames: int = 32,
     fps: float | None = None,
     force_sample: bool = False,
+    repeat: bool = True,
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
+    stopped: threading.Event | None = None,
 ) -> Iterator[FrameStream]:
     """The frames that `load_video` reads, one after another: no more than one is held.
 
-    Arguments and errors as there. decoder "auto" is PyAV, since another decoder cannot take over in the middle.
-    time_limit: seconds of decoding. The decoder is stopped when the context ends, whatever was read by then.
+    Arguments and errors as there. time_limit: seconds of decoding. The decoder is stopped when the context ends,
+    whatever was read by then, and when `stopped` is set, which is a VideoError for whoever waits for a frame.
     """
-    choose = _chooser(num_frames, fps, force_sample, decoder, time_limit)
+    choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
     path = os.fspath(path)
 
     def told(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
-        with _one_sentence(path, time_limit):
+        with _one_sentence(path, decoder, time_limit):
             for done, frame in enumerate(frames, start=1):
                 if progress:
                     progress(done, total)
                 yield frame
 
     with ExitStack() as stack:
-        with _one_sentence(path, time_limit):
-            child, name = None, "folder"
-            if _check_path(path):
-                choice, frames = open_folder(path, choose)
-            else:
-                child, name = _decoder(path, decoder, time.monotonic() + time_limit, stack)
-                choice = choose_among(child, child.line(), choose)
-                frames = each_frame(child, choice)
-        yield FrameStream(choice, told(frames, len(choice.wanted)), name, child)
+        with _one_sentence(path, decoder, time_limit):
+            deadline = time.monotonic() + time_limit
+            child, name, choice = _start(path, "index", decoder, choose, deadline, stack, stopped=stopped)
+        yield FrameStream(choice, told(each_frame(child, choice), len(choice.wanted)), name, child)
 
 
-def _chooser(num_frames, fps, force_sample, decoder, time_limit) -> Choose:
+def _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit) -> Choose:
     """How frames are chosen; VideoError for settings that make no sense."""
-    if decoder == "decord" and not have_decord():
+    if decoder == "decord" and importlib.util.find_spec("decord") is None:
         raise VideoError("decord is not installed; install it, or leave the choice of decoder at auto.")
     if num_frames < 1:
         raise VideoError(f"num_frames must be at least 1, but is {num_frames}; 16 to 64 are usual.")
@@ -147,11 +145,11 @@ def _chooser(num_frames, fps, force_sample, decoder, time_limit) -> Choose:
         raise VideoError(f"There is no decoder {decoder!r}; choose one of {', '.join(DECODERS)}.")
     if not time_limit > 0:
         raise VideoError(f"time_limit must be above 0, but is {time_limit}; 600 seconds are usual.")
-    return partial(choose_frames, num_frames=num_frames, fps=fps, force_sample=force_sample)
+    return partial(choose_frames, num_frames=num_frames, fps=fps, force_sample=force_sample, repeat=repeat)
 
 
 @contextmanager
-def _one_sentence(path: str | os.PathLike, time_limit: float) -> Iterator[None]:
+def _one_sentence(path: str | os.PathLike, decoder: str, time_limit: float) -> Iterator[None]:
     """VideoError for what goes wrong with a decoder inside."""
     try:
         yield
@@ -161,6 +159,8 @@ def _one_sentence(path: str | os.PathLike, time_limit: float) -> Iterator[None]:
             "higher time_limit."
         ) from error
     except DecoderFailed as error:
+        if decoder == "decord":
+            raise VideoError(f"decord cannot read {path} ({error}); use the decoder auto.") from error
         raise VideoError(f"The decoder gave up on {path} ({error}); convert it to MP4 with H.264.") from error
 
 
@@ -174,49 +174,42 @@ def time_text(video: Video) -> str:
     )
 
 
-def _check_path(path: str) -> bool:
-    """Is it a folder? Raises VideoError when there is nothing that may be read."""
-    if not os.path.exists(path):
-        raise VideoError(f"There is no video at {path}; check the path.")
+def _check_path(path: str) -> None:
+    """Raises VideoError when there is nothing that may be read."""
     try:
-        if os.path.isdir(path):
-            os.listdir(path)
-            return True
-        if os.path.getsize(path) == 0:
-            raise VideoError(f"{path} is empty; copy or download it again.")
-        with open(path, "rb"):
-            return False
-    except PermissionError as error:
-        raise VideoError(f"{path} may not be read; change its permissions or give another video.") from error
+        found = os.stat(path)
+    except (OSError, ValueError) as error:  # also a circle of links, a name too long or with a NUL
+        raise VideoError(f"There is no video at {path}; check the path.") from error
+    folder = stat.S_ISDIR(found.st_mode)
+    if not folder and not stat.S_ISREG(found.st_mode):
+        raise VideoError(f"{path} is no regular file; give a video file or a folder of pictures.")
+    if not os.access(path, os.R_OK | os.X_OK if folder else os.R_OK):
+        raise VideoError(f"{path} may not be read; change its permissions or give another video.")
+    if not folder and found.st_size == 0:
+        raise VideoError(f"{path} is empty; copy or download it again.")
 
 
-def _decoder(path: str, decoder: str, deadline: float, stack: ExitStack) -> tuple[Child, str]:
-    """A process that is about to send frame times, and the decoder's name; the stack ends it."""
-    checker = stack.enter_context(Child(PYAV_WORKER, path, silence=None, deadline=deadline))
-    found = checker.line()
-    if decoder != "decord":
-        checker.send("index")
-        return checker, "pyav"
-    try:
-        return stack.enter_context(decord_child(path, container=found["container"], deadline=deadline)), "decord"
-    except DecoderFailed as error:
-        raise VideoError(f"decord cannot read {path} ({error}); use the decoder auto.") from error
-
-
-def _read(path, choose, decoder, progress, deadline) -> tuple[str, Reading]:
-    """(name of the decoder that read it, Reading)."""
-    if _check_path(path):
-        return "folder", read_folder(path, choose, progress)
-    with Child(PYAV_WORKER, path, silence=None, deadline=deadline) as child:
-        found = child.line()
-        if decoder == "decord" or (decoder == "auto" and have_decord() and found["seconds"] <= LONG):
-            try:
-                container = found["container"]
-                return "decord", read_decord(path, choose, progress, container=container, deadline=deadline)
-            except TimedOut:
-                raise
-            except DecoderFailed as error:
-                if decoder == "decord":
-                    raise VideoError(f"decord cannot read {path} ({error}); use the decoder auto.") from error
-        child.send("read")
-        return "pyav", read_frames(child, choose, progress)
+def _start(
+    path: str,
+    task: str,
+    decoder: str,
+    choose: Choose,
+    deadline: float,
+    stack: ExitStack,
+    *,
+    stopped: threading.Event | None = None,
+) -> tuple[Child, str, Choice]:
+    """(a process that is about to send the chosen frames, the decoder's name, the choice); the stack ends it."""
+    _check_path(path)
+    child = stack.enter_context(Child("judge" if decoder == "decord" else task, path, deadline=deadline))
+    child.stopped = stopped
+    message = child.line()
+    choice = choose_among(child, message, choose)
+    if decoder != "decord" or message["decoder"] == "folder":
+        child.send(choice.wanted.tolist())
+        return child, message["decoder"], choice
+    child.kill()
+    child = stack.enter_context(Child("decord", path, deadline=deadline))
+    child.stopped = stopped
+    child.send([choice.wanted.tolist(), len(choice.times)])
+    return child, "decord", choice

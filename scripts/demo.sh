@@ -4,4 +4,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 make_environment demo
-exec .venv/bin/python -m llava.serve.demo "$@"
+exec .venv/bin/aot demo "$@"

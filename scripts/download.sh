@@ -6,4 +6,4 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 (cd "$root" && . scripts/environment.sh && make_environment demo)
-exec "$root/.venv/bin/python" -m llava.eval.download "$@"
+exec "$root/.venv/bin/aot" download "$@"

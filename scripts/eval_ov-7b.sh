@@ -9,6 +9,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 make_environment demo lmms
-exec .venv/bin/python -m llava.eval.lmms.run --prog eval_ov-7b.sh --name llava-onevision-7b \
+exec .venv/bin/aot benchmark --name llava-onevision-7b \
     --model llava_onevision_aot --model-path lmms-lab/llava-onevision-qwen2-7b-ov --args max_frames_num=32 \
     --tasks aot_mvbench aot_egoschema aot_longvideobench videomme --retention 0.1 "$@"

@@ -7,6 +7,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 make_environment demo lmms
-exec .venv/bin/python -m llava.eval.lmms.run --prog eval_tiny.sh --name tiny --device cpu \
+exec .venv/bin/aot benchmark --name tiny --device cpu \
     --model llava_onevision_aot --model-path checkpoints/aot-tiny \
     --tasks aot_clips_open aot_clips_choice --retention 0.25 0.1 "$@"

@@ -9,6 +9,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 make_environment demo lmms
-exec .venv/bin/python -m llava.eval.lmms.run --prog eval_vid-7b.sh --name llava-video-7b \
+exec .venv/bin/aot benchmark --name llava-video-7b \
     --model llava_vid_aot --model-path lmms-lab/LLaVA-Video-7B-Qwen2 --args max_frames_num=64 \
     --tasks aot_mvbench aot_egoschema aot_longvideobench videomme --retention 0.1 "$@"

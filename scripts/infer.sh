@@ -7,4 +7,4 @@
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 (cd "$root" && . scripts/environment.sh && make_environment demo)
-exec "$root/.venv/bin/python" -m llava.eval.infer "$@"
+exec "$root/.venv/bin/aot" infer "$@"

@@ -8,4 +8,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 make_environment demo lmms
-exec .venv/bin/python -m llava.eval.campaign.reproduce "$@"
+exec .venv/bin/aot reproduce "$@"

@@ -6,8 +6,8 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 for python in "$root/.venv-vllm/bin/python" python3; do
     if "$python" -c 'from importlib.util import find_spec as f; raise SystemExit(not (f("vllm") and f("llava")))' 2>/dev/null; then
-        exec "$python" -m llava.serve.vllm "$@"
+        exec "$python" -m aot_cli serve "$@"
     fi
 done
-echo "vLLM is not installed here; install it with: pip install -e '.[vllm]' (docs/serving.md)" >&2
+echo "vLLM is not installed here; install it with: pip install 'aot-video[vllm]' (docs/serving.md)" >&2
 exit 1

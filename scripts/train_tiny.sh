@@ -21,12 +21,12 @@ python=python3
 before=()
 for stage in tower places answers polish; do
     if [ ! -e "$runs/$stage/log.json" ]; then # written when a stage is complete
-        "$python" -m llava.train.train --stage "$stage" --output "$runs/$stage" "${before[@]}" "${more[@]}"
+        "$python" -m aot_cli train --stage "$stage" --output "$runs/$stage" "${before[@]}" "${more[@]}"
     fi
     before=(--init "$runs/$stage")
     [ "$stage" = "$until" ] && break
 done
 [ "$until" = polish ] || exit 0
 output=${output:-$runs/checkpoint}
-"$python" -m llava.train.export --run "$runs" --output "$output"
-echo "checkpoint in $output; examine it with: $python -m llava.eval.evaluate --model-path $output"
+"$python" -m aot_cli export --run "$runs" --output "$output"
+echo "checkpoint in $output; examine it with: $python -m aot_cli exam --model-path $output"

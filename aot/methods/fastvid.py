@@ -9,6 +9,8 @@ that is not kept goes to its most similar context token, a' = w·a + (1 - w)·me
 Deviations:
 - n is not int(P·r) but the even share of an exact budget of the video; 60 : 40 is rounded in each frame.
 - Salient tokens are chosen first and are no candidates for context.
+- The published code counts every 4th frame from the end of a segment and merges each token into one context token of
+  each such frame. Here frames count from the start, and a token goes to one context token of the segment.
 - From a retention of about 45 % on, every 4th frame cannot hold the context of its segment; there each frame of
   such a segment holds its own.
 - Segments that get no context token (budgets of one token a frame) drop what they do not keep.

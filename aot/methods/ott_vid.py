@@ -10,8 +10,9 @@
    joined tokens become the mean at their first token. A token joined at a cost above 0.3 is dropped instead, with all
    that joined it.
 
-Deviations: merges are shared by largest remainders, and what a pair cannot give (the published code re-runs the
-softmax over the others) is given by the others evenly; every frame keeps a token unless the budget leaves no other
+Deviations: the published code divides g by the largest of its frame before the softmax, which spreads the masses; here
+they are nearly even. Merges are shared by largest remainders, and what a pair cannot give (the published code re-runs
+the softmax over the others) is given by the others evenly; every frame keeps a token unless the budget leaves no other
 way; K is at least ⌈budget/T⌉ and at most the budget, so that the count is exact. Mass counts the tokens of step 1
 that were joined: what step 1 leaves out is dropped.
 """

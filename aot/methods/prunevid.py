@@ -9,8 +9,10 @@ Deviations:
 - The paper keeps half of each set and prunes further inside the language model. Here each set keeps the share
   that the budget allows, by largest remainder, at least one token if there are enough.
 - Static places are averaged, the most alike first, only while the tokens that remain fill the budget.
-- The paper makes clusters of frames contiguous without saying how; here a cluster keeps its longest run, and other
-  frames join the segment before them. Segments of one frame have no pairs and are dynamic.
+- The paper makes clusters of frames contiguous without saying how. Its code dissolves runs of one frame into the longer
+  neighbour; here a cluster keeps its longest run, and other frames join the segment before them. Segments of one frame
+  have no pairs and are dynamic.
+- Its code leaves sets of 14 tokens or fewer as they are; here they are clustered like the others.
 - A cluster is placed at its centre, a static one in the first frame of its segment, so that tokens stay in
   frame and raster order.
 """

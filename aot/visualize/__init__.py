@@ -59,4 +59,4 @@ def _modules(*names: str) -> list:
     try:
         return [import_module(f".{name}", __name__) for name in names]
     except ImportError as error:
-        raise AOTError(f"Pictures need {error.name}; run pip install -e '.[visualize]' in the repository.") from error
+        raise AOTError(f"Pictures need {error.name}; run pip install 'aot-video[visualize]'.") from error

@@ -1,7 +1,8 @@
-"""What every reader shares: the error, the result and the way frames are chosen."""
+"""What every reader shares: the errors, the result, the way frames are chosen, and the bounds of a picture."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import ceil, sqrt
 
 import numpy as np
 
@@ -10,13 +11,17 @@ Choose = Callable[[np.ndarray, float], np.ndarray]
 # (frames read so far, frames asked for)
 Progress = Callable[[int, int], None]
 
+MOST_PIXELS = 2**26  # of a picture that is decoded at all: 8192x8192, twice 8K
+FRAME_PIXELS = 4096 * 2304  # of a picture that is handed on: 4K; larger ones are averaged down
+SLOWEST = 3600.0  # seconds a frame on the mean, beyond which times are not believed
+
 
 class VideoError(ValueError):
     """A video that cannot be used; the text is one sentence that says what to do."""
 
 
 class DecoderFailed(RuntimeError):
-    """One decoder could not read a file that another one may still read."""
+    """The decoder stopped, or sent what cannot be true."""
 
 
 @dataclass(frozen=True)
@@ -60,3 +65,22 @@ def reading(frames: np.ndarray, choice: Choice) -> Reading:
     if len(frames) != len(choice.indices):
         frames = frames[inverse]
     return Reading(frames, choice.chosen_times, choice.duration, choice.rate, len(choice.times))
+
+
+def believable(times: np.ndarray, rate: float, seconds: float) -> bool:
+    """Can these be the times (N,) s of a film that states `seconds` (0: nothing) and `rate` frames a second?"""
+    if not len(times) or not np.isfinite(times).all() or not 0 < rate < float("inf"):
+        return False
+    span = float(times[-1] - times[0])
+    longest = min(SLOWEST * len(times), 2 * seconds + 60 if seconds > 0 else float("inf"))
+    return bool((np.diff(times) >= 0).all()) and span <= longest and (span > 0 or len(times) == 1)
+
+
+def reduction(path: str, width: int, height: int) -> int:
+    """By which whole factor pictures are averaged down to FRAME_PIXELS. VideoError where they are too large at all."""
+    if width * height > MOST_PIXELS:
+        raise VideoError(
+            f"{path} has pictures of {width}x{height}, which is more than {MOST_PIXELS // 2**20} million pixels; "
+            "scale them down first."
+        )
+    return max(1, ceil(sqrt(width * height / FRAME_PIXELS)))

@@ -1,24 +1,30 @@
 """Decoders as child processes: they can hang or crash, and are then killed without harm to the caller.
 
-A worker writes lines of JSON: {"count", "rate"} and as many float64 times in seconds, to be answered with a
-line of frame numbers; {"restart"} when it starts over with the same frames; {"height", "width"} and one
-frame's bytes; {"refused": sentence} for a video that cannot be used; {"error": reason} when this decoder
-cannot read it; {"defect": traceback} for a mistake of the program.
+A worker writes lines of JSON: {"count", "rate", "seconds", "decoder"} and as many float64 times in seconds, to be
+answered with a line of frame numbers, and again when it starts over with other times; {"height", "width"} and one
+frame's bytes; {"refused": sentence} for a video that cannot be used; {"error": reason} when this decoder cannot read
+it; {"defect": traceback} for a mistake of the program.
 """
 
 import json
+import os
 import select
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, Reading, VideoError, reading
+from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, Reading, VideoError, believable, reading
 
-MOST_BYTES = 2**33  # of frames in memory; 64 frames of 8K video are 6.4 GB
+WORKER = Path(__file__).with_name("worker.py")
+TICK = 0.2  # seconds after which a wait looks whether it was stopped
+MOST_BYTES = 2**32  # of frames in memory; 128 frames of 4K video are 3.4 GiB
+MOST_FRAMES = 2**25  # of a video: six days at 60 a second
+SILENCE = 120.0  # seconds without a byte before decord is given up
 
 
 class TimedOut(DecoderFailed):
@@ -26,16 +32,19 @@ class TimedOut(DecoderFailed):
 
 
 class Child:
-    """A worker process reading one video, as a context manager; it is killed at the end in any case.
+    """A process that reads one video, as a context manager; it is killed at the end in any case.
 
-    silence: seconds without a byte after which it is given up, None for as long as there is time.
-    deadline: `time.monotonic` at which the time is over.
+    task: as `llava.decoders.worker` names them. deadline: `time.monotonic` at which the time is over. stopped: whoever
+    waits gets DecoderFailed once it is set.
     """
 
-    def __init__(self, worker: Path, path: str, *, silence: float | None, deadline: float):
-        self.name, self.silence, self.deadline = worker.stem.removesuffix("_worker"), silence, deadline
+    stopped: threading.Event | None = None
+
+    def __init__(self, task: str, path: str, *, deadline: float):
+        self.name = "decord" if task == "decord" else "The decoder"
+        self.silence, self.deadline = SILENCE if task == "decord" else None, deadline
         self.process = subprocess.Popen(
-            [sys.executable, str(worker), path],
+            [sys.executable, str(WORKER), task, path, str(os.getpid())],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -56,7 +65,7 @@ class Child:
         while filled < len(view):
             left = self.deadline - time.monotonic()
             patience = left if self.silence is None else min(left, self.silence)
-            if not select.select([self.process.stdout], [], [], max(0.0, patience))[0]:
+            if not self._wait(patience):
                 if patience == left:
                     raise TimedOut(f"{self.name} took too long")
                 raise DecoderFailed(f"{self.name} was silent for {self.silence:.0f} seconds")
@@ -64,6 +73,18 @@ class Child:
             if not count:
                 raise DecoderFailed(f"{self.name} stopped")
             filled += count
+
+    def _wait(self, seconds: float) -> bool:
+        """Is there something to read within so many seconds?"""
+        end = time.monotonic() + seconds
+        while True:
+            if self.stopped is not None and self.stopped.is_set():
+                raise DecoderFailed(f"{self.name} was stopped")
+            left = max(0.0, end - time.monotonic())
+            if select.select([self.process.stdout], [], [], left if self.stopped is None else min(left, TICK))[0]:
+                return True
+            if not left:
+                return False
 
     def line(self) -> dict:
         """The next message; the errors among them are raised."""
@@ -80,7 +101,7 @@ class Child:
         if "error" in message:
             raise DecoderFailed(message["error"])
         if "defect" in message:
-            raise RuntimeError(f"The {self.name} worker failed.\n{message['defect']}")
+            raise RuntimeError(f"{self.name} failed.\n{message['defect']}")
         return message
 
     def kill(self) -> None:
@@ -95,65 +116,51 @@ class Child:
 
 
 def choose_among(child: Child, message: dict, choose: Choose) -> Choice:
-    """Takes the times that a {"count", "rate"} announces and answers with the frames that `choose` names."""
-    times, rate = _times(child, message["count"]), message["rate"]
-    if not len(times) or not np.isfinite(times).all() or not rate > 0 or (np.diff(times) < 0).any():
+    """Takes the times that a {"count", …} announces, and what `choose` names among them."""
+    count, rate = message["count"], message["rate"]
+    if not 0 < count <= MOST_FRAMES:
+        raise DecoderFailed(f"{child.name} counts {count} frames")
+    times = np.empty(count, np.float64)
+    child.fill(memoryview(times).cast("B"))
+    if not believable(times, rate, message["seconds"]):
         raise DecoderFailed(f"{child.name} gives no usable frame times")
     times -= times[0]
-    choice = Choice(choose(times, rate), times, rate)
-    child.send(choice.wanted.tolist())
-    return choice
+    return Choice(choose(times, rate), times, rate)
 
 
-def read_frames(child: Child, choose: Choose, progress: Progress | None) -> Reading:
-    """The frames that `choose` names, as the worker sends them.
+def read_frames(child: Child, choice: Choice, choose: Choose, progress: Progress | None) -> Reading:
+    """The frames of a choice as the worker sends them; of another choice when it comes with other times.
 
     Raises DecoderFailed when it stops, hangs or has no usable times; VideoError when the frames are too large.
     """
-    frames, filled, wanted = None, 0, np.empty(0, int)
-    while frames is None or filled < len(wanted):
+    frames, filled = None, 0
+    while frames is None or filled < len(choice.wanted):
         message = child.line()
         if "count" in message:
-            choice = choose_among(child, message, choose)
-            wanted, filled = choice.wanted, 0
-        elif "restart" in message:
-            filled = 0
-        else:
-            shape = message["height"], message["width"], 3
-            if frames is None or len(frames) != len(wanted) or frames.shape[1:] != shape:
-                frames = _room(len(wanted), shape)
-            child.fill(memoryview(frames[filled]).cast("B"))
-            filled += 1
-            if progress:
-                progress(filled, len(wanted))
+            choice, frames, filled = choose_among(child, message, choose), None, 0
+            child.send(choice.wanted.tolist())
+            continue
+        shape = message["height"], message["width"], 3
+        if frames is None:
+            frames = _room(len(choice.wanted), shape)
+        if frames.shape[1:] != shape:
+            raise DecoderFailed(f"{child.name} changes the size of its pictures")
+        child.fill(memoryview(frames[filled]).cast("B"))
+        filled += 1
+        if progress:
+            progress(filled, len(choice.wanted))
     return reading(frames, choice)
 
 
 def each_frame(child: Child, choice: Choice) -> Iterator[np.ndarray]:
-    """The distinct frames of a choice, (H,W,3) uint8 each, one at a time; the errors of `read_frames`.
-
-    Of a worker that starts over, what was handed out before is skipped: the frames are the same.
-    """
-    handed = coming = 0
-    while handed < len(choice.wanted):
+    """The distinct frames of a choice, (H,W,3) uint8 each, one at a time; the errors of `read_frames`."""
+    for _ in choice.wanted:
         message = child.line()
-        if "restart" in message:
-            coming = 0
-            continue
-        if "height" not in message:
+        if "count" in message:
             raise DecoderFailed(f"{child.name} takes back which frames there are")
         frame = _room(1, (message["height"], message["width"], 3))[0]
         child.fill(memoryview(frame).cast("B"))
-        coming += 1
-        if coming > handed:
-            handed = coming
-            yield frame
-
-
-def _times(child: Child, count: int) -> np.ndarray:
-    times = np.empty(count, np.float64)
-    child.fill(memoryview(times).cast("B") if count else memoryview(b""))
-    return times
+        yield frame
 
 
 def _room(count: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -161,6 +168,6 @@ def _room(count: int, shape: tuple[int, int, int]) -> np.ndarray:
     if size > MOST_BYTES:
         raise VideoError(
             f"{count} frames of {shape[1]}x{shape[0]} take {size / 2**30:.1f} GiB of memory, which is more than "
-            f"{MOST_BYTES / 2**30:.0f} GiB; ask for fewer frames or scale the video down."
+            f"{MOST_BYTES / 2**30:.0f} GiB; ask for fewer frames, or read them one after another with open_video."
         )
     return np.empty((count, *shape), np.uint8)

@@ -1,40 +1,73 @@
-"""Looks at a file's container before anything is decoded: is there a video, and is all of it there?"""
+"""Looks at a file's container before anything is decoded: is there a film, and is all of it there?"""
 
 import os
 import struct
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import BinaryIO
 
 import av
+from av.stream import Disposition
 
-from llava.decoders.base import VideoError
+from llava.decoders.base import MOST_PIXELS, VideoError, reduction
 
-# FFmpeg draws plain text as if it were a film; such codecs are no video
-TEXT_CODECS = {"ansi", "bintext", "xbin", "idf"}
-PLAYLISTS = {"hls", "concat", "dash", "webm_dash_manifest", "imf", "sdp"}
+# FFmpeg's demuxers that may be used: those that hold their pictures themselves and are no text drawn as a film
+FORMATS = (
+    "mov,matroska,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,ivf,vc1,dirac,cavsvideo,mjpeg,"
+    "mjpeg_2000,gif,apng,ogg,mxf,gxf,nut,dv,rm,wtv,yuv4mpegpipe,jpeg_pipe,png_pipe,bmp_pipe,tiff_pipe,webp_pipe,"
+    "gif_pipe"
+)
+OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # of decoders, also while a file is looked at
+CLOSED = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
+NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 
 
-def open_file(path: str) -> av.container.InputContainer:
-    """Opens a file for reading; what it names inside, such as the parts of a playlist, is never fetched."""
-    # an absolute path: FFmpeg takes what stands before a colon for a protocol; container_options: PyAV 15
-    # crashes on plain options where streams appear late, as in FLV
-    return av.open(os.path.abspath(path), container_options={"protocol_whitelist": "file"}, metadata_errors="replace")
+@dataclass(frozen=True)
+class Film:
+    """One stream of a file. container: FFmpeg's name such as "mpegts"; seconds: the stated length, 0 for none.
+
+    alone: whether it is the only video stream.
+    """
+
+    path: str
+    file: BinaryIO
+    container: str
+    stream: int
+    seconds: float
+    alone: bool
+
+    @contextmanager
+    def opened(self) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
+        """The file from its start, one pass at a time."""
+        with open_file(self.file) as container:
+            yield container, container.streams[self.stream]
 
 
-def check_container(path: str) -> tuple[str, float]:
-    """The container's name in FFmpeg, such as "mpegts", and its length in seconds, 0 when not stated.
+def open_file(file: BinaryIO) -> av.container.InputContainer:
+    """Opens a file by its content alone: it has no name for FFmpeg, and what it names inside is never fetched."""
+    file.seek(0)
+    return av.open(file, options=OPTIONS, container_options=CLOSED, metadata_errors="replace")
 
-    Raises VideoError when the file holds no video stream, is a list of other files, or ends before its own
-    header says it does.
+
+def find_film(path: str, file: BinaryIO) -> Film:
+    """The film of a file.
+
+    Raises VideoError when the file holds no video stream, is of no known format, has too large pictures, or ends
+    before its own header says it does.
     """
     try:
-        with open_file(path) as container:
-            if container.format.name in PLAYLISTS:
-                raise VideoError(f"{path} is a list of other files, not a video; give the video itself.")
-            stream = main_stream(container)
+        with open_file(file) as container:
+            stream = _film_stream(container)
             if stream is None:
                 raise VideoError(f"{path} has no video in it, only streams such as audio; give a video file.")
-            name, seconds = container.format.name, (container.duration or 0) / av.time_base
+            reduction(path, stream.codec_context.width, stream.codec_context.height)
+            seconds = max(0, container.duration or 0) / av.time_base
+            alone = len(container.streams.video) == 1
+            film = Film(path, file, container.format.name, stream.index, seconds, alone)
     except av.error.FFmpegError as error:
-        if cut := missing_bytes(path):
+        if cut := missing_bytes(file):
             raise VideoError(
                 f"{path} is cut short ({cut} bytes missing) and cannot be read; copy or download it again."
             ) from error
@@ -42,31 +75,33 @@ def check_container(path: str) -> tuple[str, float]:
             f"{path} is not a video that can be read, or its index is missing because it was cut short; "
             "give a complete video file such as MP4."
         ) from error
-    if cut := missing_bytes(path):
-        readable, total = count_frames(path)
+    if cut := missing_bytes(file):
+        readable, total = count_frames(film)
         lost = f"only {readable} of about {total} frames" if readable < total else f"all but its last {cut} bytes"
         raise VideoError(f"{path} is cut short: {lost} can be read; copy or download it again.")
-    return name, seconds
+    return film
 
 
-def main_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The first real video stream: no cover picture of a song, no text drawn as film."""
-    for stream in container.streams.video:
-        if stream.codec_context is None or stream.codec_context.name in TEXT_CODECS:
-            continue
-        if stream.disposition & av.stream.Disposition.attached_pic:
-            continue
-        return stream
-    return None
+def _film_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The default video stream that moves, else the first: no cover picture of a song, no still in front of a film."""
+    streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & NO_FILM]
+    if len(streams) > 1:
+        packets: Counter[int] = Counter()
+        for packet in container.demux(*streams):
+            packets[packet.stream_index] += bool(packet.size)
+            if min(packets[s.index] for s in streams) > 1:
+                break
+        streams = [s for s in streams if packets[s.index] > 1] or streams
+    first = streams[0] if streams else None
+    return next((s for s in streams if s.disposition & Disposition.default), first)
 
 
-def count_frames(path: str) -> tuple[int, int]:
+def count_frames(film: Film) -> tuple[int, int]:
     """(frames whose data is in the file, frames its header promises)."""
-    with open_file(path) as container:
-        stream = main_stream(container)
+    with film.opened() as (container, stream):
         promised = stream.frames
-        if not promised and container.duration and stream.average_rate:
-            promised = round(container.duration / av.time_base * float(stream.average_rate))
+        if not promised and film.seconds and stream.average_rate:
+            promised = round(film.seconds * float(stream.average_rate))
         readable = 0
         try:
             for packet in container.demux(stream):
@@ -76,23 +111,23 @@ def count_frames(path: str) -> tuple[int, int]:
     return readable, max(promised, readable)
 
 
-def missing_bytes(path: str) -> int:
+def missing_bytes(file: BinaryIO) -> int:
     """How many bytes of media the headers of an MP4, Matroska or AVI file promise beyond the file's end."""
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        head = file.read(12)
-        if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
-            end = 8 + struct.unpack("<I", head[4:8])[0]
-        elif head[:4] == b"\x1aE\xdf\xa3":
-            end = _matroska_end(file)
-        elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
-            end = _mp4_media_end(file, size)
-        else:
-            return 0
+    size = os.fstat(file.fileno()).st_size
+    file.seek(0)
+    head = file.read(12)
+    if head[:4] == b"RIFF" and head[8:12] == b"AVI ":
+        end = 8 + struct.unpack("<I", head[4:8])[0]
+    elif head[:4] == b"\x1aE\xdf\xa3":
+        end = _matroska_end(file)
+    elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip"):
+        end = _mp4_media_end(file, size)
+    else:
+        return 0
     return max(0, end - size)
 
 
-def _mp4_media_end(file, size: int) -> int:
+def _mp4_media_end(file: BinaryIO, size: int) -> int:
     """Where the last media box of an MP4 or QuickTime file ends, by its own length field."""
     offset = 0
     while offset + 8 <= size:
@@ -112,25 +147,20 @@ def _mp4_media_end(file, size: int) -> int:
     return size
 
 
-def _matroska_end(file) -> int:
+def _matroska_end(file: BinaryIO) -> int:
     """Where the segment of a Matroska or WebM file ends; 0 when the header leaves it open."""
-    file.seek(0)
-    _element_id(file)
+    file.seek(4)
     header_length = _vint(file)
     if header_length is None:
         return 0
     file.seek(header_length, os.SEEK_CUR)
-    if _element_id(file) != b"\x18\x53\x80\x67":
+    if file.read(4) != b"\x18\x53\x80\x67":
         return 0
     length = _vint(file)
     return 0 if length is None else file.tell() + length
 
 
-def _element_id(file) -> bytes:
-    return file.read(4)
-
-
-def _vint(file) -> int | None:
+def _vint(file: BinaryIO) -> int | None:
     """An EBML length; None when unknown (all ones) or not there."""
     first = file.read(1)
     if not first or first[0] == 0:

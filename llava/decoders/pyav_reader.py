@@ -1,125 +1,171 @@
-"""Reads chosen frames with PyAV: one pass over the packets for the times, then seeks to keyframes.
+"""Reads chosen frames with PyAV: one pass over the packets for the times, then seeks to keyframes."""
 
-Runs in the process of pyav_worker.
-"""
-
-from abc import ABC, abstractmethod
+import os
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import islice
 
 import av
 import numpy as np
 
-from llava.decoders.base import VideoError
-from llava.decoders.container import main_stream, open_file
+from llava.decoders.base import VideoError, believable
+from llava.decoders.container import OPTIONS, Film
+from llava.decoders.upright import UPRIGHT, Upright, placement
 
 # beyond this, a video of constant rate is not gone through packet by packet
 LONG = 1800.0  # seconds
 # containers whose headers state length and rate reliably enough to be tried without a pass over all packets
 INDEXED = ("mov,mp4", "matroska")
+THREADS = 8  # at most; each holds pictures of its own in memory
+
+# (times (N,) s from the first frame, frames a second) -> frame numbers, ascending and distinct
+Ask = Callable[[np.ndarray, float], Sequence[int]]
 
 
-class Sink(ABC):
-    """Where frames go: chooses them, and takes each (H,W,3) uint8 picture once, in order."""
-
-    @abstractmethod
-    def choose(self, times: np.ndarray, rate: float) -> np.ndarray:
-        """Frame numbers, ascending and distinct, for times (N,) in seconds and frames a second."""
-
-    @abstractmethod
-    def restart(self) -> None:
-        """The chosen frames will come again, from the first."""
-
-    @abstractmethod
-    def add(self, picture: np.ndarray) -> None:
-        """The next frame, in the size of the first."""
+class Missing(VideoError):
+    """A frame that the packets promise does not come."""
 
 
-def read_pyav(path: str, sink: Sink, *, container: str = "", seconds: float = 0.0) -> None:
-    """Frames that the sink chooses. Raises VideoError when one of them cannot be delivered.
+@dataclass(frozen=True)
+class Index:
+    """All frames of a film: times (N,) s from the first one; rate a second.
 
-    container: the file's format in FFmpeg's words. seconds: its length, as far as known.
+    stamps: (N,) presentation times in the stream's units, rising; None where packets do not say which frame they
+    become, so that frames are counted. keys: stamps of keyframes. hidden: packets that show nothing. leading: does a
+    frame after a keyframe come before it on the screen? reordered: do times fall from packet to packet? upright: is
+    there no turn or mirror? damaged: did
+    something not decode, as far as it was tried?
     """
-    if seconds > LONG and container.startswith(INDEXED) and _read_long(path, sink, seconds):
-        return
-    stamps, keys, rate = _index(path)
-    if not stamps:
-        raise VideoError(f"{path} holds no frame that can be decoded; convert it to MP4 with H.264.")
-    times = np.array([float(stamp) for stamp in stamps])
-    wanted = sink.choose(times - times[0], rate)
-    if keys and _by_seeking(path, stamps, keys, wanted, sink):
-        return
-    _by_counting(path, stamps, keys, wanted, sink)
+
+    times: np.ndarray
+    rate: float
+    stamps: list[int] | None = None
+    keys: tuple[int, ...] = ()
+    hidden: int = 0
+    leading: bool = False
+    reordered: bool = False
+    upright: bool = True
+    damaged: bool = False
 
 
-def _read_long(path: str, sink: Sink, seconds: float) -> bool:
-    """Takes header and rate at their word, seeks, and checks every frame's time; False when they are wrong."""
-    with open_file(path) as container:
-        stream = main_stream(container)
-        rate, start, base = stream.average_rate, stream.start_time, stream.time_base
-        if not rate or rate != stream.base_rate or start is None:
-            return False
-        total = stream.frames or round(seconds * rate)
-        wanted = sink.choose(np.arange(total) / float(rate), float(rate))
-        picture = Picture()
-        for index in wanted:
-            target = start * base + index / rate
-            # a little early: times are rounded to the time base
-            container.seek(int((target - 1 / (4 * rate)) / base), stream=stream)
-            frame = next((f for f in _frames(container, stream) if _stamp(f) >= target - 1 / (2 * rate)), None)
-            if frame is None or _stamp(frame) > target + 1 / (2 * rate):
-                return False
-            sink.add(picture.of(frame))
-    return True
+def read_pyav(film: Film, ask: Ask, *, trust_header: bool) -> Iterator[np.ndarray]:
+    """Frames (H,W,3) that `ask` names, each once and in order; from the first again when it is asked once more.
 
-
-def _index(path: str) -> tuple[list, list, float]:
-    """(time of every frame in seconds, time of every keyframe, mean rate).
-
-    Decodes only where the packets carry no usable times.
+    trust_header: a long video of constant rate may be read without a pass over its packets. When that fails, and
+    where packets turn out to show nothing, `ask` is asked again with other times.
+    Raises VideoError when a frame cannot be delivered.
     """
-    with open_file(path) as container:
-        stream = main_stream(container)
-        base = stream.time_base
-        packets = [
-            (packet.pts, packet.is_keyframe)
-            for packet in container.demux(stream)
-            if packet.size and not packet.is_discard
-        ]
-        rate = float(stream.average_rate or 0)
-    stamps = sorted(pts for pts, _ in packets if pts is not None)
-    if len(stamps) < len(packets) or len(set(stamps)) < len(stamps):
-        stamps, keys = _index_by_decoding(path), []
-    else:
-        first = _first_stamp(path)
-        stamps = [pts * base for pts in stamps if first is not None and pts * base >= first]
-        keys = sorted(pts * base for pts, key in packets if key)
-    if rate <= 0:
-        span = float(stamps[-1] - stamps[0]) if stamps else 0.0
-        rate = (len(stamps) - 1) / span if span > 0 else 25.0
-    return stamps, keys, rate
+    picture = Upright(film.path)
+    if trust_header and film.seconds > LONG and film.container.startswith(INDEXED):
+        whole = yield from _by_header(film, ask, picture)
+        if whole:
+            return
+    index = index_packets(film)
+    wanted = ask(index.times, index.rate)
+    if index.stamps is None:
+        yield from _in_passing(film, index, wanted, picture)
+        return
+    try:
+        yield from _by_seeking(film, index, wanted, picture)
+    except Missing:
+        seen = index_frames(film)
+        if seen.damaged or len(seen.times) >= len(index.times):
+            raise
+        yield from _in_passing(film, seen, ask(seen.times, seen.rate), picture)
 
 
-def _first_stamp(path: str):
-    """Time of the first frame that decodes: a recording cut inside a picture group starts with orphans."""
-    with open_file(path) as container:
-        for frame in _frames(container, main_stream(container)):
-            return frame.pts * frame.time_base
-    return None
+def index_packets(film: Film) -> Index:
+    """What the packets say about the frames; decodes only where they do not say enough."""
+    shown, keys, hidden = [], [], 0
+    with film.opened() as (container, stream):
+        vp8 = stream.codec_context.name == "vp8"
+        for packet in container.demux(stream):
+            if packet.is_keyframe and packet.pts is not None:
+                keys.append(packet.pts)  # a hidden one too: what is shown may lean on it
+            if packet.is_discard or (vp8 and packet.size and not memoryview(packet)[0] & 0x10):
+                hidden += 1  # cut off by an edit list, or a picture that others are made from
+            elif packet.size:
+                shown.append((packet.pts, packet.dts, packet.is_keyframe))
+        base, rate = stream.time_base, float(stream.average_rate or 0)
+    order = [pts for pts, _, _ in shown]
+    first = _first_frame(film)
+    if first is None or None in (first.pts, *order) or len(set(order)) < len(order) or _made_up(film, shown):
+        return index_frames(film)
+    stamps = sorted(pts for pts in order if pts >= first.pts)
+    latest, leading = order[0], False
+    for pts, _, key in shown:
+        latest = pts if key else latest
+        leading |= pts < latest
+    return Index(
+        *_clock(film, stamps, base, rate),
+        stamps=stamps,
+        keys=tuple(sorted(keys)),
+        hidden=hidden + len(order) - len(stamps),
+        leading=leading,
+        upright=placement(first) == UPRIGHT,
+        reordered=order != sorted(order),
+    )
 
 
-def _index_by_decoding(path: str) -> list:
-    """Frame numbers over the rate, for streams without usable times (raw H.264, some AVI)."""
-    with open_file(path) as container:
-        stream = main_stream(container)
-        rate = stream.average_rate or 25
-        return [number / rate for number, _ in enumerate(_frames(container, stream))]
+def index_frames(film: Film) -> Index:
+    """What decoding says about the frames; each counts."""
+    damage: list[Exception] = []
+    with film.opened() as (container, stream):
+        frames = [(frame.pts, frame.is_corrupt) for frame in _frames(container, stream, damage)]
+        base, rate = stream.time_base, float(stream.average_rate or 0)
+    if not frames:
+        raise VideoError(f"{film.path} holds no frame that can be decoded; convert it to MP4 with H.264.")
+    times, rate = _clock(film, [stamp for stamp, _ in frames], base, rate)
+    return Index(times, rate, damaged=bool(damage) or any(corrupt for _, corrupt in frames))
 
 
-def _frames(container, stream) -> Iterator[av.VideoFrame]:
+def _first_frame(film: Film) -> av.VideoFrame | None:
+    """The first one that decodes: a recording cut inside a picture group starts with orphans."""
+    with film.opened() as (container, stream):
+        return next(_frames(container, stream), None)
+
+
+def first_after(container: av.container.InputContainer, stream: av.VideoStream, key: int) -> int | None:
+    """Stamp of the first frame that decodes after a seek to a keyframe: its own, unless that one leans on others."""
+    container.seek(key, stream=stream)
+    return next((frame.pts for frame in _frames(container, stream)), None)
+
+
+def _made_up(film: Film, packets: list[tuple]) -> bool:
+    """Does the container store decoding times alone, of which FFmpeg has guessed those of presentation?"""
+    delays = {pts - dts for pts, dts, _ in packets if dts is not None} or {0}
+    if film.container == "avi":
+        return delays != {0}
+    return film.container.startswith("matroska") and len(delays) == 1 and delays != {0}
+
+
+def _clock(film: Film, stamps: Sequence[int | None], base: Fraction, rate: float) -> tuple[np.ndarray, float]:
+    """(times (N,) in seconds from the first frame, rate): by the stamps, by the rate where they cannot be true."""
+    count = len(stamps)
+    known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None])
+    seconds = np.array([float(stamp * base) for stamp in stamps if stamp is not None])
+    if not rate > 0:
+        span = seconds[-1] - seconds[0] if len(known) > 1 else 0.0
+        rate = float((known[-1] - known[0]) / span) if span > 0 else 25.0
+    even = np.arange(count) / rate
+    if not len(known):
+        return even, rate
+    # frames without a time lie evenly between their neighbours, at the ends at the rate
+    offsets = np.interp(np.arange(count), known, seconds - even[known])
+    times = even + offsets
+    times[known] = seconds
+    times -= times[0]
+    return (times if believable(times, rate, film.seconds) else even), rate
+
+
+def _frames(container, stream, damage: list | None = None) -> Iterator[av.VideoFrame]:
     """Decoded frames in display order; a damaged packet yields nothing and the rest goes on."""
-    if not stream.codec_context.is_open:
-        stream.thread_type = "AUTO"
+    codec = stream.codec_context
+    if not codec.is_open:
+        codec.options, codec.thread_type = OPTIONS, "AUTO"
+        codec.thread_count = min(os.cpu_count() or 1, THREADS)
     packets = container.demux(stream)
     while True:
         try:
@@ -127,80 +173,76 @@ def _frames(container, stream) -> Iterator[av.VideoFrame]:
             if packet is None:
                 return
             yield from packet.decode()
-        except av.error.InvalidDataError:
-            continue
+        except av.error.InvalidDataError as error:
+            if damage is not None:
+                damage.append(error)
 
 
-def _by_seeking(path, stamps, keys, wanted, sink) -> bool:
-    """Sends the frames numbered `wanted`; False when a seek lands behind its target, as some containers do."""
-    picture = Picture()
-    with open_file(path) as container:
-        stream = main_stream(container)
-        decoded, position = _frames(container, stream), stamps[0] - 1
-        for index in wanted:
-            target = stamps[index]
-            key = keys[max(0, bisect_right(keys, target) - 1)]
-            sought = key > position
-            if sought:
-                container.seek(int(key / stream.time_base), stream=stream)
-                decoded = _frames(container, stream)
-            for frame in decoded:
-                position = _stamp(frame)
-                if position >= target:
-                    break
-            else:
-                raise _lost(path, stamps, index)
-            if position > target:
-                if sought:
-                    return False
-                raise _lost(path, stamps, index)
-            sink.add(picture.of(frame))
+def _by_header(film: Film, ask: Ask, picture: Upright) -> Generator[np.ndarray, None, bool]:
+    """Takes header and rate at their word, seeks, and checks every frame's time; False when they are wrong."""
+    with film.opened() as (container, stream):
+        rate, start, base = stream.average_rate, stream.start_time, stream.time_base
+        if not rate or rate != stream.base_rate or start is None:
+            return False
+        total = round(film.seconds * rate)
+        if stream.frames and abs(stream.frames - total) > 1:  # part of them is hidden
+            return False
+        total = stream.frames or total
+        for index in ask(np.arange(total) / float(rate), float(rate)):
+            target = start * base + int(index) / rate
+            # a little early: times are rounded to the time base
+            container.seek(int((target - 1 / (4 * rate)) / base), stream=stream)
+            early, late = ((target + sign / (2 * rate)) / base for sign in (-1, 1))
+            frame = _reach(_frames(container, stream), early)
+            if frame is None or frame.pts > late:
+                return False
+            yield picture(frame)
     return True
 
 
-def _by_counting(path, stamps, keys, wanted, sink) -> None:
-    """As _by_seeking, decoding from the start; matches times where there are any, else frame numbers."""
-    sink.restart()
-    picture, left = Picture(), iter(wanted)
-    index = next(left)
-    with open_file(path) as container:
-        for number, frame in enumerate(_frames(container, main_stream(container))):
-            here = _stamp(frame) if keys else None
-            if (keys and here < stamps[index]) or (not keys and number < index):
-                continue
-            if keys and here > stamps[index]:
+def _by_seeking(film: Film, index: Index, wanted: Sequence[int], picture: Upright) -> Iterator[np.ndarray]:
+    """The frames numbered `wanted`; without seeks from where one lands behind its target, as in some containers."""
+    left = list(wanted)
+    with film.opened() as (container, stream):
+        frames, position = _frames(container, stream), index.stamps[0] - 1
+        while left:
+            target = index.stamps[left[0]]
+            before = bisect_right(index.keys, target)
+            if before and index.keys[before - 1] > position:
+                container.seek(index.keys[before - 1], stream=stream)
+                frames = _frames(container, stream)
+            frame = _reach(frames, target)
+            if frame is None or frame.pts > target:
                 break
-            sink.add(picture.of(frame))
-            index = next(left, None)
-            if index is None:
-                return
-    raise _lost(path, stamps, index)
+            position = target
+            left.pop(0)
+            yield picture(frame)
+    if left:
+        yield from _in_passing(film, index, left, picture)
 
 
-class Picture:
-    """Frames as upright (H,W,3) uint8, all in the size of the first."""
-
-    def __init__(self) -> None:
-        self.size: tuple[int, int] | None = None
-
-    def of(self, frame: av.VideoFrame) -> np.ndarray:
-        turns = frame.rotation // 90 % 4  # quarter turns, counter-clockwise
-        if self.size is None:
-            self.size = (frame.width, frame.height)
-        if (frame.width, frame.height) == self.size:
-            return np.rot90(frame.to_ndarray(format="rgb24"), turns)
-        width, height = self.size
-        return np.rot90(frame.to_ndarray(format="rgb24", width=width, height=height), turns)
-
-
-def _stamp(frame: av.VideoFrame):
-    """Time of a decoded frame as an exact fraction of a second; far in the future when it has none."""
-    return frame.pts * frame.time_base if frame.pts is not None else float("inf")
+def _in_passing(film: Film, index: Index, wanted: Sequence[int], picture: Upright) -> Iterator[np.ndarray]:
+    """The frames numbered `wanted`, decoding from the start; by their stamps where they have any, else counted."""
+    with film.opened() as (container, stream):
+        frames, passed = _frames(container, stream), 0
+        for number in wanted:
+            if index.stamps is None:
+                frame = next(islice(frames, number - passed, None), None)
+                passed = number + 1
+            else:
+                frame = _reach(frames, index.stamps[number])
+            if frame is None or (index.stamps and frame.pts > index.stamps[number]):
+                raise _missing(film, index, number)
+            yield picture(frame)
 
 
-def _lost(path: str, stamps: list, index: int) -> VideoError:
-    seconds = float(stamps[index] - stamps[0])
-    return VideoError(
-        f"Only {index} of {len(stamps)} frames of {path} can be read (up to {seconds:.1f} s): "
+def _reach(frames: Iterator[av.VideoFrame], stamp: float) -> av.VideoFrame | None:
+    """The first of the next frames that is not before the stamp."""
+    return next((frame for frame in frames if frame.pts is not None and frame.pts >= stamp), None)
+
+
+def _missing(film: Film, index: Index, number: int) -> Missing:
+    return Missing(
+        f"Only {number} of {len(index.times)} frames of {film.path} can be read (up to {index.times[number]:.1f} s): "
         "the file is damaged or cut short; copy or download it again."
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llava.serve.options import Parser
+from aot_cli.parser import Parser
 
 
 @dataclass(frozen=True)
@@ -54,26 +54,25 @@ class Offer:
     missing: int
 
 
-def main(
-    arguments: list[str] | None = None, *, hub: Any = None, ask: Callable[[str], str] = input, prog: str = "download"
-) -> int:
-    """0 when everything is here, 1 when something could not be fetched or the answer was no, 2 for a wrong command.
-
-    hub: what stands for huggingface_hub; ask: asks the person.
-    """
-    parser = Parser(
-        prog=prog, description="Fetches checkpoints and benchmarks; tells sizes and licences and asks first."
-    )
+def add_options(parser: Parser) -> None:
     names = ", ".join([*SOURCES, *GROUPS])
     parser.add_argument("names", nargs="+", metavar="NAME", help=f"out of {names}")
     parser.add_argument("--yes", action="store_true", help="start without asking")
     parser.add_argument("--list", action="store_true", help="only tell what there is to fetch")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="default: the hub's own cache")
-    options = parser.parse_args(arguments)
+
+
+def execute(options, *, hub: Any = None, ask: Callable[[str], str] = input) -> int:
+    """0 when everything is here, 1 when something could not be fetched or the answer was no, 2 for a wrong name.
+
+    hub: what stands for huggingface_hub; ask: asks the person.
+    """
+    prog = "aot download"
     try:
         chosen = expand(options.names)
     except ValueError as error:
-        parser.error(str(error))
+        print(f"{prog}: {error}.", file=sys.stderr)
+        return 2
     if hub is None:
         import huggingface_hub as hub
     # the HTTP client differs between versions of the hub's library; what it raises is above the hub's own errors
@@ -185,7 +184,3 @@ def _existing(path: Path) -> Path:
 
 def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-if __name__ == "__main__":
-    sys.exit(main(prog="scripts/download.sh"))

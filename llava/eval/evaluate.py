@@ -1,7 +1,7 @@
 """Sits the held-out exam with a model under several settings: `python -m llava.eval.evaluate`.
 
-Names of settings: see `llava.eval.exam.settings`. Each leaves a JSON file of every reply and of what the reduction
-cost; files that are there already are not made again.
+Names of settings: see `llava.eval.exam.settings`. Each leaves a folder with `questions.jsonl`, a record of every reply,
+and `result.json`, which says what it was made with and what the reduction cost; what is there is not made again.
 """
 
 from __future__ import annotations
@@ -9,47 +9,33 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 import aot
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.exam.asking import Asked, Said, ask
 from llava.eval.exam.items import QUESTIONS, SEED, Item, clip_files, make_exam
 from llava.eval.exam.plain_asking import ask_plainly
 from llava.eval.exam.reduction import Counts, counts_inside, fit_anchors, own_cost, reduce
 from llava.eval.exam.settings import KNOWN, Setting, parse_setting
 from llava.eval.exam.shelf import Shelf, shared_plan
+from llava.eval.jsonl import write_json
+from llava.eval.records import Record, write_records
 from llava.eval.world.clips import sample_clip
 from llava.eval.world.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
 from llava.model.builder import load_pretrained_model
+from llava.shipped import shipped
 
 DEFAULT_SETTINGS = ("full", "aot@0.25", "aot@0.15", "aot@0.1", "random@0.1", "blank")
 FORMS = ("open", "choice", "likelihood", "caption")
 CAPTIONED = 50  # clips whose captions are scored
 FITTED = 8  # clips on which a preset's num_anchors is found
-
-
-@dataclass(frozen=True)
-class Reply:
-    """One reply and its score in 0..1.
-
-    form: "open" (words), "choice" (the letter of one of four options), "likelihood" (the option that is the likeliest
-    open answer) or "caption".
-    """
-
-    clip: int
-    family: str
-    form: str
-    question: str
-    truth: str
-    said: str
-    score: float
 
 
 class Examiner:
@@ -73,8 +59,8 @@ class Examiner:
 
 
 def sit(examiner: Examiner, items: list[Item], setting: Setting, *, captioned: int = CAPTIONED, progress=None):
-    """(replies, counts of tokens) of every clip of the exam, clip by clip."""
-    replies, counts = [], []
+    """(records, counts of tokens) of every clip of the exam, clip by clip."""
+    records, counts = [], []
     numbers = sorted({item.clip for item in items})
     for done, number in enumerate(numbers):
         mine = [item for item in items if item.clip == number]
@@ -82,16 +68,21 @@ def sit(examiner: Examiner, items: list[Item], setting: Setting, *, captioned: i
         asked += [Asked(item.choice_prompt, 8) for item in mine]
         asked += [Asked(CAPTION_PROMPTS[0], 120)] if done < captioned else []
         said, kept = examiner.ask(number, asked, setting)
-        replies += _score(number, mine, said)
+        records += _score(number, mine, said)
         counts.append(kept)
         if progress:
             progress(setting.name, done + 1, len(numbers))
-    return replies, counts
+    return records, counts
 
 
-def _score(number: int, items: list[Item], said: list[Said]) -> list[Reply]:
-    """Replies to the open prompts, the choices and perhaps the caption of one clip."""
-    replies = []
+def _score(number: int, items: list[Item], said: list[Said]) -> list[Record]:
+    """Records of the open prompts, the choices and perhaps the caption of one clip."""
+    records = []
+
+    def add(form: str, group: str, score: float, *, prompt: str, target: str, reply: str) -> None:
+        doc_id, clip = f"{number}-{len(records)}", str(number)
+        records.append(Record(form, doc_id, group, score, None, reply, target, prompt=prompt, source=clip))
+
     for item, words, letter in zip(items, said, said[len(items) :], strict=False):
         q = item.question
         for form, truth, reply, right in (
@@ -99,12 +90,12 @@ def _score(number: int, items: list[Item], said: list[Said]) -> list[Reply]:
             ("choice", item.letter, letter.text, choice_correct(letter.text, item.letter)),
             ("likelihood", q.answer, words.likeliest, words.likeliest == q.answer),
         ):
-            replies.append(Reply(number, q.family, form, q.text, truth, reply, float(right)))
+            add(form, q.family, float(right), prompt=q.text, target=truth, reply=reply)
     for told in said[2 * len(items) :]:
         truth = caption(sample_clip(number))
         score = caption_f1(told.text, truth)
-        replies.append(Reply(number, "caption", "caption", CAPTION_PROMPTS[0], truth, told.text, score))
-    return replies
+        add("caption", "caption", score, prompt=CAPTION_PROMPTS[0], target=truth, reply=told.text)
+    return records
 
 
 def fingerprint(folder: Path, pattern: str = "*.safetensors") -> str:
@@ -124,7 +115,7 @@ def run(
     seed: int = SEED,
     captioned: int = CAPTIONED,
 ) -> dict[str, str]:
-    """Leaves a file of replies in ``output`` for every setting; returns the reasons of those that could not run.
+    """Leaves a folder of records in ``output`` for every setting; returns the reasons of those that could not run.
 
     Raises ValueError for a name that is no setting, before any work.
     """
@@ -137,9 +128,10 @@ def run(
             "setting": setting.name, "aot": setting.config and setting.config.to_dict(), "weights": weights,
             "questions": len(items), "seed": seed, "captioned": captioned, "torch": torch.__version__,
         }  # fmt: skip
-        path = output / f"{setting.name.replace('/', '_')}-{seed}-{len(items)}.json"
-        if not path.exists() or json.loads(path.read_text())["header"] != header:
-            wanted[path] = setting, header
+        folder = output / f"{setting.name.replace('/', '_')}-{seed}-{len(items)}"
+        made = folder / "result.json"
+        if not made.exists() or json.loads(made.read_text())["header"] != header:
+            wanted[folder] = setting, header
     if not wanted:
         return {}
     files = clip_files(items, output / "clips")
@@ -148,14 +140,14 @@ def run(
     )
     refused, plan = _plan(model, [setting for setting, _ in wanted.values()])
     examiner = Examiner(model, tokenizer, Shelf(model, processor, files, plan))
-    for path, (setting, header) in wanted.items():
+    for folder, (setting, header) in wanted.items():
         if setting.name in refused:
             continue
         started = time.perf_counter()
         try:
             effective = examiner.fitted(setting, sorted(files))
             cost = own_cost(model, examiner.shelf.clip(items[0].clip), effective)
-            replies, counts = sit(examiner, items, effective, captioned=captioned, progress=_progress)
+            records, counts = sit(examiner, items, effective, captioned=captioned, progress=_progress)
         except ValueError as error:
             refused[setting.name] = str(error)
             continue
@@ -164,10 +156,11 @@ def run(
         kept = Counts.mean(counts)
         extra = {"seconds": seconds, "effective": effective, "code": code, "cost": kept and {**kept, **cost}}
         extra["machine"] = f"{model.device.type}, {torch.get_num_threads()} thread(s)"
-        part = path.with_suffix(f".{os.getpid()}.part")
-        part.write_text(json.dumps({"header": header, **extra, "replies": [asdict(r) for r in replies]}, indent=0))
-        part.rename(path)
-        scores = {f: [r.score for r in replies if r.form == f] for f in FORMS}
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "result.json").unlink(missing_ok=True)
+        write_records(folder / "questions.jsonl", records)
+        write_json(folder / "result.json", {"header": header, **extra})  # last: it says that the records are there
+        scores = {form: [r.score for r in records if r.task == form] for form in FORMS}
         shown = {f: round(100 * sum(s) / len(s), 1) for f, s in scores.items() if s}
         print(setting.name, shown, f"{seconds} s", flush=True)
     return refused
@@ -187,27 +180,33 @@ def _plan(model, settings: list[Setting]):
 
 def exam_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds what names the model, the exam and the folder of its replies."""
-    parser.add_argument("--model-path", type=Path, default=Path("checkpoints/aot-tiny"))
-    parser.add_argument("--questions", type=int, default=QUESTIONS, help=f"how many (default {QUESTIONS})")
-    parser.add_argument("--seed", type=int, default=SEED, help="the exam's first clip")
+    embedded = shipped("checkpoints/aot-tiny")
+    path = "checkpoint folder (default: aot-tiny)"
+    parser.add_argument("--model-path", type=Path, default=embedded, metavar="DIR", help=path)
+    how_many = f"how many (default {QUESTIONS})"
+    parser.add_argument("--questions", type=int, default=QUESTIONS, metavar="N", help=how_many)
+    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="the exam's first clip")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: Parser) -> None:
     exam_arguments(parser)
     known = f"{KNOWN} (default: {' '.join(DEFAULT_SETTINGS)})"
     parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS, metavar="NAME", help=known)
     parser.add_argument("--captioned", type=int, default=CAPTIONED, help="clips whose captions are scored")
     parser.add_argument("--output", type=Path, default=Path("runs/exam"), help="folder of replies and clips")
-    args = parser.parse_args(arguments)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Sits the exam; 0, 1 when a setting could not run, 2 for a name that is no setting."""
+    named = ("settings", "model_path", "output", "questions", "seed", "captioned")
     try:
-        refused = run(**vars(args))
+        refused = run(**{name: getattr(options, name) for name in named})
     except ValueError as error:
-        parser.error(str(error))
+        print(f"aot exam: {error}", file=sys.stderr)
+        return 2
     for name, reason in refused.items():
         print(f"{name} cannot run: {reason}", file=sys.stderr)
-    if refused:
-        sys.exit(1)
+    return 1 if refused else 0
 
 
 def _progress(setting: str, done: int, total: int) -> None:
@@ -215,5 +214,7 @@ def _progress(setting: str, done: int, total: int) -> None:
         print(f"\r{setting}: clip {done} of {total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
 
 
+main = entry("exam")
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

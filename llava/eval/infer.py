@@ -2,36 +2,37 @@
 
 Input: one JSON object a line with id, video (a path, relative to the file) and question. Output: one line each, in the
 same order, with answer or failure, settings, token counts and times. Beside the output a folder OUTPUT.work keeps what
-is answered, so the same command goes on after an interruption, and failed questions are asked again.
+is answered, so the same command goes on after an interruption, and failed questions are asked again. A line that is
+no question fails by itself, with its file and number.
 """
 
-import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
-from llava.eval.campaign.follow import follow, last_words
-from llava.eval.campaign.launch import Launch, starter
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.runner import Launch, last_log_line, module_words, run_module
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
-from llava.serve.options import Parser, chat_parser
+from llava.eval.jsonl import write_jsonl
+from llava.model.checkpoint import read_settings
+from llava.serve.family import default_manner
+from llava.serve.options import add_model_options, model_path
 
-_NOT_HERE = ("video_file", "question", "json", "compare")  # options of the chat
 
-
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.eval.infer") -> int:
+def execute(options) -> int:
     """0 when every question has an answer, 1 when some failed or the work broke off, 2 for a wrong command."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
-    parser = infer_parser(prog)
-    options = parser.parse_args(words)
-    for name in _NOT_HERE:
-        if getattr(options, name):
-            parser.error(f"--{name.replace('_', '-')} belongs to the chat; questions and videos come from --input")
+    prog = "aot infer"
     try:
         job = read_job(options)
         launch = launch_of(options)
-        return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.inference.worker", *words], prog)
+        if note := default_manner(SimpleNamespace(**read_settings(model_path(options)))).note:
+            print(f"{prog}: {note}", file=sys.stderr)
+        words = [*module_words(launch, "llava.eval.inference.worker"), *options.words]
+        return _run(job, options, launch, words, prog)
     except (ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
@@ -40,10 +41,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.eva
         return 130
 
 
-def infer_parser(prog: str) -> Parser:
-    """The chat's options for the model and the video, and those of a file of questions."""
-    parser = chat_parser(prog)
-    parser.description = "Answers questions about videos from a JSONL file, resumable, on one or many processes."
+def add_options(parser: Parser) -> None:
+    """Those of a file of questions, and the chat's options for the model and the video."""
     work = parser.add_argument_group("work")
     add = work.add_argument
     add("--input", type=Path, required=True, metavar="JSONL", help="lines with id, video and question")
@@ -53,7 +52,7 @@ def infer_parser(prog: str) -> Parser:
     add("--node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
     add("--master_addr", metavar="HOST", help="where machine 0 can be reached")
     add("--master_port", type=int, default=29500, metavar="PORT", help="and its port (default 29500)")
-    return parser
+    add_model_options(parser)
 
 
 def launch_of(options) -> Launch:
@@ -81,19 +80,18 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
     reader, keys = StoreReader(folder), [asked.key for asked in job.questions]
     log = folder / f"log-{launch.machine_rank}.txt"
     with CampaignProgress() as progress:
-        code = follow(words, log, lambda: progress.show(prog, reader.answered(keys), len(keys)))
+        code = run_module(words, log, on_poll=lambda: progress.show(prog, reader.answered(keys), len(keys)))
     missing = len(keys) - reader.answered(keys)
     if missing:
-        said = f"exit code {code}: {last_words(log)}" if code else "no reason given"
+        said = f"exit code {code}: {last_log_line(log)}" if code else "no reason given"
         print(f"{prog}: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
         return 1
     lines = answer_lines(job, reader)
-    part = options.output.with_name(f"{options.output.name}.{launch.machine_rank}.part")
-    part.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    part.replace(options.output)
+    write_jsonl(options.output, lines, part=f".{launch.machine_rank}.part")
     failed = [line for line in lines if line["failure"] is not None]
     for line in failed[:10]:
-        print(f"{prog}: {line['id']}: {line['failure']}", file=sys.stderr)
+        named = "" if line["id"] is None else f"{line['id']}: "
+        print(f"{prog}: {named}{line['failure']}", file=sys.stderr)
     print(f"{options.output}: {len(lines) - len(failed)} answered, {len(failed)} failed")
     return 1 if failed else 0
 
@@ -106,6 +104,8 @@ def _forget_failures(job: Job, folder: Path) -> None:
             for name in [*failed, key] if failed else []:
                 store.forget(name)
 
+
+main = entry("infer")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -13,13 +13,15 @@ from pathlib import Path
 
 import aot
 from aot.methods.in_llm import IN_LLM
+from aot_cli.main import entry
+from aot_cli.parser import Parser, share
 from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run
 from llava.eval.exam.settings import OWN_COUNTS, parse_setting
+from llava.eval.markdown import write_section
 from llava.eval.tables.ablation_report import ablation_section, ablations_csv
 from llava.eval.tables.ablations import ABLATIONS
 from llava.eval.tables.exam_report import chosen, identity, read_runs, report
 from llava.eval.tables.method_report import methods_csv, methods_section
-from llava.eval.tables.page import write_section
 from llava.eval.tables.plots import accuracy_plot
 from llava.eval.tables.standing import standings
 
@@ -99,26 +101,28 @@ def write(args: argparse.Namespace) -> None:
     methods = [*method_settings(asked), *inside_settings(asked)]
     rows = standings(runs, [name for name in methods if name in runs])
     if rows:
-        accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
         missing = {name: reason for name, reason in refused.items() if name in methods}
         write_section(args.page, "methods", methods_section(rows, runs, missing))
         args.page.with_name("results-methods.csv").write_text(methods_csv(rows, runs))
+        accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
     if any(name in runs for name in ablation_settings(args.ablations_at)):
         write_section(args.page, "ablations", ablation_section(runs, args.ablations_at, refused))
         args.page.with_name("results-ablations.csv").write_text(ablations_csv(runs, args.ablations_at))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def add_options(parser: Parser) -> None:
     exam_arguments(parser)
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS, help="what to measure; default all of it")
-    parser.add_argument("--retentions", type=float, nargs="+", default=RETENTIONS)
-    parser.add_argument("--ablations-at", type=float, default=0.1, help="retention of the ablations")
+    parser.add_argument("--retentions", type=share, nargs="+", default=RETENTIONS, metavar="R", help="shares to ask at")
+    parser.add_argument("--ablations-at", type=share, default=0.1, metavar="R", help="retention of the ablations")
     parser.add_argument("--report", action="store_true", help="write from what is there; measure nothing")
     parser.add_argument("--captioned", type=int, default=CAPTIONED, help="clips whose captions are scored")
     parser.add_argument("--output", type=Path, default=Path("runs/exam"), help="folder of replies and clips")
-    parser.add_argument("--page", type=Path, default=Path("docs/results.md"))
-    args = parser.parse_args(arguments)
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), help="where the sections go")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Measures what is missing and writes the page."""
     settings = {
         "methods": method_settings(args.retentions),
         "ablations": ablation_settings(args.ablations_at),
@@ -127,7 +131,10 @@ def main(arguments: list[str] | None = None) -> None:
     if not args.report:
         measure(list(dict.fromkeys(["full", "blank", *(s for part in args.only for s in settings[part])])), args)
     write(args)
+    return 0
 
+
+main = entry("methods")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

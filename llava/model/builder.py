@@ -3,13 +3,16 @@
 import copy
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 
 from aot import AOTConfig
 from llava.collector import collector_off
-from llava.model.checkpoint import model_config, read_settings
-from llava.model.loading import CheckpointError
+from llava.model.checkpoint import local_folder, model_config, read_settings
+from llava.model.folder import check_tokenizer_files, stored_tensors
+from llava.model.loading import CheckpointError, check_fit
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 _IGNORED_ARGUMENTS = ("multimodal", "low_cpu_mem_usage")  # upstream's; every model here is multimodal
@@ -48,34 +51,26 @@ def load_pretrained_model(
     for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, ValueError for a tower_mode that
     cannot be had here, TypeError for unknown arguments.
     """
-    unknown = set(kwargs) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
-    if unknown:
-        raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
-    if load_8bit or load_4bit:
-        raise ValueError("8-bit and 4-bit loading is not offered; load with torch_dtype='bfloat16'.")
-    if model_base is not None:
-        raise ValueError("model_base is not offered; merge the adapter into a full checkpoint and load that.")
+    _check_offered(kwargs, few_bits=load_8bit or load_4bit, base=model_base)
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
+    # what the checkpoint is, before anything large is fetched or loaded
     config = model_config(model_path, read_settings(model_path, **hub))
-    if customized_config is not None:
-        config = copy.deepcopy(customized_config)
-    _overwrite(config, overwrite_config or {})
-    if aot is not None:
-        config.aot = aot if isinstance(aot, AOTConfig) else AOTConfig.from_dict(aot)
-    if isinstance(config.aot, AOTConfig):
-        config.aot = config.aot.to_dict()
+    config = _changed(config if customized_config is None else customized_config, overwrite_config or {}, aot)
     device, placed = _place(device_map)
     dtype = _dtype(torch_dtype, device)
+    folder = local_folder(model_path, **hub)
+    # the weights, and the tokenizer that must fit them
     with collector_off():  # the modelling code is imported here
-        tokenizer = load_tokenizer(model_path, **hub)
+        tokenizer = load_tokenizer(folder)
+        _check_vocabulary(folder, tokenizer, config)
         model = _load_model(
-            model_path,
+            folder,
             config=config,
             dtype=dtype,
             attn_implementation=_attention(attn_implementation, device, dtype),
             **({"device_map": placed} if placed is not None else {}),
-            **hub,
         )
+    # where and how it runs
     if placed is None:
         model.to(device)
     if tower_dtype is not None:
@@ -87,6 +82,16 @@ def load_pretrained_model(
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
 
 
+def _check_offered(arguments: Mapping, *, few_bits: bool, base: str | None) -> None:
+    unknown = set(arguments) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
+    if unknown:
+        raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
+    if few_bits:
+        raise ValueError("8-bit and 4-bit loading is not offered; load with torch_dtype='bfloat16'.")
+    if base is not None:
+        raise ValueError("model_base is not offered; merge the adapter into a full checkpoint and load that.")
+
+
 def context_length(config) -> int:
     """Tokens that prompt and answer may take together."""
     for name in ("max_sequence_length", "max_position_embeddings", "tokenizer_model_max_length"):
@@ -95,11 +100,20 @@ def context_length(config) -> int:
     return 2048
 
 
-def _overwrite(config, fields: Mapping) -> None:
+def _changed(config, fields: Mapping, aot: AOTConfig | Mapping | None):
+    """A copy of the configuration with these fields and settings of the token reduction, which are checked."""
+    config = copy.deepcopy(config)
     for name, value in fields.items():
         # in transformers 5 assigning None here would clear the rotary parameters
         if not (name == "rope_scaling" and value is None):
             setattr(config, name, value)
+    if aot is not None:
+        config.aot = aot if isinstance(aot, AOTConfig) else AOTConfig.from_dict(aot)
+    if isinstance(config.aot, AOTConfig):
+        config.aot = config.aot.to_dict()
+    elif config.aot is not None:
+        AOTConfig.from_dict(config.aot)
+    return config
 
 
 def _place(device_map) -> tuple[torch.device, object | None]:
@@ -134,30 +148,45 @@ def _attention(name: str | None, device: torch.device, dtype: torch.dtype | str)
     return "flash_attention_2" if usable else "sdpa"
 
 
-def load_tokenizer(model_path: str | os.PathLike, **hub):
-    """The tokenizer of a checkpoint; CheckpointError when there is none that loads."""
-    from transformers import AutoTokenizer
+def load_tokenizer(folder: Path):
+    """The tokenizer of a checkpoint's folder; CheckpointError when there is none that loads without code of its own."""
+    import transformers
 
+    check_tokenizer_files(folder)
     try:
-        return AutoTokenizer.from_pretrained(model_path, **hub)
-    except (OSError, ValueError, KeyError) as error:  # KeyError: transformers 4 without tokenizer files
+        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # of a file that does not parse, tokenizers raises Exception itself
+        if "trust_remote_code" in str(error):
+            raise CheckpointError(
+                f"The tokenizer of {folder} is code of its own (auto_map in tokenizer_config.json), which is never "
+                "run; add a tokenizer.json that needs none."
+            ) from error
         raise CheckpointError(
-            f"{model_path} holds no tokenizer that loads ({_reason(error)}); add its tokenizer.json and "
-            "tokenizer_config.json."
+            f"{folder} holds no tokenizer that loads with transformers {transformers.__version__} ({_reason(error)}); "
+            "add its tokenizer.json and tokenizer_config.json, saved by this version or an older one."
         ) from error
 
 
-def _load_model(model_path, **arguments):
-    from safetensors import SafetensorError
+def _check_vocabulary(folder: Path, tokenizer, config) -> None:
+    if len(tokenizer) > config.vocab_size:
+        raise CheckpointError(
+            f"The tokenizer of {folder} has {len(tokenizer)} tokens and the model only {config.vocab_size}; take both "
+            "from the same checkpoint."
+        )
 
+
+def _load_model(folder: Path, *, config, **arguments):
     from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
+    from llava.model.multimodal_encoder.geometry import name_tower
 
+    stored = stored_tensors(folder)
+    name_tower(config, stored)
+    check_fit(folder, stored, LlavaQwenForCausalLM, config)
     try:
-        return LlavaQwenForCausalLM.from_pretrained(model_path, use_safetensors=True, **arguments)
+        return LlavaQwenForCausalLM.from_pretrained(folder, config=config, use_safetensors=True, **arguments)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"The weights of {model_path} cannot be read ({_reason(error)}); "
-            "download the checkpoint again, as safetensors files."
+            f"The checkpoint {folder} cannot be read ({_reason(error)}); download it again."
         ) from error
 
 

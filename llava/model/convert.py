@@ -4,16 +4,20 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from aot_cli.parser import Parser
 from llava.model.builder import load_tokenizer
-from llava.model.checkpoint import model_config, read_settings
-from llava.model.loading import CheckpointError
+from llava.model.checkpoint import local_folder, model_config, read_settings
+from llava.model.folder import stored_tensors, weight_files
+from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
+from llava.model.loading import CheckpointError, check_finite, check_fit
+from llava.model.multimodal_encoder.geometry import name_tower
 from llava.model.transformers_layout import (
     MARKS,
     TABLES,
@@ -37,16 +41,20 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, pool: str |
     config = model_config(source, read_settings(source))
     if pool is not None:
         config.mm_spatial_pool_mode = pool
-    check_convertible(source, config)
-    folder, target = _local(source), Path(target)
+    target = Path(target)
     if target.exists():
         raise FileExistsError(f"{target} is there already; give a folder that does not exist yet.")
+    folder = local_folder(source)
+    stored = stored_tensors(folder)
+    name_tower(config, stored)
+    check_convertible(source, config)
+    keys = check_fit(folder, stored, LlavaQwenForCausalLM, config)
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     marks, length = _write_tokenizer(folder, part)
     rows = max(config.vocab_size, length)
-    _write_weights(folder, part, rows)
+    _write_weights(folder, part, rows, keys)
     _write_json(part / "config.json", transformers_config(config, marks=marks, vocab_size=rows))
     for name, content in processor_files(config).items():
         _write_json(part / name, content)
@@ -54,14 +62,6 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, pool: str |
         shutil.copyfile(folder / "generation_config.json", part / "generation_config.json")
     part.rename(target)
     return target
-
-
-def _local(source: str | os.PathLike) -> Path:
-    if Path(source).is_dir():
-        return Path(source)
-    from huggingface_hub import snapshot_download
-
-    return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja"]))
 
 
 def _write_tokenizer(folder: Path, target: Path) -> tuple[dict[str, int], int]:
@@ -74,19 +74,18 @@ def _write_tokenizer(folder: Path, target: Path) -> tuple[dict[str, int], int]:
     return {mark: tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}, len(tokenizer)
 
 
-def _write_weights(folder: Path, target: Path, rows: int) -> None:
-    """The weights of one file at a time, under their new names, in files of the same number."""
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise CheckpointError(f"{folder} holds no safetensors files; download the checkpoint again.")
+def _write_weights(folder: Path, target: Path, rows: int, keys: Set[str]) -> None:
+    """The weights under ``keys`` of one file at a time, under their new names, in files of the same number."""
+    files = weight_files(folder)
     places, size = {}, 0
     for number, file in enumerate(files, start=1):
         many = f"model-{number:05}-of-{len(files):05}.safetensors"
         name = many if len(files) > 1 else "model.safetensors"
         try:
-            tensors = dict(_renamed(file, rows))
+            tensors = dict(_renamed(file, rows, keys))
         except SafetensorError as error:
             raise CheckpointError(f"{file} cannot be read ({error}); download the checkpoint again.") from error
+        check_finite(folder, tensors)
         save_file(tensors, target / name, metadata={"format": "pt"})
         places |= dict.fromkeys(tensors, name)
         size += sum(t.numel() * t.element_size() for t in tensors.values())
@@ -95,9 +94,9 @@ def _write_weights(folder: Path, target: Path, rows: int) -> None:
         _write_json(target / "model.safetensors.index.json", index)
 
 
-def _renamed(file: Path, rows: int) -> Iterator[tuple[str, torch.Tensor]]:
+def _renamed(file: Path, rows: int, keys: Set[str]) -> Iterator[tuple[str, torch.Tensor]]:
     with safe_open(file, "pt") as weights:
-        for key in weights.keys():  # noqa: SIM118
+        for key in keys & set(weights.keys()):
             tensor = weights.get_tensor(key)
             yield key_in_transformers(key), with_rows(tensor, rows) if key in TABLES else tensor
 
@@ -106,15 +105,14 @@ def _write_json(path: Path, content: Mapping) -> None:
     path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.model.convert") -> int:
-    """The command; returns its exit code."""
-    from llava.serve.options import Parser
-
-    parser = Parser(prog=prog, description="Write a LLaVA-NeXT checkpoint in the layout that vLLM reads.")
-    parser.add_argument("source", help="folder or hub name, such as lmms-lab/llava-onevision-qwen2-7b-ov")
-    parser.add_argument("target", help="folder to write")
+def add_options(parser: Parser) -> None:
+    parser.add_argument("source", metavar="SOURCE", help="checkpoint folder or hub name")
+    parser.add_argument("target", metavar="TARGET", help="folder to write")
     parser.add_argument("--pool", choices=("bilinear", "average", "max"), help="in place of the checkpoint's pooling")
-    options = parser.parse_args(arguments)
+
+
+def execute(options) -> int:
+    """Converts; returns the exit code."""
     try:
         written = convert(options.source, options.target, pool=options.pool)
     except (ValueError, OSError) as error:
@@ -122,7 +120,3 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.mod
         return 1
     print(f"wrote {written}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

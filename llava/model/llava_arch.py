@@ -16,6 +16,7 @@ from llava.model.compression import (
     capture_plan,
     compress_video,
 )
+from llava.model.fields import pool_of
 from llava.model.long_video import CHUNK, STREAM_ABOVE, compress_stream, streams
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
@@ -103,7 +104,7 @@ class LlavaMetaForCausalLM:
     def uncompressed_count(self, frames: int) -> tuple[int, int]:
         """(visual, newline) tokens of a video of so many frames without compression."""
         side = self.get_vision_tower().num_patches_per_side
-        rows, columns = pooled_grid((side, side), getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear")
+        rows, columns = pooled_grid((side, side), pool_of(self.config))
         newline, position = self._video_newline()
         newlines = {"grid": frames * rows, "frame": frames, "one_token": 1}
         return frames * rows * columns, 0 if newline is None else newlines.get(position, 0)
@@ -111,7 +112,7 @@ class LlavaMetaForCausalLM:
     def video_stream(self) -> VideoStream:
         """A stream for this model's features under the settings of this moment; see `compress_stream`."""
         newline, position = self._video_newline()
-        pool = getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear"
+        pool = pool_of(self.config)
         settings = active_config(self.config) or AOTConfig()
         return VideoStream(settings, pool=pool, newline=newline, newline_position=position)
 
@@ -122,7 +123,7 @@ class LlavaMetaForCausalLM:
             self.last_compression.append(video)
             return video.tokens, video
         newline, position = self._video_newline()
-        pool = getattr(self.config, "mm_spatial_pool_mode", None) or "bilinear"
+        pool = pool_of(self.config)
         settings = active_config(self.config)
         if settings is None:
             height, width = pooled_grid(video.grid, pool)

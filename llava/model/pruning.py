@@ -10,15 +10,18 @@ from enum import IntEnum
 
 import torch
 import torch.nn.functional as F
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen2Model
 from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from aot import AOTConfig
 from aot.indexing import rank_descending
 from aot.methods.in_llm import prune_stages, seen_by_layer
+from aot.hosts.kv_cache import cache_name
 from llava.constants import IGNORE_INDEX
 from llava.model.attention_mask import attention_mask_for
+
+CACHE = cache_name(Qwen2Model.forward)  # of models, their layers and their outputs
 
 
 class Role(IntEnum):
@@ -89,13 +92,13 @@ def pruned_prompt(cache) -> PrunedPrompt | None:
 def run_pruned(
     model,
     roles: torch.Tensor | None,
+    cache: DynamicCache | None,
     *,
     config: AOTConfig | None,
     input_ids: torch.Tensor | None = None,
     inputs_embeds: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     position_ids: torch.Tensor | None = None,
-    past_key_values: DynamicCache | None = None,
     use_cache: bool | None = None,
     **kwargs,
 ) -> BaseModelOutputWithPast | None:
@@ -104,22 +107,22 @@ def run_pruned(
     roles: (B, L) int64 of `Role`, or None for nothing to drop; other arguments as in transformers. Sets
     ``model.last_pruning`` in the first pass. Raises ValueError for what dropping cannot be combined with.
     """
-    past = 0 if past_key_values is None else past_key_values.get_seq_length()
-    prompt = pruned_prompt(past_key_values) if past else None
+    past = 0 if cache is None else cache.get_seq_length()
+    prompt = pruned_prompt(cache) if past else None
     if prompt is None and (past or roles is None):
         return None
-    _check_plain(model, attention_mask, past_key_values, kwargs)
+    _check_plain(model, attention_mask, cache, kwargs)
     kwargs.pop("cache_position", None)  # transformers 4 passes it; positions say the same
     embeds = model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds
     shared = {"attention_mask": attention_mask, "position_ids": position_ids, **kwargs}
     if prompt is not None:
-        return next_pass(model, embeds, prompt, cache=past_key_values, **shared)
+        return next_pass(model, embeds, prompt, cache=cache, **shared)
     if use_cache is None:
         use_cache = model.config.use_cache
-    if use_cache and past_key_values is None:
-        past_key_values = DynamicCache(config=model.config)
-    cache = past_key_values if use_cache else None
-    output, model.last_pruning = first_pass(model, embeds, roles, config, cache=cache, **shared)
+    if use_cache and cache is None:
+        cache = DynamicCache(config=model.config)
+    filled = cache if use_cache else None
+    output, model.last_pruning = first_pass(model, embeds, roles, config, cache=filled, **shared)
     return output
 
 
@@ -192,7 +195,7 @@ def first_pass(
     last = spans[-1]
     hidden = model.norm(hidden) * last.valid.unsqueeze(-1)
     whole = hidden.new_zeros(embeds.shape).scatter(1, last.places.unsqueeze(-1).expand_as(hidden), hidden)
-    return BaseModelOutputWithPast(last_hidden_state=whole, past_key_values=cache), counts
+    return BaseModelOutputWithPast(last_hidden_state=whole, **{CACHE: cache}), counts
 
 
 def next_pass(
@@ -228,7 +231,7 @@ def next_pass(
         mask = attention_mask_for(model.config, keys, hidden, full=full)
         for layer in range(span.first, end):
             hidden = _run(model.layers[layer], hidden, mask, position_ids, rotary, cache, kwargs)
-    return BaseModelOutputWithPast(last_hidden_state=model.norm(hidden), past_key_values=cache)
+    return BaseModelOutputWithPast(last_hidden_state=model.norm(hidden), **{CACHE: cache})
 
 
 def attention_of_query(
@@ -280,8 +283,8 @@ def _run(layer, hidden, mask, positions, rotary, cache, kwargs) -> torch.Tensor:
         hidden,
         attention_mask=mask,
         position_ids=positions,
-        past_key_values=cache,
         use_cache=cache is not None,
         position_embeddings=rotary,
+        **{CACHE: cache},
         **kwargs,
     )

@@ -8,9 +8,10 @@ import torch
 from aot import pooled_grid
 from aot.vllm import ARCHITECTURE as PLUGIN
 from llava.mm_utils import parse_grid_pinpoints
+from llava.model.fields import pool_of
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 from llava.model.loading import CheckpointError
-from llava.model.multimodal_encoder.siglip_encoder import tower_config
+from llava.model.multimodal_encoder.geometry import tower_config
 
 STOCK = "LlavaOnevisionForConditionalGeneration"
 MARKS = ("<image>", "<video>")
@@ -50,7 +51,13 @@ def check_convertible(source: str | os.PathLike, config: LlavaQwenConfig) -> Non
                 f"{source} has {name} {value!r}, which has no place in the layout of transformers; only checkpoints "
                 f"with {wanted!r} are converted."
             )
-    pooled_grid((2, 2), _pool(config))
+    pool = pool_of(config)
+    pooled_grid((2, 2), pool)
+    if "/" in pool:
+        raise CheckpointError(
+            f"{source} has mm_spatial_pool_stride {config.mm_spatial_pool_stride}, which has no place in the layout of "
+            "transformers; only checkpoints with 2 are converted."
+        )
 
 
 def key_in_transformers(key: str) -> str:
@@ -78,7 +85,7 @@ def transformers_config(config: LlavaQwenConfig, *, marks: Mapping[str, int], vo
     text = {name: value for name, value in ours.items() if name in _TEXT and value is not None}
     frames = getattr(config, "mm_video_frames", None)
     newline = getattr(config, "mm_newline_position", None) or "one_token"
-    stock = newline == "one_token" and _pool(config) == "bilinear"
+    stock = newline == "one_token" and pool_of(config) == "bilinear"
     return {
         "architectures": [STOCK if stock else PLUGIN],
         "model_type": "llava_onevision",
@@ -94,7 +101,7 @@ def transformers_config(config: LlavaQwenConfig, *, marks: Mapping[str, int], vo
         "use_image_newline_parameter": True,
         "tie_word_embeddings": bool(config.tie_word_embeddings),
         "mm_newline_position": newline,
-        "mm_spatial_pool_mode": _pool(config),
+        "mm_spatial_pool_mode": pool_of(config),
         **({"mm_video_frames": frames} if frames else {}),
         "text_config": text | {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "vocab_size": vocab_size},
         "vision_config": {name: value for name, value in vision.to_dict().items() if name in _VISION}
@@ -136,10 +143,6 @@ def processor_files(config: LlavaQwenConfig) -> dict[str, dict]:
             "video_token": MARKS[1],
         },
     }
-
-
-def _pool(config: LlavaQwenConfig) -> str:
-    return getattr(config, "mm_spatial_pool_mode", None) or "bilinear"
 
 
 def _pinpoints(config: LlavaQwenConfig) -> list[list[int]]:

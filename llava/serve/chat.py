@@ -1,16 +1,18 @@
 """The chat in a terminal: commands, questions, answers, and what each answer cost."""
 
-from llava.serve.report import stats_line
+from aot_cli.parser import share
+from llava.serve.report import frames, stats
 from llava.serve.session import ChatError, ChatSession
 from llava.serve.terminal import Terminal
 
 HELP = """\
-/retention R   keep this share of the visual tokens from now on, 0 < R <= 1; only a long video is read again
+/retention R   keep this share of the visual tokens from now on, such as 0.1 or 10%
 /video PATH    look at another video, or a folder of frames, and start afresh
 /clear         forget the questions and answers so far
 /stats         what every answer so far has cost
 /help          this list
-/exit          leave (or end the input)"""
+/exit          leave (or Ctrl-D); exit and quit alone do as well"""
+WORDS = {"exit": "/exit", "quit": "/exit", "/quit": "/exit", "help": "/help", "?": "/help"}  # what people type as well
 COMMANDS = ["/retention", "/video", "/clear", "/stats", "/help", "/exit"]
 
 
@@ -36,24 +38,26 @@ class Chat:
             except KeyboardInterrupt:
                 if not self.terminal.interactive:
                     return 130
+                self.terminal.note("Ctrl-D or /exit leaves.")
 
     def line(self, line: str) -> bool:
         """Handles one line; False to leave."""
         if not line:
             return True
+        line = WORDS.get(line.lower(), line)
         if not line.startswith("/"):
             self.ask(line)
             return True
         command, _, argument = line.partition(" ")
         argument = argument.strip()
-        if command in ("/exit", "/quit"):
+        if command == "/exit":
             return False
         if command == "/retention":
             self.retention(argument)
         elif command == "/video":
             self.video(argument)
         elif command == "/clear":
-            self.session.forget()
+            self.clear()
         elif command == "/stats":
             self.stats()
         elif command == "/help":
@@ -83,15 +87,27 @@ class Chat:
             terminal.write(label, end="")
             answer = self.session.ask(question, on_text=show, remember=remember)
         terminal.write(" (stopped)" if answer.stopped else "")
-        terminal.write(stats_line(answer), style="dim")
+        terminal.facts(stats(answer))
 
     def retention(self, argument: str) -> None:
         """/retention R."""
         try:
-            value = float(argument)
+            value = share(argument)
         except ValueError as error:
-            raise ChatError("/retention needs a number above 0 and at most 1, such as /retention 0.1.") from error
+            raise ChatError(
+                "/retention needs a share of the tokens, such as /retention 0.1 or /retention 10%."
+            ) from error
         self.session.set_retention(value)
+        loaded = self.session.loaded
+        again = "the video is read again for it" if loaded and loaded.streamed else "nothing is encoded again"
+        self.terminal.note(f"From the next question on {100 * value:g} % of the visual tokens are kept; {again}.")
+
+    def clear(self) -> None:
+        """/clear."""
+        count = len(self.session.turns)
+        self.session.forget()
+        kept = "; the video stays" if self.session.loaded else ""
+        self.terminal.note(f"Forgot {count} question{'s' * (count != 1)}{kept}.")
 
     def video(self, path: str) -> None:
         """/video PATH."""
@@ -114,7 +130,7 @@ class Chat:
         video = loaded.video
         streamed = f", compressed while read since it has more than {self.session.stream_above}"
         self.terminal.note(
-            f"{path}: {video.duration:.1f} s, {len(video.times)} frames read by {video.decoder}, "
+            f"{path}: {video.duration:.1f} s, {frames(len(video.times))} read by {video.decoder}, "
             f"{loaded.before.visual} visual tokens{streamed * loaded.streamed}"
         )
 

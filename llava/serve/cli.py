@@ -1,17 +1,21 @@
 """Chat about a video in the terminal: `python -m llava.serve.cli --video-file clip.mp4 --retention 0.1`."""
 
+import argparse
 import json
 import sys
 
 import torch
 import transformers
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import load_pretrained_model
 from llava.model.compression import warm_up_kernels
+from llava.model.long_video import STREAM_ABOVE
 from llava.serve.chat import Chat
 from llava.serve.family import default_sampling
-from llava.serve.options import chat_parser, check, compression, model_path, sampling
+from llava.serve.options import add_model_options, check, compression, model_path, sampling, video_path
 from llava.serve.report import as_json, cost
 from llava.serve.session import ChatError, ChatSession
 from llava.serve.terminal import Terminal
@@ -20,17 +24,26 @@ from llava.serve.terminal import Terminal
 EXPECTED = (ValueError, OSError, ImportError, torch.cuda.OutOfMemoryError)
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.cli") -> int:
+def add_options(parser: Parser) -> None:
+    add = parser.add_argument
+    add("video", nargs="?", metavar="VIDEO", help="video file, or folder of .png/.jpg frames")
+    add("--video-file", metavar="VIDEO", help=argparse.SUPPRESS)
+    add("--question", metavar="TEXT", help="ask this once and leave")
+    add("--json", action="store_true", help="with --question: print one JSON object, no more")
+    add("--compare", action="store_true", help="answer every question at 100 %% as well")
+    stream = f"frames from which it is compressed as read ({STREAM_ABOVE})"
+    add("--stream-above", type=int, default=STREAM_ABOVE, metavar="N", help=stream)
+    add_model_options(parser)
+
+
+def execute(options) -> int:
     """Runs the chat; returns the exit code: 0, or 1 after one sentence on standard error."""
-    options = chat_parser(prog).parse_args(arguments)
     terminal = Terminal()
     try:
         return run(options, terminal)
     except EXPECTED as error:
         terminal.error(one_sentence(error))
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def one_sentence(error: Exception) -> str:
@@ -48,8 +61,10 @@ def run(options, terminal: Terminal) -> int:
         session = load_session(options)
     session.stream_above = None if options.compare else options.stream_above
     chat = Chat(session, terminal, compare=options.compare)
-    if options.video_file:
-        chat.show_video(options.video_file, quiet=options.json)
+    if session.manner.note and not options.json:
+        terminal.note(session.manner.note)
+    if path := video_path(options):
+        chat.show_video(path, quiet=options.json)
     if options.question is None:
         return chat.run()
     if options.json:
@@ -122,6 +137,8 @@ def _one_json(session: ChatSession, options) -> dict:
         result["uncompressed"] = {"answer": whole.text, **cost(whole)}
     return result
 
+
+main = entry("chat")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -15,6 +15,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
+
 
 class ServerError(ValueError):
     """What the server refused, or that it cannot be reached; one sentence. status: HTTP's."""
@@ -57,15 +60,16 @@ def ask(
     max_tokens: int = 128,
     on_text: Callable[[str], None] | None = None,
     timeout: float = 600,
+    api_key: str | None = None,
     **fields,
 ) -> Reply:
     """Asks one question, greedily. parts: `media_part` of each file; fields: further ones of the request.
 
-    model: None asks the server for the one it has. Raises ServerError.
+    model: None asks the server for the one it has. api_key: what the server was started with. Raises ServerError.
     """
     content = [*parts, {"type": "text", "text": question}]
     body = {
-        "model": model or served_model(url, timeout=timeout),
+        "model": model or served_model(url, timeout=timeout, api_key=api_key),
         "messages": [{"role": "user", "content": content}],
         "temperature": 0,
         "max_tokens": max_tokens,
@@ -75,7 +79,7 @@ def ask(
     }
     started = time.perf_counter()
     text, usage, first = "", {}, None
-    with open_url(f"{url}/v1/chat/completions", body, timeout) as response:
+    with open_url(f"{url}/v1/chat/completions", body, timeout, api_key=api_key) as response:
         for event in events(response):
             usage = event.get("usage") or usage
             for choice in event.get("choices", ()):
@@ -90,65 +94,86 @@ def ask(
     return Reply(text, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), *milliseconds)
 
 
-def served_model(url: str, *, timeout: float = 60) -> str:
+def served_model(url: str, *, timeout: float = 60, api_key: str | None = None) -> str:
     """Name of the model a server has."""
-    with open_url(f"{url}/v1/models", None, timeout) as response:
-        return json.load(response)["data"][0]["id"]
+    with open_url(f"{url}/v1/models", None, timeout, api_key=api_key) as response:
+        try:
+            return json.load(response)["data"][0]["id"]
+        except (ValueError, LookupError, TypeError) as error:
+            raise ServerError(f"{url} does not say which model it serves; check its address.") from error
 
 
 def events(response) -> Iterator[dict]:
     """The JSON of every event of a stream. ServerError for one that says so, and for a stream that breaks off."""
     try:
         for line in response:
-            data = line.decode().strip().removeprefix("data:").strip()
-            if data == "[DONE]":
+            if at_end(line):
                 return
-            if data:
-                event = json.loads(data)
-                if "error" in event:
-                    raise ServerError(event["error"]["message"])
+            if (event := read_event(line)) is not None:
                 yield event
     except (OSError, http.client.HTTPException) as error:
         raise ServerError(f"The server broke off ({error}); see its log.") from error
     raise ServerError("The server broke off before the end of its answer; see its log.")
 
 
-def open_url(url: str, body: dict | None, timeout: float):
+def at_end(line: bytes) -> bool:
+    """Is it the last line of a stream?"""
+    return line.strip() == b"data: [DONE]"
+
+
+def read_event(line: bytes) -> dict | None:
+    """The JSON object in a line of a stream, None when there is none. ServerError for an error or anything else."""
+    name, _, data = line.strip().partition(b":")
+    if name != b"data":
+        return None
+    try:
+        event = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ServerError("The server sent an event that is no JSON; see its log.") from error
+    if not isinstance(event, dict) or "error" in event:
+        raise ServerError(said(data) or "The server sent an event that is no answer; see its log.")
+    return event
+
+
+def open_url(url: str, body: dict | None, timeout: float, *, api_key: str | None = None):
     """The response to a GET, or to a POST of body as JSON; ServerError for a refusal."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {api_key}"} if api_key else {})
     try:
-        return urllib.request.urlopen(request, timeout=timeout)
+        return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=timeout)
     except urllib.error.HTTPError as error:
-        raise ServerError(_message(error.read()) or f"It answered {error.code}.", status=error.code) from error
-    except OSError as error:
+        raise ServerError(said(error.read()) or f"It answered {error.code}.", status=error.code) from error
+    except (OSError, http.client.HTTPException) as error:
         raise ServerError(f"There is no server at {url} ({error}); start one, or give its --url.") from error
 
 
-def _message(body: bytes) -> str:
+def said(body: bytes) -> str:
+    """The message in the JSON of a refusal, "" when there is none."""
     try:
-        said = json.loads(body)
-        return said["error"]["message"] if "error" in said else said.get("message", "")
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return body.decode(errors="replace").strip()
+        content = json.loads(body)
+        message = content["error"]["message"] if "error" in content else content["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return ""
+    return message if isinstance(message, str) else ""
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.client") -> int:
-    """The command; returns its exit code."""
-    from llava.serve.options import Parser
-
-    parser = Parser(prog=prog, description="Ask a server about a video or picture file.")
-    parser.add_argument("file", help="video or picture")
-    parser.add_argument("question")
+def add_options(parser: Parser) -> None:
+    parser.add_argument("file", metavar="FILE", help="video or picture")
+    parser.add_argument("question", metavar="QUESTION", help="what to ask about it")
     parser.add_argument("--url", default="http://localhost:8000", help="default: http://localhost:8000")
+    parser.add_argument("--api-key", metavar="KEY", help="the one that the server was started with")
     parser.add_argument("--max-tokens", type=int, default=128, metavar="N", help="longest answer (default 128)")
-    options = parser.parse_args(arguments)
+
+
+def execute(options) -> int:
+    """Asks and prints the answer as it comes; returns the exit code."""
     try:
         reply = ask(
             options.url.rstrip("/"),
             [media_part(options.file)],
             options.question,
             max_tokens=options.max_tokens,
+            api_key=options.api_key,
             on_text=lambda text: print(text, end="", flush=True),
         )
     except ServerError as error:
@@ -158,6 +183,8 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.ser
     print(f"\n[{costs}; first token {reply.first:.0f} ms, whole answer {reply.total:.0f} ms]")
     return 0
 
+
+main = entry("ask")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,18 +1,24 @@
 """Writes a sample clip, drawn by code, and says what can be asked about it."""
 
 import sys
+from pathlib import Path
 
+from aot_cli.parser import Parser
 from llava.eval.world.clips import write_clip
 from llava.eval.world.questions import make_questions
-from llava.serve.options import Parser
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.clip") -> int:
+def add_options(parser: Parser) -> None:
+    parser.add_argument("path", metavar="FILE", help="file to write, such as clip.mp4")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another number, another clip (default 0)")
+    parser.add_argument("--force", action="store_true", help="write over a file that is there")
+
+
+def execute(options) -> int:
     """Writes an MP4; returns the exit code."""
-    parser = Parser(prog=prog, description="Write a short MP4 of moving shapes to try the chat on.")
-    parser.add_argument("path", help="file to write, such as clip.mp4")
-    parser.add_argument("--seed", type=int, default=0, help="another number, another clip (default 0)")
-    options = parser.parse_args(arguments)
+    if Path(options.path).exists() and not options.force:
+        print(f"{options.path} is there already; name another file, or write over it with --force.", file=sys.stderr)
+        return 1
     try:
         clip = write_clip(options.path, options.seed)
     except (OSError, ValueError) as error:
@@ -23,7 +29,3 @@ def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.ser
     for question in make_questions(clip)[:5]:
         print(f"  {question.text} ({question.answer})")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

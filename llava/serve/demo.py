@@ -1,32 +1,36 @@
 """The demonstration: one clip, three questions, all tokens and a tenth of them."""
 
-import sys
 from pathlib import Path
 
+from aot_cli.parser import Parser
 from llava.eval.world.clips import write_clip
 from llava.eval.world.questions import Question, make_questions
 from llava.serve.cli import EXPECTED, load_session, one_sentence
-from llava.serve.options import chat_parser, check, compression
+from llava.serve.options import add_model_options, check_model_options, compression
 from llava.serve.session import Answer, ChatSession
 from llava.serve.terminal import Terminal
 
 SEED = 900_005  # of the clip: the first from 900,002 on whose questions the model gets right with all tokens
 
 
-def main(arguments: list[str] | None = None) -> int:
+def add_options(parser: Parser) -> None:
+    parser.add_argument("--output", default="demo_out", metavar="DIR", help="folder for the clip (default demo_out)")
+    add_model_options(parser)
+
+
+def execute(options) -> int:
     """Writes demo_out/clip.mp4, asks about it and prints the tables; returns the exit code."""
-    parser = chat_parser("python -m llava.serve.demo")
-    parser.add_argument("--output", default="demo_out", help="folder for the clip (default demo_out)")
-    options = parser.parse_args(arguments)
     terminal = Terminal()
     try:
-        check(options)
+        check_model_options(options)
         compression(options)
         path = Path(options.output, "clip.mp4")
         path.parent.mkdir(parents=True, exist_ok=True)
         questions = choose(make_questions(write_clip(path, SEED)))
         with terminal.waiting("loading the model"):
             session = load_session(options)
+        if session.manner.note:
+            terminal.note(session.manner.note)
         session.set_video(str(path))
         pairs = [_ask(session, question) for question in [questions[0], *questions]][1:]  # the first warms up
     except EXPECTED as error:
@@ -71,7 +75,3 @@ def show(terminal: Terminal, path: Path, questions: list[Question], pairs: list[
 
 def _mean(answers: list[Answer], stage: str) -> float:
     return sum(answer.timings[stage] for answer in answers) / len(answers)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

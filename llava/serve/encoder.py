@@ -3,10 +3,11 @@
 import base64
 import binascii
 import hashlib
-import tempfile
 import threading
-from collections import OrderedDict
+import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -17,129 +18,177 @@ from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
 from llava.model.compression import VideoFeatures
+from llava.serve.client import ServerError
+from llava.serve.reading import read_video
 from llava.serve.session import ChatError, ChatSession
-from llava.video import Video, time_text
+from llava.video import Video, VideoError, time_text
 
 ROLES = ("system", "user", "assistant")
+DECODE_SECONDS = 120.0
+NO_ROOM = "There is no room for the video at the moment; try again later."
+LETTERS_PER_TOKEN = 16  # of the context; no text fits that is longer, unless it is made of spaces
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A message; videos are the keys of its files."""
+
+    role: str
+    text: str
+    videos: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A video that was encoded: what the language model reads of it, and its frames' times where these are told."""
+    """A video that was encoded: what the language model reads of it, in how many tokens, and its frames' times where
+    these are told.
+    """
 
     visual: CompressedVideo | VideoFeatures
+    tokens: int
     times: str
 
 
 class PromptEncoder:
-    """Makes (L, D) embeddings of chat messages about videos; safe to call from several threads.
+    """Makes (L, D) embeddings of chats about videos from a session's model, sampling and settings.
 
-    session: model, sampling and settings. remember: videos whose tokens are kept, the ones last asked about;
-    the compression does not look at the question. The layers of the language model are dropped.
+    The layers of the language model are dropped. `read` may run in several threads; `encode` and `embed` use the
+    model and belong to one thread at a time. All raise ChatError or VideoError, both ValueError, in one sentence.
     """
 
-    def __init__(self, session: ChatSession, *, remember: int = 32):
+    def __init__(self, session: ChatSession):
         if is_in_llm(session.aot):
             raise ChatError(
                 f"Method {session.aot.method!r} drops tokens inside the language model, which runs elsewhere; choose "
                 "one that acts before it."
             )
-        self.session, self.remember = session, remember
+        self.session = session
+        limit = getattr(session.model.config, "tokenizer_model_max_length", None) or session.context_length
+        self.context = min(limit, session.context_length)
         session.model.config.aot = None if session.aot is None else session.aot.to_dict()
         session.model.get_model().layers = nn.ModuleList()
         session.model.lm_head = nn.Identity()
-        self._seen: OrderedDict[str, Seen] = OrderedDict()
-        self._model, self._memory = threading.Lock(), threading.Lock()
+
+    def prompt(self, turns: list[Turn], seen: Mapping[str, Seen], *, new_tokens: int) -> torch.Tensor:
+        """(l,) ids with a mark for each video. ChatError when prompt and answer cannot fit the model's context.
+
+        seen: the videos that are encoded by now; one that is not counts as a single token.
+        """
+        letters, most = sum(len(turn.text) for turn in turns), LETTERS_PER_TOKEN * self.context
+        if letters > most:  # before the tokenizer spends its time on it
+            raise ChatError(f"The messages have {letters} letters and this server takes {most}; shorten them.")
+        ids = tokenizer_image_token(
+            self._write(turns, seen), self.session.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt"
+        )
+        videos = sum(seen[key].tokens - 1 for turn in turns for key in turn.videos if key in seen)
+        needed = len(ids) + videos + new_tokens
+        if needed > self.context:
+            raise ChatError(
+                f"Prompt and answer need {needed} tokens and the model's context holds {self.context}; send fewer or "
+                "shorter messages, or allow a shorter answer."
+            )
+        return ids
+
+    def read(self, data: bytes, folder: Path, stopped: threading.Event | None = None) -> Video:
+        """The sampled frames of a file, which lies in `folder` meanwhile. stopped: ends the decoder once it is set.
+
+        ServerError when there is no room for the file.
+        """
+        path = folder / uuid.uuid4().hex
+        try:
+            try:
+                path.write_bytes(data)
+            except OSError as error:
+                raise ServerError(NO_ROOM, status=503) from error
+            return read_video(self.session, str(path), time_limit=DECODE_SECONDS, stopped=stopped)
+        except VideoError as error:
+            raise VideoError(_nameless(str(error), path)) from error
+        finally:
+            path.unlink(missing_ok=True)
 
     @torch.inference_mode()
-    def embed(self, messages: list[dict]) -> torch.Tensor:
-        """Embeddings of an OpenAI chat whose parts are texts and videos (data URLs), ready for the answer.
-
-        Raises ChatError or VideoError, both ValueError, in one sentence.
-        """
-        turns = [_turn(message) for message in messages]
-        if not turns or turns[-1][0] != "user":
-            raise ChatError("The last message must be the user's question.")
-        prompt, videos = self._prompt(turns)
-        ids = tokenizer_image_token(prompt, self.session.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")
-        model = self.session.model
-        ids = ids.unsqueeze(0).to(model.device)
-        if not videos:
-            return model.get_model().embed_tokens(ids)[0]
-        with self._model:
-            prepared = model.prepare_inputs_labels_for_multimodal(
-                ids, None, None, None, None, [seen.visual for seen in videos], ["video"] * len(videos)
-            )
-        return prepared[4][0]
-
-    def _prompt(self, turns: list[tuple[str, str, list[bytes]]]) -> tuple[str, list[Seen]]:
-        """The prompt with a mark for each video, and the videos in its order."""
-        conversation = conv_templates[self.session.template].copy()
-        videos: list[Seen] = []
-        for number, (role, text, files) in enumerate(turns):
-            text = text.replace(DEFAULT_IMAGE_TOKEN, "< image >")
-            if role == "system":
-                if number:
-                    raise ChatError("Only the first message may be the system's.")
-                conversation.system = f"<|im_start|>system\n{text}"
-                continue
-            here = [self._see(data) for data in files]
-            videos += here
-            if role == "user":
-                text = "\n".join(
-                    [DEFAULT_IMAGE_TOKEN] * len(here) + [s.times for s in here if s.times] + [self._put(text)]
-                )
-            conversation.append_message(conversation.roles[role == "assistant"], text)
-        conversation.append_message(conversation.roles[1], None)
-        return conversation.get_prompt(), videos
-
-    def _put(self, text: str) -> str:
-        return self.session.manner.put(text)
-
-    def _see(self, data: bytes) -> Seen:
-        """A video's tokens, remembered by the content of its file."""
-        key = hashlib.sha256(data).hexdigest()
-        with self._memory:
-            if key in self._seen:
-                self._seen.move_to_end(key)
-                return self._seen[key]
-        with tempfile.NamedTemporaryFile(suffix=".video") as file:
-            file.write(data)
-            file.flush()
-            video = self.session.read_video(file.name)
-        seen = self._encode(video)
-        with self._memory:
-            self._seen[key] = seen
-            while len(self._seen) > self.remember:
-                self._seen.popitem(last=False)
-        return seen
-
-    def _encode(self, video: Video) -> Seen:
+    def encode(self, video: Video) -> Seen:
+        """The tokens of a video's frames."""
         model = self.session.model
         pixels = self.session.image_processor.preprocess(video.frames, return_tensors="pt")["pixel_values"]
-        with self._model:
-            features = model.encode_video(pixels.to(model.device))
-            compressed = model.video_tokens(features)[1]
-        return Seen(compressed or features, time_text(video) if self.session.sampling.tell_times else "")
+        features = model.encode_video(pixels.to(model.device))
+        compressed = model.video_tokens(features)[1]
+        count = len(compressed.tokens) if compressed else sum(model.uncompressed_count(len(video.times)))
+        return Seen(compressed or features, count, time_text(video) if self.session.sampling.tell_times else "")
+
+    @torch.inference_mode()
+    def embed(self, turns: list[Turn], seen: Mapping[str, Seen], *, new_tokens: int) -> torch.Tensor:
+        """(L, D) embeddings of the whole prompt, ready for the answer."""
+        model = self.session.model
+        ids = self.prompt(turns, seen, new_tokens=new_tokens).unsqueeze(0).to(model.device)
+        visual = [seen[key].visual for turn in turns for key in turn.videos]
+        if not visual:
+            return model.get_model().embed_tokens(ids)[0]
+        kinds = ["video"] * len(visual)
+        return model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, visual, kinds)[4][0]
+
+    def _write(self, turns: list[Turn], seen: Mapping[str, Seen]) -> str:
+        """The prompt as text, with a mark for each video and the times of those that were seen."""
+        conversation = conv_templates[self.session.template].copy()
+        for turn in turns:
+            text = turn.text.replace(DEFAULT_IMAGE_TOKEN, "< image >")
+            if turn.role == "system":
+                conversation.system = f"<|im_start|>system\n{text}"
+                continue
+            if turn.role == "user":
+                marks = [DEFAULT_IMAGE_TOKEN] * len(turn.videos)
+                times = [seen[key].times for key in turn.videos if key in seen and seen[key].times]
+                text = "\n".join([*marks, *times, self.session.manner.put(text)])
+            conversation.append_message(conversation.roles[turn.role == "assistant"], text)
+        conversation.append_message(conversation.roles[1], None)
+        return conversation.get_prompt()
 
 
-def _turn(message: dict) -> tuple[str, str, list[bytes]]:
-    """(role, text, video files) of one message. ChatError for what is no such message."""
+def read_messages(messages: list) -> tuple[list[Turn], dict[str, bytes]]:
+    """The turns of an OpenAI chat whose parts are texts and videos (data URLs), and its files by the keys of the turns.
+
+    A key is the SHA-256 of its file. Raises ChatError.
+    """
+    files: dict[str, bytes] = {}
+    turns = [_turn(message, files) for message in messages]
+    if not turns or turns[-1].role != "user":
+        raise ChatError("The last message must be the user's question.")
+    if any(turn.role == "system" for turn in turns[1:]):
+        raise ChatError("Only the first message may be the system's.")
+    return turns, files
+
+
+def _turn(message, files: dict[str, bytes]) -> Turn:
+    """One message; its files join the others."""
     role = message.get("role") if isinstance(message, dict) else None
     if role not in ROLES:
-        raise ChatError(f"A message has the role {role!r}; use one of: {', '.join(ROLES)}.")
+        raise ChatError(f"A message has the role {_shown(role)}; use one of: {', '.join(ROLES)}.")
     content = message.get("content")
     parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    texts, files = [], []
+    texts, videos = [], []
     for part in parts if isinstance(parts, list) else [None]:
         kind = part.get("type") if isinstance(part, dict) else None
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"])
         elif kind == "video_url" and role == "user":
-            files.append(_file(part.get("video_url")))
+            data = _file(part.get("video_url"))
+            videos.append(hashlib.sha256(data).hexdigest())
+            files[videos[-1]] = data
         else:
-            raise ChatError(f"A part of the {role}'s message is {kind!r}; this server takes texts and videos alone.")
-    return role, "\n".join(texts), files
+            raise ChatError(
+                f"A part of the {role}'s message is {_shown(kind)}; this server takes texts and videos alone."
+            )
+    text = "\n".join(texts)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ChatError("A text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character.") from error
+    return Turn(role, text, tuple(videos))
+
+
+def _shown(value) -> str:
+    """A word of the request in a sentence; what is no word may be large or nested deeply."""
+    return repr(value[:40]) if isinstance(value, str) else type(value).__name__
 
 
 def _file(reference) -> bytes:
@@ -150,5 +199,11 @@ def _file(reference) -> bytes:
         raise ChatError("A video must be a data URL, data:video/mp4;base64,…; nothing is fetched from elsewhere.")
     try:
         return base64.b64decode(data, validate=True)
-    except binascii.Error as error:
+    except (binascii.Error, ValueError) as error:
         raise ChatError("The data of a video is no base64; send the file's bytes in base64.") from error
+
+
+def _nameless(sentence: str, path: Path) -> str:
+    """A sentence about a file of this server, without its name."""
+    sentence = sentence.replace(str(path), "the video")
+    return sentence[:1].upper() + sentence[1:]

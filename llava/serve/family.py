@@ -14,10 +14,14 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Manner:
-    """suffix follows a one-line question; single_turn asks every question without the turns before it."""
+    """suffix follows a one-line question; single_turn asks every question without the turns before it.
+
+    note: what a person should know before believing an answer, or None.
+    """
 
     suffix: str = ""
     single_turn: bool = False
+    note: str | None = None
 
     def put(self, question: str) -> str:
         """The question as the model is used to it; prompts that are no plain question stay as they are."""
@@ -29,19 +33,26 @@ def default_sampling(config) -> Sampling:
     """Sampling by a model's configuration.
 
     A checkpoint may state `mm_video_frames`; otherwise newlines after every grid row mark LLaVA-Video (one
-    frame a second, at most 64, times told) and everything else is sampled as LLaVA-OneVision (32 frames).
+    frame a second, at most 64, times told) and everything else is sampled as LLaVA-OneVision (32 frames). What
+    LLaVA-NeXT's trainer wrote down wins: `add_time_instruction` says whether times are told, and a true
+    `force_sample` that all frames are spread evenly.
     """
     stated = getattr(config, "mm_video_frames", None)
-    if stated:
-        return Sampling(int(stated), None, False)
-    if getattr(config, "mm_newline_position", None) == "grid":
-        return Sampling(64, 1.0, True)
-    return Sampling(32, None, False)
+    video = not stated and getattr(config, "mm_newline_position", None) == "grid"
+    tell_times = getattr(config, "add_time_instruction", None)
+    return Sampling(
+        num_frames=int(stated) if stated else 64 if video else 32,
+        fps=1.0 if video and not getattr(config, "force_sample", None) else None,
+        tell_times=video if tell_times is None else bool(tell_times),
+    )
 
 
 def default_manner(config) -> Manner:
-    """Manner by the fields `chat_suffix` and `chat_single_turn` of a model's configuration, both optional.
+    """Manner by the fields `chat_suffix`, `chat_single_turn` and `chat_note` of a model's configuration, all optional.
 
-    They are for small models that know one way of being asked; large models need neither.
+    They are for small models that know one way of being asked and one world; large models need none.
     """
-    return Manner(getattr(config, "chat_suffix", None) or "", bool(getattr(config, "chat_single_turn", False)))
+    note = str(getattr(config, "chat_note", None) or "")
+    note = "".join(letter for letter in note if letter.isprintable())  # one line that steers no terminal
+    suffix = getattr(config, "chat_suffix", None) or ""
+    return Manner(suffix, bool(getattr(config, "chat_single_turn", False)), note or None)

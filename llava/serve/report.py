@@ -8,23 +8,26 @@ from llava.serve.session import Answer, ChatSession, Tokens
 PACKAGES = ("aot-video", "torch", "transformers", "av", "decord", "flash-attn")
 
 
-def stats_line(answer: Answer) -> str:
-    """One line: frames, tokens before and after, retention, milliseconds by stage, peak memory."""
+def frames(count: int) -> str:
+    """A number of frames in words."""
+    return f"{count} frame{'s' * (count != 1)}"
+
+
+def stats(answer: Answer) -> list[str]:
+    """Frames, tokens before and after, retention, milliseconds by stage, peak memory: a line's parts."""
     times = answer.timings
     memory = ", ".join(f"{mib:.0f} MiB {kind.upper()}" for kind, mib in answer.peak_memory.items())
     newlines = f" (+{answer.after.newline} newline)" if answer.after.newline else ""
-    return " · ".join(
-        [
-            f"{answer.frames} frames",
-            f"{answer.before.visual} → {answer.after.visual} tokens{newlines}",
-            f"retention {100 * answer.retention:.3g} %",
-            f"decode {times['decode']:.0f} ms",
-            f"tower {times['tower']:.0f} ms",
-            f"compression {times['compress']:.1f} ms",
-            f"first token {times['first_token']:.0f} ms",
-            f"peak {memory}",
-        ]
-    )
+    return [
+        frames(answer.frames),
+        f"{answer.before.visual} → {answer.after.visual} tokens{newlines}",
+        f"retention {100 * answer.retention:.3g} %",
+        f"decode {times['decode']:.0f} ms",
+        f"tower {times['tower']:.0f} ms",
+        f"compression {times['compress']:.1f} ms",
+        f"first token {times['first_token']:.0f} ms",
+        f"peak {memory}",
+    ]
 
 
 def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
@@ -39,6 +42,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
             "dtype": str(session.model.dtype),
             "tower_dtype": str(session.model.get_vision_tower().dtype),
         },
+        "note": session.manner.note,
         "video": {
             "path": loaded.path,
             "frames": len(loaded.video.times),

@@ -5,6 +5,7 @@ Nothing here prints or reads; a terminal, a web page or a test drives it.
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 import torch
@@ -137,6 +138,10 @@ class ChatSession:
         """Decodes the frames that the model looks at; touches neither the model nor the conversation."""
         return load_video(path, progress=_decoding(progress), **self._sampled())
 
+    def open_video(self, path: str, **limits) -> AbstractContextManager[FrameStream]:
+        """The frames that `read_video` reads, one after another; limits: more arguments of `open_video`."""
+        return open_video(path, **self._sampled(), **limits)
+
     def _sampled(self) -> dict:
         """What `load_video` and `open_video` are told."""
         return {
@@ -144,6 +149,7 @@ class ChatSession:
             "fps": self.sampling.fps,
             "force_sample": self.force_sample,
             "decoder": self.decoder,
+            "repeat": self.force_sample,
         }
 
     def encode(

@@ -1,6 +1,7 @@
 """Reading from and writing to the terminal, or a pipe, where no colour and no progress bar appears."""
 
 import sys
+import textwrap
 import threading
 
 from rich.console import Console
@@ -39,13 +40,20 @@ class Terminal:
         """Text as it is: square brackets are no markup."""
         self.out.print(text, end=end, style=style, markup=False)
 
+    def facts(self, parts: list[str]) -> None:
+        """Short facts on one line; on a terminal too narrow for it, on lines that end between two of them."""
+        line = " · ".join(part.replace(" ", "\xa0") for part in parts)
+        if self.out.is_terminal:
+            line = "\n".join(textwrap.wrap(line, self.out.width))
+        self.write(line.replace("\xa0", " "), style="dim")
+
     def note(self, text: str) -> None:
         """A line about what happens, for people; not part of an answer."""
-        self.err.print(text, style="dim", markup=False)
+        self.err.print(text, style="dim", markup=False, soft_wrap=not self.err.is_terminal)
 
     def error(self, text: str) -> None:
         """One sentence on standard error."""
-        self.err.print(" ".join(text.split()), style="red", markup=False)
+        self.err.print(" ".join(text.split()), style="red", markup=False, soft_wrap=not self.err.is_terminal)
 
     def table(self, columns: list[str], rows: list[list[str]]) -> None:
         """A table on standard output."""

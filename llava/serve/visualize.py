@@ -1,26 +1,23 @@
 """Draws what is kept of a video: `aot visualize clip.mp4 --retention 0.1 --output pictures`."""
 
-import sys
 from pathlib import Path
 
 from aot.visualize import require, visualize
+from aot_cli.parser import Parser
 from llava.serve.cli import EXPECTED, load_session, one_sentence
-from llava.serve.options import Parser, add_model_options, check_model_options, compression
+from llava.serve.options import add_model_options, check_model_options, compression
 from llava.serve.session import ChatError
 from llava.serve.terminal import Terminal
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.visualize") -> int:
+def execute(options) -> int:
     """Writes the pictures; returns the exit code: 0, or 1 after one sentence on standard error."""
-    options = _parser(prog).parse_args(arguments)
     terminal = Terminal()
     try:
         paths = run(options, terminal)
     except EXPECTED as error:
         terminal.error(one_sentence(error))
         return 1
-    except KeyboardInterrupt:
-        return 130
     for path in paths.values():
         terminal.write(str(path))
     return 0
@@ -35,6 +32,8 @@ def run(options, terminal: Terminal) -> dict[str, Path]:
     require()
     with terminal.waiting("loading the model"):
         session = load_session(options)
+    if session.manner.note:
+        terminal.note(session.manner.note)
     with terminal.waiting("decode") as wait:
         loaded = session.set_video(options.video, progress=wait)
     with terminal.waiting("drawing"):
@@ -42,18 +41,12 @@ def run(options, terminal: Terminal) -> dict[str, Path]:
         return visualize(session.traced(), loaded.video.frames, loaded.video.times, options.output, name=name)
 
 
-def _parser(prog: str) -> Parser:
-    parser = Parser(prog=prog, description="Draw what is kept of a video, why, and where the rest goes.")
-    parser.add_argument("video", help="video file, or folder of .png/.jpg frames in natural order")
+def add_options(parser: Parser) -> None:
+    parser.add_argument("video", metavar="VIDEO", help="video file, or folder of .png/.jpg frames")
     parser.add_argument(
         "--output",
         default="pictures",
         metavar="DIR",
-        help="folder for kept.png, kept.mp4 and index.html (default pictures)",
+        help="folder of what is drawn (default pictures)",
     )
-    add_model_options(parser)
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    add_model_options(parser, answers=False)

@@ -8,22 +8,22 @@ from importlib.metadata import PackageNotFoundError, version
 
 from aot.vllm import ARCHITECTURE
 from aot.vllm.settings import VideoSettings
+from aot_cli.main import entry
+from aot_cli.parser import Parser, share
 from llava.model.checkpoint import read_settings
 from llava.model.loading import CheckpointError
-from llava.serve.options import Parser, compression
+from llava.serve.options import compression
 
 
-def vllm_parser(prog: str) -> Parser:
-    parser = Parser(prog=prog, description="Serve a model with compressed videos on vLLM.", allow_abbrev=False)
+def add_options(parser: Parser) -> None:
     add = parser.add_argument
-    add("model", help="folder or hub name, in the layout of transformers (aot convert writes it)")
-    add("--retention", type=float, metavar="R", help="share of visual tokens to keep, 0 < R <= 1 (default 0.1)")
+    add("model", metavar="MODEL", help="folder or hub name, in the layout that aot convert writes")
+    add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
     add("--no-aot", action="store_true", help="keep every token, as --retention 1 does")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     add("--frames", type=int, metavar="N", help="frames of a video, at most (default: what the model was made for)")
     add("--data-parallel", type=int, metavar="N", help="copies of the model, each on a GPU of its own")
     parser.set_defaults(preset="default")
-    return parser
 
 
 def vllm_command(options: argparse.Namespace, rest: list[str]) -> list[str]:
@@ -60,16 +60,17 @@ def _server(model: str) -> tuple[str, ...]:
     return "-m", "vllm.entrypoints.cli.main", "serve", model
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.vllm") -> int:
+def execute(options: argparse.Namespace) -> int:
     """Becomes vLLM; returns only where that is not possible."""
-    options, rest = vllm_parser(prog).parse_known_args(arguments)
     try:
-        command = vllm_command(options, [argument for argument in rest if argument != "--"])
+        command = vllm_command(options, [argument for argument in options.rest if argument != "--"])
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
     return os.execv(command[0], command)
 
+
+main = entry("serve")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,19 +1,21 @@
 """The chat in a browser: `aot web`, then open the address it prints."""
 
 import ipaddress
-import sys
+import os
+import signal
 
 from aot import AOTError
 from aot.visualize import require
+from aot_cli.parser import Parser
 from llava.serve.cli import EXPECTED, load_session, one_sentence
-from llava.serve.options import Parser, add_model_options, check_model_options, compression
+from llava.serve.options import add_model_options, check_model_options, compression
+from llava.serve.scratch import scratch_folder
 from llava.serve.terminal import Terminal
 from llava.serve.web_worker import Limits, Worker
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "python -m llava.serve.web") -> int:
+def execute(options) -> int:
     """Serves the page until Ctrl-C; returns the exit code: 0, or 1 after one sentence on standard error."""
-    options = _parser(prog).parse_args(arguments)
     terminal = Terminal()
     try:
         run(options, terminal)
@@ -29,28 +31,26 @@ def run(options, terminal: Terminal) -> None:
     """Checks what is cheap to check, loads the model once, and serves."""
     check_model_options(options)
     config = compression(options)
-    limits = Limits(options.max_mb, options.max_video_seconds, options.max_answer_seconds)
+    limits = Limits(
+        megabytes=options.max_mb,
+        video_seconds=options.max_video_seconds,
+        answer_seconds=options.max_answer_seconds,
+    )
     page = _page_module()
     require()
     with terminal.waiting("loading the model"):
-        worker = Worker(load_session(options), limits)
+        session = load_session(options)
+    worker = Worker(session, limits)
     start = config.retention if config is not None and config.retention else 1.0
-    blocks = page.build_page(worker, retention=start)
-    blocks.queue(default_concurrency_limit=8, max_size=64)
     if not _is_local(options.host):
         terminal.note(f"{options.host} can be reached from other machines, and anyone there can use the model.")
-    _, address, _ = blocks.launch(
-        server_name=options.host,
-        server_port=options.port,
-        max_file_size=int(limits.megabytes * 1e6),
-        css=page.CSS,
-        share=False,
-        quiet=True,
-        ssr_mode=False,
-        prevent_thread_lock=True,
-    )
-    terminal.write(f"open {address} (Ctrl-C ends)")
-    blocks.block_thread()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with the uploads removed
+    with scratch_folder("aot-web") as folder:
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio puts uploads there
+        blocks = page.build_page(worker, retention=start, note=session.manner.note)
+        address = page.serve(blocks, worker, folder, host=options.host, port=options.port)
+        terminal.write(f"open {address} (Ctrl-C ends)")
+        blocks.block_thread()
 
 
 def _page_module():
@@ -58,7 +58,7 @@ def _page_module():
     try:
         from llava.serve import web_page
     except ImportError as error:
-        raise AOTError(f"The page needs {error.name}; run pip install -e '.[web]' in the repository.") from error
+        raise AOTError(f"The page needs {error.name}; run pip install 'aot-video[web]'.") from error
     return web_page
 
 
@@ -71,10 +71,7 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _parser(prog: str) -> Parser:
-    parser = Parser(
-        prog=prog, description="Serve a page to ask about videos, with all tokens and with a share of them."
-    )
+def add_options(parser: Parser) -> None:
     add = parser.add_argument_group("page").add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1: this machine alone)")
     add("--port", type=int, default=7860, help="port (default 7860)")
@@ -94,8 +91,3 @@ def _parser(prog: str) -> Parser:
         help="longest time for one answer (default %(default)g)",
     )
     add_model_options(parser)
-    return parser
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import gradio as gr
 import torch
+from gradio.context import LocalContext
+from starlette.middleware import Middleware
 
 from llava.serve.cli import one_sentence
 from llava.serve.session import Answer, Loaded
+from llava.serve.web_uploads import UploadGuard, Uploads
 from llava.serve.web_worker import Worker
 
 TITLE = "Ask about a video with a share of its tokens"
@@ -22,19 +25,24 @@ INTRODUCTION = (
 CSS = """
 #status p { color: #B00020; font-weight: 600; margin: 0; }
 #about p { margin: 0; }
+#stale p { color: #7A4B00; background: #FFF3D6; font-weight: 600; margin: 0; padding: .3rem .5rem; }
+#reduced:has(#stale p) :is(textarea, .cost) { opacity: .45; }
 .cost { width: 100%; border-collapse: collapse; }
 .cost td { padding: .1rem .4rem; } .cost td + td { text-align: right; }
 #kept img { width: 100%; background: white; }
 footer { display: none !important; }
 """
+NO_ANSWERS = ("",) * 5
 # what a person can put right; anything else is a defect and goes to the server's log
 EXPECTED = (ValueError, OSError, torch.cuda.OutOfMemoryError)
 
 
-def build_page(worker: Worker, *, retention: float = 0.1) -> gr.Blocks:
-    """The page on a worker. retention: where the slider stands at first."""
-    with gr.Blocks(title=TITLE, analytics_enabled=False, delete_cache=(600, 3600)) as page:
+def build_page(worker: Worker, *, retention: float = 0.1, note: str | None = None) -> gr.Blocks:
+    """The page on a worker. retention: where the slider stands at first. note: what to know about the model."""
+    with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
+        if note:
+            gr.Markdown(f"**{note}**", elem_id="note")
         status = gr.HTML(elem_id="status")
         with gr.Row():
             with gr.Column(scale=2):
@@ -44,44 +52,53 @@ def build_page(worker: Worker, *, retention: float = 0.1) -> gr.Blocks:
                 share = gr.Slider(1, 100, 100 * retention, step=1, label="Tokens to keep, %", elem_id="retention")
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
             with gr.Column(scale=3), gr.Row():
-                whole = _answer_column("Answer from all tokens", "whole")
-                reduced = _answer_column("Answer from the kept tokens", "reduced")
+                with gr.Column(min_width=220):
+                    whole = _answer("Answer from all tokens", "whole")
+                with gr.Column(min_width=220, elem_id="reduced"):
+                    reduced = _answer("Answer from the kept tokens", "reduced")
+                    stale = gr.HTML(elem_id="stale")
         picture = gr.HTML(elem_id="kept")
 
         def look(path: str | None, percent: float, request: gr.Request):
             if path is None:
-                worker.leave(request.session_hash)
-                return "", "", ""
-            loaded = worker.look(request.session_hash, path)
-            return "", _about(loaded), _image(worker.picture(request.session_hash, percent / 100))
+                worker.leave(_visitor(request))
+                return "", "", "", *NO_ANSWERS
+            loaded = worker.look(_visitor(request), path)
+            drawn, _ = worker.picture(_visitor(request), percent / 100)
+            return "", _about(loaded), _image(drawn), *NO_ANSWERS
 
         def show(path: str | None, percent: float, request: gr.Request):
             if path is None:
-                return "", ""
-            return "", _image(worker.picture(request.session_hash, percent / 100))
+                return "", "", ""
+            drawn, asked = worker.picture(_visitor(request), percent / 100)
+            return "", _image(drawn), _stale(asked, percent)
 
         def ask(text: str, percent: float, request: gr.Request):
-            result = worker.ask(request.session_hash, text, percent / 100)
+            result = worker.ask(_visitor(request), text, percent / 100)
             limit = worker.limits.answer_seconds
             sides = [(_words(answer, limit), _cost(answer)) for answer in (result.whole, result.reduced)]
-            return "", *sides[0], *sides[1], _image(result.picture)
+            return "", *sides[0], *sides[1], _image(result.picture), ""
 
         gr.on(
             [video.upload, video.clear],
-            _told(look, "", ""),
+            _told(look, "", "", *NO_ANSWERS),
             [video, share],
-            [status, about, picture],
+            [status, about, picture, *whole, *reduced, stale],
             api_name="look",
         )
         # while the slider moves, only where it came to rest is drawn
         share.input(
-            _told(show, gr.skip()), [video, share], [status, picture], trigger_mode="always_last", api_name="show"
+            _told(show, gr.skip(), gr.skip()),
+            [video, share],
+            [status, picture, stale],
+            trigger_mode="always_last",
+            api_name="show",
         )
         gr.on(
             [button.click, question.submit],
-            _told(ask, "", "", "", "", gr.skip()),
+            _told(ask, "", "", "", "", gr.skip(), ""),
             [question, share],
-            [status, *whole, *reduced, picture],
+            [status, *whole, *reduced, picture, stale],
             api_name="ask",
         )
 
@@ -90,6 +107,35 @@ def build_page(worker: Worker, *, retention: float = 0.1) -> gr.Blocks:
 
         page.unload(leave)
     return page
+
+
+def serve(page: gr.Blocks, worker: Worker, folder: Path, *, host: str, port: int) -> str:
+    """Serves the page in threads of its own and returns its address. folder: where Gradio puts uploads."""
+    limits = worker.limits
+    uploads = Uploads(
+        folder,
+        most_bytes=int(1e6 * limits.megabytes * limits.visitors),
+        most_files=4 * limits.visitors,
+        in_use=worker.files,
+    )
+    page.queue(default_concurrency_limit=8, max_size=64)
+    _, address, _ = page.launch(
+        server_name=host,
+        server_port=port,
+        max_file_size=int(1e6 * limits.megabytes),
+        css=CSS,
+        share=False,
+        quiet=True,
+        ssr_mode=False,
+        prevent_thread_lock=True,
+        app_kwargs={"middleware": [Middleware(UploadGuard, uploads=uploads)]},
+    )
+    return address
+
+
+def _visitor(request: gr.Request) -> str | None:
+    """The session of a visitor; None for a call that brought none, for which Gradio puts the call's own number."""
+    return None if request.session_hash == LocalContext.event_id.get() else request.session_hash
 
 
 def _told(action: Callable, *otherwise) -> Callable:
@@ -114,10 +160,9 @@ def _sentence(error: Exception, *values) -> str:
     return f'<p role="alert">{html.escape(text)}</p>'
 
 
-def _answer_column(title: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
-    with gr.Column(min_width=220):
-        answer = gr.Textbox(label=title, lines=3, interactive=False, elem_id=f"{name}-answer")
-        return answer, gr.HTML(elem_id=f"{name}-cost")
+def _answer(title: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
+    answer = gr.Textbox(label=title, lines=3, interactive=False, elem_id=f"{name}-answer")
+    return answer, gr.HTML(elem_id=f"{name}-cost")
 
 
 def _limits(worker: Worker) -> str:
@@ -130,6 +175,16 @@ def _about(loaded: Loaded) -> str:
     return (
         f"<p>{html.escape(Path(loaded.path).name)}: {video.duration:.1f} s, the model looks at {len(video.frames)} "
         f"frames, {loaded.before.visual} visual tokens.</p>"
+    )
+
+
+def _stale(asked: float | None, percent: float) -> str:
+    """What stands over an answer that belongs to another share than the picture."""
+    if asked is None or round(100 * asked) == round(percent):
+        return ""
+    return (
+        f'<p role="note">This answer is from {100 * asked:.3g} % of the tokens, the picture shows {percent:.3g} %. '
+        "Press Ask to answer again.</p>"
     )
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
 from pathlib import Path
 
 import torch
 
+from aot_cli.parser import Parser
 from llava.train.recipe import STAGES, new_model
 from llava.train.train import WEIGHTS
 
@@ -54,14 +54,13 @@ def plot(logs: dict[str, list[dict]], path: Path) -> None:
     plt.close(figure)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--run", required=True, type=Path, help="folder of the stages' runs")
-    parser.add_argument("--output", required=True, type=Path)
+def add_options(parser: Parser) -> None:
+    parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="folder of the stages' runs")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the checkpoint")
     parser.add_argument("--stage", help="other than the last complete one")
-    args = parser.parse_args(arguments)
-    export(args.run, args.output, stage=args.stage)
 
 
-if __name__ == "__main__":
-    main()
+def execute(options) -> int:
+    """Writes the checkpoint."""
+    export(options.run, options.output, stage=options.stage)
+    return 0

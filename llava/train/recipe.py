@@ -38,6 +38,8 @@ GEOMETRY = {
     "mm_spatial_pool_stride": 2,
     "mm_video_frames": 16,
     # how a chat puts questions to it: the one way it has learnt, one exchange at a time
+    "chat_note": "aot-tiny knows nothing but clips drawn by `aot clip`; for a film of yours give --model-path "
+    "lmms-lab/llava-onevision-qwen2-7b-ov",
     "chat_suffix": OPEN_PROMPT.removeprefix("{question}"),
     "chat_single_turn": True,
     "mm_use_im_start_end": False,
@@ -90,7 +92,7 @@ def new_model(tokenizer_folder: str | Path):
 
     from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder, trust_remote_code=False)
     config = LlavaQwenConfig(
         vocab_size=len(tokenizer),
         bos_token_id=None,

@@ -6,10 +6,10 @@ Launch with accelerate or deepspeed as usual; `--deepspeed FILE` names a ZeRO co
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import functools
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -17,6 +17,8 @@ from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.world.questions import LETTERS
 from llava.train.clip_data import FrameLabels
 from llava.train.muon import Muon
@@ -123,16 +125,18 @@ def start_from(objective: torch.nn.Module, folder: Path) -> None:
         objective.tower.load_state_dict(tower)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--stage", required=True, choices=STAGES)
-    parser.add_argument("--output", required=True, type=Path, help="folder of the run")
-    parser.add_argument("--init", type=Path, help="folder of the stage before, or a checkpoint")
-    parser.add_argument("--times", type=float, default=1.0, help="the recipe's steps, times this")
-    parser.add_argument("--batch", type=int, help="other than the recipe's")
-    parser.add_argument("--deepspeed", help="a ZeRO configuration")
-    parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args(arguments)
+def add_options(parser: Parser) -> None:
+    parser.add_argument("--stage", required=True, choices=STAGES, help="of the recipe, in this order")
+    parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the run")
+    parser.add_argument("--init", type=Path, metavar="DIR", help="folder of the stage before, or a checkpoint")
+    parser.add_argument("--times", type=float, default=1.0, metavar="X", help="the recipe's steps, times this")
+    parser.add_argument("--batch", type=int, metavar="N", help="clips a step, other than the recipe's")
+    parser.add_argument("--deepspeed", metavar="FILE", help="a ZeRO configuration")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the clips and the weights (default 0)")
+
+
+def execute(args) -> int:
+    """Trains the stage to its end."""
     stage = STAGES[args.stage]
     stage = dataclasses.replace(stage, steps=round(stage.steps * args.times), batch=args.batch or stage.batch)
     set_seed(args.seed)
@@ -171,7 +175,10 @@ def main(arguments: list[str] | None = None) -> None:
     # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
     torch.save({k: v.half() for k, v in objective.state_dict().items()}, args.output / WEIGHTS)
     (args.output / "log.json").write_text(json.dumps(trainer.state.log_history, indent=0))
+    return 0
 
+
+main = entry("train")
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -273,6 +273,8 @@ def test_uniform_is_even_and_frames_are_whole():
     [
         ({"features": torch.zeros(3, 16)}, r"\(T, N, D\)"),
         ({"features": torch.zeros(0, 16, 4)}, "empty"),
+        ({"features": torch.zeros(3, 0, 4)}, "empty"),
+        ({"features": torch.zeros(3, 16, 0)}, "empty"),
         ({"features": torch.zeros(3, 16, 4, dtype=torch.int64)}, "floating"),
         ({"features": torch.zeros(3, 15, 4)}, "square"),
         ({"grid": (3, 5)}, "does not fit"),

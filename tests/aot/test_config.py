@@ -179,3 +179,40 @@ def test_newline_counts():
     ):
         with pytest.raises(AOTError):
             bad()
+
+
+RANGES = {  # lowest, highest, is the lowest allowed, and what makes the setting count
+    "global_ratio": (0, 1, True, {}),
+    "attention_power": (0, 8, True, {}),
+    "change_power": (0, 8, True, {}),
+    "uniform_share": (0, 1, True, {}),
+    "merge_cap": (0, 1, True, {}),
+    "tolerance": (0, 1, False, {"uniform_share": 0.5}),
+    "clip_threshold": (-1, 1, True, {"clips": "dynamic"}),
+    "hard_blend": (0, 1, True, {"preset": "paper"}),
+    "keep_ratio": (0, 1, True, {"preset": "released"}),
+    "dynamic_threshold": (0, 1, True, {"preset": "paper"}),
+    "retention": (0, 1, False, {}),
+}
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_ranges_hold_to_their_ends(name):
+    low, high, closed, others = RANGES[name]
+    others = dict(others)
+    preset = others.pop("preset", "default")
+    for value in (low, low + 1e-9, (low + high) / 2, high):
+        if value > low or closed:
+            assert getattr(AOTConfig.preset(preset, **others, **{name: value}), name) == value
+    for value in (low - 1e-6, high + 1e-6, *([] if closed else [low])):
+        with pytest.raises(AOTError, match=name):
+            AOTConfig.preset(preset, **others, **{name: value})
+
+
+@pytest.mark.parametrize("name", ["epsilon", "spatial_weight", "temporal_weight", "merge_strength"])
+def test_other_settings_have_no_end_above(name):
+    assert getattr(AOTConfig(**{name: 1e6}), name) == 1e6
+    with pytest.raises(AOTError, match=name):
+        AOTConfig(**{name: -1e-9})
+    if name != "epsilon":
+        assert getattr(AOTConfig(**{name: 0}), name) == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aot import AOTError, layers
-from aot.ops import received_attention, sinkhorn
+from aot.ops import novelty, received_attention, sinkhorn
 
 
 def problem(batch=3, suppliers=40, anchors=7, seed=0):
@@ -136,6 +136,7 @@ def test_received_attention_takes_strided_half_precision():
         (lambda: received_attention(*[torch.rand(1, 2, 3, 4)] * 2, 1.0, backend="triton"), "triton"),
         (lambda: received_attention(*[torch.rand(1, 2, 3, 4)] * 2, 1.0, backend="cuda"), "Unknown backend"),
         (lambda: sinkhorn(torch.rand(1, 2, 3), torch.rand(1, 3), torch.rand(1, 2), epsilon=0.1), "must be"),
+        (lambda: sinkhorn(torch.rand(1, 3), torch.rand(1, 3), torch.rand(1, 2), epsilon=0.1), "must be"),
         (lambda: sinkhorn(*problem(), epsilon=0.1, stop="soon"), "stopping rule"),
         (lambda: sinkhorn(*problem(), epsilon=0.1, stop="change", log_domain=True), "log_domain"),
         (lambda: sinkhorn(*problem(), epsilon=0.1, backend="triton"), "triton"),
@@ -154,3 +155,27 @@ def test_layers():
         assert abs(shallow - 0.2 * (depth - 1)) <= 0.5 and deep == depth - 2
     with pytest.raises(AOTError, match="at least 2"):
         layers(1)
+
+
+@pytest.mark.parametrize("log_domain", [False, True])
+def test_a_problem_that_is_solved_from_the_start_gives_padding_no_mass(log_domain):
+    """One anchor at no cost: the first look finds every row right, and nothing is scaled."""
+    supply, demand = torch.tensor([[1.0, 1, 1, 0, 0]]), torch.tensor([[3.0, 0]])
+    cost = torch.tensor([[[0.0, 9]]]).expand(1, 5, 2)
+    plan = sinkhorn(cost, supply, demand, epsilon=0.1, log_domain=log_domain)
+    assert plan.tolist() == [[[1, 0], [1, 0], [1, 0], [0, 0], [0, 0]]]
+
+
+def test_novelty_is_never_below_zero():
+    """Tokens that equal each other have a cosine of 1, which rounding may exceed."""
+    tokens = torch.randn(50, 1, 33, generator=torch.Generator().manual_seed(0)).expand(-1, 4, -1)
+    for frame in tokens:
+        found = novelty(frame.expand(2, -1, -1))
+        assert float(found.min()) >= 0 and float(found.max()) < 1e-6
+
+
+def test_an_anchor_that_nothing_reaches_gets_nothing():
+    """On unshifted scalings a cost of 10,000 ε is a kernel of 0."""
+    cost, ones = torch.tensor([[[0.0, 1000.0]] * 3]), torch.ones(1, 3)
+    plan = sinkhorn(cost, ones, torch.tensor([[2.0, 1.0]]), epsilon=0.1, stop="change")
+    assert plan.isfinite().all() and not plan[..., 1].any()

@@ -117,3 +117,12 @@ def test_gathered_clips_are_few_parts_and_the_same_video(make_video):
     assert whole.clips == expected.clips == [8] * 13 and whole.frames == expected.frames == 104
     for name in ("tokens", "frame", "position", "kind", "mass"):
         assert torch.equal(getattr(whole, name), getattr(expected, name))
+
+
+def test_a_clip_without_budget_waits_for_the_next(make_video):
+    """A hundredth of nine tokens a frame: one token at once, the second when 23 frames are in; the rest has none."""
+    video = make_video(30, (6, 6), 16)
+    parts = stream(video, AOTConfig(retention=0.01, clip_length=2), pushes=1)
+    assert [(part.frames, len(part.tokens)) for part in parts] == [(2, 1), (22, 1)]
+    assert [int(part.frame) for part in parts][0] < 2 <= int(parts[1].frame) < 24
+    assert parts[1].clips == [22] and float(parts[1].mass) == 22 * 9

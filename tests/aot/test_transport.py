@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aot import AOTConfig, TokenKind, compress
-from aot.clips import clip_layout, dynamic_clips, short_clips, uniform_clips, window_ids
+from aot.clips import clip_layout, default_clip_length, dynamic_clips, short_clips, uniform_clips, window_ids
 from aot.compress import insert_newlines
 from aot.indexing import rank_descending, true_indices
 from aot.methods.aot import aot, clip_budgets, transport
@@ -413,6 +413,8 @@ def test_clips():
     assert uniform_clips(32) == [4] * 8 and uniform_clips(64) == [8] * 8
     assert uniform_clips(13) == [2] * 6 + [1] and uniform_clips(1) == [1]
     assert uniform_clips(7, 3) == [3, 3, 1]
+    lengths = [default_clip_length(tokens) for tokens in (1, 200, 201, 266, 267, 400, 401, 900)]
+    assert lengths == [4, 4, 3, 3, 2, 2, 1, 1]
     video = VideoTokens(torch.zeros(11, 196, 1), None, None, (14, 14), None)
     assert short_clips(video, AOTConfig(), 99) == [4, 4, 3]  # 800 tokens hold four frames
     assert short_clips(video, AOTConfig(clip_length=6), 99) == [6, 5]

@@ -72,6 +72,12 @@ def test_same_tokens_and_logits_as_our_own_path(theirs, ours, settings):
         assert torch.equal(ids, new_ids(theirs, [ASKED], video[None], use_cache=False))
 
 
+def test_settings_may_be_a_dict(theirs):
+    settings = aot.AOTConfig(retention=0.3, change_power=0.0)
+    with aot.apply(theirs, config=settings.to_dict()) as applied:
+        assert applied.config == settings
+
+
 def test_budget_is_exact_and_the_prompt_that_much_shorter(theirs):
     with aot.apply(theirs) as applied:
         output = theirs(**batch(ASKED), pixel_values_videos=pixels(2)[None], use_cache=True)

@@ -54,7 +54,9 @@ def main() -> None:
     for doc_id in random.Random(time.time()).sample(range(count), count):  # ranks interleave them
         said = records[doc_id]["reply"] or "A"  # a grader that guesses right
         value = {"pred_answer": said, "answer": "A", "task_type": "ego" if doc_id % 2 else "count"}
-        samples.append({"doc_id": doc_id, "target": "A", "filtered_resps": [said], "mlvu_percetion_score": value})
+        samples.append(
+            {"doc_id": doc_id, "target": "A\u2028or a\u0085", "filtered_resps": [said], "mlvu_percetion_score": value}
+        )
     right = [s["mlvu_percetion_score"]["pred_answer"] == "A" for s in samples]
     folder = Path(options.output_path) / "model"
     folder.mkdir(parents=True)
@@ -63,7 +65,8 @@ def main() -> None:
         "n-samples": {options.tasks: {"original": SIZE, "effective": count}},
     }
     (folder / "now_results.json").write_text(json.dumps(results))
-    (folder / f"now_samples_{options.tasks}.jsonl").write_text("".join(json.dumps(s) + "\n" for s in samples))
+    lines = "".join(json.dumps(s, ensure_ascii=False) + "\n" for s in samples)
+    (folder / f"now_samples_{options.tasks}.jsonl").write_text(lines)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,10 @@ import sys
 import pytest
 
 import llava.eval.infer as infer
+from aot_cli.tree import make_parser
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.inference.job import read_job
+from llava.eval.jsonl import read_jsonl
 from llava.eval.world.clips import write_clip
 
 
@@ -23,7 +25,7 @@ def clips(tmp_path_factory):
         write_clip(folder / f"{seed}.mp4", seed, size=96)
     (folder / "bad.mp4").write_bytes(b"no video")
     rows = [
-        {"id": "a", "video": "0.mp4", "question": "How many objects are there?"},
+        {"id": "a", "video": "0.mp4", "question": "How many objects are there?", "answer": "4", "split": {"fold": 1}},
         {"id": "b", "video": "1.mp4", "question": "What moves?"},
         {"id": 3, "video": "bad.mp4", "question": "What is this?"},
         {"id": "d", "video": "0.mp4", "question": "What color is the circle?"},
@@ -44,6 +46,7 @@ def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tm
     assert "3: VideoError" in done.stderr and "3 answered, 1 failed" in done.stdout
     lines = [json.loads(line) for line in output.read_text().splitlines()]
     assert [line["id"] for line in lines] == ["a", "b", 3, "d"]
+    assert lines[0]["input_answer"] == "4" and lines[0]["split"] == {"fold": 1} and lines[0]["answer"] != "4"
     assert lines[2]["answer"] is None and "VideoError" in lines[2]["failure"]
     assert all(line["retention"] == pytest.approx(0.1, abs=0.01) for line in lines if line["failure"] is None)
     store = tmp_path / "a.jsonl.work"
@@ -56,7 +59,7 @@ def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tm
 
 
 def options(*words):
-    return infer.infer_parser("infer").parse_args(list(words))
+    return make_parser().parse_args(["infer", *words])
 
 
 def test_other_settings_are_other_answers(clips, tmp_path):
@@ -70,12 +73,12 @@ def test_other_settings_are_other_answers(clips, tmp_path):
 
 
 def test_no_answer_is_no_success(clips, tmp_path, capsys, monkeypatch):
-    def dies(words, log, look):
-        look()
+    def dies(words, log, on_poll):
+        on_poll()
         log.write_text("Killed\n")
         return -9
 
-    monkeypatch.setattr(infer, "follow", dies)
+    monkeypatch.setattr(infer, "run_module", dies)
     assert infer.main(["--input", str(clips), "--output", str(tmp_path / "a.jsonl")]) == 1
     said = capsys.readouterr().err
     assert "4 of 4 questions have no answer yet" in said and "Killed" in said
@@ -88,7 +91,7 @@ def test_everything_there_already_is_written_without_a_model(clips, tmp_path, mo
     with ResponseStore(tmp_path / "a.jsonl.work") as store:
         for asked in job.questions:
             store.put(asked.key, {"answer": "x", "failure": None})
-    monkeypatch.setattr(infer, "follow", lambda *_: 0)
+    monkeypatch.setattr(infer, "run_module", lambda *_, **__: 0)
     assert infer.main(words) == 0
     assert len((tmp_path / "a.jsonl").read_text().splitlines()) == 4
 
@@ -97,11 +100,16 @@ def test_everything_there_already_is_written_without_a_model(clips, tmp_path, mo
     "text, words",
     [
         ("{", "is no JSON"),
-        ('{"id": 1, "video": "a"}', "with id, video and question"),
-        ('{"id": 1, "video": "a", "question": "b", "answer": "c"}', "and nothing else"),
+        ('{"id": 1, "video": "a"}', "has no question; write an object with id, video and question"),
+        ('{"id": 1, "video": "a", "qestion": "b"}', "has no question; did you mean qestion?"),
         ('{"id": 1.5, "video": "a", "question": "b"}', "id must be"),
         ('{"id": 1, "video": "", "question": "b"}', "not empty"),
-        ('{"id": 1, "video": "a", "question": "b"}\n{"id": 1, "video": "a", "question": "c"}', "the id 1 twice"),
+        ('{"id": 1, "video": "a\\u0000", "question": "b"}', "no path"),
+        (json.dumps({"id": 1, "video": 5000 * "a", "question": "b"}), "name too long"),
+        ('{"id": 1, "video": "a", "question": "\\ud800"}', "lone surrogate"),
+        (f'{{"id": {"9" * 5000}, "video": "a", "question": "b"}}', "is no JSON"),
+        (10_000 * "[", "is no JSON"),
+        ("[1]", "no JSON object"),
         ("", "no question"),
     ],
 )
@@ -110,7 +118,38 @@ def test_input_that_is_no_list_of_questions(tmp_path, capsys, text, words):
     path.write_text(text)
     assert infer.main(["--input", str(path), "--output", str(tmp_path / "a")]) == 2
     said = capsys.readouterr().err
-    assert words in said and said.count("\n") == 1
+    assert words in said and said.count("\n") == 1 and (not text or f"{path}:1" in said)
+
+
+def line(number, question="b", video="a"):
+    return json.dumps({"id": number, "video": video, "question": question}, ensure_ascii=False)
+
+
+def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_taken(tmp_path):
+    path, words = tmp_path / "q.jsonl", ["--input", str(tmp_path / "q.jsonl"), "--output", str(tmp_path / "a")]
+    asked = ["one\u2028two", "one\u2029two", "one\u0085two", "one\x0btwo\x1c"]
+    text = "\r\n".join(line(number, question) for number, question in enumerate(asked))
+    path.write_bytes("\ufeff".encode() + text.encode() + b"\n\n")
+    assert [a.question for a in read_job(options(*words)).lines] == asked
+
+
+def test_a_bad_line_fails_its_own_question_and_is_named(tmp_path, monkeypatch, capsys):
+    path, output = tmp_path / "q.jsonl", tmp_path / "a.jsonl"
+    bad = ["{", "3", '{"id": "x"}', line(1), line(2, video="a\0")]
+    path.write_bytes("\n".join([line(1), *bad, line(3)]).encode() + b'\n{"id": "\xff"}\n' + line("e\u2028").encode())
+    words = ["--input", str(path), "--output", str(output)]
+    job = read_job(options(*words))
+    assert [a.id for a in job.questions] == [1, 3, "e\u2028"]
+    with ResponseStore(tmp_path / "a.jsonl.work") as store:
+        for asked in job.questions:
+            store.put(asked.key, {"answer": "half \ud800", "failure": None})
+    monkeypatch.setattr(infer, "run_module", lambda *_, **__: 0)
+    assert infer.main(words) == 1
+    lines = read_jsonl(output)
+    assert [bool(row["failure"]) for row in lines] == [False, *[True] * 5, False, True, False]
+    assert all(f"{path}:{number}" in lines[number - 1]["failure"] for number in (2, 3, 4, 5, 6, 8))
+    assert lines[4]["id"] == 1 and lines[0]["answer"] == "half \ud800"
+    assert f"{path}:2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

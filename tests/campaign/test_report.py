@@ -1,18 +1,20 @@
 import csv
 import itertools
 import json
-from dataclasses import asdict
+import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 
-from llava.eval.campaign.bootstrap import average, compare
 from llava.eval.campaign.graders import question_group, question_score
-from llava.eval.campaign.plan import make_plan, write_json, write_plan
+from llava.eval.campaign.plan import RunStatus, make_plan, run_status, write_plan
 from llava.eval.campaign.report import main as report
-from llava.eval.campaign.results import Question, write_questions
 from llava.eval.campaign.spec import campaign_from
 from llava.eval.campaign.tables import load_tables
+from llava.eval.jsonl import write_json
+from llava.eval.records import Record, read_records, write_records
+from llava.eval.stats import average, compare
 
 
 def test_the_interval_is_that_of_all_possible_draws():
@@ -73,7 +75,7 @@ def test_mlvu_is_grouped_by_kind_and_others_by_subtask():
 
 def question(number, score, *, failure=None, group="t", kept=10):
     tokens = {"visual": kept, "visual_before": 100}
-    return Question("t", str(number), group, score, failure, None if failure else "A", "A", tokens, {"compress": 0.002})
+    return Record("t", str(number), group, score, failure, None if failure else "A", "A", tokens, {"compress": 0.002})
 
 
 @pytest.fixture
@@ -91,7 +93,7 @@ def results(tmp_path, campaign):
     ]
     for run, questions in zip(runs, replies, strict=True):
         run.folder.mkdir(parents=True)
-        write_questions(run.folder / "questions.jsonl", questions)
+        write_records(run.folder / "questions.jsonl", questions)
         failures = [q.failure for q in questions if q.failure]
         manifest = {
             "identity": run.identity,
@@ -133,8 +135,37 @@ def test_report_writes_markdown_csv_and_a_picture(results, capsys):
     assert "failed questions" in capsys.readouterr().err
 
 
+def test_without_matplotlib_there_are_tables_and_a_sentence(results, capsys, monkeypatch):
+    folder, _ = results
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    assert report([str(folder)]) == 1  # a question failed
+    said = capsys.readouterr().err
+    assert "small.png is not drawn" in said and "pip install matplotlib" in said
+    assert "60.0 (56.1, +3.9)" in (folder / "small.md").read_text() and ".png" not in (folder / "small.md").read_text()
+    assert (folder / "small.csv").is_file() and not (folder / "small.png").exists()
+
+
+def test_questions_come_back_whatever_line_ends_they_hold(tmp_path):
+    odd = replace(question(0, 1.0), reply="a\u2028b\u0085", target="c\u2029d\ud800\r")
+    write_records(tmp_path / "q.jsonl", [odd, question(1, 0.0)])
+    assert read_records(tmp_path / "q.jsonl") == [odd, question(1, 0.0)]
+
+
+def test_a_damaged_line_is_named(results, capsys):
+    folder, runs = results
+    path = runs[0].folder / "questions.jsonl"
+    path.write_bytes(path.read_bytes() + b"{\n")
+    assert report([str(folder)]) == 2
+    assert "questions.jsonl:11 is no JSON" in capsys.readouterr().err
+    (folder / "campaign.json").write_text("{")
+    assert report([str(folder)]) == 2
+    assert "is damaged" in capsys.readouterr().err
+
+
 def test_a_missing_run_leaves_a_gap_and_is_named(results):
     folder, runs = results
+    (runs[1].folder / "result.json").write_text("{")  # damaged: it has to be run again, as a missing one has
+    assert run_status(runs[1].folder) == RunStatus(False)
     (runs[1].folder / "result.json").unlink()
     (table,) = load_tables([folder])
     assert table.rows[1].average is None and table.rows[1].relative_interval is None
@@ -144,7 +175,7 @@ def test_a_missing_run_leaves_a_gap_and_is_named(results):
 
 def test_settings_with_other_questions_have_no_interval(results):
     folder, runs = results
-    write_questions(runs[1].folder / "questions.jsonl", [question(i, 1.0) for i in range(5)])
+    write_records(runs[1].folder / "questions.jsonl", [question(i, 1.0) for i in range(5)])
     (table,) = load_tables([folder])
     assert table.rows[1].relative is None and table.rows[1].average == 100
     assert any("same questions" in warning for warning in table.warnings)

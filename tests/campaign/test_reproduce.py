@@ -4,8 +4,8 @@ import pytest
 
 import llava.eval.campaign.reproduce as reproduce
 from llava.eval.campaign.embedded import embedded_checkpoint, stand_in
-from llava.eval.campaign.results import read_questions
 from llava.eval.campaign.spec import CAMPAIGNS, load_campaign
+from llava.eval.records import read_records
 
 
 @pytest.mark.parametrize("name", sorted(path.stem for path in CAMPAIGNS.glob("*.yaml")))
@@ -54,7 +54,7 @@ def test_a_table_through_lmms_eval_itself(tmp_path, monkeypatch):
     assert "of its rows only all tokens and no such setting" in page.splitlines()[0]
     data = json.loads((tmp_path / "out" / "iterations-embedded" / "campaign.json").read_text())
     folder = tmp_path / "out" / "iterations-embedded" / data["runs"][0]["folder"]
-    questions = read_questions(folder / "questions.jsonl")
+    questions = read_records(folder / "questions.jsonl")
     assert len(questions) == 2 and all(q.tokens["visual"] == q.tokens["visual_before"] for q in questions)
     result = json.loads((folder / "result.json").read_text())
     assert result["versions"]["lmms-eval"] and result["identity"]["task_hash"] and result["failed"] == 0

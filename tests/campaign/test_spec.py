@@ -1,11 +1,13 @@
+from datetime import date
+from pathlib import Path
+
 import pytest
 import yaml
 
 from llava.eval.campaign.cli import main
-from llava.eval.campaign.launch import Launch, command
-from llava.eval.campaign.plan import make_plan
-from llava.eval.campaign.preflight import check_installed
+from llava.eval.campaign.plan import check_installed, make_plan
 from llava.eval.campaign.published import check_published, published
+from llava.eval.campaign.runner import Launch, command
 from llava.eval.campaign.spec import CAMPAIGNS, CampaignError, campaign_from, load_campaign
 
 NAMES = {
@@ -14,11 +16,19 @@ NAMES = {
 
 
 def test_the_tables_of_the_project_are_sound_campaigns():
-    assert {path.stem for path in CAMPAIGNS.glob("*.yaml")} == NAMES
+    assert {path.stem for path in CAMPAIGNS.glob("*.yaml")} == NAMES | {"tiny"}
     for name in NAMES:
         campaign = load_campaign(name)
         check_published(campaign)
         assert campaign.table == name and any(s.aot is None for s in campaign.settings)
+
+
+def test_the_campaign_for_any_machine_is_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    campaign = load_campaign("tiny")
+    assert (Path(campaign.models[0].checkpoint) / "config.json").is_file()
+    assert (Path(campaign.include_path) / "aot_clips").is_dir()
+    assert load_campaign("main-ov").models[0].checkpoint == "lmms-lab/llava-onevision-qwen2-7b-ov"
 
 
 def test_every_published_row_names_a_source():
@@ -53,6 +63,23 @@ def change(values, *path, to):
         (("tasks",), "videomme", "needs a list of tasks"),
         (("limit",), 0, "limit is 0"),
         (("seed",), -1, "seed is -1"),
+        (("name",), "../../x", "no slash or leading dot"),
+        (("name",), "/tmp/x", "no slash"),
+        (("name",), "..", "leading dot"),
+        (("name",), "a\0b", "names a folder"),
+        (("name",), "a" * 300, "at most 100"),
+        (("tasks", 0), "../../x", "name of a task"),
+        (("title",), ["x"], "title is"),
+        (("include_path",), "a\0b", "no path"),
+        (("models", 0, "checkpoint"), "x" * 5000, "no path"),
+        (("models", 0, "args"), {"store": "../../x"}, "name store"),
+        (("settings", 1, "args"), {"pretrained": "x"}, "name pretrained"),
+        (("settings", 1, "args"), {1: 2}, "is no name"),
+        (("settings", 1, "args"), {"x": float("nan")}, "no text and no number"),
+        (("settings", 1, "args"), {"x": [date(2026, 1, 2)]}, "no text and no number"),
+        (("settings", 1, "per_task"), {"other": 3}, "must be a mapping"),
+        (("settings", 1, "published"), [1, 2], "write names as text"),
+        (("tasks", 0), {"name": "t", "published": 3}, "write names as text"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(campaign, path, value, words):
@@ -78,6 +105,38 @@ def test_files_that_are_no_campaign(tmp_path, text, capsys):
     assert said.startswith("aot eval: ") and said.count("\n") == 1
 
 
+ROWS = "models: [{name: M, id: llava_onevision_aot, checkpoint: c}]\ntasks: [t]\n"
+TEN = "".join(f"- &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 30))
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        (f"- &a0 [1, 2]\n{TEN}", "aliases"),
+        (f"x:\n- &a0 [1, 2]\n{TEN}{ROWS}settings: [{{name: s, args: {{x: *a29}}}}]\n", "aliases"),
+        ("&a [*a]", "aliases"),
+        (ROWS + "settings:\n- {name: s, args: &a {x: *a}}\n", "aliases"),
+        ("[" * 5000 + "]" * 5000, "nested too deeply"),
+        (ROWS + "settings: [{name: s, args: {x: 2026-13-01}}]", "no valid YAML"),
+        (f"{ROWS}settings: [{{name: s, aot: {{retention: {[1] * 9000}}}}}]", "retention"),
+    ],
+)
+def test_a_yaml_that_stands_for_too_much_ends_in_one_sentence(tmp_path, text, words, capsys):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    assert main([str(path), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and len(said) < 1000
+
+
+def test_aliases_that_stand_for_little_are_taken(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text(
+        ROWS + "settings:\n- &s {name: s, args: &a {x: 1}}\n- {<<: *s, name: r, args: *a}\n", encoding="utf-8-sig"
+    )
+    assert [s.args for s in load_campaign(path).settings] == [{"x": 1}, {"x": 1}]
+
+
 def test_an_unknown_name_tells_the_known_ones(capsys):
     assert main(["main-vo"]) == 2
     assert "main-ov" in capsys.readouterr().err
@@ -87,12 +146,12 @@ def test_what_is_missing_is_told_before_any_work(tmp_path, campaign, capsys, har
     path = tmp_path / "c.yaml"
     path.write_text(yaml.safe_dump(campaign))
     with pytest.raises(CampaignError, match="lmms-eval is not installed"):
-        check_installed(campaign_from(campaign), Launch(module="no_such_harness"))
+        check_installed(campaign_from(campaign), "no_such_harness")
     with pytest.raises(CampaignError, match="no folder of tasks"):
-        check_installed(campaign_from({**campaign, "include_path": "nowhere"}), Launch(module=harness))
+        check_installed(campaign_from({**campaign, "include_path": "nowhere"}), harness)
     campaign["models"][0]["checkpoint"] = str(tmp_path / "nowhere")
     with pytest.raises(CampaignError, match="nowhere"):
-        check_installed(campaign_from(campaign), Launch(module=harness))
+        check_installed(campaign_from(campaign), harness)
 
 
 def test_the_command_of_lmms_eval(tmp_path, campaign):

@@ -63,6 +63,47 @@ def test_a_torn_last_line_is_ignored_and_cut_off(tmp_path, torn):
     assert path.read_bytes() == whole
 
 
+@pytest.mark.parametrize(
+    "bad", [b"{", b"3", b'{"key": "b"}', b"\xff", b"\0" * 40, b'{"key": "b", "number": "1", "record": {}}']
+)
+def test_a_corrupt_line_is_named_and_nothing_else_is_lost(tmp_path, caplog, bad):
+    with ResponseStore(tmp_path) as store:
+        for key in "abc":
+            store.put(key, {"reply": key})
+        path = tmp_path / f"answers-{store.token}.jsonl"
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([lines[0], bad, *lines[2:]]))
+    with ResponseStore(tmp_path) as store:
+        assert set(store.records()) == {"a", "c"}
+        assert caplog.text.count(f"{path}:2") == 1
+        assert store.claim("b")
+        store.put("b", {"reply": "again"})
+        assert set(store.records()) == {"a", "b", "c"}
+
+
+def test_what_a_full_disk_cut_short_does_not_spoil_the_next_line(tmp_path, monkeypatch):
+    with ResponseStore(tmp_path) as store:
+        store.put("a", {"reply": "1"})
+        whole, write = (tmp_path / f"answers-{store.token}.jsonl").read_bytes(), os.write
+        monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:20]))
+        with pytest.raises(OSError, match="disk is full"):
+            store.put("b", {"reply": "2"})
+        assert (tmp_path / f"answers-{store.token}.jsonl").read_bytes() == whole
+        monkeypatch.setattr(os, "write", write)
+        write(store._file, b'{"key": "torn')
+        store.put("b", {"reply": "2"})
+    with ResponseStore(tmp_path) as store:
+        assert store.records() == {"a": {"reply": "1"}, "b": {"reply": "2"}}
+
+
+def test_texts_with_other_line_ends_and_lone_surrogates_come_back(tmp_path):
+    reply = {"reply": "a\u2028b\u2029c\u0085d\re \ud800"}
+    with ResponseStore(tmp_path) as store:
+        store.put(question_key(question=reply["reply"]), reply)
+    with ResponseStore(tmp_path) as store:
+        assert list(store.records().values()) == [reply]
+
+
 def test_the_file_of_a_living_process_is_left_alone(tmp_path):
     with ResponseStore(tmp_path) as store:
         path = tmp_path / f"answers-{store.token}.jsonl"

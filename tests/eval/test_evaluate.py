@@ -1,6 +1,5 @@
 """The exam is sat the same way by every model; the embedded one passes a small part of it."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,29 +33,29 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exam")
     arguments = ["--model-path", str(TINY), "--questions", str(QUESTIONS), "--seed", "7000", "--output", str(folder)]
     evaluate.main([*arguments, "--settings", *SETTINGS])
-    return folder, arguments, {s: json.loads((folder / f"{s}-7000-{QUESTIONS}.json").read_text()) for s in SETTINGS}
+    return folder, arguments, exam_report.read_runs(folder)
 
 
 def test_every_question_is_asked_in_both_forms(runs):
     items = make_exam(QUESTIONS, seed=7000)
     for run in runs[2].values():
-        asked = [(r["clip"], r["form"], r["question"]) for r in run["replies"] if r["form"] != "caption"]
+        asked = [(r.source, r.task, r.prompt) for r in run["questions"] if r.task != "caption"]
         assert len(set(asked)) == len(asked) == 3 * len(items)
 
 
 def test_the_embedded_model_sees_and_a_blank_video_leaves_it_guessing(runs):
     # docs/results.md has 84 % and more in both forms on 1,040 questions; the standard error on 64 is 4.6 points
     for form in ("open", "choice"):
-        right = exam_report.scores(runs[2]["full"]["replies"], form=form).mean()
+        right = exam_report.scores(runs[2]["full"]["questions"], form=form).mean()
         assert right >= 0.75
-        assert right - exam_report.scores(runs[2]["blank"]["replies"], form=form).mean() >= 0.4
+        assert right - exam_report.scores(runs[2]["blank"]["questions"], form=form).mean() >= 0.4
 
 
 def test_results_that_are_there_are_not_made_again(runs, capsys):
     folder, arguments, _ = runs
-    before = {p: p.stat().st_mtime_ns for p in folder.glob("*.json")}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.json*")}
     evaluate.main([*arguments, "--settings", *SETTINGS])
-    assert {p: p.stat().st_mtime_ns for p in folder.glob("*.json")} == before
+    assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.json*")} == before
 
 
 def test_settings_are_written_with_the_result(runs):

@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 
-from llava.eval.exam.scoring import interval, scores
+from llava.eval.jsonl import write_json
+from llava.eval.markdown import write_section
+from llava.eval.records import Record, write_records
 from llava.eval.tables import exam_report
-from llava.eval.tables.page import label, write_section
+from llava.eval.tables.standing import interval, label, scores
 
 
 def replies(open_, choice, *, clips=None):
-    """Replies of one family from lists of scores; a clip each unless told otherwise."""
+    """Records of one family from lists of scores; a clip each unless told otherwise."""
     clips = clips or range(len(open_))
     rows = [
-        {"clip": c, "family": "motion", "form": form, "question": f"q{i}", "score": float(score)}
+        Record(form, str(i), "motion", float(score), None, "", "", prompt=f"q{i}", source=str(c))
         for form, values in (("open", open_), ("choice", choice))
         for i, (c, score) in enumerate(zip(clips, values, strict=True))
     ]
@@ -20,7 +22,7 @@ def replies(open_, choice, *, clips=None):
 
 
 def test_both_forms_count_and_captions_do_not():
-    rows = [*replies([1, 0], [1, 1]), {"form": "caption", "family": "caption", "score": 0.0}]
+    rows = [*replies([1, 0], [1, 1]), Record("caption", "2", "caption", 0.0, None, "", "")]
     assert scores(rows).tolist() == [1, 0, 1, 1]
     assert scores(rows, form="open").mean() == 0.5 and len(scores(rows, family="order")) == 0
 
@@ -73,10 +75,17 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path):
 
 
 def test_a_folder_of_two_exams_is_refused(tmp_path):
-    head = '{"header": {"setting": "%s", "weights": "w", "questions": %d, "seed": 0}}'
-    (tmp_path / "a.json").write_text(head % ("full", 8))
-    assert set(exam_report.read_runs(tmp_path)) == {"full"}
-    (tmp_path / "b.json").write_text(head % ("blank", 16))
+    def leave(setting, questions):
+        folder = tmp_path / f"{setting}-0-{questions}"
+        folder.mkdir()
+        header = {"setting": setting, "weights": "w", "questions": questions, "seed": 0}
+        write_json(folder / "result.json", {"header": header})
+        write_records(folder / "questions.jsonl", replies([1, 0], [1, 1]))
+
+    leave("full", 8)
+    (run,) = exam_report.read_runs(tmp_path).values()
+    assert run["header"]["setting"] == "full" and run["questions"] == replies([1, 0], [1, 1])
+    leave("blank", 16)
     with pytest.raises(SystemExit, match="mixes"):
         exam_report.read_runs(tmp_path)
     assert set(exam_report.read_runs(tmp_path, questions=8)) == {"full"}

@@ -1,6 +1,7 @@
 """The table of all methods: every registered one sits the exam, the words follow from the figures."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import aot
 from llava.eval import method_table
 from llava.eval.exam.altered import altered_input, altered_order
 from llava.eval.exam.settings import parse_setting
+from llava.eval.records import Record
 from llava.eval.tables.ablation_report import ablation_section
 from llava.eval.tables.ablations import ABLATIONS
 from llava.eval.tables.method_report import methods_csv, methods_section, verdict
@@ -24,13 +26,18 @@ COST = {"tokens": 10.0, "newlines": 16.0, "before": 100, "milliseconds": 2.5, "e
 
 
 def run(setting, right, *, cost=COST):
-    """80 replies in both forms, ten a family and a clip each, of which `right` of every ten are right."""
+    """80 records in both forms, ten a family and a clip each, of which `right` of every ten are right."""
     rows = [
-        {"clip": i, "family": FAMILIES[i // 10], "form": form, "question": f"q{i}", "score": float(i % 10 < right)}
+        Record(form, str(i), FAMILIES[i // 10], float(i % 10 < right), None, "", "", prompt=f"q{i}", source=str(i))
         for i in range(80)
         for form in ("open", "choice", "likelihood")
     ]
-    return {"header": {"setting": setting, **HEAD}, "replies": rows, "cost": cost, "code": "c"}
+    return {"header": {"setting": setting, **HEAD}, "questions": rows, "cost": cost, "code": "c"}
+
+
+def right_about(run, *clips):
+    """The records of a run, those about these clips all right."""
+    return [replace(record, score=1.0) if record.source in clips else record for record in run["questions"]]
 
 
 @pytest.fixture
@@ -47,8 +54,7 @@ def runs():
     found = {name: run(name, right) for name, right in settings.items()}
     found["full"]["cost"] = found["blank"]["cost"] = None
     found["aot@0.05"]["cost"] = found["uniform@0.05"]["cost"] = {**COST, "tokens": 5.0}
-    for row in found["aot@0.1"]["replies"]:
-        row["score"] = 1.0 if row["clip"] == 9 else row["score"]  # one more than uniform
+    found["aot@0.1"]["questions"] = right_about(found["aot@0.1"], "9")  # one more than uniform
     return found
 
 
@@ -77,8 +83,8 @@ def test_the_verdict_says_first_level_or_behind(runs):
     rows = rows_of(runs)
     assert "is first (`uniform` is second)" in verdict(rows[:3])
     assert "behind the first, `uniform`" in verdict(rows[3:]) and "-10.0 points" in verdict(rows[3:])
-    for row in runs["uniform@0.1"]["replies"]:  # now uniform is ahead by one question of one clip
-        row["score"] = 1.0 if row["clip"] in (9, 19) else row["score"]
+    # now uniform is ahead by one question of one clip
+    runs["uniform@0.1"]["questions"] = right_about(runs["uniform@0.1"], "9", "19")
     assert "statistically level with the first, `uniform`" in verdict(rows_of(runs)[:3])
     assert verdict([r for r in rows if r.setting.method != "aot"]) == ""
 
@@ -91,7 +97,7 @@ def test_the_verdict_names_the_aims_that_are_missed(runs):
     both = "Aims missed: 92 % of the accuracy with all tokens and at most 5 points behind in every family**"
     assert both in said(0.05)
     for name in ("aot@0.1", "aot@0.05"):
-        runs[name]["replies"] = run(name, 9)["replies"]
+        runs[name]["questions"] = run(name, 9)["questions"]
     assert "missed" not in said(0.1) + said(0.05)
 
 

@@ -2,6 +2,8 @@
 
 import json
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -149,6 +151,28 @@ def test_no_code_of_a_checkpoint_runs(checkpoint, tmp_path):
         (checkpoint / file).write_text(json.dumps(fields))
     load_pretrained_model(checkpoint)
     assert not mark.exists()
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_no_code_of_a_tokenizer_runs_and_nobody_is_asked(checkpoint, tmp_path, known):
+    """A "y" waits on stdin: a class of transformers is taken where one is named, else one sentence says why not."""
+    mark = tmp_path / "mark"
+    (checkpoint / "evil.py").write_text(f"import pathlib\npathlib.Path({str(mark)!r}).touch()\nclass C: pass\n")
+    file = checkpoint / "tokenizer_config.json"
+    fields = json.loads(file.read_text()) | {"auto_map": {"AutoTokenizer": ["evil.C", "evil.C"]}}
+    file.write_text(json.dumps(fields if known else fields | {"tokenizer_class": "C"}))
+    code = (
+        "import sys; from llava.model.builder import load_pretrained_model\n"
+        "try: load_pretrained_model(sys.argv[1])\n"
+        "except ValueError as error: print('REFUSED', error)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(checkpoint)], input="y\ny\n", capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0 and not mark.exists() and "[y/N]" not in done.stdout + done.stderr
+    refused = [line for line in done.stdout.splitlines() if line.startswith("REFUSED")]
+    assert len(refused) == (0 if known else 1)
+    assert all("auto_map" in line and "never run" in line for line in refused)
 
 
 @QUICK

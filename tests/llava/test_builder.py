@@ -1,4 +1,5 @@
 import json
+import logging
 
 import pytest
 import torch
@@ -145,19 +146,99 @@ def test_other_kinds_are_refused(checkpoint, changes, message):
     [
         (lambda w: w.pop(TOWER_KEY), f"lacks {TOWER_KEY}"),
         (
-            lambda w: [w.pop(key) for key in list(w) if "vision_tower" in key],
-            "lacks .*vision_tower.* and 84 more",
+            lambda w: [w.pop(key) for key in list(w) if "vision_tower" in key and "layers.0" not in key],
+            "lacks .*vision_tower.* and 66 more",
         ),
         (lambda w: w.update({"model.extra.weight": torch.zeros(2)}), "unknown model.extra.weight"),
-        (lambda w: w.update({TOWER_KEY: torch.zeros(3, 3)}), "in another shape, .*fc1.weight"),
+        (
+            lambda w: w.update({TOWER_KEY: torch.zeros(3, 3)}),
+            r"holds .*fc1.weight of shape \(3, 3\) where config.json asks for \(48, 24\)",
+        ),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(checkpoint, change, message):
     edit_weights(checkpoint, change)
     with pytest.raises(CheckpointError, match=message):
         load_pretrained_model(checkpoint)
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=message.split(" of shape")[0]):
         LlavaQwenForCausalLM.from_pretrained(checkpoint)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("key", [TOWER_KEY, "model.layers.0.mlp.up_proj.weight", "model.image_newline"])
+def test_values_that_are_not_finite_are_refused(checkpoint, key, value):
+    edit_weights(checkpoint, lambda w: w[key].view(-1)[3].fill_(value))
+    with pytest.raises(CheckpointError, match=f"NaN or infinite values in {key};"):
+        load_pretrained_model(checkpoint)
+
+
+def test_values_beyond_a_dtype_are_refused(checkpoint):
+    """1e30 is finite in the file and infinite in float16."""
+    edit_weights(checkpoint, lambda w: w[TOWER_KEY].view(-1)[3].fill_(1e30))
+    load_pretrained_model(checkpoint)
+    with pytest.raises(CheckpointError, match=f"{TOWER_KEY};.*dtype that it was trained in"):
+        LlavaQwenForCausalLM.from_pretrained(checkpoint, dtype=torch.float16)
+
+
+def test_harmless_weights_of_older_releases(checkpoint):
+    """Buffers and layers that nothing reads: with them, and without the unused norm, the model is the same."""
+    _, before, _, _ = load_pretrained_model(checkpoint)
+    tower = "model.vision_tower.vision_tower.vision_model."
+    edit_weights(
+        checkpoint,
+        lambda w: w.update(
+            {
+                tower + "embeddings.position_ids": torch.arange(144)[None],
+                tower + "head.probe": torch.zeros(1, 1, 24),
+                tower + "head.mlp.fc1.weight": torch.zeros(48, 24),
+                "model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4),
+                "model.rotary_emb.inv_freq": torch.zeros(4),
+            }
+        ),
+    )
+    edit_weights(checkpoint, lambda w: [w.pop(f"{tower}post_layernorm.{kind}") for kind in ("weight", "bias")])
+    _, after, _, _ = load_pretrained_model(checkpoint)
+    changed = {key for key, x in after.state_dict().items() if not torch.equal(x, before.state_dict()[key])}
+    assert all("post_layernorm" in key for key in changed)
+    LlavaQwenForCausalLM.from_pretrained(checkpoint)
+    edit_weights(checkpoint, lambda w: w.update({tower + "embeddings.extra_ids": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match="unknown .*extra_ids"):
+        load_pretrained_model(checkpoint)
+
+
+def test_a_stored_output_table_must_be_the_tied_one(checkpoint):
+    edit_weights(checkpoint, lambda w: w.update({"lm_head.weight": w["model.embed_tokens.weight"].clone()}))
+    load_pretrained_model(checkpoint)
+    edit_weights(checkpoint, lambda w: w["lm_head.weight"].view(-1)[0].add_(1))
+    with pytest.raises(CheckpointError, match="tie_word_embeddings to false"):
+        load_pretrained_model(checkpoint)
+    edit_config(checkpoint, tie_word_embeddings=False)
+    _, model, _, _ = load_pretrained_model(checkpoint)
+    assert model.lm_head.weight[0, 0] != model.model.embed_tokens.weight[0, 0]
+
+
+def test_a_checkpoint_saved_without_its_tower(checkpoint):
+    edit_weights(checkpoint, lambda w: [w.pop(key) for key in list(w) if "vision_tower" in key])
+    with pytest.raises(CheckpointError, match="holds no vision tower"):
+        load_pretrained_model(checkpoint)
+
+
+def test_no_report_of_transformers_before_a_refusal(checkpoint):
+    """Nothing reaches the handlers of its logger, whose level is as before."""
+    edit_weights(checkpoint, lambda w: w.update({TOWER_KEY: torch.zeros(3, 3), "model.extra": torch.zeros(2)}))
+    logger, records = logging.getLogger("transformers.modeling_utils"), []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        for load in (load_pretrained_model, LlavaQwenForCausalLM.from_pretrained):
+            with pytest.raises(CheckpointError):
+                load(checkpoint)
+        assert not records
+        logger.error("heard")
+        assert len(records) == 1
+    finally:
+        logger.removeHandler(handler)
 
 
 def truncate(file):
@@ -170,8 +251,9 @@ def truncate(file):
         (lambda folder: (folder / "config.json").unlink(), "no config.json"),
         (lambda folder: (folder / "config.json").write_text("{"), "not valid JSON"),
         (lambda folder: (folder / "config.json").write_text("[]"), "no settings"),
-        (lambda folder: (folder / "model.safetensors").unlink(), "weights of .* cannot be read"),
-        (lambda folder: truncate(folder / "model.safetensors"), "weights of .* cannot be read"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "holds no weights"),
+        (lambda folder: truncate(folder / "model.safetensors"), "weights in .*model.safetensors cannot be read"),
+        (lambda folder: (folder / "tokenizer.json").write_text('{"model": 1}'), "tokenizer"),
         (lambda folder: [file.unlink() for file in folder.glob("tokenizer*")], "tokenizer"),
     ],
 )
@@ -187,7 +269,7 @@ def test_missing_folder(tmp_path):
         load_pretrained_model(tmp_path / "nowhere")
     file = tmp_path / "file"
     file.write_text("x")
-    with pytest.raises(CheckpointError, match="There is no checkpoint folder"):
+    with pytest.raises(CheckpointError, match="is a file and no folder"):
         load_pretrained_model(str(file))
 
 
@@ -212,3 +294,7 @@ def test_projectors():
     assert {name: tuple(p.shape) for name, p in names.items()} == {
         "0.weight": (4, 6), "0.bias": (4,), "2.weight": (4, 4), "2.bias": (4,),
     }  # fmt: skip
+
+
+def test_the_rotary_base_is_written_for_both_versions_of_transformers(make_model):
+    assert make_model().config.to_dict()["rope_theta"] == 1e6

@@ -7,8 +7,9 @@ import torch
 from transformers import AutoConfig, AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
 from aot.vllm import ARCHITECTURE
+from aot_cli.main import main
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.model.convert import convert, main
+from llava.model.convert import convert
 from llava.model.loading import CheckpointError
 from llava.model.transformers_layout import key_in_transformers, with_rows
 
@@ -66,6 +67,11 @@ def test_tokenizer_and_processor_fit_the_tower(write, tmp_path):
     assert tokenizer("a<video>\nb").input_ids == [*tokenizer("a").input_ids, 260, *tokenizer("\nb").input_ids]
     pixels = json.loads((target / "preprocessor_config.json").read_text())
     assert pixels["size"] == {"height": 96, "width": 96}
+    # as LLaVA-NeXT makes its pixels: bicubic, to [-1, 1]
+    steps = {name: True for name in ("do_resize", "do_rescale", "do_normalize", "do_convert_rgb")}
+    steps |= {"resample": 3, "rescale_factor": 1 / 255, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
+    for made in (pixels, json.loads((target / "video_preprocessor_config.json").read_text())):
+        assert {name: made[name] for name in steps} == steps
     assert pixels["image_grid_pinpoints"] == [[h, w] for w in (96, 192) for h in (96, 192, 288)]
     assert json.loads((target / "processor_config.json").read_text())["num_image_tokens"] == 144
 
@@ -104,6 +110,7 @@ def test_several_files_keep_their_index(write, tmp_path, make_model):
     [
         ({"image_aspect_ratio": "pad"}, "image_aspect_ratio 'pad'"),
         ({"mm_patch_merge_type": "flat"}, "mm_patch_merge_type 'flat'"),
+        ({"mm_spatial_pool_stride": 4}, "mm_spatial_pool_stride 4"),
     ],
 )
 def test_what_has_no_place_is_refused(write, tmp_path, settings, said):
@@ -116,8 +123,8 @@ def test_what_has_no_place_is_refused(write, tmp_path, settings, said):
 def test_the_command_says_one_sentence(write, tmp_path, capsys):
     _, source = write()
     capsys.readouterr()
-    assert main([str(source), str(tmp_path / "target")]) == 0
-    assert main([str(source), str(tmp_path / "target")]) == 1
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 0
+    assert main(["convert", str(source), str(tmp_path / "target")]) == 1
     assert capsys.readouterr().err.count("\n") == 1
-    assert main([str(tmp_path / "target"), str(tmp_path / "again")]) == 1
+    assert main(["convert", str(tmp_path / "target"), str(tmp_path / "again")]) == 1
     assert "layout of transformers" in capsys.readouterr().err

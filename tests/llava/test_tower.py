@@ -1,10 +1,12 @@
+import numpy as np
 import pytest
 import torch
 from transformers import AttentionInterface, SiglipVisionConfig, SiglipVisionModel
 
 import llava.model.multimodal_encoder.capture as capture
 import llava.model.multimodal_encoder.siglip_encoder as siglip_encoder
-from llava.model.multimodal_encoder.siglip_encoder import tower_config
+from llava.model.multimodal_encoder.geometry import tower_config
+from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
 
 
 @pytest.fixture
@@ -163,3 +165,11 @@ def test_memory_bounds_the_frames_of_a_pass(tower, video):
     torch.testing.assert_close(tower.encode(video).features, whole.features)
     tower.pass_memory = 1
     assert tower.frames_per_pass == 1
+
+
+def test_pixels_may_be_taller_than_wide():
+    """(height, width) of the processor are those of its pixels, whatever the picture's."""
+    image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), dtype=np.uint8)
+    processor = SigLipImageProcessor(size=(48, 32))
+    assert processor.preprocess(image)["pixel_values"].shape == (1, 3, 48, 32)
+    assert processor.resize([image]).shape == (1, 3, 48, 32)

@@ -34,12 +34,12 @@ def test_replies_and_scores_are_those_of_the_direct_exam(tmp_path, ask):
         ("open", lambda item: item.question.open_prompt(), lambda text, item: open_correct(text, item.question.answer)),
         ("choice", lambda item: item.choice_prompt, lambda text, item: choice_correct(text, item.letter)),
     ):
-        expected = [reply for reply in direct if reply.form == form]
+        expected = [reply for reply in direct if reply.task == form]
         through = []
         for number, item in enumerate(items):
             doc = {"video": str(files[item.clip])}
             (result,) = ask(wrapper, [doc], prompt_of(item), task=f"{form} {number}", max_new_tokens=8)
             through.append(result.text)
-        assert through == [reply.said or "[empty]" for reply in expected]
+        assert through == [reply.reply or "[empty]" for reply in expected]
         scores = [float(right(text, item)) for text, item in zip(through, items, strict=True)]
         assert scores == [reply.score for reply in expected]

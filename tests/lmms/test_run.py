@@ -2,14 +2,17 @@
 
 import pytest
 
+from aot_cli.main import main
+from aot_cli.tree import make_parser
 from llava.eval.campaign.spec import CampaignError
-from llava.eval.lmms.run import TASKS, campaign_of, main, run_parser
+from llava.eval.lmms.run import TASKS, campaign_of
 
 MODEL = ["--name", "m", "--model", "llava_onevision_aot", "--model-path", "checkpoints/aot-tiny"]
 
 
 def campaign(*options):
-    return campaign_of(run_parser().parse_args([*MODEL, "--tasks", "aot_clips_open", "videomme", *options]))
+    words = ["benchmark", *MODEL, "--tasks", "aot_clips_open", "videomme", *options]
+    return campaign_of(make_parser().parse_args(words))
 
 
 def test_all_tokens_come_first_and_then_what_is_asked_for():
@@ -30,7 +33,7 @@ def test_what_is_given_last_wins():
 @pytest.mark.parametrize("options", [["--retention", "2"], ["--set", "clips"], ["--preset", "best"]])
 def test_bad_settings_are_refused_before_any_work(options, tmp_path, capsys):
     asked = [*MODEL, "--tasks", "aot_clips_open", "--retention", "0.1", "--output", str(tmp_path)]
-    assert main([*asked, *options]) == 2
+    assert main(["benchmark", *asked, *options]) == 2
     assert options[1] in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 

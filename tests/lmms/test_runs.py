@@ -19,6 +19,10 @@ import pytest
 import yaml
 
 pytest.importorskip("lmms_eval")
+
+from llava.eval.campaign.results import read_outcome
+from llava.eval.world.clips import write_clip
+
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -38,14 +42,17 @@ class Site:
     home: Path
     runs: Path
 
-    def start(self, name: str, model: str, arguments: str, tasks: str, ranks: int = 1) -> subprocess.Popen:
+    def start(
+        self, name: str, model: str, arguments: str, tasks: str, *, ranks: int = 1, limit: int = 2,
+        include: Path = ROOT / "lmms_eval_tasks",
+    ) -> subprocess.Popen:  # fmt: skip
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"] if ranks > 1 else []
         output = self.runs / name
         output.mkdir(parents=True, exist_ok=True)
         command = [
             sys.executable, *launcher, "-m", "lmms_eval", "--model", model, "--device", "cpu", "--batch_size", "1",
             "--model_args", f"pretrained={ROOT / 'checkpoints' / 'aot-tiny'},{arguments}",
-            "--tasks", tasks, "--include_path", str(ROOT / "lmms_eval_tasks"), "--limit", "2",
+            "--tasks", tasks, "--include_path", str(include), "--limit", str(limit),
             "--output_path", str(output), "--log_samples",
         ]  # fmt: skip
         settings = {"HF_HOME": str(self.home), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -66,7 +73,7 @@ class Site:
     def rows(self, name: str) -> dict[tuple[str, int], dict]:
         found = {}
         for path in (self.runs / name).rglob("*_samples_*.jsonl"):
-            for line in path.read_text().splitlines():
+            for line in path.read_text().split("\n")[:-1]:
                 row = json.loads(line)
                 key = path.stem.split("_samples_")[1], row["doc_id"]
                 assert key not in found, f"{key} twice"
@@ -204,3 +211,19 @@ def test_a_broken_video_ends_a_stock_run_and_is_a_failed_question_in_ours(site, 
     (failed,), (answered,) = (rows["mlvu_dev", number]["token_counts"] for number in (0, 1))
     assert reply(rows["mlvu_dev", 0]) == "[failed]" and "3.mp4" in failed["failure"]
     assert answered["failure"] is None and "1 of 2 questions FAILED" in site.log("broken")
+
+
+def test_several_visuals_and_odd_texts_through_lmms_eval_itself(site):
+    write_clip(site.hub / "a.mp4", 900002)  # a yellow square
+    write_clip(site.hub / "b.mp4", 900005)  # none: alone it is taken for something else
+    odd = Path(__file__).with_name("odd")
+    asked = "odd", "llava_onevision_aot", f"{CPU},retention=0.25,store={site.runs / 'odd-store'}", "odd"
+    site.run(*asked, include=odd, limit=7)
+    questions = read_outcome(site.runs / "odd", site.runs / "odd-store").questions
+    assert [q.failure for q in questions] == [None] * 7
+    assert [q.tokens["frames"] for q in questions] == [4, 4, 8, 8, 4, 4, 8]
+    assert [q.tokens["visual"] for q in questions] == [36, 36, 72, 72, 36, 36, 72]
+    assert [q.tokens.get("images") for q in questions] == [None, None, None, None, 1, 1, None]
+    replies = [q.reply for q in questions]
+    assert replies[1] != "square" and replies[:1] + replies[2:] == ["square"] * 6  # the square is seen in any place
+    assert [q.target for q in questions[:2]] == ["a triangle\u2028or a square", "a cross\u0085"]

@@ -206,6 +206,108 @@ def test_a_folder_of_frames_is_a_video(ours, tmp_path, ask):
     assert (np.diff(video.frames[:, 0, 0, 0].astype(int)) > 0).all()  # 2.jpg before 10.jpg
 
 
+@pytest.fixture
+def shown(clip, tmp_path):
+    """Visuals by name: two clips, a folder of frames, an image, the path of a picture, a file that is missing."""
+    from llava.eval.world.clips import write_clip
+
+    frames, other = tmp_path / "frames", tmp_path / "other.mp4"
+    frames.mkdir()
+    for number in range(1, 7):
+        Image.new("RGB", (96, 96), (40 * number, 0, 0)).save(frames / f"{number}.jpg")
+    write_clip(other, 8)
+    picture = Image.new("RGB", (96, 48), (200, 30, 30))
+    picture.save(tmp_path / "picture.png")
+    names = {"A": clip, "B": str(other), "frames": str(frames), "image": picture, "gone": clip + ".gone"}
+    return {**names, "path": tmp_path / "picture.png"}
+
+
+@pytest.fixture
+def asked_with(ours, monkeypatch):
+    """What the model is given, call by call: (shape, modality) of every visual."""
+    calls, generate = [], ours._model.generate
+
+    def watched(*ids, **named):
+        kinds = named.get("modalities", "image")
+        kinds = [kinds] * len(named["images"]) if isinstance(kinds, str) else kinds
+        calls.append([(tuple(x.shape), kind) for x, kind in zip(named["images"], kinds, strict=True)])
+        return generate(*ids, **named)
+
+    monkeypatch.setattr(ours._model, "generate", watched)
+    return calls
+
+
+VIDEO, IMAGE = ((4, 3, 96, 96), "video"), ((3, 96, 96), "image")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["A", "B"], ["B", "frames", "A"], ["A", "image"], ["image", "A"], ["path", "B", "image", "frames"], ["frames"]],
+)
+def test_a_question_about_several_visuals_sees_all_of_them_in_order(
+    reduced, asked_with, shown, ask, monkeypatch, names
+):
+    monkeypatch.setattr(ask, "visuals", lambda doc: tuple(shown[name] for name in doc["names"]))
+    task = " ".join(names)
+    (result,) = ask(reduced, [{"names": names}], QUESTION, task=task)
+    expected = [IMAGE if name in ("image", "path") else VIDEO for name in names]
+    assert asked_with == [expected]
+    record, videos, images = record_of(reduced, task, 0), expected.count(VIDEO), expected.count(IMAGE)
+    assert record["failure"] is None and result.text == (record["reply"] or EMPTY)
+    # each video has its own frames and its own budget; all of them count
+    tokens, newlines = record["tokens"], 4 if reduced.stock_id == "llava_onevision" else None
+    assert tokens["frames"] == 4 * videos and tokens["visual_before"] == 144 * videos
+    assert tokens["visual"] == 36 * videos and record["retention"]["visual"] == 0.25
+    assert newlines is None or tokens["newlines"] == newlines * videos
+    assert [video["visual"] for video in tokens.get("videos", [])] == ([36] * videos if videos > 1 else [])
+    assert tokens.get("images", 0) == images and tokens.get("image_tokens", 0) == images * (144 + 1)
+
+
+def test_marks_in_the_text_say_where_the_visuals_go(ours, shown, ask, monkeypatch):
+    monkeypatch.setattr(ask, "visuals", lambda doc: [shown[name] for name in doc["names"]])
+
+    def record(names, prompt):
+        ask(ours, [{"names": names}], prompt, task=f"{names} {prompt}")
+        return record_of(ours, f"{names} {prompt}", 0)
+
+    marked = record(["A", "B"], "<image>\nFirst clip.\n<image>\nSecond clip. " + QUESTION)
+    assert marked["failure"] is None and marked["tokens"]["visual"] == 288
+    single = record(["A"], "[00:01] a subtitle says <image> here\n" + QUESTION)
+    assert single["failure"] is None and single["tokens"]["visual"] == 144
+    wrong = record(["A", "B"], "<image>\n" + QUESTION)
+    assert wrong["reply"] is None and "1 <image> marks and 2 visuals" in wrong["failure"]
+
+
+@pytest.mark.parametrize(
+    "names, words",
+    [
+        (["A", "gone"], "There is no video at"),
+        (["gone", "image"], "There is no video at"),
+        (["A", "odd"], "Visual 2 is"),
+    ],
+)
+def test_a_question_of_which_a_visual_is_missing_fails(ours, asked_with, shown, ask, monkeypatch, names, words):
+    shown["odd"] = {"array": [0.0], "sampling_rate": 16000}
+    monkeypatch.setattr(ask, "visuals", lambda doc: [shown[name] for name in doc["names"]])
+    (result,) = ask(ours, [{"names": names}], QUESTION, task=f"missing {names}")
+    record = record_of(ours, f"missing {names}", 0)
+    assert result.text == FAILED and words in record["failure"] and not asked_with
+
+
+def test_a_prompt_that_would_be_cut_is_a_failed_question(ours, shown, ask, monkeypatch):
+    monkeypatch.setattr(ask, "visuals", lambda doc: [shown["A"], shown["B"]])
+    monkeypatch.setattr(ours._config, "tokenizer_model_max_length", 250)
+    (result,) = ask(ours, [{}], QUESTION, task="long")
+    assert result.text == FAILED and "fills all 250 tokens" in record_of(ours, "long", 0)["failure"]
+
+
+def test_the_stock_wrappers_end_where_they_would_see_one_of_several(stock, shown, ask, monkeypatch):
+    for names in (["A", "B"], ["A", "image"], ["image", "A"]):
+        monkeypatch.setattr(ask, "visuals", lambda doc, names=names: [shown[name] for name in names])
+        with pytest.raises(SystemExit, match="2 videos and images"):
+            ask(stock, [{}], QUESTION)
+
+
 def test_a_question_without_a_video_has_no_visual_tokens(ours, ask):
     (result,) = ask(ours, [{}], "What color is a red square?", task="text")
     record = record_of(ours, "text", 0)
@@ -225,9 +327,9 @@ def test_likelihood_tasks_are_refused(stock, ours):
 
 
 def test_without_a_store_nothing_is_kept(ours, clip, ask, monkeypatch):
-    from llava.eval.lmms.ranks import Memory
+    from llava.eval.lmms.distributed import InMemoryStore
 
-    monkeypatch.setattr(ours, "_answers", Memory())
+    monkeypatch.setattr(ours, "_answers", InMemoryStore())
     monkeypatch.setattr(ours, "_shared", False)
     (result,) = ask(ours, [{"video": clip}], QUESTION, task="memory only")
     assert result.text == record_of(ours, "memory only", 0)["reply"]

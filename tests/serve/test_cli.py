@@ -6,13 +6,17 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
 
 from aot import AOTConfig
-from llava import cli as console_script
+from aot_cli.main import main as aot_main
+from aot_cli.tree import make_parser
 from llava.serve import options
 from llava.serve.cli import main
 
-from .conftest import write_checkpoint
+from .conftest import picture, write_checkpoint, write_video
 
 
 @pytest.fixture
@@ -41,7 +45,7 @@ def test_json_is_one_object_with_everything(capsys, base, checkpoint, clip):
     result = json.loads(out)
     assert set(result) == {
         *("question", "answer", "model", "video", "settings", "tokens", "retention", "timings_ms"),
-        *("peak_memory_mib", "versions"),
+        *("peak_memory_mib", "versions", "note"),
     }
     assert result["question"] == "What moves?" and isinstance(result["answer"], str)
     assert AOTConfig.from_dict(result["settings"]) == AOTConfig()
@@ -128,7 +132,7 @@ def test_chat_answers_before_a_failed_line_but_not_after(capsys, base, say):
     "line, expected",
     [
         ("/retention 2", "retention"),
-        ("/retention", "/retention needs a number"),
+        ("/retention", "/retention needs a share"),
         ("/video", "/video needs the path"),
         ("/dance", "no command /dance"),
         ("/stats", "no answers yet"),
@@ -182,6 +186,38 @@ def test_bad_videos(capsys, checkpoint, clip, tmp_path):
     assert "no.mp4" in failure(capsys, missing)  # said before any time goes into the model
 
 
+@pytest.mark.parametrize("kind", ["video", "picture"])
+def test_one_frame_is_one_frame(capsys, checkpoint, tmp_path, kind):
+    """Nothing is copied, and what is saved is saved on one frame's 36 tokens."""
+    if kind == "video":
+        path = write_video(tmp_path / "one.mp4", frames=1)
+    else:
+        path = str(tmp_path / "one.png")
+        Image.fromarray(picture(3, 64, 96)).save(path)
+    assert main([path, "--model-path", checkpoint, "--question", "What?", "--json", "--max-new-tokens", "2"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["video"]["frames"] == len(result["video"]["times_s"]) == 1
+    assert result["tokens"]["before"] == {"visual": 36, "newline": 1, "total": 37}
+    assert result["tokens"]["after"]["visual"] == 3
+
+
+def test_the_note_of_a_model_is_told_and_written(capsys, clip, tmp_path):
+    model = write_checkpoint(tmp_path / "tiny", chat_note="Knows nothing.")
+    base = [clip, "--model-path", model, "--question", "What?", "--max-new-tokens", "2"]
+    assert main(base) == 0 and "Knows nothing." in capsys.readouterr().err
+    assert main([*base, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["note"] == "Knows nothing." and err == ""
+
+
+def test_words_without_a_slash(capsys, base, say):
+    say("help", "/retention 25%", "/clear", "quit", "never asked")
+    assert main(base) == 0
+    out, err = capsys.readouterr()
+    assert "/retention R" in out and "never asked" not in out and "first token" not in out
+    assert "25 % of the visual tokens" in err and "Forgot 0 questions; the video stays." in err
+
+
 def test_bad_checkpoints(capsys, clip, tmp_path):
     def refused(path) -> str:
         return failure(capsys, ["--model-path", str(path), "--video-file", clip, "--question", "?", "--json"])
@@ -190,6 +226,7 @@ def test_bad_checkpoints(capsys, clip, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.json").write_text('{"architectures": ["BertModel"], "model_type": "bert"}')
+    save_file({"weight": torch.zeros(1)}, other / "model.safetensors")
     assert "cannot load" in refused(other)
     cut = tmp_path / "cut"
     write_checkpoint(cut)
@@ -205,7 +242,8 @@ def test_bad_checkpoints(capsys, clip, tmp_path):
 
 def test_options_that_need_each_other(capsys, checkpoint, clip):
     assert "--question" in failure(capsys, ["--model-path", checkpoint, "--video-file", clip, "--json"])
-    assert "--video-file" in failure(capsys, ["--model-path", checkpoint, "--question", "?"])
+    assert "needs a video" in failure(capsys, ["--model-path", checkpoint, "--question", "?"])
+    assert "named twice" in failure(capsys, [clip, "--video-file", clip, "--question", "?"])
 
 
 def test_unknown_option_is_one_sentence(capsys):
@@ -216,22 +254,23 @@ def test_unknown_option_is_one_sentence(capsys):
 
 
 def test_embedded_checkpoint_is_the_default(monkeypatch, tmp_path):
-    chosen = options.chat_parser("test").parse_args([])
-    (tmp_path / "checkpoints" / "aot-tiny").mkdir(parents=True)
-    monkeypatch.setattr(options, "__file__", str(tmp_path / "llava" / "serve" / "options.py"))
-    monkeypatch.chdir(tmp_path)
+    chosen = make_parser().parse_args(["chat"])
+    monkeypatch.setattr("llava.shipped._PACKAGE", tmp_path / "llava")
     with pytest.raises(ValueError, match="--model-path"):
         options.model_path(chosen)
-    (tmp_path / "checkpoints" / "aot-tiny" / "config.json").write_text("{}")
-    assert options.model_path(chosen) == str(tmp_path / "checkpoints" / "aot-tiny")
+    for root in (tmp_path / "llava", tmp_path):  # installed; a checkout, which goes first
+        (root / "checkpoints" / "aot-tiny").mkdir(parents=True)
+        assert options.model_path(chosen) == str(root / "checkpoints" / "aot-tiny")
 
 
 def test_console_script(capsys, tmp_path):
-    assert console_script.main([]) == 0 and "chat" in capsys.readouterr().out
-    assert console_script.main(["dance"]) == 2 and "no command" in capsys.readouterr().err
-    assert console_script.main(["clip", str(tmp_path / "clip.mp4"), "--seed", "3"]) == 0
+    assert aot_main([]) == 0 and "chat" in capsys.readouterr().out
+    assert aot_main(["dance"]) == 2 and "no command" in capsys.readouterr().err
+    assert aot_main(["clip", str(tmp_path / "clip.mp4"), "--seed", "3"]) == 0
     assert (tmp_path / "clip.mp4").stat().st_size > 0 and "?" in capsys.readouterr().out
-    assert console_script.main(["clip", str(tmp_path / "none" / "clip.mp4")]) == 1
+    assert aot_main(["clip", str(tmp_path / "clip.mp4")]) == 1 and "--force" in capsys.readouterr().err
+    assert aot_main(["clip", str(tmp_path / "clip.mp4"), "--force"]) == 0
+    assert aot_main(["clip", str(tmp_path / "none" / "clip.mp4")]) == 1
 
 
 def test_module_in_a_process_of_its_own(base):

@@ -11,7 +11,7 @@ from llava.decoders.child import Child
 from llava.model.builder import load_pretrained_model
 from llava.model.long_video import compress_stream, pixel_chunks
 from llava.serve.family import Manner, Sampling, default_manner, default_sampling
-from llava.serve.report import stats_line
+from llava.serve.report import stats
 from llava.serve.session import ChatError, ChatSession, Tokens
 from llava.serve.streaming import TextStream, printable
 from llava.video import VideoError, load_video
@@ -174,7 +174,7 @@ def test_timings_and_stats_line(session, clip):
     assert all(answer.timings[stage] > 0 for stage in ("decode", "tower", "compress", "first_token", "total"))
     assert answer.timings["compress"] <= answer.timings["first_token"] <= answer.timings["total"]
     assert answer.peak_memory["ram"] > 50
-    line = stats_line(answer)
+    line = " · ".join(stats(answer))
     for part in (
         "8 frames",
         "288 → 28 tokens",
@@ -260,6 +260,9 @@ def test_interrupt_keeps_what_was_said(session, clip):
     [
         ({}, Sampling(32, None, False)),
         ({"mm_newline_position": "grid"}, Sampling(64, 1.0, True)),
+        ({"mm_newline_position": "grid", "add_time_instruction": False}, Sampling(64, 1.0, False)),
+        ({"mm_newline_position": "grid", "force_sample": True}, Sampling(64, None, True)),
+        ({"add_time_instruction": True, "force_sample": False}, Sampling(32, None, True)),
         ({"mm_newline_position": "frame", "mm_video_frames": 16}, Sampling(16, None, False)),
     ],
 )

@@ -1,5 +1,6 @@
 """The split deployment: client, encoding server, and in the place of vLLM a server that answers from embeddings."""
 
+import asyncio
 import base64
 import io
 import json
@@ -16,10 +17,15 @@ from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.serve.client import ServerError, ask, main, media_part
-from llava.serve.encoder import PromptEncoder
-from llava.serve.encoder_server import EncoderServer
+from llava.serve.encoder import PromptEncoder, read_messages
+from llava.serve.encoding import Encoding
 from llava.serve.session import ChatError, ChatSession
 from llava.video import load_video
+
+pytest.importorskip("starlette", reason="starlette is not installed; pip install -e '.[serve]'")
+pytest.importorskip("uvicorn", reason="uvicorn is not installed; pip install -e '.[serve]'")
+
+from tests.serve.servers import serving  # noqa: E402
 
 NEW = 6
 CONFIGS = [AOTConfig(retention=0.2), AOTConfig.preset("released", num_anchors=20), None]
@@ -78,9 +84,9 @@ def loaded(checkpoint):
 def encoder(checkpoint):
     """Factory of encoders of these settings."""
 
-    def make(config, **options):
+    def make(config):
         tokenizer, model, processor, context = load(checkpoint)
-        return PromptEncoder(ChatSession(model, tokenizer, processor, context, aot=config), **options)
+        return PromptEncoder(ChatSession(model, tokenizer, processor, context, aot=config))
 
     return make
 
@@ -114,7 +120,7 @@ def own_answer(loaded, path, question, config):
     conversation.append_message(conversation.roles[0], f"<image>\n{question}")
     conversation.append_message(conversation.roles[1], None)
     ids = tokenizer_image_token(conversation.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt")[None]
-    pixels = processor.preprocess(load_video(path, num_frames=8).frames)["pixel_values"]
+    pixels = processor.preprocess(load_video(path, num_frames=8, decoder="pyav").frames)["pixel_values"]
     embeds = model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, [pixels], ["video"])[4]
     tokens = model.generate(ids, images=[pixels], modalities=["video"], max_new_tokens=NEW)
     return tokenizer.decode(tokens[0]), embeds.shape[1], tokens.shape[1]
@@ -123,7 +129,7 @@ def own_answer(loaded, path, question, config):
 @pytest.mark.parametrize("config", CONFIGS, ids=["default", "released", "none"])
 def test_answers_are_those_of_one_process(loaded, encoder, answering, clip, config):
     wanted, length, new = own_answer(loaded, clip, "What moves?", config)
-    with running(EncoderServer(("127.0.0.1", 0), encoder(config), answering)) as url:
+    with serving(encoder(config), answering) as url:
         heard = []
         reply = ask(url, [media_part(clip)], "What moves?", on_text=heard.append)
         assert (reply.text, reply.prompt_tokens, reply.new_tokens) == (wanted, length, new)
@@ -135,26 +141,36 @@ def test_without_streaming(loaded, encoder, answering, clip):
 
     content = [media_part(clip), {"type": "text", "text": "What moves?"}]
     body = {"model": "tiny", "messages": [{"role": "user", "content": content}], "max_completion_tokens": NEW}
-    with running(EncoderServer(("127.0.0.1", 0), encoder(None), answering)) as url:
+    with serving(encoder(None), answering) as url:
         request = urllib.request.Request(f"{url}/v1/chat/completions", json.dumps(body).encode())
         said = json.load(urllib.request.urlopen(request, timeout=60))
     assert said["object"] == "chat.completion"
     assert said["choices"][0]["message"]["content"] == own_answer(loaded, clip, "What moves?", None)[0]
 
 
+def embed(encoder, *chats, remember=8) -> list:
+    """Embeddings of chats, one after another, by one `Encoding`."""
+
+    async def all_of_them() -> list:
+        encoding = Encoding(encoder, decoders=1, remember=remember)
+        with encoding.running():
+            return [await encoding.embed(*read_messages(messages), new_tokens=8) for messages in chats]
+
+    return asyncio.run(all_of_them())
+
+
+def about(path, question) -> list[dict]:
+    return [{"role": "user", "content": [media_part(path), {"type": "text", "text": question}]}]
+
+
 def test_a_video_is_encoded_once_and_the_oldest_is_forgotten(encoder, clip, other_clip, monkeypatch):
-    made = encoder(AOTConfig(), remember=1)
+    made = encoder(AOTConfig())
     calls, encode = [], made.session.model.encode_video
     monkeypatch.setattr(made.session.model, "encode_video", lambda pixels: calls.append(len(pixels)) or encode(pixels))
-
-    def embed(path, question):
-        content = [media_part(path), {"type": "text", "text": question}]
-        return made.embed([{"role": "user", "content": content}])
-
-    first = embed(clip, "a?")
-    assert len(embed(clip, "and b?")) == len(first) + 4 and len(calls) == 1
-    embed(other_clip, "a?")
-    torch.testing.assert_close(embed(clip, "a?"), first)
+    chats = [about(clip, "a?"), about(clip, "and b?"), about(other_clip, "a?"), about(clip, "a?")]
+    first, second, _, again = embed(made, *chats, remember=1)
+    assert len(second) == len(first) + 4
+    torch.testing.assert_close(again, first)
     assert len(calls) == 3
 
 
@@ -162,7 +178,7 @@ def test_several_turns_and_a_system_line(encoder, clip):
     made = encoder(AOTConfig())
     user = {"role": "user", "content": [media_part(clip), {"type": "text", "text": "a"}]}
     turns = [{"role": "system", "content": "S"}, user, {"role": "assistant", "content": "b"}]
-    whole = made.embed([*turns, {"role": "user", "content": "c <image>"}])
+    (whole,) = embed(made, [*turns, {"role": "user", "content": "c <image>"}])
     start = "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\n"
     end = "\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n<|im_start|>user\nc < image ><|im_end|>\n"
     end += "<|im_start|>assistant\n"
@@ -179,7 +195,7 @@ def test_several_turns_and_a_system_line(encoder, clip):
         ([], "last message"),
         ([{"role": "assistant", "content": "a"}], "last message"),
         ([{"role": "robot", "content": "a"}], "role 'robot'"),
-        (["a"], "role None"),
+        (["a"], "role NoneType"),
         (
             [{"role": "user", "content": "a"}, {"role": "system", "content": "a"}, {"role": "user", "content": "a"}],
             "first",
@@ -194,12 +210,9 @@ def test_several_turns_and_a_system_line(encoder, clip):
         ),
     ],
 )
-def test_messages_that_make_no_prompt(loaded, messages, said):
-    tokenizer, model, processor, context = loaded
-    made = object.__new__(PromptEncoder)
-    made.session = ChatSession(model, tokenizer, processor, context)
+def test_messages_that_make_no_prompt(messages, said):
     with pytest.raises(ChatError, match=said):
-        made.embed(messages)
+        read_messages(messages)
 
 
 def test_methods_inside_the_language_model_are_refused(encoder):
@@ -210,7 +223,7 @@ def test_methods_inside_the_language_model_are_refused(encoder):
 def test_bad_requests_get_a_sentence_and_the_server_lives_on(encoder, answering, clip, tmp_path, capsys):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    with running(EncoderServer(("127.0.0.1", 0), encoder(AOTConfig()), answering)) as url:
+    with serving(encoder(AOTConfig()), answering) as url:
         with pytest.raises(ServerError, match="broken|video"):
             ask(url, [media_part(broken)], "What moves?")
         with pytest.raises(ServerError, match="too long"):

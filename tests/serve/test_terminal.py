@@ -6,6 +6,7 @@ import time
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from llava.serve import terminal
 from llava.serve.terminal import Waiting
@@ -22,7 +23,8 @@ def test_a_conversation(checkpoint, clip, tmp_path):
     child.expect("/help lists")
     child.sendline("What moves?")
     child.expect("288 → 28 tokens")
-    child.sendline("/retention 0.5")
+    child.sendline("/retention 50%")
+    child.expect("50 % of the visual tokens are kept; nothing is encoded again")
     child.sendline("And now?")
     child.expect("288 → 144 tokens")
     child.sendline("/retention 7")
@@ -31,7 +33,11 @@ def test_a_conversation(checkpoint, clip, tmp_path):
     child.expect("The chat stays with")
     child.sendline("Still there?")
     child.expect("288 → 144 tokens")
-    child.sendline("/exit")
+    child.sendline("/clear")
+    child.expect("Forgot 3 questions; the video stays")
+    child.sendintr()
+    child.expect("Ctrl-D or /exit leaves")
+    child.sendline("exit")
     child.expect(pexpect.EOF)
     child.close()
     assert child.exitstatus == 0
@@ -55,3 +61,14 @@ def test_no_bar_in_a_pipe(monkeypatch):
     with Waiting("decode", console):
         time.sleep(0.1)
     assert console.end_capture() == ""
+
+
+def test_facts_wrap_between_two_of_them():
+    shown = terminal.Terminal()
+    shown.out = Console(force_terminal=True, width=40, soft_wrap=True, highlight=False)
+    parts = ["16 frames", "576 → 57 tokens (+16 newline)", "retention 9.9 %", "peak 547 MiB RAM"]
+    with shown.out.capture() as capture:
+        shown.facts(parts)
+    lines = [line.strip() for line in Text.from_ansi(capture.get()).plain.splitlines()]
+    assert len(lines) == 3 and max(map(len, lines)) <= 40
+    assert " ".join(lines) == " · ".join(parts)

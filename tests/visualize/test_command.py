@@ -2,7 +2,7 @@
 
 import pytest
 
-from llava.cli import main
+from aot_cli.main import main
 from tests.serve.conftest import write_checkpoint, write_video
 
 

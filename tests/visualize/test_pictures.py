@@ -115,7 +115,7 @@ except aot.AOTError as error:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     loaded, error = done.stdout.splitlines()
-    assert loaded == "[]" and re.match(r"Pictures need matplotlib\S*; run pip install -e '.\[visualize\]' in", error)
+    assert loaded == "[]" and re.match(r"Pictures need matplotlib\S*; run pip install 'aot-video\[visualize\]'", error)
 
 
 # Machado, Oliveira, Fernandes (2009): what a person without one kind of cone sees, on linear RGB

@@ -4,25 +4,34 @@ import json
 import sys
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from aot.vllm import ARCHITECTURE
-from llava.serve.vllm import main, vllm_command, vllm_parser
+from aot_cli.tree import make_parser
+from llava.serve.vllm import main, vllm_command
 
 VISION = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}
 TEXT = {"model_type": "qwen2", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+
+
+def checkpoint(folder, settings):
+    """A folder with these settings and weights that nobody reads here."""
+    (folder / "config.json").write_text(json.dumps(settings))
+    save_file({"weight": torch.zeros(1)}, folder / "model.safetensors")
+    return folder
 
 
 @pytest.fixture
 def model(tmp_path) -> str:
     vision = {**VISION, "num_attention_heads": 4, "image_size": 96, "patch_size": 8}
     settings = {"model_type": "llava_onevision", "vision_config": vision, "text_config": TEXT, "mm_video_frames": 16}
-    (tmp_path / "config.json").write_text(json.dumps(settings))
-    return str(tmp_path)
+    return str(checkpoint(tmp_path, settings))
 
 
 def command(model, *arguments):
-    options, rest = vllm_parser("serve").parse_known_args([model, *arguments])
-    return vllm_command(options, rest)
+    options = make_parser().parse_args(["serve", model, *arguments])
+    return vllm_command(options, options.rest)
 
 
 def value(line: list[str], name: str):
@@ -73,6 +82,5 @@ def test_the_command_becomes_vllm(model, monkeypatch):
 
 
 def test_a_checkpoint_of_another_kind(tmp_path, capsys):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_qwen"}))
-    assert main([str(tmp_path)]) == 2
+    assert main([str(checkpoint(tmp_path, {"model_type": "llava_qwen"}))]) == 2
     assert "aot convert" in capsys.readouterr().err

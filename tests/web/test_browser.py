@@ -37,7 +37,7 @@ def address():
     command = [
         sys.executable,
         "-m",
-        "llava.cli",
+        "aot_cli",
         "web",
         "--device",
         "cpu",
@@ -141,8 +141,16 @@ def test_drop_ask_compare_and_move_the_slider(open_page, tmp_path, request):
     wait(browser, lambda b: picture(b) not in (None, before))
     percent = int(slider.get_attribute("value"))
     assert percent > 10
+    note = wait(browser, lambda b: text(b, "stale"))
+    assert "10 %" in note and f"{percent} %" in note and kept(browser, "reduced") == reduced
+    if path:
+        browser.save_screenshot(path.replace(".png", "_stale.png"))
     ask(browser, "Is there a circle?")
     wait(browser, lambda b: kept(b, "reduced") == (percent * whole[1] // 100, whole[1]))
+    wait(browser, lambda b: text(b, "stale") == "")
+    browser.find_element(By.CSS_SELECTOR, "#video button[aria-label=Clear]").click()
+    wait(browser, lambda b: text(b, "about") == "" and not picture(b))
+    assert answer(browser, "reduced-answer") == "" == text(browser, "whole-cost"), "answers about no video"
 
     loaded = browser.execute_script("return performance.getEntriesByType('resource').map(entry => entry.name)")
     elsewhere = [name for name in loaded if not name.startswith((browser.current_url[:16], "data:", "blob:"))]

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from llava.cli import main
+from aot_cli.main import main
 from llava.serve.web import _is_local
 
 
@@ -13,7 +13,7 @@ def test_without_gradio_one_sentence_says_what_to_install(monkeypatch, capsys):
     monkeypatch.delitem(sys.modules, "llava.serve.web_page", raising=False)
     assert main(["web"]) == 1
     error = capsys.readouterr().err
-    assert "pip install -e '.[web]'" in error and len(error.strip().splitlines()) == 1
+    assert "pip install 'aot-video[web]'" in error and len(error.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize("wrong", [["--max-mb", "0"], ["--retention", "2"], ["--set", "nothing=1"]])

@@ -10,6 +10,7 @@ from aot import AOTConfig
 from llava.model.builder import load_pretrained_model
 from llava.serve.session import ChatSession
 from llava.serve.web_worker import Limits, Worker
+from llava.video import FrameStream
 from tests.serve.conftest import write_checkpoint, write_video
 
 QUESTION = "What moves?"
@@ -104,20 +105,75 @@ def test_questions_without_a_video_and_too_long_ones(session, clips):
         worker.ask("a", "What?", 0.0)
 
 
-def test_visitors_are_forgotten_when_they_leave_or_are_many_or_idle(session, clips):
+def test_nobody_takes_the_place_of_an_active_visitor(session, clips):
     worker = Worker(session, Limits(visitors=2))
+    for key in "ab":
+        worker.look(key, clips[0])
+    with pytest.raises(ValueError, match="All 2 places on this page are taken; try again"):
+        worker.look("c", clips[1])
+    with pytest.raises(ValueError, match="no video"):
+        worker.ask("c", QUESTION, 0.5)
+    assert all(worker.ask(key, QUESTION, 0.5) for key in "ab")
+    worker.leave("a")
+    worker.leave("nobody")
+    worker.look("c", clips[1])
+    assert worker.visitors == 2 and worker.files() == set(clips[:2])
+
+
+def test_whoever_was_away_gives_way_and_is_forgotten_in_the_end(session, clips):
+    worker = Worker(session, Limits(visitors=2, active_seconds=1e-9))
     for key in "abc":
         worker.look(key, clips[0])
     assert worker.visitors == 2
     with pytest.raises(ValueError, match="no video"):
-        worker.ask("a", QUESTION, 0.5)  # was the oldest; asking makes it a new visitor, without a video
-    worker.leave("a")
-    worker.leave("nobody")
+        worker.ask("a", QUESTION, 0.5)  # was away the longest
     assert worker.ask("c", QUESTION, 0.5)
     idle = Worker(session, Limits(idle_seconds=1e-9))
     idle.look("a", clips[0])
     with pytest.raises(ValueError, match="no video"):
         idle.ask("a", QUESTION, 0.5)
+
+
+def test_a_visitor_whose_question_is_being_answered_keeps_the_place(session, clips):
+    worker = Worker(session, Limits(visitors=1, active_seconds=1e-9, idle_seconds=1e-9))
+    worker.look("a", clips[0])
+    with worker._visitors["a"].lock, pytest.raises(ValueError, match="places"):
+        worker.look("b", clips[0])
+
+
+@pytest.mark.parametrize("key", [None, ""])
+def test_calls_that_belong_to_no_visitor_are_refused(worker, clips, key):
+    for act in (lambda: worker.look(key, clips[0]), lambda: worker.ask(key, QUESTION, 0.5)):
+        with pytest.raises(ValueError, match="belongs to no visitor"):
+            act()
+
+
+def test_a_video_that_is_refused_takes_no_place(worker, tmp_path):
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    with pytest.raises(ValueError):
+        worker.look("a", str(tmp_path / "bad.mp4"))
+    assert worker.visitors == 0
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [({"video_seconds": 0.5}, "lasts 1 s and the limit is 0.5"), ({"video_frames": 10}, "20 frames")],
+)
+def test_a_long_video_is_refused_before_a_frame_is_decoded(session, clips, monkeypatch, limits, words):
+    monkeypatch.setattr(FrameStream, "__iter__", None)
+    with pytest.raises(ValueError, match=words):
+        Worker(session, Limits(**limits)).look("a", clips[0])
+    with pytest.raises(TypeError):
+        Worker(session).look("a", clips[0])
+
+
+def test_what_the_last_question_was_answered_at(worker, clips):
+    worker.look("a", clips[0])
+    assert worker.picture("a", 0.5)[1] is None
+    worker.ask("a", QUESTION, 0.25)
+    assert worker.picture("a", 0.5)[1] == 0.25
+    worker.look("a", clips[1])
+    assert worker.picture("a", 0.5)[1] is None
 
 
 def test_an_answer_and_a_wait_end_in_time(session, clips):

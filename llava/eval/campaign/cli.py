@@ -7,48 +7,45 @@ from pathlib import Path
 
 import torch
 
-from llava.eval.campaign.drive import Summary, run_campaign
-from llava.eval.campaign.launch import LAUNCHERS, Launch
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.campaign.plan import with_limit
 from llava.eval.campaign.progress import CampaignProgress
+from llava.eval.campaign.runner import LAUNCHERS, Launch, Summary, run_campaign
 from llava.eval.campaign.spec import CampaignError, known_campaigns, load_campaign
-from llava.serve.options import Parser
+from llava.eval.jsonl import LineError
 
 OUTPUT = Path("runs/campaigns")
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "aot eval") -> int:
+def execute(options: argparse.Namespace) -> int:
     """Runs a campaign; 0 when every question has a reply, 1 when something failed, 2 for a wrong command."""
-    options = eval_parser(prog).parse_args(arguments)
 
     def work() -> Summary:
         campaign = with_limit(load_campaign(options.campaign), options.limit)
         return run_campaign(campaign, options.output, launch_of(options), CampaignProgress())
 
-    return finish(prog, work)
+    return finish("aot eval", work)
 
 
 def finish(prog: str, work: Callable[[], Summary]) -> int:
     """Runs the work of a command that runs campaigns, says how it ended, and returns the exit code."""
     try:
         summary = work()
-    except (CampaignError, OSError) as error:
+    except (CampaignError, LineError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2 if isinstance(error, CampaignError) else 1
     except KeyboardInterrupt:
         print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
-    tell(summary, prog)
+    print_summary(summary, prog)
     return 0 if summary.ok else 1
 
 
-def eval_parser(prog: str) -> Parser:
-    """Options of `aot eval`."""
-    parser = Parser(prog=prog, description="Runs models under settings on lmms-eval's tasks, and resumes.")
-    parser.add_argument("campaign", help=f"a YAML file, or one of: {known_campaigns()}")
+def add_options(parser: Parser) -> None:
+    parser.add_argument("campaign", metavar="CAMPAIGN", help=f"a YAML file, or one of: {known_campaigns()}")
     parser.add_argument("--limit", type=int, metavar="N", help="questions a task, to try things out")
     add_launch_options(parser)
-    return parser
 
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
@@ -76,10 +73,13 @@ def launch_of(options: argparse.Namespace) -> Launch:
     )
 
 
-def tell(summary: Summary, prog: str) -> None:
+def print_summary(summary: Summary, prog: str) -> None:
     """What is there now, and openly what is not."""
     for name, reason in summary.broken.items():
         print(f"{prog}: {name} did not complete: {reason}", file=sys.stderr)
     for name, count in summary.failed.items():
         print(f"{prog}: {name}: {count} questions failed and count as wrong", file=sys.stderr)
     print(f"{summary.folder}: {'complete' if summary.ok else 'not complete; the same command goes on from here'}")
+
+
+main = entry("eval")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, campaign_from
-from llava.serve.options import EMBEDDED
+from llava.shipped import shipped
 
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = (Task("aot_clips_open"), Task("aot_clips_choice"))
@@ -17,10 +17,9 @@ _FRAMES = re.compile(r"\b(\d+) frames\b")
 
 def embedded_checkpoint() -> Path:
     """The embedded model's folder. Raises CampaignError when it is not there."""
-    for root in (ROOT, Path.cwd()):
-        if (root / EMBEDDED / "config.json").is_file():
-            return root / EMBEDDED
-    raise CampaignError(f"There is no embedded model {EMBEDDED} here; run this in a checkout of the project.")
+    if (folder := shipped("checkpoints/aot-tiny")) is None:
+        raise CampaignError("The embedded model is not part of this installation; run this in a checkout.")
+    return folder
 
 
 def stand_in(campaign: Campaign, checkpoint: Path, *, limit: int | None = None) -> Campaign:

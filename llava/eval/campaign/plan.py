@@ -2,12 +2,16 @@
 
 import json
 from dataclasses import dataclass, replace
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.identity import checkpoint_hash, digest, task_hash
+from llava.eval.campaign.identity import checkpoint_hash, digest, harness_folders, task_hash
 from llava.eval.campaign.manifest import versions
-from llava.eval.campaign.spec import Campaign, Model, Setting, Task, effective
+from llava.eval.campaign.published import check_published
+from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, effective
+from llava.eval.jsonl import write_json
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,32 @@ class Run:
     def arguments(self) -> dict[str, Any]:
         """The wrapper's arguments of this setting, the method's settings apart."""
         return {**self.model.args, **self.setting.args}
+
+
+@dataclass(frozen=True)
+class RunStatus:
+    """complete: results for every question, failed ones counted. reason: of one of the failures."""
+
+    complete: bool
+    questions: int = 0
+    failed: int = 0
+    reason: str = ""
+
+
+def read_result(folder: Path) -> dict[str, Any] | None:
+    """The manifest of a run's folder; None where it has not completed, or what it left cannot be read."""
+    try:
+        return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def run_status(folder: Path) -> RunStatus:
+    """The status of a run's folder."""
+    result = read_result(folder)
+    if result is None:
+        return RunStatus(False)
+    return RunStatus(True, result["questions"], result["failed"], next(iter(result["failures"]), ""))
 
 
 def checkpoint_folder(name: str) -> Path | None:
@@ -103,13 +133,52 @@ def write_plan(campaign: Campaign, runs: list[Run], output: Path) -> Path:
     return folder
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Writes a JSON file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    part.replace(path)
-
-
 def with_limit(campaign: Campaign, limit: int | None) -> Campaign:
     """The campaign with another number of questions a task; None leaves it."""
     return campaign if limit is None else replace(campaign, limit=limit)
+
+
+def check_installed(campaign: Campaign, module: str = "lmms_eval") -> None:
+    """Raises CampaignError, one sentence, for the first thing that is missing.
+
+    module: what stands for lmms-eval. Checkpoints must be here: results are filed under the hash of the weights.
+    """
+    check_published(campaign)
+    if find_spec(module) is None:
+        raise CampaignError("lmms-eval is not installed here; install it with `pip install 'aot-video[eval]'`.")
+    for model in campaign.models:
+        if checkpoint_folder(model.checkpoint) is None:
+            raise CampaignError(
+                f"The checkpoint {model.checkpoint} of model {model.name!r} is not here; "
+                "correct the path, or fetch it with scripts/download.sh."
+            )
+    if campaign.include_path and not Path(campaign.include_path).is_dir():
+        raise CampaignError(f"There is no folder of tasks at {campaign.include_path}; correct include_path.")
+    if module != "lmms_eval":
+        return
+    known = shipped_ids()
+    if any(model.id not in known for model in campaign.models):
+        known |= added_ids()
+    for model in campaign.models:
+        if model.id not in known:
+            ours = ", ".join(name for name in sorted(known) if name.startswith("llava_"))
+            raise CampaignError(f"lmms-eval has no model id {model.id!r} here; use one of: {ours}.")
+    for task in campaign.tasks:
+        if task_hash(task.name, campaign.include_path) is None:
+            raise CampaignError(f"lmms-eval has no task {task.name!r} here; check its name, or set include_path.")
+
+
+def shipped_ids() -> set[str]:
+    """lmms-eval's ids of the wrappers it ships."""
+    return {path.stem for folder in harness_folders("models") for path in (folder / "simple").glob("*.py")}
+
+
+def added_ids() -> set[str]:
+    """lmms-eval's ids of the wrappers that installed packages add; imports lmms-eval to ask them."""
+    import_module("lmms_eval.models")  # a plugin that is the first to import it meets itself half loaded
+    found = set()
+    for entry in metadata.entry_points(group="lmms_eval.models"):
+        made = entry.load()
+        made = made() if callable(made) else made
+        found |= {manifest.model_id for manifest in (made if isinstance(made, (list, tuple)) else [made])}
+    return found

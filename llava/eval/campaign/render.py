@@ -2,33 +2,12 @@
 
 import csv
 import io
-from collections.abc import Iterable
 
 from llava.eval.campaign.published import source
 from llava.eval.campaign.tables import Row, Table
+from llava.eval.markdown import DASH, interval, markdown_table, number
 
-DASH = "–"
 _FAILURES = 20  # reasons listed
-
-
-def number(value: float | None, digits: int = 1, sign: bool = False) -> str:
-    """A number, or a dash for none."""
-    if value is None or value != value:
-        return DASH
-    return f"{value:{'+' if sign else ''}.{digits}f}".replace("-", "−")
-
-
-def interval(value, sign: bool = False) -> str:
-    """Two ends, or a dash."""
-    if value is None or value.low != value.low:
-        return DASH
-    return f"{number(value.low, sign=sign)} … {number(value.high, sign=sign)}"
-
-
-def grid(head: list[str], rows: Iterable[list[str]]) -> str:
-    """A Markdown table, its first column left-aligned."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, rule, *rows])
 
 
 def title(table: Table) -> str:
@@ -80,7 +59,7 @@ def _measured(table: Table, comparable: bool) -> str:
         line += [number((row.published or {}).get("relative"))] if told else []
         line += [number(row.compress_ms, 2)] if timed else []
         rows.append([*line, str(row.failed)])
-    return grid(head, rows)
+    return markdown_table(head, rows)
 
 
 def _cell(cell) -> str:
@@ -105,7 +84,7 @@ def _published_only(table: Table) -> str:
     text = "## Published\n\nAs the authors print them, none measured here"
     if table.model.published:
         text += f"; the model is {table.model.published}"
-    return f"{text}. Sources: {'; '.join(named)}.\n\n{grid(['setting', *fields], lines)}"
+    return f"{text}. Sources: {'; '.join(named)}.\n\n{markdown_table(['setting', *fields], lines)}"
 
 
 def _failures(table: Table) -> str:
@@ -141,7 +120,7 @@ def _made_with(table: Table) -> str:
         ["machine", every(_machine)],
         ["seed", every(lambda m: m["identity"]["seed"])],
     ]
-    return "## Made with\n\n" + grid(["", ""], rows)
+    return "## Made with\n\n" + markdown_table(["", ""], rows)
 
 
 def _commit(commit: dict | None) -> str:

@@ -4,36 +4,39 @@ import re
 import sys
 from pathlib import Path
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.campaign.plot import plot
 from llava.eval.campaign.render import as_csv, markdown
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.tables import Table, load_tables
-from llava.serve.options import Parser
+from llava.eval.jsonl import LineError
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "aot report") -> int:
-    """Writes the tables; 0, or 2 after one sentence for what cannot be read, or 1 when questions failed or lack."""
-    parser = Parser(prog=prog, description="Tables of campaigns: measured beside published, with intervals.")
+def add_options(parser: Parser) -> None:
     parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what `aot eval` named at its end")
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: the first FOLDER)")
-    options = parser.parse_args(arguments)
+
+
+def execute(options) -> int:
+    """Writes the tables; 0, or 2 after one sentence for what cannot be read, or 1 when questions failed or lack."""
     try:
         tables = load_tables(options.folders)
         for table in tables:
             page = write_table(table, options.output or options.folders[0])
             print(page)
-    except (CampaignError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+    except (CampaignError, LineError, OSError) as error:
+        print(f"aot report: {error}", file=sys.stderr)
         return 2
     whole = all(row.average is not None and not row.failed for table in tables for row in table.rows)
     if not whole:
-        print(f"{prog}: some runs are missing or have failed questions; the tables say which.", file=sys.stderr)
+        print("aot report: some runs are missing or have failed questions; the tables say which.", file=sys.stderr)
     return 0 if whole else 1
 
 
 def plain(name: str) -> str:
     """A name as part of a file's name."""
-    return re.sub(r"[^a-z0-9.]+", "-", name.lower()).strip("-")
+    return re.sub(r"[^\w.]+|_+", "-", name.lower()).strip("-.")
 
 
 def page_name(table: Table, name: str | None = None) -> str:
@@ -43,11 +46,15 @@ def page_name(table: Table, name: str | None = None) -> str:
 
 
 def write_table(table: Table, folder: Path, *, name: str | None = None) -> Path:
-    """Writes NAME.md, NAME.csv and NAME.png, by default by the campaign's name; returns the first."""
+    """Writes NAME.md, NAME.csv and, with matplotlib, NAME.png, by default by the campaign's name; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
     name = page_name(table, name)
-    drawn = plot(table, folder / f"{name}.png")
-    (folder / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
     page = folder / f"{name}.md"
-    page.write_text(markdown(table, image=f"{name}.png" if drawn else None), encoding="utf-8")
+    page.write_text(markdown(table), encoding="utf-8")
+    (folder / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
+    if plot(table, folder / f"{name}.png"):
+        page.write_text(markdown(table, image=f"{name}.png"), encoding="utf-8")
     return page
+
+
+main = entry("report")

@@ -6,25 +6,24 @@ from pathlib import Path
 
 import torch
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.campaign.cli import add_launch_options, finish, launch_of
-from llava.eval.campaign.drive import Summary, run_campaign
 from llava.eval.campaign.embedded import ROOT, embedded_checkpoint, stand_in
 from llava.eval.campaign.plan import checkpoint_folder, with_limit
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.report import write_table
+from llava.eval.campaign.runner import Summary, run_campaign
 from llava.eval.campaign.spec import CAMPAIGNS, Campaign, CampaignError, known_campaigns, load_campaign
 from llava.eval.campaign.tables import load_tables
-from llava.eval.tables.page import write_section
-from llava.serve.options import Parser
+from llava.eval.markdown import write_section
 
 ALIASES = {"main-vid": "main-video"}
 PAGES = ROOT / "docs" / "reproduced"
 
 
-def main(arguments: list[str] | None = None, *, prog: str = "reproduce") -> int:
-    """Runs what is missing of a table and writes its page; 0 when every question has a reply."""
-    parser = Parser(prog=prog, description="Reproduces a published table; on the embedded model where there is no GPU.")
-    parser.add_argument("table", help=f"one of: {known_campaigns()}")
+def add_options(parser: Parser) -> None:
+    parser.add_argument("table", metavar="TABLE", help=f"one of: {known_campaigns()}")
     parser.add_argument("--embedded", action="store_true", help="use the embedded model whatever there is")
     parser.add_argument("--limit", type=int, metavar="N", help="questions a task (default: all)")
     parser.add_argument(
@@ -33,7 +32,10 @@ def main(arguments: list[str] | None = None, *, prog: str = "reproduce") -> int:
     )  # fmt: skip
     parser.add_argument("--pages", type=Path, default=PAGES, metavar="DIR", help="where the page goes")
     add_launch_options(parser)
-    options = parser.parse_args(arguments)
+
+
+def execute(options) -> int:
+    """Runs what is missing of a table and writes its page; 0 when every question has a reply."""
 
     def work() -> Summary:
         campaign, launch = chosen(options), launch_of(options)
@@ -43,7 +45,7 @@ def main(arguments: list[str] | None = None, *, prog: str = "reproduce") -> int:
                 print(page)
         return summary
 
-    return finish(prog, work)
+    return finish("aot reproduce", work)
 
 
 def write_pages(folder: Path, pages: Path, name: str) -> list[Path]:
@@ -71,8 +73,6 @@ def chosen(options) -> Campaign:
     if not (CAMPAIGNS / f"{name}.yaml").is_file():
         raise CampaignError(f"There is no table {options.table!r}; use one of: {known_campaigns()}.")
     campaign = load_campaign(name)
-    if campaign.include_path:
-        campaign = replace(campaign, include_path=str(ROOT / campaign.include_path))
     if options.settings:
         kept = tuple(
             s for s in campaign.settings if s.aot is None or any(t.lower() in s.name.lower() for t in options.settings)
@@ -100,5 +100,4 @@ def why_not(campaign: Campaign) -> str | None:
     return None
 
 
-if __name__ == "__main__":
-    sys.exit(main(prog="scripts/reproduce.sh"))
+main = entry("reproduce")

@@ -2,13 +2,13 @@
 
 import json
 import math
-import statistics
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from llava.eval.campaign.graders import question_group, question_score
 from llava.eval.campaign.store import StoreReader
+from llava.eval.jsonl import LineError, read_jsonl
+from llava.eval.records import Record
 
 _PREFERRED = ("accuracy", "acc", "exact_match", "f1")
 
@@ -18,33 +18,10 @@ class ResultError(ValueError):
 
 
 @dataclass(frozen=True)
-class Question:
-    """One question of one run.
-
-    group: what the benchmark averages within first. score: 0..1, 0 when it failed, None when the task scores no
-    single questions. failure: why there is no reply. tokens, seconds: as the wrapper recorded them.
-    """
-
-    task: str
-    doc_id: str
-    group: str
-    score: float | None
-    failure: str | None
-    reply: str | None
-    target: str
-    tokens: dict[str, Any]
-    seconds: dict[str, float]
-
-    @property
-    def key(self) -> tuple[str, str]:
-        return self.task, self.doc_id
-
-
-@dataclass(frozen=True)
 class Outcome:
     """All questions of a run in a fixed order, and lmms-eval's own scores by (sub)task, as it prints them."""
 
-    questions: list[Question]
+    questions: list[Record]
     harness_scores: dict[str, dict[str, float]]
 
 
@@ -57,9 +34,12 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
     files = sorted(attempt.rglob("*_results.json"))
     if not files:
         raise ResultError("lmms-eval left no results file")
-    results = json.loads(files[-1].read_text(encoding="utf-8"))
+    try:
+        results = json.loads(files[-1].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResultError(f"lmms-eval's results file {files[-1]} is no JSON") from error
     records = _records(store) if store else None
-    questions: list[Question] = []
+    questions: list[Record] = []
     scores: dict[str, dict[str, float]] = {}
     for task, counts in results["n-samples"].items():
         scores[task] = _numbers(results["results"].get(task, {}))
@@ -74,33 +54,6 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
     return Outcome(questions, scores)
 
 
-def write_questions(path: Path, questions: list[Question]) -> None:
-    """Writes one JSON line a question, all or nothing."""
-    part = path.with_suffix(".part")
-    part.write_text("".join(json.dumps(asdict(q), ensure_ascii=False) + "\n" for q in questions), encoding="utf-8")
-    part.replace(path)
-
-
-def read_questions(path: Path) -> list[Question]:
-    """The inverse of `write_questions`."""
-    return [Question(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def task_score(questions: list[Question]) -> float | None:
-    """Mean over groups of the mean score, in percent; None for a task that scores no single questions."""
-    if not questions or any(q.score is None for q in questions):
-        return None
-    return 100 * statistics.fmean(statistics.fmean(scores) for scores in score_groups(questions).values())
-
-
-def score_groups(questions: list[Question]) -> dict[str, list[float]]:
-    """Scores by group, both in an order that depends on the questions alone."""
-    groups: dict[str, list[float]] = {}
-    for question in sorted(questions, key=lambda q: (q.group, q.key)):
-        groups.setdefault(question.group, []).append(question.score)
-    return groups
-
-
 def _records(store: Path) -> dict[tuple[str, str], dict]:
     rows = StoreReader(store).records().values()
     return {(str(row["task"]), str(row["doc_id"])): row for row in rows if "task" in row and "doc_id" in row}
@@ -110,10 +63,13 @@ def _samples(folder: Path, task: str) -> list[dict]:
     files = sorted(folder.glob(f"*_samples_{task}.jsonl"))
     if not files:
         raise ResultError(f"lmms-eval left no samples of {task}")
-    return [json.loads(line) for line in files[-1].read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        return read_jsonl(files[-1])
+    except LineError as error:
+        raise ResultError(f"lmms-eval's samples cannot be read: {error}") from error
 
 
-def _question(task: str, sample: dict, metrics: list[str], records: dict | None) -> Question:
+def _question(task: str, sample: dict, metrics: list[str], records: dict | None) -> Record:
     doc_id = str(sample["doc_id"])
     record: dict = {}
     if records is not None:
@@ -126,7 +82,7 @@ def _question(task: str, sample: dict, metrics: list[str], records: dict | None)
     reply = sample.get("filtered_resps")
     while isinstance(reply, list):
         reply = reply[0] if reply else None
-    return Question(
+    return Record(
         task=task,
         doc_id=doc_id,
         group=question_group(task, value),

@@ -1,7 +1,9 @@
 """A campaign as a person writes it: models × settings × tasks in one YAML file, checked before any work."""
 
+import math
+import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +11,12 @@ import yaml
 
 from aot import AOTConfig
 from aot.errors import AOTError
+from llava.shipped import shipped
 
 CAMPAIGNS = Path(__file__).parent / "data"  # those that come with the project, by name
+_MOST_NODES = 100_000  # of a YAML file with its aliases written out
+_TEXTS = ("title", "table", "note", "include_path")
+_OURS = ("pretrained", "store")  # arguments that follow from the campaign itself
 
 
 class CampaignError(ValueError):
@@ -92,19 +98,59 @@ class Campaign:
 def load_campaign(name: str | Path) -> Campaign:
     """The campaign of a YAML file, or one that comes with the project, by its name. Raises CampaignError."""
     path = Path(name)
-    if not path.suffix and not path.exists():
+    ours = not path.suffix and not path.exists()
+    if ours:
         path = CAMPAIGNS / f"{name}.yaml"
         if not path.is_file():
             raise CampaignError(f"There is no campaign {str(name)!r}; give a YAML file or one of: {known_campaigns()}.")
+    campaign = campaign_from(_read_yaml(path), default_name=path.stem)
+    return _located(campaign) if ours else campaign
+
+
+def _read_yaml(path: Path) -> Any:
+    """The values of a YAML file. Raises CampaignError.
+
+    Aliases of aliases grow without bound when they are written out, so they are counted before anything is made.
+    """
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8-sig"))
+        root = loader.get_single_node()
+        if root is not None and _written_out(root, {}) > _MOST_NODES:
+            raise CampaignError(
+                f"The aliases in the campaign {path} stand for too many values; write out what they mean."
+            )
+        return None if root is None else loader.construct_document(root)
+    except CampaignError:
+        raise
     except OSError as error:
         raise CampaignError(f"The campaign {path} cannot be read ({error.strerror}); check the path.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError as error:
+        raise CampaignError(f"The campaign {path} is nested too deeply; write it with fewer levels.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, no such date, too long a number
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise CampaignError(f"The campaign {path} is no valid YAML{line}; correct it there.") from error
-    return campaign_from(data, default_name=path.stem)
+
+
+def _located(campaign: Campaign) -> Campaign:
+    """A campaign of the project with its own files named by where they are, whatever the working folder."""
+    models = tuple(replace(model, checkpoint=_locate(model.checkpoint)) for model in campaign.models)
+    return replace(campaign, models=models, include_path=campaign.include_path and _locate(campaign.include_path))
+
+
+def _locate(path: str) -> str:
+    return str(shipped(path) or path)
+
+
+def _written_out(node: yaml.Node, known: dict[int, float]) -> float:
+    """How many nodes a node stands for with its aliases written out; infinite where one holds itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = math.inf  # until it is counted: whoever meets it before is inside it
+        parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_written_out(part, known) for part in parts)
+    return known[id(node)]
 
 
 def known_campaigns() -> str:
@@ -140,28 +186,69 @@ def _build(kind: type, data: Any, where: str):
     if missing:
         raise CampaignError(f"{where[0].upper()}{where[1:]} needs a text for {', '.join(missing)}.")
     values = dict(data)
-    for key in ("args", "per_task"):
+    for key in {"args", "per_task", "aot"} & set(known):
         if values.get(key) is None:
             values.pop(key, None)
-        else:
-            values[key] = _mapping(values[key], f"{key} of {where}")
-    if kind is Setting:
-        if values.get("aot") is not None:
-            values["aot"] = _mapping(values["aot"], f"aot of {where}")
-        published = values.get("published")
-        if published is not None:
-            values["published"] = tuple([published] if isinstance(published, str) else map(str, published))
+            continue
+        values[key] = _mapping(values[key], f"{key} of {where}")
+        _check_plain(values[key], f"{key} of {where}")
+    for task, changes in values.get("per_task", {}).items():
+        _mapping(changes, f"per_task of {where} for {task}")
+    published = values.get("published")
+    if kind is Setting and isinstance(published, (str, list, tuple)):
+        published = values["published"] = (published,) if isinstance(published, str) else tuple(published)
+    texts = published if kind is Setting and isinstance(published, tuple) else [published]
+    if "published" in known and published is not None and not all(isinstance(text, str) for text in texts):
+        raise CampaignError(f"published of {where} is {reprlib.repr(published)}; write names as text, in quotes.")
     return kind(**values)
 
 
 def _mapping(data: Any, where: str) -> dict[str, Any]:
     if not isinstance(data, Mapping):
-        raise CampaignError(f"{where[0].upper()}{where[1:]} must be a mapping of names to values, not {data!r}.")
+        raise CampaignError(
+            f"{where[0].upper()}{where[1:]} must be a mapping of names to values, not {reprlib.repr(data)}."
+        )
     return dict(data)
+
+
+def _check_plain(value: Any, where: str) -> None:
+    """CampaignError for what JSON, in which results are filed, cannot hold."""
+    if isinstance(value, Mapping):
+        for key, part in value.items():
+            if not isinstance(key, str):
+                raise CampaignError(f"{key!r} in {where} is no name; put it in quotes.")
+            _check_plain(part, where)
+    elif isinstance(value, (list, tuple)):
+        for part in value:
+            _check_plain(part, where)
+    elif not isinstance(value, (str, bool, int, float, type(None))) or value != value or value in (math.inf, -math.inf):
+        raise CampaignError(f"{reprlib.repr(value)} in {where} is no text and no number; put it in quotes.")
+
+
+def _check_name(name: str, where: str) -> None:
+    """CampaignError for a name that could not be that of a folder or file below the output folder."""
+    if not name.isprintable() or "/" in name or "\\" in name or name.startswith(".") or len(name.encode()) > 100:
+        raise CampaignError(
+            f"The name of {where} is {reprlib.repr(name)}; it names a folder or file of the results, so use at most "
+            "100 letters, digits, spaces, dashes and the like, and no slash or leading dot."
+        )
 
 
 def _check(campaign: Campaign) -> None:
     """What the fields alone do not say."""
+    _check_name(campaign.name, "the campaign")
+    for task in campaign.tasks:
+        _check_name(task.name, "a task")
+    for key in _TEXTS:
+        if not isinstance(getattr(campaign, key), (str, type(None))):
+            raise CampaignError(f"{key} is {reprlib.repr(getattr(campaign, key))}; write it as text, in quotes.")
+    for path in (campaign.include_path, *(model.checkpoint for model in campaign.models)):
+        if path is not None and (not path.isprintable() or len(path) > 1000):
+            raise CampaignError(f"{reprlib.repr(path)} is no path of a folder; correct it.")
+    for row in (*campaign.models, *campaign.settings):
+        stray = [name for name in _OURS if name in row.args]
+        if stray:
+            raise CampaignError(f"args of {row.name!r} name {stray[0]}, which follows from the campaign; leave it out.")
     for what, rows in (("model", campaign.models), ("setting", campaign.settings), ("task", campaign.tasks)):
         names = [row.name for row in rows]
         twice = sorted({name for name in names if names.count(name) > 1})
@@ -172,7 +259,7 @@ def _check(campaign: Campaign) -> None:
         if value is None and key == "limit":
             continue
         if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise CampaignError(f"{key} is {value!r}; use a whole number of {low} or more.")
+            raise CampaignError(f"{key} is {reprlib.repr(value)}; use a whole number of {low} or more.")
     tasks = {task.name for task in campaign.tasks}
     for setting in campaign.settings:
         stray = sorted(set(setting.per_task) - tasks)
@@ -198,6 +285,12 @@ def effective(setting: Setting, task: Task) -> AOTConfig | None:
     try:
         return AOTConfig.preset(values.pop("preset", "default"), **values)
     except AOTError as error:
-        raise CampaignError(f"Setting {setting.name!r}: {error}") from error
+        raise CampaignError(f"Setting {setting.name!r}: {_short(error)}") from error
     except TypeError as error:
-        raise CampaignError(f"Setting {setting.name!r} has a value of the wrong kind ({error}).") from error
+        raise CampaignError(f"Setting {setting.name!r} has a value of the wrong kind ({_short(error)}).") from error
+
+
+def _short(error: Exception) -> str:
+    """The text of an error, cut where it quotes a value at length."""
+    text = str(error)
+    return text if len(text) <= 500 else f"{text[:500]}…"

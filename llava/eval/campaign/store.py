@@ -12,6 +12,8 @@ A record is a JSON object. Its fields that other parts read:
     failure                          null, or why there is no reply
     tokens, seconds                  counts and times of the question
 
+A line that cannot be read is left out with a warning that names it; its question counts as never asked.
+
 `StoreReader` only looks; `ResponseStore` also writes and claims.
 """
 
@@ -25,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from llava.eval.campaign.lines import LineReader, append_line, drop_torn_line
+from llava.eval.jsonl import LineReader, append_line, drop_torn_line
 
 
 def question_key(**parts: object) -> str:
@@ -34,7 +36,11 @@ def question_key(**parts: object) -> str:
     The parts are whatever makes a reply another one: model, settings, task, task hash, document.
     """
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+_ANSWER = {"key": str, "number": int, "record": dict}
+_CLAIM = {"key": str, "owner": str}
 
 
 class StoreReader:
@@ -74,13 +80,13 @@ class StoreReader:
     def refresh(self) -> None:
         """Takes in what all processes have written since the last look."""
         for path in sorted(self.folder.glob("answers-*.jsonl")):
-            for line in self._reader(path).new_lines():
+            for line in self._reader(path, _ANSWER).new_lines():
                 self._take(line)
-        for line in self._reader(self.folder / "claims.jsonl").new_lines():
+        for line in self._reader(self.folder / "claims.jsonl", _CLAIM).new_lines():
             self._claims[line["key"]] = line["owner"]
 
-    def _reader(self, path: Path) -> LineReader:
-        return self._readers.setdefault(path, LineReader(path))
+    def _reader(self, path: Path, fields: dict[str, type]) -> LineReader:
+        return self._readers.setdefault(path, LineReader(path, fields))
 
     def _take(self, line: dict) -> None:
         key = line["key"]

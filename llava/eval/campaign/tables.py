@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from llava.eval.campaign.bootstrap import Interval, compare
+from llava.eval.campaign.plan import read_result
 from llava.eval.campaign.published import published_row, published_value
-from llava.eval.campaign.results import Question, read_questions, score_groups, task_score
 from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, campaign_from
+from llava.eval.records import Record, read_records, score_groups, task_score
+from llava.eval.stats import Interval, compare
 
 _ROUNDING = 0.06  # points; some of lmms-eval's scores are rounded
 
@@ -76,9 +77,12 @@ def load_tables(folders: list[Path]) -> list[Table]:
         path = folder / "campaign.json"
         if not path.is_file():
             raise CampaignError(f"There is no campaign in {folder}; give the folder that `aot eval` named at its end.")
-        data = json.loads(path.read_text(encoding="utf-8"))
-        campaign = campaign_from(data["campaign"])
-        runs = {(row["model"], row["setting"], row["task"]): folder / row["folder"] for row in data["runs"]}
+        try:
+            data = json.loads(path.read_text(encoding="utf-8"))
+            campaign = campaign_from(data["campaign"])
+            runs = {(row["model"], row["setting"], row["task"]): folder / row["folder"] for row in data["runs"]}
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+            raise CampaignError(f"{path} is damaged; run `aot eval` with this campaign again.") from error
         if campaign.name in found:
             first, known = found[campaign.name]
             campaign, runs = _together(first, campaign), {**runs, **_complete(known)}
@@ -87,7 +91,7 @@ def load_tables(folders: list[Path]) -> list[Table]:
 
 
 def _complete(runs: dict) -> dict:
-    return {key: folder for key, folder in runs.items() if (folder / "result.json").is_file()}
+    return {key: folder for key, folder in runs.items() if read_result(folder) is not None}
 
 
 def _together(one: Campaign, other: Campaign) -> Campaign:
@@ -102,14 +106,15 @@ def _together(one: Campaign, other: Campaign) -> Campaign:
 
 
 def _table(campaign: Campaign, model: Model, runs: dict[tuple[str, str, str], Path]) -> Table:
-    answers: dict[tuple[str, str], list[Question]] = {}
+    answers: dict[tuple[str, str], list[Record]] = {}
     manifests = []
     for setting in campaign.settings:
         for task in campaign.tasks:
             folder = runs.get((model.name, setting.name, task.name))
-            if folder is not None and (folder / "result.json").is_file():
-                answers[setting.name, task.name] = read_questions(folder / "questions.jsonl")
-                manifests.append(json.loads((folder / "result.json").read_text(encoding="utf-8")))
+            manifest = None if folder is None else read_result(folder)
+            if manifest is not None:
+                answers[setting.name, task.name] = read_records(folder / "questions.jsonl")
+                manifests.append(manifest)
     warnings = _warnings(campaign, answers) + [text for manifest in manifests for text in _disagreements(manifest)]
     reference = next((s.name for s in campaign.settings if s.aot is None), None)
     intervals = _compare(campaign, reference, answers)
@@ -184,7 +189,7 @@ def _disagreements(manifest: dict[str, Any]) -> list[str]:
     return found
 
 
-def answers_of(campaign: Campaign, setting: str, answers: dict) -> dict[tuple[str, str, str], Question]:
+def answers_of(campaign: Campaign, setting: str, answers: dict) -> dict[tuple[str, str, str], Record]:
     """A setting's questions on all tasks by (task, subtask, document)."""
     return {(t.name, *q.key): q for t in campaign.tasks for q in answers.get((setting, t.name), [])}
 

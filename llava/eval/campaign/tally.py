@@ -1,7 +1,6 @@
 """How many questions of a campaign are answered, out of how many."""
 
-from llava.eval.campaign.plan import Run
-from llava.eval.campaign.run_state import run_state
+from llava.eval.campaign.plan import Run, run_status
 from llava.eval.campaign.store import StoreReader
 
 # tasks whose size is known before they run: (subtasks, questions of each)
@@ -44,7 +43,7 @@ class Tally:
         return done, None if None in known else sum(known)
 
     def _of(self, run: Run) -> tuple[int, int | None]:
-        state = self._finished.get(run.folder) or run_state(run.folder)
+        state = self._finished.get(run.folder) or run_status(run.folder)
         if state.complete and state.failed == 0:
             self._finished[run.folder] = state
             return state.questions, state.questions

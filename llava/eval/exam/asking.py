@@ -16,6 +16,7 @@ import torch
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
+from llava.model.pruning import CACHE
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Branches:
     def __init__(self, model, prefix: torch.Tensor):
         """prefix: (L, D) embeddings."""
         self.model, self.device = model, prefix.device
-        self.cache = model(inputs_embeds=prefix[None], use_cache=True, logits_to_keep=1).past_key_values
+        self.cache = model(inputs_embeds=prefix[None], use_cache=True, logits_to_keep=1)[CACHE]
         self.owner = torch.zeros(len(prefix), dtype=torch.long, device=self.device)  # (K,) branch of every key
         self.position = torch.arange(len(prefix), device=self.device)  # (K,)
         self.seen = [{0}]  # per branch, the branches that it sees

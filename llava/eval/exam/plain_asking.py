@@ -11,6 +11,7 @@ from copy import deepcopy
 import torch
 
 from llava.eval.exam.asking import Asked, Said, option_ids, prompt_ids
+from llava.model.pruning import CACHE
 
 
 @torch.inference_mode()
@@ -44,7 +45,7 @@ def likelihoods(model, video, ids: torch.Tensor, replies: Sequence[list[int]]) -
     for reply in replies:
         logits = prompt.logits[0]
         if len(reply) > 1:
-            behind = model(ids.new_tensor([reply[:-1]]), past_key_values=deepcopy(prompt.past_key_values))
+            behind = model(ids.new_tensor([reply[:-1]]), past_key_values=deepcopy(prompt[CACHE]))
             logits = torch.cat([logits, behind.logits[0]])
         chances = logits.float().log_softmax(-1)
         found.append(sum(chances[i, token].item() for i, token in enumerate(reply)))

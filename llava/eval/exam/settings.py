@@ -15,6 +15,7 @@ from aot import AOTConfig
 from aot.config import PRESETS
 from aot.methods.in_llm import is_in_llm
 from aot.registry import get_method
+from aot_cli.parser import share
 from llava.eval.exam.altered import ALTERATIONS
 from llava.serve.options import json_or_word
 
@@ -50,14 +51,15 @@ class Setting:
 
 def parse_setting(name: str) -> Setting:
     """The setting of a name; ValueError says what is wrong with one that is none."""
+    name = re.sub(r"@([\d.]+ ?%)", lambda found: f"@{share(found[1]):g}", name)  # 10% is 0.1
     if name in ("full", "blank"):
         return Setting(name, blank=name == "blank")
     described, *alterations = re.split(r"\+(?=[a-z_]+$)", name)
     alteration = alterations[0] if alterations else None
     head, *fields = re.split(r",(?=\w+=)", described)
-    method, _, share = head.partition("@")
+    method, _, kept = head.partition("@")
     try:
-        retention = float(share)
+        retention = float(kept)
         changes = {key: json_or_word(text) for key, text in (field.split("=", 1) for field in fields)}
         AOTConfig(retention=retention)  # in range
         own = method in OWN_COUNTS

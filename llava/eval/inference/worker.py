@@ -4,8 +4,9 @@ import sys
 
 import torch
 
+from aot_cli.tree import make_parser
 from llava.eval.campaign.store import ResponseStore
-from llava.eval.infer import infer_parser, work_folder
+from llava.eval.infer import work_folder
 from llava.eval.inference.job import Asked, read_job
 from llava.serve.cli import EXPECTED, load_session, one_sentence
 from llava.serve.report import cost
@@ -14,7 +15,7 @@ from llava.serve.session import ChatSession
 
 def main(arguments: list[str] | None = None) -> int:
     """Works until every question of the input has a record; failed ones are recorded and do not stop it."""
-    options = infer_parser("infer_worker").parse_args(arguments)
+    options = make_parser().parse_args(["infer", *(sys.argv[1:] if arguments is None else arguments)])
     if options.device is None and torch.cuda.is_available():
         options.device = f"cuda:{torch.distributed.get_node_local_rank(fallback_rank=0)}"
     try:

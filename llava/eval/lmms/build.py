@@ -14,22 +14,19 @@ from llava.model.builder import load_pretrained_model
 _BY_PATH = ("rope_scaling", "max_sequence_length", "tokenizer_model_max_length")
 
 
-class Ending:
+@contextmanager
+def exit_on_error() -> Iterator[None]:
     """Turns an exception into the end of the process, exit code 1.
 
     lmms-eval catches exceptions and leaves with 0; SystemExit passes. What a person can put right (ValueError,
     OSError) is said in its one sentence, anything else with its traceback.
     """
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, _) -> None:
-        if error is None or not isinstance(error, Exception):
-            return
+    try:
+        yield
+    except Exception as error:
         if not isinstance(error, ValueError | OSError):
             logging.getLogger(__name__).error("the run ends here", exc_info=error)
-        raise SystemExit(f"{kind.__name__}: {error}") from error
+        raise SystemExit(f"{type(error).__name__}: {error}") from error
 
 
 def device_of(rank: int, wanted: str | None) -> torch.device:

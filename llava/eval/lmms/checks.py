@@ -11,7 +11,7 @@ _POOLS = {ONEVISION: ("bilinear",), VIDEO: ("average", "bilinear")}  # the first
 _KNOWN_POOLS = ("average", "bilinear", "max")
 
 
-def made_with(pretrained: str | None) -> dict:
+def read_config(pretrained: str | None) -> dict:
     """config.json of the checkpoint that --model_args names; ValueError when they name none."""
     if not pretrained:
         raise ValueError("--model_args name no checkpoint; add pretrained=CHECKPOINT.")

@@ -1,43 +1,42 @@
 """What one question cost: token counts and seconds, read off the model while the stock wrapper runs."""
 
 import time
+from typing import Any
 
 import torch
 
-from aot import AOTConfig, pooled_grid
 
-
-def uncompressed_tokens(model, frames: int) -> tuple[int, int]:
-    """(visual, newline) tokens that a video of so many frames takes without reduction."""
-    side = model.get_vision_tower().num_patches_per_side
-    rows, columns = pooled_grid((side, side), getattr(model.config, "mm_spatial_pool_mode", None) or "bilinear")
-    newline, position = model._video_newline()
-    if newline is None:
-        return frames * rows * columns, 0
-    every = AOTConfig(newlines="all").newline_count(frames, rows * columns, newline_position=position, rows=rows)
-    return frames * rows * columns, every
+class PromptTooLong(ValueError):
+    """The prompt fills all that the model takes, so its end, and with it the question, may have been cut off."""
 
 
 class Measure:
     """Clock and counters of the question under way; `start` sets them back.
 
-    failure: why the video could not be read, None as long as nothing went wrong.
+    failure: why a video could not be read, None as long as nothing went wrong. frames: of each video. prompt: tokens
+    of the prompt, visual ones included. images, text: images beside the videos, and text tokens of the prompt, of a
+    question about several visuals.
     """
 
     def __init__(self, model):
         self.model = model
+        model.register_forward_pre_hook(self._prompt, with_kwargs=True)
         model.lm_head.register_forward_hook(self._token)
         self.start()
 
     def start(self) -> None:
         self.begun = self.shown = time.perf_counter()
-        self.frames, self.failure = 0, None
+        self.frames: list[int] = []
+        self.failure = None
         self.decode, self.first, self.generated = 0.0, None, 0
+        self.prompt = self.images = self.text = 0
         self.model.reset_statistics()
 
     def decoded(self, frames: int, seconds: float) -> None:
         """A video of so many frames was read in so many seconds."""
-        self.frames, self.decode, self.shown = frames, seconds, time.perf_counter()
+        self.frames.append(frames)
+        self.decode += seconds
+        self.shown = time.perf_counter()
 
     def seconds(self) -> dict[str, float]:
         """decode, tower, projector, compress, first_token (from the frames, or the prompt, to it) and total."""
@@ -46,29 +45,47 @@ class Measure:
         total = time.perf_counter() - self.begun
         return {k: round(v, 6) for k, v in {"decode": self.decode, **stages, **first, "total": total}.items()}
 
-    def tokens(self) -> dict[str, int | float]:
-        """Counts of a question about a video; of one without a video only what was generated.
+    def tokens(self) -> dict[str, Any]:
+        """Counts over all videos of a question; of one without a video only what was generated.
 
-        Where tokens were dropped inside the language model, the share that its layers saw on average as well.
+        Of several videos also each by itself in "videos"; beside images their number and tokens, which are never
+        reduced. Where tokens were dropped inside the language model, the share that its layers saw on average.
         """
         if not self.frames:
             return {"generated": self.generated}
-        before, newlines_before = uncompressed_tokens(self.model, self.frames)
-        after, newlines = before, newlines_before
+        videos = self._videos()
+        total = {name: sum(video[name] for video in videos) for name in videos[0]}
         pruned = self.model.last_pruning
+        several = {"videos": videos} if len(videos) > 1 else {}
+        if self.images and self.text:
+            image_tokens = self.prompt - self.text - total["visual"] - total["newlines"]
+            several |= {"images": self.images, "image_tokens": image_tokens}
         inside = {"layer_average": round(pruned[-1].layer_average, 6)} if pruned else {}
-        if self.model.last_compression:
-            video = self.model.last_compression[-1]
-            after, newlines = video.num_visual, video.num_newlines
-        return {
-            "frames": self.frames,
-            "visual_before": before,
-            "newlines_before": newlines_before,
-            "visual": after,
-            "newlines": newlines,
-            **inside,
-            "generated": self.generated,
-        }
+        return {**total, **several, **inside, "generated": self.generated}
+
+    def _videos(self) -> list[dict[str, int]]:
+        """Counts of each video; all tokens where nothing was reduced, or before it was."""
+        found, compressed = [], self.model.last_compression
+        for number, frames in enumerate(self.frames):
+            before, newlines_before = self.model.uncompressed_count(frames)
+            after, newlines = before, newlines_before
+            if number < len(compressed):
+                after, newlines = compressed[number].num_visual, compressed[number].num_newlines
+            found.append({
+                "frames": frames, "visual_before": before, "newlines_before": newlines_before,
+                "visual": after, "newlines": newlines,
+            })  # fmt: skip
+        return found
+
+    def _prompt(self, _, positional, named) -> None:
+        """Before every step of the model: the first one brings the prompt."""
+        inputs = named.get("inputs_embeds")
+        if inputs is None or inputs.shape[1] <= 1:
+            return
+        self.prompt = inputs.shape[1]
+        most = getattr(self.model.config, "tokenizer_model_max_length", None)
+        if most is not None and self.prompt >= most:
+            raise PromptTooLong(f"The prompt fills all {most} tokens that the model takes; use fewer frames.")
 
     def _token(self, *_) -> None:
         self.generated += 1
@@ -78,7 +95,7 @@ class Measure:
             self.first = time.perf_counter()
 
 
-def retention(tokens: dict[str, int]) -> dict[str, float] | None:
+def retention(tokens: dict[str, Any]) -> dict[str, float] | None:
     """Shares of the tokens that stayed, newline tokens left out and counted; None without a video."""
     if "visual" not in tokens:
         return None

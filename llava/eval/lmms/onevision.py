@@ -3,13 +3,14 @@
 from accelerate import Accelerator
 from lmms_eval.models.simple import llava_onevision as stock
 
-from llava.eval.lmms.answering import Answering
-from llava.eval.lmms.build import Ending, device_of, single_device
-from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool, made_with
+from llava.eval.lmms.build import device_of, exit_on_error, single_device
+from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool, read_config
 from llava.eval.lmms.settings import split_arguments
+from llava.eval.lmms.visuals import Visual
+from llava.eval.lmms.wrapper import AOTWrapperMixin
 
 
-class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
+class LlavaOneVisionAOT(AOTWrapperMixin, stock.Llava_OneVision):
     """Arguments of the stock wrapper, the method's settings, and
 
     store: folder of the responses; a run that was interrupted goes on from there, and several ranks share one queue.
@@ -30,9 +31,9 @@ class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
         video_decode_backend: str = "auto",
         **arguments,
     ):
-        with Ending():
+        with exit_on_error():
             config, rest = split_arguments(arguments)
-            made = made_with(pretrained)
+            made = read_config(pretrained)
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, ONEVISION)
             check_pool(made, pool, mm_spatial_pool_stride)
@@ -52,6 +53,15 @@ class LlavaOneVisionAOT(Answering, stock.Llava_OneVision):
                 decoder=video_decode_backend,
                 strategy=self.token_strategy,
             )
+
+    @property
+    def sampling(self) -> dict:
+        """How the frames of a video are chosen."""
+        return {"num_frames": self.max_frames_num}
+
+    def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
+        """It does for images alone and for one video; of several videos it sees the first."""
+        return len(visuals) <= 1 or not any(isinstance(visual, str) for visual in visuals)
 
     def load_video(self, video_path, max_frames_num):
         path = video_path if isinstance(video_path, str) else video_path[0]

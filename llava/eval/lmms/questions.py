@@ -1,8 +1,7 @@
 """One question of lmms-eval: what is asked, its key in the response store, and what its grader is handed."""
 
 import copy
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,7 +10,6 @@ from lmms_eval.api.instance import Instance
 from llava.eval.campaign.store import question_key
 
 PADDING = "__padding_only__"  # lmms-eval marks requests that only even out the ranks
-FOLDER = "frames-in:"  # put before a folder of frames, which the stock wrappers would not take for one video
 FAILED, EMPTY = "[failed]", "[empty]"
 
 
@@ -25,7 +23,7 @@ class Question:
     prompt: str
     generation: dict = field(hash=False)
     key: str
-    size: int = 0  # of the video file, bytes: the longest are asked first
+    size: int = 0  # of the video files, bytes: the longest are asked first
 
     @property
     def order(self) -> tuple:
@@ -39,7 +37,7 @@ def question_of(request: Instance, identity: Mapping[str, Any], size: int = 0) -
     return Question(task, split, doc_id, prompt, copy.deepcopy(generation), key, size)
 
 
-def as_stock(request: Instance, stock_id: str) -> None:
+def use_stock_prompt(request: Instance, stock_id: str) -> None:
     """Puts the prompt that lmms-eval gives to the stock model id in the place of the default one.
 
     Prompts depend on the name behind --model; under another name the same model would be asked something else.
@@ -55,24 +53,6 @@ def as_stock(request: Instance, stock_id: str) -> None:
     prompt, usual = request.args[0], task.doc_to_text(doc)
     if usual and prompt.endswith(usual):
         request.arguments = (prompt[: len(prompt) - len(usual)] + wanted, *request.args[1:])
-
-
-def video_size(visuals: Any) -> int:
-    """Bytes of the video of a question, 0 when there is none to look at."""
-    path = visuals[0] if isinstance(visuals, list | tuple) and visuals else None
-    return os.path.getsize(path) if isinstance(path, str) and os.path.isfile(path) else 0
-
-
-def marking_folders(doc_to_visual: Callable) -> Callable:
-    """doc_to_visual with folders of frames marked."""
-
-    def visuals(doc):
-        found = doc_to_visual(doc)
-        if isinstance(found, list | tuple) and len(found) == 1 and isinstance(found[0], str):
-            return [FOLDER + found[0]] if os.path.isdir(found[0]) else list(found)
-        return found
-
-    return visuals
 
 
 def reply_to_grade(record: Mapping[str, Any], doc: Mapping[str, Any]) -> str:

@@ -4,24 +4,23 @@ It is a campaign that is written on the command line instead of in a YAML file, 
 """
 
 import argparse
-import sys
-from pathlib import Path
 from typing import Any
 
+from aot_cli.parser import Parser, share
 from llava.eval.campaign.cli import add_launch_options, finish, launch_of
-from llava.eval.campaign.drive import Summary, run_campaign
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.report import write_table
+from llava.eval.campaign.runner import Summary, run_campaign
 from llava.eval.campaign.spec import Campaign, CampaignError, campaign_from
 from llava.eval.campaign.tables import load_tables
-from llava.serve.options import Parser, json_or_word
+from llava.serve.options import json_or_word
+from llava.shipped import shipped
 
-TASKS = Path(__file__).resolve().parents[3] / "lmms_eval_tasks"
+TASKS = shipped("lmms_eval_tasks")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def execute(options: argparse.Namespace) -> int:
     """0 when every question has a reply, 1 when some failed or a run did not complete, 2 for a wrong command."""
-    options = run_parser().parse_args(arguments)
 
     def work() -> Summary:
         campaign, launch = campaign_of(options), launch_of(options)
@@ -31,35 +30,31 @@ def main(arguments: list[str] | None = None) -> int:
                 print(write_table(table, summary.folder))
         return summary
 
-    return finish(options.prog, work)
+    return finish("aot benchmark", work)
 
 
-def run_parser() -> Parser:
-    """Options of scripts/eval_*.sh."""
-    parser = Parser(description="Evaluates a model with all tokens and at some retentions, and resumes.")
+def add_options(parser: Parser) -> None:
     add = parser.add_argument
-    add("--prog", default="eval", help=argparse.SUPPRESS)
     add("--name", required=True, help="of the folder of results, and in the table")
     add("--model", required=True, help="lmms-eval's id of the wrapper")
     add("--model-path", required=True, help="checkpoint folder or hub name")
     add("--tasks", nargs="+", required=True, metavar="TASK", help="tasks or groups of lmms-eval or lmms_eval_tasks")
-    add("--retention", nargs="*", type=float, default=[], metavar="R", help="shares of tokens, beside all of them")
+    add("--retention", nargs="*", type=share, default=[], metavar="R", help="shares of tokens, beside all of them")
     add("--method", default="aot", help="what chooses the tokens (default aot)")
     add("--preset", action="append", default=[], metavar="NAME[,FIELD=VALUE...]", help="a preset, such as released")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="further settings at every retention")
     add("--args", action="append", default=[], metavar="NAME=VALUE", help="further --model_args of the wrapper")
     add("--limit", type=int, metavar="N", help="questions a task, to try things out")
     add_launch_options(parser)
-    return parser
 
 
 def campaign_of(options: argparse.Namespace) -> Campaign:
     """The campaign that the options describe. Raises CampaignError."""
     fields = dict(_pair(text) for text in options.set)
     settings: list[dict[str, Any]] = [{"name": "all tokens"}]
-    for share in options.retention:
-        aot = {"method": options.method, "retention": share, **fields}
-        settings.append({"name": f"{options.method}, {100 * share:g} %", "aot": aot})
+    for retention in options.retention:
+        aot = {"method": options.method, "retention": retention, **fields}
+        settings.append({"name": f"{options.method}, {100 * retention:g} %", "aot": aot})
     for text in options.preset:
         name, *changes = text.split(",")
         settings.append({"name": text, "aot": {"preset": name, **dict(_pair(change) for change in changes)}})
@@ -89,7 +84,3 @@ def _pair(text: str) -> tuple[str, Any]:
     if not name or not equals:
         raise CampaignError(f"{text!r} is not NAME=VALUE.")
     return name, json_or_word(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -4,10 +4,12 @@ Nothing of what it computes is changed. lmms-eval leaves with exit code 0 after 
 error text for a reply when a video cannot be read; here either ends the run with one clear sentence and code 1.
 """
 
+from functools import partial
+
 from lmms_eval.models.simple import llava_onevision, llava_vid
 
-from llava.eval.lmms.build import Ending
-from llava.eval.lmms.checks import ONEVISION, VIDEO, check_family, check_pool, made_with
+from llava.eval.lmms.build import exit_on_error
+from llava.eval.lmms.checks import ONEVISION, VIDEO, check_family, check_pool, read_config
 
 LIKELIHOOD = "Likelihood tasks are scored wrongly by this wrapper; use tasks that generate an answer."
 
@@ -16,19 +18,22 @@ class _Guarded:
     family: str
 
     def __init__(self, pretrained: str | None = None, **arguments):
-        with Ending():
+        with exit_on_error():
             self.check(pretrained, arguments)
             super().__init__(pretrained=pretrained, **arguments)
 
     def check(self, pretrained: str | None, arguments: dict) -> None:
         """ValueError for a checkpoint or arguments that would answer, and answer wrongly."""
-        made = made_with(pretrained)
+        made = read_config(pretrained)
         check_family(pretrained, made, self.family)
         if "mm_spatial_pool_mode" in arguments:
             check_pool(made, arguments["mm_spatial_pool_mode"], arguments.get("mm_spatial_pool_stride", 2))
 
     def generate_until(self, requests):
-        with Ending():
+        for request in requests:
+            prompt, generation, doc_to_visual, *place = request.args
+            request.arguments = (prompt, generation, partial(_one_video, doc_to_visual), *place)
+        with exit_on_error():
             return super().generate_until(requests)
 
     def load_video(self, video_path, *arguments, **named):
@@ -40,6 +45,18 @@ class _Guarded:
 
     def loglikelihood(self, requests):
         raise SystemExit(LIKELIHOOD)
+
+
+def _one_video(doc_to_visual, doc):
+    """What the task shows; ends the run where the stock code would look at the first of several videos alone."""
+    found = doc_to_visual(doc)
+    visuals = found if isinstance(found, list | tuple) else [found]
+    if len(visuals) > 1 and any(isinstance(visual, str) for visual in visuals):
+        raise SystemExit(
+            f"A question shows {len(visuals)} videos and images, of which this wrapper would see one; "
+            "use llava_onevision_aot or llava_vid_aot."
+        )
+    return found
 
 
 class LlavaOneVision(_Guarded, llava_onevision.Llava_OneVision):

@@ -3,13 +3,15 @@
 from accelerate import Accelerator
 from lmms_eval.models.simple import llava_vid as stock
 
-from llava.eval.lmms.answering import Answering
-from llava.eval.lmms.build import Ending, device_of, single_device
-from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool, made_with
+from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.eval.lmms.build import device_of, exit_on_error, single_device
+from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool, read_config
 from llava.eval.lmms.settings import split_arguments
+from llava.eval.lmms.visuals import Visual, VisualError
+from llava.eval.lmms.wrapper import AOTWrapperMixin
 
 
-class LlavaVidAOT(Answering, stock.LlavaVid):
+class LlavaVidAOT(AOTWrapperMixin, stock.LlavaVid):
     """Arguments of the stock wrapper, the method's settings, and
 
     store, mm_spatial_pool_mode, video_decode_backend: as in `LlavaOneVisionAOT`. max_frames_num: most frames a
@@ -32,9 +34,9 @@ class LlavaVidAOT(Answering, stock.LlavaVid):
         video_decode_backend: str = "auto",
         **arguments,
     ):
-        with Ending():
+        with exit_on_error():
             config, rest = split_arguments(arguments)
-            made = made_with(pretrained)
+            made = read_config(pretrained)
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, VIDEO)
             check_pool(made, pool, mm_spatial_pool_stride)
@@ -58,6 +60,20 @@ class LlavaVidAOT(Answering, stock.LlavaVid):
                 force_sample=self.force_sample,
                 times=self.add_time_instruction,
             )
+
+    @property
+    def sampling(self) -> dict:
+        """How the frames of a video are chosen."""
+        return {"num_frames": self.max_frames_num, "fps": self.fps, "force_sample": self.force_sample}
+
+    def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
+        """It does for one video, before which it puts the mark, so the prompt must not have one of its own."""
+        if not visuals:
+            raise VisualError("The question shows nothing, and this wrapper answers questions about videos only.")
+        alone = len(visuals) == 1 and isinstance(visuals[0], str) and DEFAULT_IMAGE_TOKEN not in prompt
+        if not alone and self.add_time_instruction:
+            raise VisualError("add_time_instruction speaks of one video, and this question shows something else.")
+        return alone
 
     def load_video(self, video_path, max_frames_num, fps, force_sample=False):
         """(frames, their times as text, seconds of the video)."""

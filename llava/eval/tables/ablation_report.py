@@ -5,10 +5,9 @@ from __future__ import annotations
 import csv
 import io
 
-from llava.eval.exam.scoring import interval, scores
+from llava.eval.markdown import markdown_table
 from llava.eval.tables.ablations import ABLATIONS, Ablation
-from llava.eval.tables.page import between, table
-from llava.eval.tables.standing import overall
+from llava.eval.tables.standing import between, interval, overall, scores
 
 COLUMNS = ("group", "variant", "setting", "kept", "overall", "open", "choice", "likelihood", "low", "high")
 
@@ -24,11 +23,11 @@ def figures(runs: dict[str, dict], retention: float) -> list[dict]:
         base, setting = first.setdefault(ablation.group, ablation).setting(retention), ablation.setting(retention)
         if setting not in runs:
             continue
-        replies, cost = runs[setting]["replies"], runs[setting]["cost"]
+        records, cost = runs[setting]["questions"], runs[setting]["cost"]
         compared = base in runs and setting != base
-        low, high = interval(replies, runs[base]["replies"]) if compared else (None, None)
+        low, high = interval(records, runs[base]["questions"]) if compared else (None, None)
         values = (100 * cost["tokens"] / cost["before"], overall(runs[setting]))
-        values += tuple(100 * scores(replies, form=form).mean() for form in ("open", "choice", "likelihood"))
+        values += tuple(100 * scores(records, form=form).mean() for form in ("open", "choice", "likelihood"))
         row = (ablation.group, ablation.label, setting, *values, low, high)
         lines.append(dict(zip(COLUMNS, row, strict=True)))
     return lines
@@ -39,7 +38,7 @@ def ablation_section(runs: dict[str, dict], retention: float, refused: dict[str,
     lines = figures(runs, retention)
     parts = [
         f"## Ablations at {100 * retention:g} %",
-        "Written by `python -m llava.eval.method_table`, from the list in `llava/eval/tables/ablations.py`, on the "
+        "Written by `python -m llava.eval.method_table`, from the list in `llava/eval/tables/ablations.yaml`, on the "
         "exam above. *Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over "
         "clips). `paper` and `released` have token counts of their own; their anchors are set so that the share kept "
         "comes nearest to the one asked, variant by variant.",
@@ -47,7 +46,7 @@ def ablation_section(runs: dict[str, dict], retention: float, refused: dict[str,
     for group in dict.fromkeys(line["group"] for line in lines):
         rows = [_row(line) for line in lines if line["group"] == group]
         head = [group, "kept", "both forms", "difference", "open", "multiple choice", "by likelihood", "setting"]
-        parts.append(table(head, rows))
+        parts.append(markdown_table(head, rows))
     missing = [f"- {a.group}, {a.label}: {refused[a.setting(retention)]}" for a in ABLATIONS
                if a.setting(retention) in refused]  # fmt: skip
     if missing:

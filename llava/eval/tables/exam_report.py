@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+from aot_cli.main import entry
+from aot_cli.parser import Parser
 from llava.eval.evaluate import DEFAULT_SETTINGS, exam_arguments, fingerprint
 from llava.eval.exam.items import guess_rate, make_exam
-from llava.eval.exam.scoring import interval, scores
-from llava.eval.tables.page import between, label, percent, table, write_section
+from llava.eval.exam.settings import parse_setting
+from llava.eval.markdown import markdown_table, write_section
+from llava.eval.records import read_records
+from llava.eval.tables.standing import between, interval, label, percent, scores
 from llava.eval.world.questions import FAMILIES
 
 FORM_TITLES = {
@@ -27,8 +32,11 @@ def read_runs(folder: Path, **wanted) -> dict[str, dict]:
     wanted: fields of the header that must be so; runs of other checkpoints or exams are passed over. SystemExit when
     no full run is among the rest or when they are of several checkpoints or exams.
     """
-    found = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
-    found = [run for run in found if wanted.items() <= run["header"].items()]
+    found = []
+    for path in sorted(folder.glob("*/result.json")):
+        run = json.loads(path.read_text())
+        if wanted.items() <= run["header"].items():
+            found.append({**run, "questions": read_records(path.with_name("questions.jsonl"))})
     runs = {run["header"]["setting"]: run for run in found}
     if "full" not in runs:
         raise SystemExit(f"{folder} holds no such replies under 'full'; run python -m llava.eval.evaluate first")
@@ -39,13 +47,13 @@ def read_runs(folder: Path, **wanted) -> dict[str, dict]:
 
 def report(runs: dict[str, dict]) -> str:
     """The section, from setting name to what `evaluate` wrote; "full" must be among them."""
-    whole = runs["full"]["replies"]
+    whole = runs["full"]["questions"]
     items = make_exam(runs["full"]["header"]["questions"], seed=runs["full"]["header"]["seed"])
     parts = ["## The exam", describe(runs), _summary(runs, whole)]
     guesses = guess_rate(items)
     for form, title in FORM_TITLES.items():
         rows = [
-            [label(name), *(percent(scores(run["replies"], form=form, family=f)) for f in FAMILIES)]
+            [label(name), *(percent(scores(run["questions"], form=form, family=f)) for f in FAMILIES)]
             for name, run in runs.items()
         ]
         if form == "open":
@@ -54,7 +62,7 @@ def report(runs: dict[str, dict]) -> str:
             )
         else:
             rows.append(["chance", *["25.0"] * len(FAMILIES)])
-        parts += [f"### {title}", table(["tokens", *FAMILIES], rows)]
+        parts += [f"### {title}", markdown_table(["tokens", *FAMILIES], rows)]
     return "\n\n".join(parts)
 
 
@@ -78,25 +86,28 @@ def _summary(runs: dict[str, dict], whole: list[dict]) -> str:
     overall = scores(whole).mean()
     rows = []
     for name, run in runs.items():
-        replies = run["replies"]
-        points = scores(replies)
-        forms = [percent(scores(replies, form=f)) for f in ("open", "choice", "likelihood", "caption")]
-        difference = "" if name == "full" else between(*interval(replies, whole))
+        records = run["questions"]
+        points = scores(records)
+        forms = [percent(scores(records, form=f)) for f in ("open", "choice", "likelihood", "caption")]
+        difference = "" if name == "full" else between(*interval(records, whole))
         relative = f"{100 * points.mean() / overall:.1f}" if overall else "–"
         rows.append([label(name), percent(points), relative, difference, *forms])
     head = ["tokens", "both forms", "relative", "difference", "open", "multiple choice", "by likelihood", "captions"]
-    return table(head, rows)
+    return markdown_table(head, rows)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def add_options(parser: Parser) -> None:
     exam_arguments(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs/exam"), help="folder of the replies")
     parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS, help="those to report, where they are there")
-    parser.add_argument("--output", type=Path, default=Path("docs/results.md"))
-    args = parser.parse_args(arguments)
+    parser.add_argument("--output", type=Path, default=Path("docs/results.md"), help="where the section goes")
+
+
+def execute(args: argparse.Namespace) -> int:
+    """Writes the section."""
     runs = read_runs(args.runs, **identity(args))
-    write_section(args.output, "exam", report(chosen(runs, args.settings)))
+    write_section(args.output, "exam", report(chosen(runs, [parse_setting(name).name for name in args.settings])))
+    return 0
 
 
 def identity(args: argparse.Namespace) -> dict:
@@ -109,5 +120,7 @@ def chosen(runs: dict[str, dict], settings: Sequence[str]) -> dict[str, dict]:
     return {name: runs[name] for name in dict.fromkeys(["full", *settings]) if name in runs}
 
 
+main = entry("exam-report")
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

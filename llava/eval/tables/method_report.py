@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from llava.eval.exam.reduction import TIMED
 from llava.eval.exam.settings import OWN_COUNTS
+from llava.eval.markdown import markdown_table
 from llava.eval.tables.exam_report import describe
-from llava.eval.tables.page import between, table
-from llava.eval.tables.standing import FORMS, Standing, overall
+from llava.eval.tables.standing import FORMS, Standing, between, overall
 from llava.eval.world.questions import FAMILIES
 
 OURS = "aot"
@@ -104,12 +104,12 @@ def _summary(rows: Sequence[Standing]) -> str:
         ]
         for row in rows
     ]  # fmt: skip
-    return table(head, body)
+    return markdown_table(head, body)
 
 
 def _families(rows: Sequence[Standing]) -> str:
     body = [[name(row), *(_number(row.families[family]) for family in FAMILIES)] for row in rows]
-    return table(["method", *FAMILIES], body)
+    return markdown_table(["method", *FAMILIES], body)
 
 
 def _number(value: float | None) -> str:

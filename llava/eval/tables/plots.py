@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
-
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from llava.eval.tables.method_report import OURS, title
 from llava.eval.tables.standing import Standing, overall
@@ -19,7 +17,16 @@ DASHES = ((0, ()), (0, (4, 1.5)), (0, (1, 1)), (0, (6, 1, 1, 1)))
 
 
 def accuracy_plot(rows: Sequence[Standing], runs: dict[str, dict], path: Path) -> None:
-    """Writes a PNG: a line a method over the share really kept; runs gives "full" and, when there, "blank"."""
+    """Writes a PNG: a line a method over the share really kept; runs gives "full" and, when there, "blank".
+
+    Without matplotlib it says so in a sentence and writes nothing.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        print(f"{path.name} is not drawn: pictures need matplotlib (`pip install matplotlib`).", file=sys.stderr)
+        return
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -1,16 +1,58 @@
-"""How a setting stands: its scores, its cost, and its distance to all tokens and to the best of its retention."""
+"""How a setting stands: its scores, its cost, and its distance to all tokens and to the best of its retention.
+
+A run of the exam is a dict: what `result.json` holds, and under "questions" the records.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from llava.eval.exam.scoring import interval, scores
+import numpy as np
+
 from llava.eval.exam.settings import Setting, parse_setting
+from llava.eval.records import Record
+from llava.eval.stats import cluster_difference
 from llava.eval.world.questions import FAMILIES
 
+LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
+BOTH = ("open", "choice")  # the forms that count
 FORMS = ("open", "choice", "likelihood", "caption")
 SLACK = 1.05  # of the asked share that still counts as equal: presets reach it in steps of an anchor a frame
+
+
+def scores(records: list[Record], *, form: str | None = None, family: str | None = None) -> np.ndarray:
+    """Scores of the records of one form and family; of open answers and letters together when form is None."""
+    forms = (form,) if form else BOTH
+    return np.array([r.score for r in records if r.task in forms and family in (None, r.group)])
+
+
+def interval(records: list[Record], others: list[Record]) -> tuple[float, float]:
+    """95 % interval of how far records are ahead of others, in points: open answers and letters, drawn by clip."""
+    ours, theirs = ([r for r in them if r.task in BOTH] for them in (records, others))
+    asked = [[(r.source, r.task, r.prompt) for r in them] for them in (ours, theirs)]
+    assert asked[0] == asked[1]
+    found = cluster_difference(scores(ours), scores(theirs), [r.source for r in ours])
+    return found.low, found.high
+
+
+def label(setting: str) -> str:
+    """A setting as the tables print it."""
+    if setting in LABELS:
+        return LABELS[setting]
+    head, _, fields = setting.partition(",")
+    method, _, retention = head.partition("@")
+    return f"{method} {100 * float(retention):g} %" + (f", {fields}" if fields else "")
+
+
+def percent(values: np.ndarray) -> str:
+    """Mean of scores in per cent; a dash for none."""
+    return f"{100 * values.mean():.1f}" if len(values) else "–"
+
+
+def between(low: float, high: float) -> str:
+    """An interval in points."""
+    return f"{low:+.1f} … {high:+.1f}"
 
 
 @dataclass(frozen=True)
@@ -46,7 +88,7 @@ class Standing:
 
 def overall(run: dict) -> float:
     """Per cent right of open answers and letters."""
-    return 100 * scores(run["replies"]).mean()
+    return 100 * scores(run["questions"]).mean()
 
 
 def standings(runs: dict[str, dict], names: Sequence[str]) -> list[Standing]:
@@ -77,21 +119,21 @@ def within(setting: Setting, kept: float | None) -> bool:
 def standing(runs: dict[str, dict], setting: Setting, first: str | None) -> Standing:
     """Standing of one setting against runs["full"] and, unless it is the first itself, against the first."""
     run, full = runs[setting.name], runs["full"]
-    replies = run["replies"]
+    records = run["questions"]
     points, whole = overall(run), overall(full)
     return Standing(
         setting=setting,
         overall=points,
         relative=100 * points / whole if whole else float("nan"),
-        to_full=interval(replies, full["replies"]),
-        to_first=None if first in (None, setting.name) else interval(replies, runs[first]["replies"]),
-        forms={form: _mean(replies, form=form) for form in FORMS},
-        families={family: _mean(replies, family=family) for family in FAMILIES},
+        to_full=interval(records, full["questions"]),
+        to_first=None if first in (None, setting.name) else interval(records, runs[first]["questions"]),
+        forms={form: _mean(records, form=form) for form in FORMS},
+        families={family: _mean(records, family=family) for family in FAMILIES},
         kept=kept_share(run),
         cost=run.get("cost"),
     )
 
 
-def _mean(replies: list[dict], **which) -> float | None:
-    found = scores(replies, **which)
+def _mean(records: list[Record], **which) -> float | None:
+    found = scores(records, **which)
     return 100 * float(found.mean()) if len(found) else None

@@ -6,11 +6,13 @@ from transformers import AutoModelForCausalLM, Qwen2ForCausalLM, Qwen2Model
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aot.methods.in_llm import is_in_llm
+from aot.hosts.kv_cache import take_cache
 from llava.model.compression import active_config
+from llava.model.fields import check_fields
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
-from llava.model.loading import check_loading_info
-from llava.model.pruning import run_pruned
+from llava.model.loading import HARMLESS, UNUSED, check_finite, check_keys, quiet_report
+from llava.model.pruning import CACHE, run_pruned
 from llava.model.splice import left_align
 
 __all__ = ["LlavaQwenConfig", "LlavaQwenForCausalLM", "LlavaQwenModel"]
@@ -21,8 +23,9 @@ class LlavaQwenModel(LlavaMetaModel, Qwen2Model):
 
     def forward(self, input_ids: torch.LongTensor | None = None, *, roles: torch.Tensor | None = None, **kwargs):
         """As Qwen2's; with roles (B, L) of `llava.model.pruning.Role`, visual tokens are dropped on the way."""
-        output = run_pruned(self, roles, config=active_config(self.config), input_ids=input_ids, **kwargs)
-        return super().forward(input_ids=input_ids, **kwargs) if output is None else output
+        cache = take_cache(kwargs)
+        output = run_pruned(self, roles, cache, config=active_config(self.config), input_ids=input_ids, **kwargs)
+        return super().forward(input_ids=input_ids, **{CACHE: cache}, **kwargs) if output is None else output
 
 
 class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
@@ -30,7 +33,10 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
 
     def __init__(self, config: LlavaQwenConfig):
         super(Qwen2ForCausalLM, self).__init__(config)
+        check_fields(config)
         self.model = LlavaQwenModel(config)
+        self._keys_to_ignore_on_load_unexpected = [*HARMLESS, *self.get_vision_tower().unused_keys]
+        self._keys_to_ignore_on_load_missing = [UNUSED]
         self.vocab_size = config.vocab_size
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.reset_statistics()
@@ -38,13 +44,22 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
-        """As in transformers, but a checkpoint whose keys do not all fit raises CheckpointError.
+        """As in transformers, but a checkpoint whose keys do not all fit, or with a value that is not finite, raises
+        CheckpointError, and no code that comes with it is run.
 
         A tower or projector left at random values would answer fluently and wrongly.
         """
         kwargs.setdefault("ignore_mismatched_sizes", True)  # reported below, with the other kinds
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
-        check_loading_info(pretrained_model_name_or_path, info)
+        path, kwargs["trust_remote_code"] = pretrained_model_name_or_path, False
+        with quiet_report():
+            model, info = super().from_pretrained(path, *args, output_loading_info=True, **kwargs)
+        check_keys(
+            path,
+            missing=info["missing_keys"],
+            unknown=info["unexpected_keys"],
+            mismatched=info["mismatched_keys"],
+        )
+        check_finite(path, model.state_dict())
         return (model, info) if output_loading_info else model
 
     def get_model(self) -> LlavaQwenModel:
@@ -68,18 +83,20 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
     ) -> CausalLMOutputWithPast:
         """Logits and loss; ``images`` and its companions as in `prepare_inputs_labels_for_multimodal`.
 
+        past_key_values: the cache, which may come as ``cache`` too; both names hold for every release of transformers.
         With ``inputs_embeds`` everything goes to Qwen2 as it is, 4-D attention masks and position ids
         included. roles: ``last_roles`` of the call that prepared the embeddings, needed with ``inputs_embeds``
         where the method in ``config.aot`` drops tokens inside the model; logits at dropped places are those of
         a hidden state of 0. Raises ValueError when it is missing.
         """
+        cache = take_cache(kwargs, past_key_values)
         if inputs_embeds is None:
-            input_ids, position_ids, attention_mask, past_key_values, inputs_embeds, labels = (
+            input_ids, position_ids, attention_mask, cache, inputs_embeds, labels = (
                 self.prepare_inputs_labels_for_multimodal(
                     input_ids,
                     position_ids,
                     attention_mask,
-                    past_key_values,
+                    cache,
                     labels,
                     images,
                     modalities,
@@ -87,7 +104,7 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
                 )
             )
             roles = roles if inputs_embeds is None else self.last_roles
-        elif roles is None and is_in_llm(active_config(self.config)) and not _seen(past_key_values):
+        elif roles is None and is_in_llm(active_config(self.config)) and not _seen(cache):
             raise ValueError(
                 f"Method {active_config(self.config).method!r} must know which embeddings are visual; "
                 "pass roles=model.last_roles of the call that prepared them."
@@ -98,11 +115,11 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             labels=labels,
             use_cache=use_cache,
             logits_to_keep=logits_to_keep,
+            **{CACHE: cache},
             **kwargs,
         )
 

@@ -8,19 +8,11 @@ from torch import nn
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
-from llava.model.multimodal_encoder.capture import FUSED, SideOutputs, capturing, prepare, prepared
+from llava.model.multimodal_encoder.capture import SideOutputs, capturing, prepare, prepared
+from llava.model.multimodal_encoder.geometry import tower_config, unused_layers
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
 from llava.model.multimodal_encoder.modes import Replay, check_mode
 
-# so400m-patch14-384 has 27 layers; checkpoints hold the first 26.
-SO400M_384 = {
-    "hidden_size": 1152,
-    "intermediate_size": 4304,
-    "num_hidden_layers": 26,
-    "num_attention_heads": 16,
-    "image_size": 384,
-    "patch_size": 14,
-}
 FRAMES_PER_PASS = 64  # at most, whatever the memory
 PASS_MEMORY = 2**30  # bytes of activations that a pass may hold, unless the tower is told otherwise
 
@@ -37,24 +29,6 @@ class TowerOutput:
 def joined(parts: list[torch.Tensor]) -> torch.Tensor:
     """The parts (F, ...) as one; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(parts)
-
-
-def tower_config(config) -> SiglipVisionConfig:
-    """Geometry of the tower: ``config.mm_vision_config`` when set, else so400m-patch14-384.
-
-    ``num_hidden_layers`` counts the layers in use. Raises ValueError for a tower that is no SigLIP so400m-384
-    when no geometry is given.
-    """
-    geometry = getattr(config, "mm_vision_config", None)
-    name = getattr(config, "mm_vision_tower", None) or ""
-    if geometry is None and "siglip-so400m-patch14-384" not in name:
-        raise ValueError(
-            f"The vision tower {name!r} is not supported; use a checkpoint with siglip-so400m-patch14-384, "
-            "or state the SigLIP geometry as mm_vision_config in config.json."
-        )
-    vision = SiglipVisionConfig(**{**SO400M_384, **(geometry or {})})
-    vision._attn_implementation = FUSED
-    return vision
 
 
 class _VisionTransformer(nn.Module):
@@ -86,6 +60,7 @@ class SigLipVisionTower(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = tower_config(config)
+        self.unused_keys = unused_layers(config)
         self.image_processor = SigLipImageProcessor(size=(self.config.image_size, self.config.image_size))
         self.vision_tower = _VisionModel(self.config)
         self.pass_memory = PASS_MEMORY

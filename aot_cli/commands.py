@@ -1,0 +1,196 @@
+"""What commands there are: their modules, their groups in the help, and examples.
+
+A command's module has `add_options(parser)` and `execute(options)`, which returns the exit code.
+"""
+
+from dataclasses import dataclass
+
+EXAMPLES = (
+    "aot clip clip.mp4                   draw a clip; prints what to ask",
+    "aot chat clip.mp4 --retention 10%   ask about it, on a tenth of the tokens",
+    "aot chat --help                     the options of one command",
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """help: its line in the list. passes_on: arguments that it does not know go to another program."""
+
+    group: str
+    module: str
+    help: str
+    description: str
+    examples: tuple[str, ...]
+    passes_on: bool = False
+
+
+COMMANDS = {
+    "demo": Command(
+        "try it",
+        "llava.serve.demo",
+        "three questions about a clip, at 100 % and at 10 %",
+        "Draw a clip and ask three questions, with all tokens and with a tenth of them.",
+        ("aot demo", "aot demo --retention 25%"),
+    ),
+    "clip": Command(
+        "try it",
+        "llava.serve.clip",
+        "draw a sample clip and suggest questions",
+        "Write a short MP4 of moving shapes; print questions and their true answers.",
+        ("aot clip clip.mp4", "aot clip clip.mp4 --seed 7 --force"),
+    ),
+    "chat": Command(
+        "try it",
+        "llava.serve.cli",
+        "ask about a video in the terminal",
+        "Chat about a video with a model that sees a share of its tokens.",
+        (
+            "aot chat clip.mp4 --retention 10%",
+            'aot chat clip.mp4 --question "What shape is the green object?" --json',
+            "aot chat holiday.mp4 --model-path lmms-lab/llava-onevision-qwen2-7b-ov",
+        ),
+    ),
+    "web": Command(
+        "try it",
+        "llava.serve.web",
+        "ask about a video in a browser",
+        "Serve a page to ask about videos, with all tokens and with a share of them.",
+        ("aot web", "aot web --port 8080 --retention 25%"),
+    ),
+    "visualize": Command(
+        "try it",
+        "llava.serve.visualize",
+        "draw what is kept of a video, and where the rest goes",
+        "Draw what is kept of a video, why, and where the rest goes.",
+        ("aot visualize clip.mp4", "aot visualize clip.mp4 --retention 5% --output pictures"),
+    ),
+    "infer": Command(
+        "many questions",
+        "llava.eval.infer",
+        "answer a file of questions, resumable",
+        "Answer a JSONL file of questions about videos, resumable.",
+        ("aot infer --input questions.jsonl --output answers.jsonl --retention 10%",),
+    ),
+    "serve": Command(
+        "many questions",
+        "llava.serve.vllm",
+        "an OpenAI-compatible server on vLLM",
+        "Serve a model with compressed videos on vLLM; other options go to vllm serve.",
+        ("aot convert lmms-lab/llava-onevision-qwen2-7b-ov ov-7b", "aot serve ov-7b --retention 10% --port 8000"),
+        passes_on=True,
+    ),
+    "encoder": Command(
+        "many questions",
+        "llava.serve.encoder_server",
+        "encode videos in front of a stock vLLM",
+        "Encode and compress videos in front of a stock vLLM.",
+        (
+            "vllm serve MODEL --enable-prompt-embeds --port 8001",
+            "aot encoder --model-path CHECKPOINT --vllm http://localhost:8001",
+        ),
+    ),
+    "ask": Command(
+        "many questions",
+        "llava.serve.client",
+        "ask such a server about a video or picture",
+        "Ask a server about a video or picture file.",
+        ('aot ask clip.mp4 "What happens in this video?" --url http://localhost:8000',),
+    ),
+    "exam": Command(
+        "evaluate",
+        "llava.eval.evaluate",
+        "the embedded model's exam on drawn clips",
+        "Sit the held-out exam on drawn clips; what is there is not made again.",
+        ("aot exam --questions 40 --settings full aot@10%     a minute on two cores",),
+    ),
+    "eval": Command(
+        "evaluate",
+        "llava.eval.campaign.cli",
+        "models × settings × benchmarks, resumable",
+        "Run models under settings on lmms-eval's tasks, and resume.",
+        (
+            "aot eval tiny                        the embedded model: two minutes, no GPU",
+            "aot eval main-ov --processes 8       a published table, on eight GPUs",
+            "aot eval my.yaml --limit 20",
+        ),
+    ),
+    "report": Command(
+        "evaluate",
+        "llava.eval.campaign.report",
+        "tables of what was run, beside published ones",
+        "Write tables of campaigns: measured beside published, with intervals.",
+        ("aot report runs/campaigns/tiny",),
+    ),
+    "benchmark": Command(
+        "evaluate",
+        "llava.eval.lmms.run",
+        "one model on benchmarks at some retentions",
+        "Evaluate one model, with all tokens and at some retentions; resumable.",
+        (
+            "aot benchmark --name ov --model llava_onevision_aot --model-path CHECKPOINT \\",
+            "    --args max_frames_num=32 --tasks videomme --retention 25% 10%",
+        ),
+    ),
+    "reproduce": Command(
+        "evaluate",
+        "llava.eval.campaign.reproduce",
+        "a published table from nothing to a page",
+        "Reproduce a published table; on the embedded model where there is no GPU.",
+        (
+            'aot reproduce main-ov --limit 2 --settings "AOT, 10 %"     two rows alone',
+            "aot reproduce main-ov --processes 8                        on eight GPUs",
+        ),
+    ),
+    "methods": Command(
+        "evaluate",
+        "llava.eval.method_table",
+        "the exam under every method, into docs/results.md",
+        "Sit the exam under every method and ablation; write docs/results.md.",
+        ("aot methods --only methods --retentions 10%", "aot methods --report"),
+    ),
+    "exam-report": Command(
+        "evaluate",
+        "llava.eval.tables.exam_report",
+        "the exam's section of docs/results.md",
+        "Write the exam's section of docs/results.md from what aot exam left behind.",
+        ("aot exam-report --runs runs/exam",),
+    ),
+    "download": Command(
+        "models and shell",
+        "llava.eval.download",
+        "fetch checkpoints and benchmarks; asks first",
+        "Fetch checkpoints and benchmarks; tells sizes and licences and asks first.",
+        ("aot download ov-7b --list", "aot download ov-7b videomme"),
+    ),
+    "convert": Command(
+        "models and shell",
+        "llava.model.convert",
+        "write a checkpoint in the layout that vLLM reads",
+        "Write a LLaVA-NeXT checkpoint in the layout that vLLM reads.",
+        ("aot convert lmms-lab/llava-onevision-qwen2-7b-ov ov-7b",),
+    ),
+    "train": Command(
+        "models and shell",
+        "llava.train.train",
+        "train a stage of the embedded model",
+        "Train the embedded model, one stage a call; called again, it goes on.",
+        ("aot train --stage tower --output runs/tower", "bash scripts/train_tiny.sh     all stages, one after another"),
+    ),
+    "export": Command(
+        "models and shell",
+        "llava.train.export",
+        "make a checkpoint of a finished training",
+        "Turn a finished training run into a checkpoint.",
+        ("aot export --run runs/aot-tiny --output checkpoints/mine",),
+    ),
+    "completion": Command(
+        "models and shell",
+        "aot_cli.completion",
+        "completion of commands and options for your shell",
+        "Print a script that completes commands and options.",
+        (
+            "aot completion bash > ~/.local/share/bash-completion/completions/aot",
+            "aot completion zsh > ~/.zfunc/_aot      a folder that $fpath names",
+        ),
+    ),
+}

@@ -1,0 +1,25 @@
+"""`aot completion SHELL`: what the shell needs to complete commands and options."""
+
+import argparse
+import sys
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "shell", metavar="SHELL", choices=("bash", "zsh", "fish", "tcsh"), help="bash, zsh, fish or tcsh"
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Prints the script of one shell for the whole tree; loads every command once to know its options."""
+    try:
+        import shtab
+    except ImportError:
+        print("aot completion needs shtab; run pip install shtab.", file=sys.stderr)
+        return 1
+    from aot_cli.tree import make_parser
+
+    parser = make_parser()
+    parser.load_all()
+    print(shtab.complete(parser, shell=options.shell))
+    return 0

@@ -1,0 +1,81 @@
+"""Reads with Pillow: a folder of pictures at one frame a second, and animations that FFmpeg does not read."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from llava.decoders.base import VideoError, reduction
+from llava.decoders.confine import open_regular
+
+SUFFIXES = {".png", ".jpg", ".jpeg"}
+FORMATS = ("PNG", "JPEG")
+RATE = 1.0  # a folder has no clock: its pictures are taken as one second apart
+Image.MAX_IMAGE_PIXELS = None  # `reduction` bounds them, before anything is decoded
+
+Ask = Callable[[np.ndarray, float], Sequence[int]]
+
+
+def is_animation(file: BinaryIO) -> bool:
+    """WebP, or an AVIF sequence, by the first bytes?"""
+    file.seek(0)
+    head = file.read(12)
+    return (head[:4] == b"RIFF" and head[8:] == b"WEBP") or head[4:] in (b"ftypavis", b"ftypavif")
+
+
+def read_animation(path: str, file: BinaryIO, ask: Ask) -> Iterator[np.ndarray]:
+    """Frames (H,W,3) of a WebP or AVIF file that `ask` names; their times are those that the file states."""
+    file.seek(0)
+    try:
+        with Image.open(file, formats=("WEBP", "AVIF")) as image:
+            factor = reduction(path, *image.size)
+            durations = []
+            for number in range(getattr(image, "n_frames", 1)):
+                image.seek(number)
+                image.load()
+                durations.append(image.info.get("duration", 0) / 1000)
+            times, last = np.cumsum([0.0, *durations[:-1]]), durations[-1]
+            if not times[-1] > 0:
+                times, last = np.arange(len(times)) / 10.0, 0.1  # browsers take so long where nothing is stated
+            for number in ask(times, len(times) / (times[-1] + last)):
+                image.seek(number)
+                yield np.asarray(image.convert("RGB").reduce(factor))
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise VideoError(f"{path} is an animation that cannot be read; convert it to MP4 with H.264.") from error
+
+
+def read_folder(path: str, ask: Ask) -> Iterator[np.ndarray]:
+    """Pictures (H,W,3) that `ask` names, in natural order of their names (2.png before 10.png)."""
+    files = sorted((file for file in Path(path).iterdir() if file.suffix.lower() in SUFFIXES), key=_natural)
+    if not files:
+        raise VideoError(f"The folder {path} holds no .png or .jpg pictures; give it frames or name a video file.")
+    first = None
+    for number in ask(np.arange(len(files)) / RATE, RATE):
+        picture, size = _picture(files[number])
+        first = first or (files[number].name, size)
+        if size != first[1]:
+            raise VideoError(
+                f"{files[number]} is {size[0]}x{size[1]} and {first[0]} is "
+                f"{first[1][0]}x{first[1][1]}; make all pictures of the folder the same size."
+            )
+        yield picture
+
+
+def _natural(file: Path) -> list:
+    parts = re.split(r"(\d+)", file.name.lower())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
+
+
+def _picture(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
+    """((H,W,3) pixels, (width, height) of the file)."""
+    with os.fdopen(open_regular(str(path)), "rb") as file:
+        try:
+            with Image.open(file, formats=FORMATS) as image:
+                factor = reduction(str(path), *image.size)
+                return np.asarray(image.convert("RGB").reduce(factor)), image.size
+        except (UnidentifiedImageError, OSError, SyntaxError) as error:
+            raise VideoError(f"The picture {path} cannot be read; replace or remove it.") from error

@@ -1,0 +1,124 @@
+"""The process that decodes one video; started by file name with: task, path, process id of the parent.
+
+Tasks: "read"; "index", which does not trust the header of a long file; "judge", the index of a film that decord may
+read; "decord", given a line of [frame numbers, frames of the film]. It speaks as `llava.decoders.child` says.
+"""
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # its threads would take memory for nothing
+
+
+def light_package() -> None:
+    """Lets llava.decoders be imported without llava/__init__.py, which loads transformers."""
+    package = ModuleType("llava")
+    package.__path__ = [str(Path(__file__).resolve().parents[1])]
+    sys.modules["llava"] = package
+
+
+def main(task: str, path: str, parent: str) -> None:
+    out = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what libraries print must not mix with frames
+
+    def send(data: bytes = b"", **line) -> None:
+        out.write(json.dumps(line).encode() + b"\n" + data)
+        out.flush()
+
+    sys.excepthook = lambda kind, error, trace: send(defect="".join(traceback.format_exception(kind, error, trace)))
+    light_package()
+    from llava.decoders.base import DecoderFailed, VideoError
+    from llava.decoders.confine import MEMORY, die_with, limit_memory
+
+    die_with(int(parent))
+    limit_memory(MEMORY)
+    try:
+        for picture in decord_pictures(path) if task == "decord" else pictures(task, path, send):
+            send(picture.tobytes(), height=picture.shape[0], width=picture.shape[1])
+    except VideoError as error:
+        send(refused=str(error))
+    except DecoderFailed as error:
+        send(error=str(error))
+    except MemoryError:
+        send(refused=f"{path} takes more than {MEMORY / 2**30:g} GiB of memory to decode; scale it down first.")
+    if task == "decord":
+        os._exit(0)  # its own tear-down can crash
+
+
+def decord_pictures(path: str) -> Iterator:
+    """Pictures (H,W,3) with the numbers that the parent has chosen among PyAV's frames."""
+    import decord
+
+    from llava.decoders.base import DecoderFailed
+    from llava.decoders.confine import open_no_more, open_regular
+
+    wanted, total = json.loads(sys.stdin.readline())
+    descriptor = open_regular(path)
+    open_no_more(1)  # decord opens the descriptor's file once more
+    try:
+        # by number, since its FFmpeg takes hints from a name, such as %d for a series of files
+        reader = decord.VideoReader(f"/proc/self/fd/{descriptor}", ctx=decord.cpu(0))
+        if len(reader) != total:
+            raise DecoderFailed(f"it counts {len(reader)} frames of {total}")
+        for number in wanted:
+            yield reader[number].asnumpy()
+    except (decord.DECORDError, RuntimeError, IndexError) as error:
+        raise DecoderFailed(str(error).splitlines()[0]) from error
+
+
+def pictures(task: str, path: str, send: Callable) -> Iterator:
+    """Pictures (H,W,3) of a film, an animation or a folder, once the parent has chosen among the times."""
+    import av
+    import av.subtitles.codeccontext
+    import av.subtitles.stream  # PyAV would load these two late, when nothing can be opened any more
+
+    from llava.decoders.base import DecoderFailed, VideoError
+    from llava.decoders.confine import open_no_more, open_regular
+    from llava.decoders.container import find_film
+    from llava.decoders.decord_fit import unfit
+    from llava.decoders.pillow_reader import is_animation, read_animation, read_folder
+    from llava.decoders.pyav_reader import index_packets, read_pyav
+
+    seconds, decoder = 0.0, "folder"
+
+    def ask(times, rate: float) -> list[int]:
+        data = times.astype("float64").tobytes()
+        send(data, count=len(times), rate=float(rate), seconds=seconds, decoder=decoder)
+        return json.loads(sys.stdin.readline())
+
+    if os.path.isdir(path):
+        yield from read_folder(path, ask)
+        return
+    file = os.fdopen(open_regular(path), "rb", buffering=0)
+    animation = is_animation(file)
+    open_no_more(1 if animation else 0)  # Pillow loads modules late
+    if animation:
+        if task == "judge":
+            raise DecoderFailed("it does not read animations")
+        decoder = "pillow"
+        yield from read_animation(path, file, ask)
+        return
+    try:
+        film = find_film(path, file)
+        seconds, decoder = film.seconds, "pyav"
+        if task != "judge":
+            yield from read_pyav(film, ask, trust_header=task == "read")
+            return
+        index = index_packets(film)
+        if reason := unfit(film, index):
+            raise DecoderFailed(f"it {reason}")
+        ask(index.times, index.rate)
+    except av.error.FFmpegError as error:
+        if isinstance(error, MemoryError):
+            raise
+        reason = str(error).split(":")[0]
+        raise VideoError(f"{path} cannot be decoded ({reason}); convert it to MP4 with H.264.") from error
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,243 @@
+"""What both wrappers of the method share: asking question by question, recording each, and working in a queue."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+from accelerate import Accelerator
+from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
+from loguru import logger
+from tqdm import tqdm
+
+from aot import AOTConfig
+from llava.eval.campaign.store import ResponseStore
+from llava.eval.lmms.build import exit_on_error
+from llava.eval.lmms.distributed import InMemoryStore, all_questions, longest_first
+from llava.eval.lmms.fingerprint import checkpoint_fingerprint, checkpoint_folder
+from llava.eval.lmms.measure import Measure, retention
+from llava.eval.lmms.questions import PADDING, Question, question_of, reply_to_grade, use_stock_prompt
+from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
+from llava.mm_utils import process_images
+from llava.video import DECODERS, Video, VideoError, load_video
+
+_LOOK = 2.0  # seconds between two looks at how far all ranks are
+_REPORTED = ("settings", "failure", "tokens", "retention", "seconds", "rank")  # the rest is in the row already
+
+
+@dataclass
+class Cost(TokenCounts):
+    """Carries a question's record into the rows of samples that lmms-eval writes beside its results."""
+
+    record: dict | None = None
+
+    def to_dict(self) -> dict:
+        return {**super().to_dict(), **{name: self.record[name] for name in _REPORTED}}
+
+
+class AOTWrapperMixin:
+    """Goes before a stock wrapper among the bases; `stock_id` is that wrapper's model id.
+
+    A question that cannot be answered is recorded with its reason, never answered from the text alone, and handed
+    to the grader as something that it counts as wrong. The run goes on.
+    """
+
+    stock_id: str
+
+    def prepare(
+        self, accelerator: Accelerator, *, config: AOTConfig | None, store: str | None, decoder: str, **effective
+    ) -> None:
+        """To be called once the stock wrapper is built.
+
+        accelerator: of all ranks. config: the method's settings, None for no reduction. store: folder of the
+        responses. effective: what else the replies depend on, as plain JSON values.
+        """
+        if decoder not in DECODERS:
+            raise ValueError(f"There is no video_decode_backend {decoder!r}; choose one of {', '.join(DECODERS)}.")
+        self._config.aot = None if config is None else config.to_dict()
+        self._decoder = decoder
+        self._measure = Measure(self._model)
+        self._settings = {
+            "aot": self._config.aot,
+            "frames": self.max_frames_num,
+            "pool": self._config.mm_spatial_pool_mode,
+            "newline_position": getattr(self._config, "mm_newline_position", None) or "one_token",
+            "template": self.conv_template,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+            **effective,
+        }
+        fingerprint = checkpoint_fingerprint(checkpoint_folder(self.pretrained))
+        self._identity = {"model": fingerprint, "wrapper": self.stock_id, "settings": self._settings}
+        self._answers = InMemoryStore() if store is None else ResponseStore(store)
+        self._shared = store is not None
+        self.accelerator = accelerator
+
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Replies to all requests of this rank; with a store, whoever is free takes the next question."""
+        with exit_on_error():
+            return self._generate(requests)
+
+    def loglikelihood(self, requests):
+        raise SystemExit("Likelihood tasks are not offered: the stock wrappers score them wrongly; use generation.")
+
+    def generate_until_multi_round(self, requests):
+        raise SystemExit("Tasks of several rounds are not offered; use tasks that ask one question.")
+
+    def clean(self) -> None:
+        self._answers.close()
+        super().clean()
+
+    def _generate(self, requests: list[Instance]) -> list[GenerationResult]:
+        questions: list[Question | None] = []
+        visuals: dict[str, Callable] = {}
+        for request in requests:
+            if (request.metadata or {}).get(PADDING):
+                questions.append(None)
+                continue
+            use_stock_prompt(request, self.stock_id)
+            _, _, doc_to_visual, _, task, _ = request.args
+            visuals[task] = doc_to_visual
+            question = question_of(request, self._identity)
+            questions.append(question_of(request, self._identity, self._size(question, doc_to_visual)))
+        mine = [question for question in questions if question is not None]
+        if self._world_size > 1 and not self._shared:
+            logger.warning("without store=FOLDER in --model_args the ranks share their work unevenly")
+        queue = all_questions(mine) if self._shared else longest_first(mine)
+        # a task of which this rank has no document of its own is left to the others
+        self._work([question for question in queue if question.task in visuals], visuals)
+        return [self._result(question) for question in questions]
+
+    def _work(self, queue: list[Question], visuals: dict[str, Callable]) -> None:
+        by_key = {question.key: question for question in queue}
+        if self._shared:
+            self._answers.expect(len(by_key))
+        looked = 0.0
+        with tqdm(total=len(by_key), desc="questions of all ranks", disable=self.rank != 0) as bar:
+            for key in self._answers.work(by_key):
+                question = by_key[key]
+                self._answers.put(key, self._answer(question, visuals[question.task]))
+                if time.monotonic() - looked > _LOOK:
+                    looked = time.monotonic()
+                    bar.update(len(by_key.keys() & self._answers.records().keys()) - bar.n)
+            bar.update(len(by_key) - bar.n)
+        failed = sum(self._answers.get(key)["failure"] is not None for key in by_key)
+        if failed and self.rank == 0:
+            logger.error(f"{failed} of {len(by_key)} questions FAILED; they count as wrong")
+
+    def _result(self, question: Question | None) -> GenerationResult:
+        if question is None:
+            return GenerationResult("")
+        record = self._answers.get(question.key)
+        reply = reply_to_grade(record, self._doc(question))
+        return GenerationResult(reply, Cost(output_tokens=record["tokens"]["generated"], record=record))
+
+    def _size(self, question: Question, doc_to_visual: Callable) -> int:
+        """Bytes of the videos, where the order of work asks for it; a missing file fails when its turn comes."""
+        if not self._shared:
+            return 0
+        try:
+            visuals = listed(doc_to_visual(self._doc(question)))
+            paths = [visual for visual in visuals if isinstance(visual, str) and os.path.isfile(visual)]
+            return sum(os.path.getsize(path) for path in paths)
+        except (Exception, SystemExit):  # noqa: BLE001 - a task's own code; it runs again, and is recorded, below
+            return 0
+
+    def _doc(self, question: Question) -> dict:
+        return self.task_dict[question.task][question.split][question.doc_id]
+
+    def _answer(self, question: Question, doc_to_visual: Callable) -> dict:
+        """The record of one question, answered or failed."""
+        self._measure.start()
+        reply, failure = None, None
+        try:
+            reply = self._ask(question, doc_to_visual)
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever it is, it is recorded and the run goes on
+            failure = _reason(error)
+        if self._measure.failure is not None:  # the stock code goes on without a video, or says so in its reply
+            reply, failure = None, _reason(self._measure.failure)
+        if failure is not None:
+            logger.error(f"{question.task} {question.doc_id} failed: {failure}")
+        tokens = self._measure.tokens()
+        return {
+            **self._identity,
+            "task": question.task,
+            "doc_id": question.doc_id,
+            "prompt": question.prompt,
+            "reply": reply,
+            "failure": failure,
+            "tokens": tokens,
+            "retention": retention(tokens),
+            "seconds": self._measure.seconds(),
+            "rank": self.rank,
+        }
+
+    def _ask(self, question: Question, doc_to_visual: Callable) -> str:
+        """The reply to one question, about all of its visuals."""
+        visuals = listed(doc_to_visual(self._doc(question)))
+        if self.stock_sees_all(visuals, question.prompt):
+            return self._ask_stock(question, visuals)
+        return self._ask_about_several(question, visuals)
+
+    def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
+        """Whether the stock wrapper answers such a question from all of its visuals."""
+        raise NotImplementedError
+
+    def _ask_stock(self, question: Question, visuals: list[Visual]) -> str:
+        """One question through the stock wrapper, without its progress bar."""
+        shown = [FOLDER + one if isinstance(one, str) and os.path.isdir(one) else one for one in visuals]
+        one = Instance(
+            request_type="generate_until",
+            arguments=(
+                question.prompt, dict(question.generation), lambda _: shown,
+                question.doc_id, question.task, question.split,
+            ),
+            idx=0,
+            metadata={"task": question.task, "doc_id": question.doc_id, "repeats": 1},
+        )  # fmt: skip
+        rank, self._rank = self._rank, -1
+        try:
+            (reply,) = super().generate_until([one])
+        finally:
+            self._rank = rank
+        return reply
+
+    def _ask_about_several(self, question: Question, visuals: list[Visual]) -> str:
+        """One question about videos and images in their order: each video with its own frames and its own budget."""
+        prompt = marked(question.prompt, len(visuals))
+        pixels, kinds = [], []
+        for visual in visuals:
+            if isinstance(visual, str):
+                frames = self.read(visual, **self.sampling).frames
+                shown = self._image_processor.preprocess(frames, return_tensors="pt")["pixel_values"]
+            else:  # as the stock wrappers show one of several images: whole, padded to a square
+                (shown,) = process_images([visual], self._image_processor, SimpleNamespace(image_aspect_ratio="pad"))
+            pixels.append(shown.to(self._device, self._model.dtype))
+            kinds.append("video" if isinstance(visual, str) else "image")
+        self._measure.images = kinds.count("image")
+        given = {"max_new_tokens": 1024, "do_sample": False, **question.generation}
+        for name in ("until", "image_aspect_ratio"):
+            given.pop(name, None)
+        if not given["do_sample"]:
+            given = {key: value for key, value in given.items() if key not in ("temperature", "top_p", "top_k")}
+        reply, self._measure.text = generate(
+            self._model, self.tokenizer, prompt, pixels, kinds, template=self.conv_template, use_cache=self.use_cache,
+            pad_token_id=self.tokenizer.pad_token_id, **given,
+        )  # fmt: skip
+        return reply
+
+    def read(self, path: str, **sampling) -> Video:
+        """The frames of a video as the chat reads them; what goes wrong is kept as the question's failure."""
+        started = time.perf_counter()
+        try:
+            video = load_video(path.removeprefix(FOLDER), decoder=self._decoder, **sampling)
+        except VideoError as error:
+            self._measure.failure = error
+            raise
+        self._measure.decoded(len(video.frames), time.perf_counter() - started)
+        return video
+
+
+def _reason(error: BaseException) -> str:
+    """Kind and text of an error on one line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]

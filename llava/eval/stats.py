@@ -1,0 +1,89 @@
+"""Intervals by a paired bootstrap: over questions for benchmarks, over clips for the exam.
+
+All settings answer the same questions, so each draw takes the same questions for all of them: what makes a draw of
+questions hard is then taken out of the comparison. Questions are drawn within the groups that a benchmark averages
+first, and benchmarks are averaged last, as in the tables. The exam asks several questions about a clip, which share its
+tokens, so there clips are drawn.
+"""
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+DRAWS = 4000
+CLUSTER_DRAWS = 2000
+_BLOCK = 250  # draws at a time
+
+
+@dataclass(frozen=True)
+class Interval:
+    """Lower and upper end of a 95 % interval."""
+
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Settings against the first one.
+
+    average: (S,) in percent. difference and relative: for each setting the interval of its average minus the
+    reference's, in points, and of its average as a percentage of the reference's.
+    """
+
+    average: np.ndarray
+    difference: list[Interval]
+    relative: list[Interval]
+
+
+def average(tasks: list[list[np.ndarray]]) -> np.ndarray:
+    """(S,) mean over tasks of the mean over groups of scores (S, n) in 0..1, as a percentage."""
+    return 100 * np.mean([np.mean([group.mean(1) for group in groups], 0) for groups in tasks], 0)
+
+
+def compare(tasks: list[list[np.ndarray]], *, draws: int = DRAWS, seed: int = 0) -> Compared:
+    """Bootstrap of all settings against setting 0.
+
+    tasks: for each task its groups, each an array (S, n) of scores in 0..1: S settings, the same n questions.
+    """
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for start in range(0, draws, _BLOCK):
+        block = min(_BLOCK, draws - start)
+        drawn.append(np.mean([np.mean([_means(rng, group, block) for group in groups], 0) for groups in tasks], 0))
+    scores = 100 * np.concatenate(drawn, 1)  # (S, draws)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        relative = 100 * scores / scores[:1]
+    return Compared(
+        average(tasks),
+        [_interval(row - scores[0]) for row in scores],
+        [_interval(row) for row in relative],
+    )
+
+
+def cluster_difference(scores: np.ndarray, others: np.ndarray, clusters: Sequence[Hashable]) -> Interval:
+    """Interval of how far the mean of scores (n,) is ahead of that of others (n,), in points.
+
+    clusters: of each question; questions of one are drawn together, since they rise and fall together.
+    """
+    number = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
+    member = np.array([number[cluster] for cluster in clusters])
+    sums, sizes = np.bincount(member, scores - others), np.bincount(member)
+    picks = np.random.default_rng(0).integers(len(sums), size=(CLUSTER_DRAWS, len(sums)))
+    return _interval(100 * sums[picks].sum(1) / sizes[picks].sum(1))
+
+
+def _means(rng: np.random.Generator, scores: np.ndarray, draws: int) -> np.ndarray:
+    """(S, draws) means of questions drawn with replacement from scores (S, n)."""
+    count = scores.shape[1]
+    weights = rng.multinomial(count, np.full(count, 1 / count), size=draws)  # (draws, n) times each is drawn
+    return scores @ weights.T / count
+
+
+def _interval(values: np.ndarray) -> Interval:
+    """Of a reference that draws no right answer at all the relative value does not exist: NaN."""
+    if not np.isfinite(values).all():
+        return Interval(float("nan"), float("nan"))
+    low, high = np.percentile(values, [2.5, 97.5])
+    return Interval(float(low), float(high))

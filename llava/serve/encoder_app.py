@@ -1,0 +1,207 @@
+"""The HTTP side of the encoder: bounds on what comes in, one encoding of a video for all who ask, answers passed on."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from aot import AOTError
+from llava.serve.client import ServerError
+from llava.serve.encoder import PromptEncoder, Turn, read_messages
+from llava.serve.encoding import Encoding
+from llava.serve.guard import BUSY, JSON, Guard, Held, authorization, error_response, read_body, while_connected
+from llava.serve.session import ChatError
+from llava.serve.upstream import Upstream, chat_answer, completion_request
+from llava.video import VideoError
+
+NEW_TOKENS = 128  # of an answer, when a request does not say
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What requests may take.
+
+    megabytes: of one body, and held_megabytes of all that are in memory. body_silence, body_seconds: without a byte of
+    a body, and for the whole of it. requests: that are worked on or answered at a time. decoders: processes at a time.
+    remember: videos whose tokens are kept, the ones last asked about.
+    """
+
+    megabytes: float = 256.0
+    held_megabytes: float = 1024.0
+    body_silence: float = 20.0
+    body_seconds: float = 300.0
+    requests: int = 64
+    decoders: int = 2
+    remember: int = 32
+
+    def __post_init__(self):
+        for name, value in vars(self).items():
+            if not value > 0:
+                raise ChatError(f"The limit {name} is {value}; give a number above 0.")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that was read. files: by the keys of the turns."""
+
+    chat: dict
+    turns: list[Turn]
+    files: dict[str, bytes]
+    new_tokens: int
+
+
+def encoder_app(
+    encoder: PromptEncoder, vllm: str, *, api_key: str | None = None, limits: Limits | None = None
+) -> Starlette:
+    """The application that answers chats about videos: encodes here, and asks the server at `vllm` for the words.
+
+    api_key: what clients must bring. Their Authorization is passed on in any case.
+    """
+    chats = _Chats(encoder, vllm, limits or Limits())
+
+    async def refused(request: Request, error: ValueError) -> Response:
+        return error_response(400, str(error))
+
+    return Starlette(
+        routes=[
+            Route("/health", _health),
+            Route("/v1/models", chats.models),
+            Route("/v1/chat/completions", chats.chat, methods=["POST"]),
+        ],
+        middleware=[Middleware(Guard, api_key=api_key)],
+        exception_handlers={
+            HTTPException: _no_route,
+            ServerError: _server_error,
+            ChatError: refused,
+            VideoError: refused,
+            AOTError: refused,
+            Exception: _failed,
+        },
+        lifespan=chats.lifespan,
+    )
+
+
+class _Chats:
+    """What the routes share."""
+
+    def __init__(self, encoder: PromptEncoder, vllm: str, limits: Limits):
+        self.limits = limits
+        self.encoding = Encoding(encoder, decoders=limits.decoders, remember=limits.remember)
+        self.upstream = Upstream(vllm.rstrip("/"))
+        self.held = Held(int(limits.held_megabytes * 1e6))
+        self.working = 0
+
+    @asynccontextmanager
+    async def lifespan(self, app: Starlette) -> AsyncIterator[None]:
+        with self.encoding.running():
+            async with self.upstream.http:
+                yield
+
+    async def models(self, request: Request) -> Response:
+        with self._place():
+            return JSON(await self.upstream.ask("/v1/models", authorization=authorization(request.scope)))
+
+    async def chat(self, request: Request) -> ASGIApp:
+        return self._respond  # no response yet: it watches the client while it works and streams
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reads a request in time and within bounds, then works for it as long as its client is there."""
+        limits = self.limits
+        with self.held.body() as take:
+            with self._place():  # a refusal does not wait for the body
+                pass
+            try:
+                body = await read_body(
+                    Request(scope, receive),
+                    take,
+                    most=int(limits.megabytes * 1e6),
+                    silence=limits.body_silence,
+                    seconds=limits.body_seconds,
+                )
+            except ClientDisconnect:
+                return
+            with self._place():
+                await while_connected(receive, self._work(body, scope, receive, send))
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """One of the requests that are worked on; ServerError when there are enough of them."""
+        if self.working >= self.limits.requests:
+            raise ServerError(BUSY, status=503)
+        self.working += 1
+        try:
+            yield
+        finally:
+            self.working -= 1
+
+    async def _work(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
+        """Encodes, asks and answers."""
+        asked = await asyncio.to_thread(read_chat, body)
+        body.clear()
+        embeds = await self.encoding.embed(asked.turns, asked.files, new_tokens=asked.new_tokens)
+        completion = await asyncio.to_thread(completion_request, asked.chat, embeds, new_tokens=asked.new_tokens)
+        upstream = {"path": "/v1/completions", "body": completion, "authorization": authorization(scope)}
+        if not asked.chat.get("stream"):
+            answer = chat_answer(await self.upstream.ask(**upstream), streamed=False)
+            await JSON(answer)(scope, receive, send)
+            return
+        async with aclosing(self.upstream.events(**upstream)) as events:
+            first = await anext(events, None)  # before anything is sent: a refusal has a status of its own
+            stream = StreamingResponse(_as_chat(first, events), media_type="text/event-stream")
+            await stream.stream_response(send)
+
+
+def read_chat(body: bytearray) -> Asked:
+    """A chat request from its JSON. Raises ChatError."""
+    try:
+        chat = json.loads(body, parse_constant=_no_number)
+        fields = {name: value for name, value in chat.items() if name != "messages"}
+        json.dumps(fields)  # as it will be passed on
+    except (ValueError, RecursionError, AttributeError) as error:
+        raise ChatError("The request is no JSON object that can be read; send the one of an OpenAI chat.") from error
+    if not isinstance(chat.get("messages"), list):
+        raise ChatError("The request has no list of messages; send the one of an OpenAI chat.")
+    new_tokens = chat.get("max_completion_tokens") or chat.get("max_tokens") or NEW_TOKENS
+    if type(new_tokens) is not int or new_tokens < 1:
+        raise ChatError("max_tokens is no whole number above 0; give one.")
+    return Asked(fields, *read_messages(chat["messages"]), new_tokens)
+
+
+def _no_number(name: str):
+    raise ValueError(f"{name} is no JSON")
+
+
+async def _as_chat(event: dict | None, events: AsyncIterator[dict]) -> AsyncIterator[str]:
+    """The events of a chat's stream: `event`, and those that follow."""
+    try:
+        while event is not None:
+            yield f"data: {json.dumps(chat_answer(event, streamed=True))}\n\n"
+            event = await anext(events, None)
+        yield "data: [DONE]\n\n"
+    except ServerError as error:  # the status is sent: only an event can still say it
+        yield f"data: {error_response(502, str(error)).body.decode()}\n\n"
+
+
+async def _health(request: Request) -> Response:
+    return JSON({})
+
+
+async def _no_route(request: Request, error: HTTPException) -> Response:
+    return error_response(error.status_code, "There is only POST /v1/chat/completions, GET /v1/models and GET /health.")
+
+
+async def _server_error(request: Request, error: ServerError) -> Response:
+    return error_response(error.status, str(error))
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    return error_response(500, "The server failed; its log says why.")

@@ -1,0 +1,47 @@
+"""Every other method gives the numbers that it gave."""
+
+import json
+
+import pytest
+
+from aot import method_names
+from aot.baselines import dycoke, flashvid, ott_vid, vidcom2
+from aot.registry import get_method
+from tests.aot.pins import CASES, FILE, numbers
+
+PINS = json.loads(FILE.read_text())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_numbers_are_those_of_the_file(case):
+    found, expected = numbers(case), PINS[case]
+    for name in ("place", "kind", "clips"):
+        assert found[name] == expected[name]
+    # kept to three places; sums of float32 differ by less from machine to machine
+    for name in ("mass", "along"):
+        assert found[name] == pytest.approx(expected[name], abs=2e-3)
+
+
+def test_what_methods_ask_of_the_tower():
+    needs = {"aot": ("shallow", "deep"), "visionzip": ("attention_last", "keys")}
+    needs |= dict.fromkeys(("fastvid", "flashvid", "holitom", "ott_vid"), ("attention_last",))
+    for name in method_names():
+        assert get_method(name).needs == needs.get(name, ())
+
+
+def test_published_constants():
+    """What the papers state, where a seeded input may not tell one value from another."""
+    assert get_method("visionzip").options == {"dominant": 54 / 64, "contextual": "sum"}
+    assert get_method("prunevid").options == {"segments": 0.25, "threshold": 0.8, "neighbours": 7}
+    expected = {"threshold": 0.9, "cuts": 8, "salient": 0.6, "stride": 4, "neighbours": 4, "anchor_weight": 0.6}
+    assert get_method("fastvid").options == expected
+    assert get_method("holitom").options == {"threshold": None, "center_weight": 0.6, "neighbours": 7}
+    assert get_method("ott_vid").options == {"temporal_share": 0.3}
+    assert get_method("fastv").options == {"layer": 2, "counts": "average"}
+    assert get_method("pdrop").options == {"layers": None, "counts": "average"}
+    assert get_method("random").options == {"seed": 0}
+    assert (flashvid.DIVERSE_PART, flashvid.LINK_ABOVE, flashvid.NEIGHBOURS) == (0.7, 0.8, 7)
+    assert (flashvid.SEGMENT_BELOW, flashvid.SEGMENTS) == (0.9, 8)
+    assert (ott_vid.TEMPERATURE, ott_vid.DEAREST, ott_vid.EPSILON, ott_vid.ITERATIONS) == (0.3, 0.3, 0.01, 200)
+    assert vidcom2.SCALES == (0.125, 0.25, 0.5, 1, 2) and vidcom2.TEMPERATURE == 0.01
+    assert (dycoke.WINDOW, dycoke.WHOLE_FRAMES, dycoke.ALL_FRAMES) == (4, 10, 13)

@@ -1,0 +1,132 @@
+"""The page over HTTP, without a browser: who is a visitor, what may be uploaded, and what is left at the end."""
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llava.serve.web_worker import NO_SESSION
+from tests.serve.conftest import write_checkpoint, write_video
+
+pytest.importorskip("gradio", reason="gradio is not installed; scripts/test_web.sh installs it")
+
+import httpx  # noqa: E402
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = """if True:
+    import sys, tempfile
+    tempfile.tempdir = sys.argv.pop(1)
+    from llava.serve import web_uploads
+    web_uploads.UNUSED_SECONDS, web_uploads.SILENCE_SECONDS, web_uploads.SWEEP_SECONDS = 3.0, 1.0, 0.5
+    from llava.serve.web import main
+    sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    """(address, folder of uploads, process) of a page for 16 visitors with 1 MB each."""
+    folder = tmp_path_factory.mktemp("temporary")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    checkpoint = write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+    command = [sys.executable, "-c", PROGRAM, str(folder), "--model-path", checkpoint, "--device", "cpu"]
+    command += ["--port", str(port), "--max-mb", "1", "--max-new-tokens", "4"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        assert "open http" in process.stdout.readline()
+        (uploads,) = (path for path in next(folder.glob("aot-web-*")).iterdir() if path.is_dir())
+        yield f"http://127.0.0.1:{port}", uploads, process
+    finally:
+        process.kill()
+        process.wait(20)
+
+
+def upload(address, *contents: bytes) -> httpx.Response:
+    files = [("files", (f"{number}.mp4", content)) for number, content in enumerate(contents)]
+    return httpx.post(f"{address}/gradio_api/upload", files=files, timeout=30)
+
+
+def call(address, name: str, values: list, session: str | None = None) -> list:
+    """What the page answers a call with."""
+    body = {"data": values} | ({"session_hash": session} if session else {})
+    started = httpx.post(f"{address}/gradio_api/call/{name}", json=body, timeout=30).json()
+    said = httpx.get(f"{address}/gradio_api/call/{name}/{started['event_id']}", timeout=60).text
+    return json.loads(said.partition("data: ")[2])
+
+
+def files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file()]
+
+
+def wait_until_empty(folder: Path) -> None:
+    deadline = time.monotonic() + 20
+    while files(folder):
+        assert time.monotonic() < deadline, files(folder)
+        time.sleep(0.1)
+
+
+def test_calls_without_a_session_are_refused_and_see_nobodys_video(page, tmp_path):
+    address, *_ = page
+    clip = Path(write_video(tmp_path / "clip.mp4")).read_bytes()
+    video = {"path": upload(address, clip).json()[0], "meta": {"_type": "gradio.FileData"}}
+    assert "0.mp4: 2.0 s" in call(address, "look", [video, 10], "mine")[1]
+    for name, values in (("look", [video, 10]), ("show", [video, 10]), ("ask", ["What?", 10])):
+        assert NO_SESSION in call(address, name, values)[0]
+        direct = httpx.post(f"{address}/gradio_api/run/{name}", json={"data": values}, timeout=30).json()
+        assert NO_SESSION in direct["data"][0]
+    assert "no video yet" in call(address, "ask", ["What?", 10], "another")[0]
+    status, *_, cost, _, stale = call(address, "ask", ["What?", 10], "mine")
+    assert status == stale == "" and "of 288" in cost
+    assert "10 % of the tokens, the picture shows 16 %" in call(address, "show", [video, 16], "mine")[2]
+    assert call(address, "show", [video, 10], "mine")[2] == ""
+    time.sleep(4)
+    assert Path(video["path"]).exists(), "a visitor looks at it"
+    call(address, "look", [None, 10], "mine")
+    wait_until_empty(page[1])
+
+
+def test_uploads_have_a_quota(page):
+    address, folder, _ = page
+    assert upload(address, bytes(2_000_000)).status_code == 413
+    refused = upload(address, bytes(17_000_000))
+    assert refused.status_code == 503 and "no room" in refused.text and refused.headers["Retry-After"]
+    assert upload(address, *(str(number).encode() for number in range(64))).status_code == 200
+    assert upload(address, b"one more").status_code == 503
+    chunks = httpx.post(f"{address}/gradio_api/upload", content=iter([b"a"]), timeout=30)
+    assert chunks.status_code == 411
+    wait_until_empty(folder)
+    assert upload(address, b"there is room again").status_code == 200
+    wait_until_empty(folder)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_uploads_that_break_off_leave_nothing(page, leaves):
+    address, folder, _ = page
+    host, _, port = address.removeprefix("http://").partition(":")
+    part = b'--b\r\nContent-Disposition: form-data; name="files"; filename="a.mp4"\r\n\r\n' + bytes(100_000)
+    head = f"POST /gradio_api/upload HTTP/1.1\r\nHost: {host}\r\nContent-Length: 500000\r\n"
+    halves = [socket.create_connection((host, int(port))) for _ in range(20)]
+    for half in halves:
+        half.sendall(head.encode() + b"Content-Type: multipart/form-data; boundary=b\r\n\r\n" + part)
+    time.sleep(0.5)
+    assert len(files(folder)) == 20
+    for half in halves if leaves else ():
+        half.close()
+    wait_until_empty(folder)
+    for half in halves:
+        half.close()
+
+
+def test_nothing_is_left_when_the_page_is_ended(page):
+    address, folder, process = page
+    upload(address, b"left")
+    assert files(folder)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(30) == 0 and not folder.exists()
