@@ -105,10 +105,11 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
             rows = used.index_fill(0, group, True).nonzero().squeeze(-1)
             group = torch.searchsorted(rows, group)
         frame, row = rows // height, rows % height
-    # newline g stands behind the last token of group g: before token i stand i tokens and the newlines of earlier groups
-    tokens, newlines = torch.arange(len(group), device=device), torch.arange(len(frame), device=device)
+    # newline g stands behind the last token of group g; before token i stand i tokens and newlines of earlier groups
+    number = torch.arange(len(group) + len(frame), device=device)
+    tokens, newlines = number[: len(group)], number[: len(frame)]
     place = torch.cat([tokens + group, torch.searchsorted(group, newlines, right=True) + newlines])
-    order = torch.empty_like(place).scatter_(0, place, torch.arange(len(place), device=device))
+    order = torch.empty_like(place).scatter_(0, place, number)
     added = {
         "tokens": video.newline.to(device, selection.tokens.dtype).expand(len(frame), -1),
         "frame": frame,

@@ -1,1 +1,1 @@
-"""Models that `aot.apply` knows, one module each; none of them is imported before it is needed."""
+"""Models that `aot.apply` knows: `llava` and `hf_onevision`, none of them imported before it is needed."""

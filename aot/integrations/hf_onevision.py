@@ -22,15 +22,15 @@ from ..config import AOTConfig
 from ..errors import AOTError
 from ..registry import get_method
 from ..types import CompressedVideo
-from .capture import Reader, attention_layers, capturing, watch, watch_attention
 from .kv_cache import NAMES, cache_name, take_cache
-from .prompt import Shortened, places_to_keep, positions, shorten, videos_of_rows
+from .prompt import PrunedPrompt, places_to_keep, positions, shorten, videos_of_rows
+from .vision_outputs import Reader, attention_layers, capturing, watch, watch_attention
 
 _STATE = "_aot_applied"  # on the model, a State
 _ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
-_PROMPT = "_aot_prompt"  # on a cache, a Shortened
+_PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
 _PROJECTED = "projected"
-_pending: ContextVar[Shortened | None] = ContextVar("aot_pending", default=None)
+_pending: ContextVar[PrunedPrompt | None] = ContextVar("aot_pending", default=None)
 _generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=None)
 
 
@@ -171,7 +171,7 @@ def _uncovered(model: Any, ids: torch.Tensor, args: tuple, kwargs: dict) -> Gene
     known = getattr(cache, _PROMPT, None)
     if in_pieces and known is not None:
         raise AOTError("Behind a shortened prompt generate does not find the pieces; leave prefill_chunk_size out.")
-    start = _entries(cache) if known is None else known.covered(_entries(cache))
+    start = _entries(cache) if known is None else known.original_length_of(_entries(cache))
     before = 0 if mask is None else mask.shape[1] - ids.shape[1]  # places that only the mask speaks of
     return Generated(ids[:, max(0, start - before) :], start)
 
@@ -198,8 +198,8 @@ def _reader(inner: Any, call: dict) -> tuple[Reader, int]:
     )
     total = len(attention_layers(inner.vision_tower))
     used = max(index if index >= 0 else total + 1 + index for index in ([layer] if isinstance(layer, int) else layer))
-    needs = get_method(inner.__dict__[_STATE].config.method).requires
-    return Reader(inner.vision_tower, needs, used), int(strategy == "default")
+    requires = get_method(inner.__dict__[_STATE].config.method).requires
+    return Reader(inner.vision_tower, requires, used), int(strategy == "default")
 
 
 def _before(model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
@@ -208,10 +208,11 @@ def _before(model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     if args:
         names = list(inspect.signature(type(model).forward).parameters)[1:]
         kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
+    # the videos of this call, and what the cache remembers of earlier ones
     cache = take_cache(dict(kwargs))
     encoded = _take_videos(model, kwargs := dict(kwargs))
-    known = getattr(cache, _PROMPT, None)
-    if encoded is None and known is None:
+    pruned = getattr(cache, _PROMPT, None)
+    if encoded is None and pruned is None:
         _check_unknown(model, kwargs, cache)
         return None
     mask = kwargs.get("attention_mask")
@@ -219,26 +220,31 @@ def _before(model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         raise AOTError("aot.apply works with the growing cache that generate uses by itself; leave static caches out.")
     if kwargs.get("input_ids") is None:
         raise AOTError("aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds.")
+    # how many places of the original prompt are behind this step
     cached = _entries(cache)
-    if known is None:
+    if pruned is None:
         before = kwargs["input_ids"].new_ones(len(kwargs["input_ids"]), cached) if mask is None else mask[:, :cached]
-        known = Shortened(cached, before)
-    ids, mask = _new_part(kwargs, known.covered(cached), cached)
+        pruned = PrunedPrompt(cached, before)
+    behind = pruned.original_length_of(cached)
+    # new ids and their mask
+    ids, mask = _new_part(kwargs, behind, cached)
     if encoded is None:
         _check_text(model, ids)
-    entered = known.extended(cached, mask)
-    new = ids.new_ones(ids.shape) if mask is None else mask[:, known.covered(cached) :]
-    total = known.covered(cached) + ids.shape[1]
+    cached_mask = pruned.entered_mask(cached, mask)
+    new_mask = ids.new_ones(ids.shape) if mask is None else mask[:, behind:]
+    original_length = behind + ids.shape[1]
+    # compress the videos and splice their tokens in
     if encoded is not None:
-        ids, new = _compressed(model, kwargs, ids, new, encoded, known.covered(cached))
-    full = torch.cat([entered.to(new), new], dim=1)
-    kwargs["attention_mask"], kwargs["position_ids"] = full, positions(full, new.shape[1])
-    if kwargs.get("inputs_embeds") is None:
+        ids, new_mask = _compressed(model, kwargs, ids, new_mask, encoded, behind)
+    elif kwargs.get("inputs_embeds") is None:
         kwargs["input_ids"] = ids
+    # mask and positions of the shorter prompt
+    full_mask = torch.cat([cached_mask.to(new_mask), new_mask], dim=1)
+    kwargs["attention_mask"], kwargs["position_ids"] = full_mask, positions(full_mask, new_mask.shape[1])
     if kwargs.get("cache_position") is not None:  # transformers 4
-        kwargs["cache_position"] = torch.arange(cached, full.shape[1], device=full.device)
+        kwargs["cache_position"] = torch.arange(cached, full_mask.shape[1], device=full_mask.device)
     if encoded is not None:
-        _pending.set(Shortened(total, full))
+        _pending.set(PrunedPrompt(original_length, full_mask))
     return (), kwargs
 
 

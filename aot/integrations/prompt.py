@@ -9,31 +9,32 @@ from ..errors import AOTError
 
 
 @dataclass(frozen=True)
-class Shortened:
+class PrunedPrompt:
     """What a key-value cache holds of a prompt that was shortened.
 
-    length: places of the prompt as the caller counts them. mask: (B, L') those that entered, 0 for padding.
+    original_length: places of the prompt as the caller counts them
+    attention_mask: (B, L') the places that entered, 0 for padding
     """
 
-    length: int
-    mask: torch.Tensor
+    original_length: int
+    attention_mask: torch.Tensor
 
-    def covered(self, cached: int) -> int:
+    def original_length_of(self, cached: int) -> int:
         """Places of the caller's count that a cache of `cached` entries stands for."""
-        return self.length + cached - self.mask.shape[1]
+        return self.original_length + cached - self.attention_mask.shape[1]
 
-    def extended(self, cached: int, mask: torch.Tensor | None) -> torch.Tensor:
-        """(B, cached) mask of the cache's entries; mask: (B, >= covered) of the caller or None, all tokens.
+    def entered_mask(self, cached: int, mask: torch.Tensor | None) -> torch.Tensor:
+        """(B, cached) mask of the cache's entries; mask: (B, >= original length) of the caller or None, all tokens.
 
         A cache that was cut behind its videos has fewer entries than the prompt.
         """
-        entered = self.mask[:, :cached]
+        entered = self.attention_mask[:, :cached]
         later = cached - entered.shape[1]
         if mask is None:
             return torch.cat([entered, entered.new_ones(len(entered), later)], dim=1)
         if len(mask) != len(entered):
             raise AOTError(f"The cache holds {len(entered)} prompts, but {len(mask)} came; go on with the same.")
-        return torch.cat([entered, mask[:, self.length : self.length + later].to(entered)], dim=1)
+        return torch.cat([entered, mask[:, self.original_length : self.original_length + later].to(entered)], dim=1)
 
 
 def videos_of_rows(ids: torch.Tensor, token: int, size: int, videos: int, *, repeats: int = 1) -> list[list[int]]:

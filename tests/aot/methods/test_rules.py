@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aot import AOTConfig, Kind, compress
+from aot import AOTConfig, TokenKind, compress
 from tests.aot.pins import make_input
 
 FRAMES, GRID, PER_FRAME = 12, (5, 6), 30
@@ -81,8 +81,8 @@ def test_visionzip():
         dominant += sorted(t * PER_FRAME + i for i in order[:10])
         contextual += [t * PER_FRAME + i for i in sorted(order[10:])[::10]]
     extras = {"attention_last": last, "keys": keys}
-    assert chosen("visionzip", 0.4, kind=Kind.GLOBAL, **extras) == dominant
-    assert chosen("visionzip", 0.4, kind=Kind.LOCAL, **extras) == contextual
+    assert chosen("visionzip", 0.4, kind=TokenKind.GLOBAL, **extras) == dominant
+    assert chosen("visionzip", 0.4, kind=TokenKind.LOCAL, **extras) == contextual
 
 
 def test_fastvid_salient(features):
@@ -90,7 +90,7 @@ def test_fastvid_salient(features):
     _, _, _, last, _ = make_input(FRAMES, GRID)
     best = np.argsort(-last, axis=1, kind="stable")[:, :7]
     expected = [t * PER_FRAME + i for t in range(FRAMES) for i in sorted(best[t])]
-    assert chosen("fastvid", 0.4, kind=Kind.GLOBAL, attention_last=last) == expected
+    assert chosen("fastvid", 0.4, kind=TokenKind.GLOBAL, attention_last=last) == expected
 
 
 def test_flashvid_diverse(features):
@@ -114,4 +114,4 @@ def test_flashvid_diverse(features):
             near = distance[best] if step == 0 else np.minimum(near, distance[best])
             picked.append(best)
         expected += sorted(t * PER_FRAME + i for i in picked)
-    assert chosen("flashvid", 0.4, kind=Kind.GLOBAL, attention_last=last) == expected
+    assert chosen("flashvid", 0.4, kind=TokenKind.GLOBAL, attention_last=last) == expected
