@@ -1,14 +1,12 @@
-"""Reference operations: received attention and Sinkhorn."""
-
-import math
+"""Entropic plans: their marginals, POT, batches and stopping rules."""
 
 import numpy as np
 import ot
 import pytest
 import torch
 
-from aot import AOTError, layers
-from aot.ops import novelty, received_attention, sinkhorn
+from aot import AOTError
+from aot.ops import sinkhorn
 
 
 def problem(batch=3, suppliers=40, anchors=7, seed=0):
@@ -111,30 +109,25 @@ def test_no_mass_gives_an_empty_finite_plan():
     assert torch.equal(plan, torch.zeros(1, 4, 3))
 
 
-@pytest.mark.parametrize("chunk", [None, 1, 7, 100])
-def test_received_attention_against_a_full_map(chunk):
-    generator = torch.Generator().manual_seed(0)
-    q, k = (torch.randn(2, 3, 23, 8, generator=generator) for _ in range(2))
-    scale = 1 / math.sqrt(8)
-    expected = (q.double() @ k.double().transpose(2, 3) * scale).softmax(-1).mean(1).sum(1)
-    received = received_attention(q, k, scale, chunk=chunk)
-    assert received.dtype == torch.float32
-    torch.testing.assert_close(received.double(), expected, rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(received.sum(1), torch.full((2,), 23.0))
+@pytest.mark.parametrize("log_domain", [False, True])
+def test_a_problem_that_is_solved_from_the_start_gives_padding_no_mass(log_domain):
+    """One anchor at no cost: the first look finds every row right, and nothing is scaled."""
+    supply, demand = torch.tensor([[1.0, 1, 1, 0, 0]]), torch.tensor([[3.0, 0]])
+    cost = torch.tensor([[[0.0, 9]]]).expand(1, 5, 2)
+    plan = sinkhorn(cost, supply, demand, epsilon=0.1, log_domain=log_domain)
+    assert plan.tolist() == [[[1, 0], [1, 0], [1, 0], [0, 0], [0, 0]]]
 
 
-def test_received_attention_takes_strided_half_precision():
-    q = torch.randn(2, 9, 4, 8).bfloat16().transpose(1, 2)
-    received = received_attention(q, q, 0.3)
-    torch.testing.assert_close(received, received_attention(q.float().contiguous(), q.float(), 0.3))
+def test_an_anchor_that_nothing_reaches_gets_nothing():
+    """On unshifted scalings a cost of 10,000 ε is a kernel of 0."""
+    cost, ones = torch.tensor([[[0.0, 1000.0]] * 3]), torch.ones(1, 3)
+    plan = sinkhorn(cost, ones, torch.tensor([[2.0, 1.0]]), epsilon=0.1, stop="change")
+    assert plan.isfinite().all() and not plan[..., 1].any()
 
 
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: received_attention(torch.rand(1, 2, 3, 4), torch.rand(1, 2, 3, 5), 1.0), "equal B, H and d"),
-        (lambda: received_attention(*[torch.rand(1, 2, 3, 4)] * 2, 1.0, backend="triton"), "triton"),
-        (lambda: received_attention(*[torch.rand(1, 2, 3, 4)] * 2, 1.0, backend="cuda"), "Unknown backend"),
         (lambda: sinkhorn(torch.rand(1, 2, 3), torch.rand(1, 3), torch.rand(1, 2), epsilon=0.1), "must be"),
         (lambda: sinkhorn(torch.rand(1, 3), torch.rand(1, 3), torch.rand(1, 2), epsilon=0.1), "must be"),
         (lambda: sinkhorn(*problem(), epsilon=0.1, stop="soon"), "stopping rule"),
@@ -145,37 +138,3 @@ def test_received_attention_takes_strided_half_precision():
 def test_bad_calls_name_the_trouble(call, message):
     with pytest.raises(AOTError, match=message):
         call()
-
-
-def test_layers():
-    assert layers(26) == (5, 24)
-    assert layers(5) == (1, 3)
-    for depth in range(2, 60):
-        shallow, deep = layers(depth)
-        assert abs(shallow - 0.2 * (depth - 1)) <= 0.5 and deep == depth - 2
-    with pytest.raises(AOTError, match="at least 2"):
-        layers(1)
-
-
-@pytest.mark.parametrize("log_domain", [False, True])
-def test_a_problem_that_is_solved_from_the_start_gives_padding_no_mass(log_domain):
-    """One anchor at no cost: the first look finds every row right, and nothing is scaled."""
-    supply, demand = torch.tensor([[1.0, 1, 1, 0, 0]]), torch.tensor([[3.0, 0]])
-    cost = torch.tensor([[[0.0, 9]]]).expand(1, 5, 2)
-    plan = sinkhorn(cost, supply, demand, epsilon=0.1, log_domain=log_domain)
-    assert plan.tolist() == [[[1, 0], [1, 0], [1, 0], [0, 0], [0, 0]]]
-
-
-def test_novelty_is_never_below_zero():
-    """Tokens that equal each other have a cosine of 1, which rounding may exceed."""
-    tokens = torch.randn(50, 1, 33, generator=torch.Generator().manual_seed(0)).expand(-1, 4, -1)
-    for frame in tokens:
-        found = novelty(frame.expand(2, -1, -1))
-        assert float(found.min()) >= 0 and float(found.max()) < 1e-6
-
-
-def test_an_anchor_that_nothing_reaches_gets_nothing():
-    """On unshifted scalings a cost of 10,000 ε is a kernel of 0."""
-    cost, ones = torch.tensor([[[0.0, 1000.0]] * 3]), torch.ones(1, 3)
-    plan = sinkhorn(cost, ones, torch.tensor([[2.0, 1.0]]), epsilon=0.1, stop="change")
-    assert plan.isfinite().all() and not plan[..., 1].any()
