@@ -6,7 +6,7 @@ from . import methods
 from .apply import Applied, apply, remove
 from .compress import compress
 from .config import AOTConfig
-from .deprecated import NAMES, warn_renamed
+from .deprecated import NAMES, find_old_modules, warn_renamed
 from .errors import AOTError
 from .ops.received_attention import layers
 from .pooling import pool_tokens, pooled_grid
@@ -34,6 +34,8 @@ __all__ = [
     "remove",
     "warm_up",
 ]
+
+find_old_modules()
 
 
 def __getattr__(name: str) -> Any:

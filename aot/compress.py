@@ -71,8 +71,7 @@ def compress(
     with torch.no_grad():
         selection = insert_newlines(method.run(video, config), video, config)
     kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass)
-    lengths = selection.clips if selection.clips is not None else video.clips
-    seen = selection.trace if trace else None
+    lengths, seen = selection.clips or video.clips, selection.trace if trace else None
     return CompressedVideo(*kept, video.pooled_grid, video.frames, lengths, config, seen, video.usable)
 
 

@@ -1,8 +1,13 @@
 """Names of the last release that this one still takes, each with a DeprecationWarning. They go in the next release."""
 
 import functools
+import importlib
+import sys
 import warnings
 from collections.abc import Mapping
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any, TypeVar
 
 from .errors import AOTError
@@ -21,6 +26,18 @@ SCHEDULES = {"joint": "default", "cascade": "paper"}  # values of "schedule" -> 
 NAMES = {"Kind": "TokenKind", "baselines": "methods"}
 # arguments of `aot.register`: old name -> new one
 REGISTER = {"needs": "requires", "inside": "in_llm"}
+
+# modules that the page on adding a method named: old name -> new one
+MODULES = {
+    "aot.baselines": "aot.methods",
+    "aot.baselines.budgets": "aot.methods.common",
+    "aot.baselines.merging": "aot.methods.common",
+    "aot.checks": "aot.validation",
+    "aot.ranks": "aot.indexing",
+    "aot.result": "aot.types",
+    "aot.scores": "aot.ops.common",
+    "aot.video": "aot.types",
+}
 
 T = TypeVar("T")
 
@@ -62,3 +79,26 @@ def takes_old_settings(config: type[T]) -> type[T]:
     config.__init__ = __init__  # type: ignore[method-assign]
     config.__getattr__ = __getattr__  # type: ignore[attr-defined]
     return config
+
+
+class OldModules(MetaPathFinder, Loader):
+    """Lets the modules of `MODULES` be imported: each holds what the new one does, old names of it included."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        return ModuleSpec(name, self, is_package=name == "aot.baselines") if name in MODULES else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        warn_renamed(f"The module {spec.name}", MODULES[spec.name])
+        return ModuleType(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        new = vars(importlib.import_module(MODULES[module.__name__]))
+        vars(module).update({name: value for name, value in new.items() if not name.startswith("__")})
+        if "TokenKind" in new:
+            vars(module).update(Kind=new["TokenKind"], kept=new["Selection"].from_indices)
+
+
+def find_old_modules() -> None:
+    """Puts `OldModules` among the finders, once."""
+    if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
+        sys.meta_path.insert(0, OldModules())

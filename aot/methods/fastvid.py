@@ -26,8 +26,7 @@ from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
-from .clustering import log_peaks, mean_squared_distances
-from .common import anchored_mean, even_budgets, gather_members, rounded_share
+from .common import anchored_mean, even_budgets, gather_members, log_peaks, mean_squared_distances, rounded_share
 
 
 def _check(options: dict) -> None:

@@ -25,8 +25,7 @@ from ..indexing import true_indices
 from ..ops.common import relative_importance, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from .clustering import dpc_knn
-from .common import chain_roots, even_budgets, frame_segments, gather_members, rounded_share
+from .common import chain_roots, dpc_knn, even_budgets, frame_segments, gather_members, rounded_share
 
 DIVERSE_PART = 0.7
 SEGMENT_BELOW, SEGMENTS = 0.9, 8

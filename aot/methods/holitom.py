@@ -25,8 +25,7 @@ from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
-from .clustering import dpc_knn
-from .common import StaticSplit, anchored_mean, frame_segments, gather_members, set_budgets, split_static
+from .common import StaticSplit, anchored_mean, dpc_knn, frame_segments, gather_members, set_budgets, split_static
 
 
 def _check(options: dict) -> None:

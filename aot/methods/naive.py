@@ -1,4 +1,4 @@
-"""The floors that any method must beat: evenly spaced tokens, random tokens, whole frames."""
+"""Naive baselines that any method must beat: evenly spaced tokens, random tokens, whole frames, the first tokens."""
 
 from numbers import Integral
 

@@ -27,8 +27,7 @@ from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
-from .clustering import Clusters, dpc_knn
-from .common import StaticSplit, frame_segments, gather_members, set_budgets, split_static
+from .common import Clusters, StaticSplit, dpc_knn, frame_segments, gather_members, set_budgets, split_static
 
 
 def _check(options: dict) -> None:

@@ -1,6 +1,7 @@
 """Names of the last release work as before and say what they became."""
 
 import pytest
+import torch
 
 import aot
 from aot import AOTConfig, AOTError
@@ -50,9 +51,27 @@ def test_old_names_of_the_package():
     with pytest.warns(DeprecationWarning, match="aot.Kind is now called aot.TokenKind"):
         assert aot.Kind is aot.TokenKind
     with pytest.warns(DeprecationWarning, match="aot.baselines is now called aot.methods"):
-        assert aot.baselines is aot.methods
+        assert aot.__getattr__("baselines") is aot.methods
     with pytest.raises(AttributeError, match="no attribute 'Kinds'"):
         _ = aot.Kinds
+
+
+def test_a_method_written_by_the_old_page_runs():
+    """The imports that the page on adding a method had."""
+    source = """
+from aot.ranks import rank_descending, true_indices
+from aot.baselines.budgets import even_budgets
+from aot.checks import number
+from aot.result import Kind, Selection, kept
+from aot.scores import unit
+from aot.video import VideoTokens
+"""
+    names = {}
+    with pytest.warns(DeprecationWarning, match="The module aot.baselines.budgets is now called aot.methods.common"):
+        exec(source, names)
+    selection = names["kept"](torch.ones(1, 2), torch.tensor([3]), (2, 2), kind=names["Kind"].LOCAL)
+    assert type(selection) is names["Selection"] is aot.types.Selection and names["Kind"] is aot.TokenKind
+    assert selection.position.tolist() == [[1, 1]] and names["even_budgets"](3, 2) == [1, 2]
 
 
 def test_old_arguments_of_register():

@@ -11,6 +11,21 @@ TILE = 2**14  # costs that one look takes, 64 KB
 MAX_CANDIDATES = 64  # of a look; more would spill registers
 
 
+@triton.jit
+def fill_up(tie_break, chosen, found, wanted, tokens, i):
+    """What the steps left open goes to the largest weights."""
+    while found < wanted:
+        worth = tl.load(tie_break + i, mask=i < tokens, other=-float("inf"))
+        top = tl.max(worth, 0)
+        best = tl.min(tl.where(worth == top, i, tokens - 1), 0)
+        tl.debug_barrier()
+        if top > -float("inf"):
+            tl.store(chosen + best, 1)
+            tl.store(tie_break + best, -float("inf"))
+        found += 1
+        tl.debug_barrier()
+
+
 @triton.jit(do_not_specialize=["max_steps"])
 def facility_location_kernel(
     cost, weight, candidates, count, start_cost, tie_break, chosen, tokens, max_steps, stride,
@@ -66,17 +81,7 @@ def facility_location_kernel(
         step += 1
         tl.debug_barrier()
 
-    # what the steps left open goes to the largest weights
-    while found < wanted:
-        worth = tl.load(tie_break + i, mask=inside, other=-float("inf"))
-        top = tl.max(worth, 0)
-        best = tl.min(tl.where(worth == top, i, tokens - 1), 0)
-        tl.debug_barrier()
-        if top > -float("inf"):
-            tl.store(chosen + best, 1)
-            tl.store(tie_break + best, -float("inf"))
-        found += 1
-        tl.debug_barrier()
+    fill_up(tie_break, chosen, found, wanted, tokens, i)
 
 
 def tiles(tokens: int, stride: int) -> dict[str, int]:

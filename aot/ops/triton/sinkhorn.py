@@ -9,6 +9,63 @@ from .tiles import LOG2E
 STOP_RULES = {"never": 0, "marginal": 1, "change": 2}
 
 
+@triton.jit
+def start_scalings(
+    cost, supply, scaling, wanted, rows, columns, rate, cost_row,
+    SHIFT: tl.constexpr, BM: tl.constexpr, KP: tl.constexpr,
+):  # fmt: skip
+    """(g, suppliers): scalings of 1 on the cost whose rows and then columns are shifted to a minimum of 0."""
+    column = tl.arange(0, KP)
+    inside = column < columns
+    least = tl.full([KP], float("inf"), tl.float32)
+    count = tl.zeros([BM], tl.float32)
+    for start in range(0, rows, BM):
+        row = start + tl.arange(0, BM)
+        valid = row < rows
+        mass = tl.load(supply + row, mask=valid, other=0.0).to(tl.float32)
+        first = tl.zeros([BM], tl.float32)
+        if SHIFT:
+            place = cost + row.to(tl.int64)[:, None] * cost_row + column[None, :]
+            price = tl.load(place, mask=valid[:, None] & inside[None, :], other=float("inf")).to(tl.float32)
+            first = tl.min(price, 1)
+            first = tl.where(valid, first, 0.0)
+            least = tl.minimum(least, tl.min(price - first[:, None], 0))
+        count += (mass > 0).to(tl.float32)
+        tl.store(scaling + row, tl.where(mass > 0, first * rate, -float("inf")), mask=valid)
+    suppliers = tl.sum(count, 0)
+    g = tl.zeros([KP], tl.float32)
+    if SHIFT:
+        g = tl.where(inside, least, 0.0) * rate
+    return tl.where(wanted > 0, g, -float("inf")), suppliers
+
+
+@triton.jit
+def write_plan(cost, f, g, plan, rows, columns, rate, cost_row, BM: tl.constexpr, KP: tl.constexpr):
+    """plan = 2^(f + g - rate·cost)."""
+    column = tl.arange(0, KP)
+    inside = column < columns
+    for start in range(0, rows, BM):
+        row = start + tl.arange(0, BM)
+        both = (row < rows)[:, None] & inside[None, :]
+        scale = tl.load(f + row, mask=row < rows, other=-float("inf"))
+        price = tl.load(cost + row.to(tl.int64)[:, None] * cost_row + column[None, :], mask=both, other=0.0)
+        value = tl.exp2(scale[:, None] + g[None, :] - price.to(tl.float32) * rate)
+        tl.store(plan + row.to(tl.int64)[:, None] * columns + column[None, :], value, mask=both)
+
+
+@triton.jit
+def row_shares(cost, row, valid, g, columns, rate, cost_row, KP: tl.constexpr):
+    """(BM, KP) terms 2^(g - rate·cost - top) of some rows, their largest exponents `top` and their sums."""
+    column = tl.arange(0, KP)
+    place = cost + row.to(tl.int64)[:, None] * cost_row + column[None, :]
+    price = tl.load(place, mask=valid[:, None] & (column < columns)[None, :], other=0.0).to(tl.float32)
+    term = g[None, :] - price * rate
+    top = tl.max(term, 1)
+    top = tl.where(top == -float("inf"), 0.0, top)
+    share = tl.exp2(term - top[:, None])
+    return share, top, tl.sum(share, 1)
+
+
 # columns, and the strides that follow from them, are other ones at every retention
 @triton.jit(do_not_specialize=["columns", "iterations", "cost_batch", "cost_row", "supply_batch", "demand_batch"])
 def sinkhorn_kernel(
@@ -31,27 +88,7 @@ def sinkhorn_kernel(
     inside = column < columns
     wanted = tl.load(demand + problem * demand_batch + column, mask=inside, other=0.0).to(tl.float32)
 
-    # start: scalings of 1 on the cost whose rows and then columns are shifted to a minimum of 0
-    least = tl.full([KP], float("inf"), tl.float32)
-    count = tl.zeros([BM], tl.float32)
-    for start in range(0, rows, BM):
-        row = start + tl.arange(0, BM)
-        valid = row < rows
-        mass = tl.load(supply + row, mask=valid, other=0.0).to(tl.float32)
-        first = tl.zeros([BM], tl.float32)
-        if SHIFT:
-            place = cost + row.to(tl.int64)[:, None] * cost_row + column[None, :]
-            price = tl.load(place, mask=valid[:, None] & inside[None, :], other=float("inf")).to(tl.float32)
-            first = tl.min(price, 1)
-            first = tl.where(valid, first, 0.0)
-            least = tl.minimum(least, tl.min(price - first[:, None], 0))
-        count += (mass > 0).to(tl.float32)
-        tl.store(scaling + row, tl.where(mass > 0, first * rate, -float("inf")), mask=valid)
-    suppliers = tl.sum(count, 0)
-    g = tl.zeros([KP], tl.float32)
-    if SHIFT:
-        g = tl.where(inside, least, 0.0) * rate
-    g = tl.where(wanted > 0, g, -float("inf"))
+    g, suppliers = start_scalings(cost, supply, scaling, wanted, rows, columns, rate, cost_row, SHIFT, BM, KP)
     tl.debug_barrier()
 
     side = 0
@@ -64,13 +101,7 @@ def sinkhorn_kernel(
             valid = row < rows
             mass = tl.load(supply + row, mask=valid, other=0.0).to(tl.float32)
             before = tl.load(scaling + side * rows + row, mask=valid, other=-float("inf"))
-            place = cost + row.to(tl.int64)[:, None] * cost_row + column[None, :]
-            price = tl.load(place, mask=valid[:, None] & inside[None, :], other=0.0).to(tl.float32)
-            term = g[None, :] - price * rate
-            top = tl.max(term, 1)
-            top = tl.where(top == -float("inf"), 0.0, top)
-            share = tl.exp2(term - top[:, None])
-            through = tl.sum(share, 1)
+            share, top, through = row_shares(cost, row, valid, g, columns, rate, cost_row, KP)
             live = (mass > 0) & (through > 0)
             safe = tl.where(live, through, 1.0)
             weight = tl.where(live, mass, 1.0)
@@ -95,13 +126,7 @@ def sinkhorn_kernel(
         step = tl.where(solved, iterations, step + 1)
         tl.debug_barrier()
 
-    for start in range(0, rows, BM):
-        row = start + tl.arange(0, BM)
-        both = (row < rows)[:, None] & inside[None, :]
-        f = tl.load(scaling + side * rows + row, mask=row < rows, other=-float("inf"))
-        price = tl.load(cost + row.to(tl.int64)[:, None] * cost_row + column[None, :], mask=both, other=0.0)
-        value = tl.exp2(f[:, None] + g[None, :] - price.to(tl.float32) * rate)
-        tl.store(plan + row.to(tl.int64)[:, None] * columns + column[None, :], value, mask=both)
+    write_plan(cost, scaling + side * rows, g, plan, rows, columns, rate, cost_row, BM, KP)
 
 
 def sinkhorn(

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aot.methods.clustering import dpc_knn
-from aot.methods.common import even_budgets, gather_members, rounded_share, set_budgets
+from aot.methods.common import dpc_knn, even_budgets, gather_members, rounded_share, set_budgets
 from aot.methods.holitom import static_windows
 from aot.methods.prunevid import contiguous_lengths, density_segments
 
