@@ -6,9 +6,10 @@ The embedded checkpoint and the tasks for lmms-eval stand beside the packages. A
 
 from setuptools import find_packages, setup
 
+OURS = ("aot", "aot_cli", "aot_tiny", "llava")
 SHIPPED = {"llava.checkpoints": "checkpoints", "llava.lmms_eval_tasks": "lmms_eval_tasks"}
 
 setup(
-    packages=[*find_packages(include=["aot", "aot.*", "aot_cli", "llava", "llava.*"]), *SHIPPED],
+    packages=[*find_packages(include=[*OURS, *(f"{name}.*" for name in OURS)]), *SHIPPED],
     package_dir=SHIPPED,
 )

@@ -171,14 +171,17 @@ COMMANDS = {
     ),
     "train": Command(
         "models and shell",
-        "llava.train.train",
+        "aot_tiny.training.train",
         "train a stage of the embedded model",
         "Train the embedded model, one stage a call; called again, it goes on.",
-        ("aot train --stage tower --output runs/tower", "bash scripts/train_tiny.sh     all stages, one after another"),
+        (
+            "aot train --stage tower --init checkpoints/aot-tiny --output runs/film/tower",
+            "bash scripts/train_tiny.sh     all stages, one after another",
+        ),
     ),
     "export": Command(
         "models and shell",
-        "llava.train.export",
+        "aot_tiny.training.export",
         "make a checkpoint of a finished training",
         "Turn a finished training run into a checkpoint.",
         ("aot export --run runs/aot-tiny --output checkpoints/mine",),

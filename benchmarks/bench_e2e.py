@@ -126,7 +126,7 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
 def decode_times(counts: list[int]) -> list[dict]:
     """Milliseconds to read frames of a clip drawn by code."""
     try:
-        from llava.eval.world.clips import write_clip
+        from aot_tiny.shapes.clips import write_clip
         from llava.video import load_video
     except ImportError as missing:
         return [{"left_out": str(missing)}]

@@ -26,7 +26,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from llava.eval.world.clips import write_clip
+from aot_tiny.shapes.clips import write_clip
 from llava.serve.client import media_part
 
 CHAT = "/v1/chat/completions"

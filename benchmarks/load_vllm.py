@@ -31,8 +31,8 @@ import numpy as np
 from PIL import Image
 
 from aot_cli.parser import Parser
-from llava.eval.world.clips import write_clip
-from llava.eval.world.questions import make_questions
+from aot_tiny.shapes.clips import write_clip
+from aot_tiny.shapes.questions import make_questions
 from llava.serve.client import Reply, ServerError, ask, media_part
 from llava.video import load_video
 

@@ -30,8 +30,8 @@ from pathlib import Path
 import torch
 
 from aot_cli.parser import Parser
-from llava.eval.world.clips import write_clip
-from llava.eval.world.questions import make_questions
+from aot_tiny.shapes.clips import write_clip
+from aot_tiny.shapes.questions import make_questions
 from llava.serve.cli import load_session
 from llava.serve.options import add_model_options
 from llava.serve.session import ChatSession

@@ -12,7 +12,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 old=(transformers==4.57.4 tokenizers==0.22.2 huggingface_hub==0.36.2)
-tests=(tests/aot tests/apply tests/llava tests/eval tests/serve)
+# a layer leaves datasets at its pinned release, which does not import under an old huggingface_hub
+tests=(tests/aot tests/apply tests/llava tests/eval tests/serve --ignore=tests/serve/test_commands.py)
 table=() failed=0
 
 # check NAME PYTHON TRANSFORMERS TEST…: runs tests, once that release of transformers (a prefix) is what is imported

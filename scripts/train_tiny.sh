@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Trains checkpoints/aot-tiny from nothing, stage by stage; run it again after an interruption and it goes on.
+# Trains the embedded model on the film world, from checkpoints/aot-tiny on, stage by stage; run it again after an interruption and it goes on.
 # usage: bash scripts/train_tiny.sh [--runs DIR] [--output DIR] [--times N] [--batch N] [--until STAGE]
 #   --times, --batch: the recipe's steps times N, clips a step; for a GPU, say, --times 5 --batch 48
-#   --until: stop behind this stage (tower, places, answers, polish)
+#   --until: stop behind this stage (tower, answers, polish)
 set -euo pipefail
 cd "$(dirname "$0")/.."
-runs=runs/aot-tiny output='' until=polish
+runs=runs/film output='' until=polish
 more=()
 while [ $# -gt 0 ]; do
     case $1 in
@@ -18,12 +18,13 @@ while [ $# -gt 0 ]; do
 done
 python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
-before=()
-for stage in tower places answers polish; do
+before=(--init checkpoints/aot-tiny)
+for stage in tower answers polish; do
     if [ ! -e "$runs/$stage/log.json" ]; then # written when a stage is complete
         "$python" -m aot_cli train --stage "$stage" --output "$runs/$stage" "${before[@]}" "${more[@]}"
     fi
-    before=(--init "$runs/$stage")
+    # answers take the language model from the checkpoint and the tower from its stage
+    [ "$stage" = tower ] && before+=("$runs/tower") || before=(--init "$runs/$stage")
     [ "$stage" = "$until" ] && break
 done
 [ "$until" = polish ] || exit 0

@@ -19,6 +19,8 @@ import torch
 import aot
 from aot_cli.main import entry
 from aot_cli.parser import Parser
+from aot_tiny.shapes.clips import sample_clip
+from aot_tiny.shapes.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
 from llava.eval.exam.asking import Asked, Said, ask
 from llava.eval.exam.items import QUESTIONS, SEED, Item, clip_files, make_exam
 from llava.eval.exam.plain_asking import ask_plainly
@@ -27,8 +29,6 @@ from llava.eval.exam.settings import KNOWN, Setting, parse_setting
 from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.jsonl import write_json
 from llava.eval.records import Record, write_records
-from llava.eval.world.clips import sample_clip
-from llava.eval.world.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
 from llava.model.builder import load_pretrained_model
 from llava.shipped import shipped
 

@@ -4,8 +4,8 @@ import sys
 from pathlib import Path
 
 from aot_cli.parser import Parser
-from llava.eval.world.clips import write_clip
-from llava.eval.world.questions import make_questions
+from aot_tiny.shapes.clips import write_clip
+from aot_tiny.shapes.questions import make_questions
 
 
 def add_options(parser: Parser) -> None:

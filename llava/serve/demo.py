@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from aot_cli.parser import Parser
-from llava.eval.world.clips import write_clip
-from llava.eval.world.questions import Question, make_questions
+from aot_tiny.shapes.clips import write_clip
+from aot_tiny.shapes.questions import Question, make_questions
 from llava.serve.cli import EXPECTED, load_session, one_sentence
 from llava.serve.options import add_model_options, check_model_options, compression
 from llava.serve.session import Answer, ChatSession

@@ -9,8 +9,8 @@ from pathlib import Path
 import datasets
 from lmms_eval.api.task import ConfigurableTask
 
+from aot_tiny.shapes import clips, questions
 from llava.eval.exam import items as exam
-from llava.eval.world import clips, questions
 
 CAPTIONED = 50  # clips that are to be described
 

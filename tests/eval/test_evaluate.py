@@ -8,6 +8,8 @@ import torch
 
 import aot
 from aot.registry import get_method
+from aot_tiny.shapes.clips import TIMES, render, sample_clip
+from aot_tiny.shapes.questions import CAPTION_PROMPTS
 from llava.eval import evaluate
 from llava.eval.exam.asking import Asked, Branches, ask, option_ids, prompt_ids
 from llava.eval.exam.items import clip_files, make_exam
@@ -17,8 +19,6 @@ from llava.eval.exam.reduction import fit_anchors, reduce
 from llava.eval.exam.settings import parse_setting
 from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.tables import exam_report
-from llava.eval.world.clips import TIMES, render, sample_clip
-from llava.eval.world.questions import CAPTION_PROMPTS
 from llava.model.builder import load_pretrained_model
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"

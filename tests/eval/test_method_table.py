@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import aot
+from aot_tiny.shapes.questions import FAMILIES
 from llava.eval import method_table
 from llava.eval.exam.altered import altered_input, altered_order
 from llava.eval.exam.settings import parse_setting
@@ -17,7 +18,6 @@ from llava.eval.tables.ablations import ABLATIONS
 from llava.eval.tables.method_report import methods_csv, methods_section, verdict
 from llava.eval.tables.plots import accuracy_plot
 from llava.eval.tables.standing import standings
-from llava.eval.world.questions import FAMILIES
 from llava.model.compression import VideoFeatures
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"

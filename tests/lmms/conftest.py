@@ -8,7 +8,7 @@ import pytest
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory):
     """A procedural clip as a file."""
-    from llava.eval.world.clips import write_clip
+    from aot_tiny.shapes.clips import write_clip
 
     path = tmp_path_factory.mktemp("clip") / "clip.mp4"
     write_clip(path, 3)

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from llava.eval.world.clips import render, sample_clip, write_clip
-from llava.eval.world.questions import LETTERS, make_questions
+from aot_tiny.shapes.clips import render, sample_clip, write_clip
+from aot_tiny.shapes.questions import LETTERS, make_questions
 
 SEEDS = (3, 8)  # the clips; every benchmark asks one question about each
 # where MVBench's tasks look for their videos

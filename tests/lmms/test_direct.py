@@ -8,11 +8,11 @@ pytest.importorskip("lmms_eval")
 
 from lmms_eval.models import get_model
 
+from aot_tiny.shapes.questions import choice_correct, open_correct
 from llava.eval.evaluate import Examiner, sit
 from llava.eval.exam.items import clip_files, make_exam
 from llava.eval.exam.settings import parse_setting
 from llava.eval.exam.shelf import Shelf, shared_plan
-from llava.eval.world.questions import choice_correct, open_correct
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "checkpoints" / "aot-tiny"
 CLIPS = 2

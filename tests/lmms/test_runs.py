@@ -20,8 +20,8 @@ import yaml
 
 pytest.importorskip("lmms_eval")
 
+from aot_tiny.shapes.clips import write_clip
 from llava.eval.campaign.results import read_outcome
-from llava.eval.world.clips import write_clip
 
 pytestmark = pytest.mark.slow
 

@@ -209,7 +209,7 @@ def test_a_folder_of_frames_is_a_video(ours, tmp_path, ask):
 @pytest.fixture
 def shown(clip, tmp_path):
     """Visuals by name: two clips, a folder of frames, an image, the path of a picture, a file that is missing."""
-    from llava.eval.world.clips import write_clip
+    from aot_tiny.shapes.clips import write_clip
 
     frames, other = tmp_path / "frames", tmp_path / "other.mp4"
     frames.mkdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.world.clips import write_clip
+from aot_tiny.shapes.clips import write_clip
 
 pytest.importorskip("gradio", reason="gradio is not installed; scripts/test_web.sh installs it")
 pytest.importorskip("selenium", reason="selenium is not installed; scripts/test_web.sh installs it")

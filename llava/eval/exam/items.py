@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llava.eval.world.clips import sample_clip, write_clip
-from llava.eval.world.questions import ANSWERS, CHOICE_PROMPTS, FAMILIES, LETTERS, Question, make_questions
+from aot_tiny.shapes.clips import sample_clip, write_clip
+from aot_tiny.shapes.questions import ANSWERS, CHOICE_PROMPTS, FAMILIES, LETTERS, Question, make_questions
 
 SEED = 0  # clips of an exam are numbered from here; training clips start at ten million
 QUESTIONS = 1040  # 130 a family

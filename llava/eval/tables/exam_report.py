@@ -11,13 +11,13 @@ from pathlib import Path
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
+from aot_tiny.shapes.questions import FAMILIES
 from llava.eval.evaluate import DEFAULT_SETTINGS, exam_arguments, fingerprint
 from llava.eval.exam.items import guess_rate, make_exam
 from llava.eval.exam.settings import parse_setting
 from llava.eval.markdown import markdown_table, write_section
 from llava.eval.records import read_records
 from llava.eval.tables.standing import between, interval, label, percent, scores
-from llava.eval.world.questions import FAMILIES
 
 FORM_TITLES = {
     "open": "Open answers, by family",

@@ -6,12 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 
+from aot_tiny.shapes.questions import FAMILIES
 from llava.eval.exam.reduction import TIMED
 from llava.eval.exam.settings import OWN_COUNTS
 from llava.eval.markdown import markdown_table
 from llava.eval.tables.exam_report import describe
 from llava.eval.tables.standing import FORMS, Standing, between, overall
-from llava.eval.world.questions import FAMILIES
 
 OURS = "aot"
 AIMS = {0.1: 97, 0.05: 92}  # per cent of the accuracy with all tokens that the default is to keep

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from aot_tiny.shapes.questions import FAMILIES
 from llava.eval.exam.settings import Setting, parse_setting
 from llava.eval.records import Record
 from llava.eval.stats import cluster_difference
-from llava.eval.world.questions import FAMILIES
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
 BOTH = ("open", "choice")  # the forms that count

@@ -7,12 +7,11 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llava.eval.world import clips
-from llava.eval.world import questions as qa
-from llava.eval.world.clips import COLORS
+from aot_tiny.film import questions as qa
+from aot_tiny.film.clips import COLORS, Clip
 
 SHORT_STYLES, LONG_STYLES = ("egoschema", "mlvu"), ("videomme",)  # wordings of a choice, by length
-ROW = {"open": 34, "short": 56, "long": 96}  # tokens of a packed row
+ROW = {"open": 40, "short": 80, "long": 116}  # tokens of a packed row
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,7 @@ def ask(question: qa.Question, rng: np.random.Generator, styles: tuple[str, ...]
     if not styles:
         prompt = question.open_prompt()
         return Exchange(prompt, question.answer, _marks(prompt, question.named), question.evidence)
-    letter, style = str(rng.choice(list(qa.LETTERS))), str(rng.choice(styles))
+    letter, style = str(rng.choice(list(question.letters()))), str(rng.choice(styles))
     prompt = question.choice_prompt(question.options(rng, letter), style)
     marks = _marks(prompt, question.named, _line(style, letter, question.answer), question.answer)
     return Exchange(prompt, letter, marks, question.evidence)
@@ -95,15 +94,16 @@ def pick(questions: list[qa.Question], rng: np.random.Generator, count: int) -> 
     return [questions[i] for i in chosen]
 
 
-def copied(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> Exchange:
+def copied(clip: Clip, rng: np.random.Generator, *, bare: float = 0.0) -> Exchange:
     """A question behind its answer: what a letter stands for is learnt from these. bare: probability that the options
     stand alone, most often single words."""
     if rng.random() < bare:
-        question, letter, style = _simple(clip, rng), str(rng.choice(list(qa.LETTERS))), str(rng.choice(SHORT_STYLES))
+        question, style = _simple(clip, rng), str(rng.choice(SHORT_STYLES))
+        letter = str(rng.choice(list(question.letters())))
         prompt, answer = _lines(question.options(rng, letter), style), letter
     else:
         (question,) = pick(qa.make_questions(clip), rng, 1)
-        letter, style = str(rng.choice(list(qa.LETTERS))), str(rng.choice(("", *SHORT_STYLES, *LONG_STYLES)))
+        letter, style = str(rng.choice(list(question.letters()))), str(rng.choice(("", *SHORT_STYLES, *LONG_STYLES)))
         prompt, answer = question.open_prompt(), question.answer
         if style:
             prompt, answer = question.choice_prompt(question.options(rng, letter), style), letter
@@ -112,7 +112,7 @@ def copied(clip: clips.Clip, rng: np.random.Generator, *, bare: float = 0.0) -> 
     return Exchange(prompt, answer, _marks(prompt, question.answer, line, question.answer))
 
 
-def _simple(clip: clips.Clip, rng: np.random.Generator) -> qa.Question:
+def _simple(clip: Clip, rng: np.random.Generator) -> qa.Question:
     """A question whose answer is a color, or now and then any other."""
     if rng.random() < 0.3:
         return pick(qa.make_questions(clip), rng, 1)[0]
@@ -120,4 +120,4 @@ def _simple(clip: clips.Clip, rng: np.random.Generator) -> qa.Question:
 
 
 def _lines(options: tuple[str, ...], style: str) -> str:
-    return "\n".join(_line(style, c, o) for c, o in zip(qa.LETTERS, options, strict=True))
+    return "\n".join(_line(style, c, o) for c, o in zip(qa.LETTERS, options, strict=False))

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 
 from aot_cli.parser import Parser
-from llava.train.recipe import STAGES, new_model
-from llava.train.train import WEIGHTS
+from aot_tiny.training.recipe import STAGES, new_model
+from aot_tiny.training.train import WEIGHTS
 
 
 def export(run: Path, output: Path, *, stage: str | None = None) -> None:

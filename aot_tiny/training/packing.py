@@ -8,16 +8,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from llava.eval.world import clips
-from llava.eval.world import questions as qa
-from llava.eval.world.clips import FRAMES, TIMES
-from llava.train.clip_data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
-from llava.train.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
-from llava.train.guides import Guides
-from llava.train.packed_attention import Layout
+from aot_tiny.film import questions as qa
+from aot_tiny.film.clips import Clip, sample_clip
+from aot_tiny.training.attention import Layout
+from aot_tiny.training.data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
+from aot_tiny.training.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
+from aot_tiny.training.guides import Guides
 
 GUIDES = {"name": 2, "evidence": 5, "option": 6}  # the layer whose first head a guide tells where to look
-SIDES = (6, 4, 3)  # token grids of a frame: 12x12 tower tokens pooled by 2, 3 or 4
 
 
 @dataclass(frozen=True)
@@ -41,63 +39,89 @@ class Mix:
         return (self.open, ROW["open"]), short, (self.long + 1, ROW["long"])
 
 
-class ClipConversations(Dataset):
-    """Clips, each with the exchanges of a `Mix`.
+@dataclass(frozen=True)
+class Density:
+    """How much of their clips the batches show; what a token is worth, or where a method would keep it, is never asked.
 
-    coarse: share of the batches whose frames are pooled at several strides, drawn frame by frame, so that a frame
-    may have 36, 16 or 9 tokens; the others have 36 in every frame, as in use. batch: samples that share a drawing.
+    lengths: share of the batches by frames of a clip. drop: share of the batches that see a random part of the visual
+    tokens, a share drawn evenly in [least, 1]. most: visual tokens of a clip at most; longer clips are thinned to it.
     """
 
+    lengths: tuple[tuple[int, float], ...]
+    drop: float = 0.7
+    least: float = 0.12
+    most: int = 2304
+
+    def draw(self, rng: np.random.Generator, per_frame: int) -> tuple[int, int]:
+        """(frames, kept visual tokens) of a batch."""
+        frames = int(rng.choice([n for n, _ in self.lengths], p=[share for _, share in self.lengths]))
+        total = frames * per_frame
+        share = rng.uniform(self.least, 1.0) if rng.random() < self.drop else 1.0
+        return frames, int(share * min(total, self.most))
+
+
+class ClipConversations(Dataset):
+    """Clips, each with the exchanges of a `Mix`. batch: samples that share a `Density`'s drawing."""
+
     def __init__(
-        self, tokenizer, length: int, mix: Mix, *, size: int, grid: int, start: int, batch: int = 1, coarse: float = 0.0
+        self, tokenizer, length: int, mix: Mix, density: Density, *, size: int, grid: int, start: int, batch: int = 1
     ):
-        self.tokenizer, self.length, self.mix = tokenizer, length, mix
-        self.size, self.grid, self.start, self.batch, self.coarse = size, grid, start, batch, coarse
+        self.tokenizer, self.length, self.mix, self.density = tokenizer, length, mix, density
+        self.size, self.grid, self.start, self.batch = size, grid, start, batch
 
     def __len__(self) -> int:
         return self.length
 
-    def sides(self, index: int) -> tuple[int, ...]:
-        """The token grid's side of every frame of a sample."""
-        rng = np.random.default_rng([self.start, index // self.batch, 5])
-        if rng.random() >= self.coarse:
-            return (SIDES[0],) * FRAMES
-        return tuple(int(s) for s in rng.choice(SIDES, FRAMES, p=rng.dirichlet(np.ones(len(SIDES)))))
-
     def __getitem__(self, index: int) -> dict:
-        seed = TRAIN_SEEDS + self.start + index
+        seed, side = TRAIN_SEEDS + self.start + index, self.grid // 2
+        frames, kept = self.density.draw(np.random.default_rng([self.start, index // self.batch, 5]), side * side)
         rng = np.random.default_rng([seed, 4])
-        pixels, cover, clip = draw(seed, TIMES, self.size, self.grid)
-        mix, sides = self.mix, self.sides(index)
+        pixels, cover, _, clip = draw(seed, self.size, self.grid, frames=frames)
+        keep = torch.from_numpy(np.sort(rng.permutation(frames * side * side)[:kept]))  # (kept,) flat places
+        owner = owners(cover, side)
+        segments = self._segments(clip, rng)
+        looks = torch.stack([_evidence(s.evidence, owner) for s in segments])  # (R, T·P + T)
+        cells, per_frame = tracks(clip, owner)
+        labels = {name: values[keep] for name, values in cells.items()} | per_frame
+        order = visual_order(keep, frames, side * side)
+        return {"pixels": pixels, "keep": keep, "segments": segments, "looks": looks[:, order], "tracks": labels}
+
+    def _segments(self, clip: Clip, rng: np.random.Generator) -> list:
+        mix = self.mix
         asked = pick(qa.make_questions(clip), rng, mix.open + mix.short + mix.long)
         styles = [()] * mix.open + [SHORT_STYLES] * mix.short + [LONG_STYLES] * mix.long
         made = [segment(self.tokenizer, ask(q, rng, style)) for q, style in zip(asked, styles, strict=True)]
         text = [segment(self.tokenizer, copied(_other(rng), rng, bare=1.0), video=False) for _ in range(mix.text)]
-        if rng.random() < mix.caption:
-            last = segment(self.tokenizer, Exchange(str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip)))
-        else:
+        last = segment(self.tokenizer, Exchange(str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip)))
+        if rng.random() >= mix.caption or len(last.tokens) > ROW["long"]:
             last = segment(self.tokenizer, copied(_other(rng), rng), video=False)
         behind = mix.open + mix.short
-        segments = [*made[:behind], *text, *made[behind:], last]
-        owner = [owners(c, side) for c, side in zip(cover, sides, strict=True)]
-        looks = [_evidence(s.evidence, owner) for s in segments]
-        return {"pixels": pixels, "sides": sides, "segments": segments, "looks": looks, "tracks": tracks(clip, owner)}
+        return [*made[:behind], *text, *made[behind:], last]
 
 
-def _evidence(evidence: qa.Evidence | None, owner: list[np.ndarray]) -> torch.Tensor:
-    """The visual tokens (bool) that show an answer: cells of a thing, or the newlines behind whole frames."""
-    frames = () if evidence is None else evidence.frames
-    parts = []
-    for i, cells in enumerate(owner):
-        thing = evidence is not None and evidence.thing is not None
-        parts.append(cells.ravel() == evidence.thing if thing and i in frames else np.zeros(cells.size, bool))
-        parts.append(np.array([not thing and i in frames]))
-    return torch.from_numpy(np.concatenate(parts))
+def visual_order(keep: torch.Tensor, frames: int, per_frame: int) -> torch.Tensor:
+    """(kept + T,) what the head holds, in order: kept places t·P + p of every frame, then its newline, T·P + t."""
+    newline = torch.arange(frames)
+    key = torch.cat([keep, newline * per_frame + per_frame - 0.5])  # a newline stands behind its frame's last place
+    return torch.cat([keep, frames * per_frame + newline])[key.argsort()]
 
 
-def _other(rng: np.random.Generator) -> clips.Clip:
+def _evidence(evidence: qa.Evidence | None, owner: np.ndarray) -> torch.Tensor:
+    """(T·P + T,) bool, what shows an answer: cells of a thing, or the newlines behind whole frames."""
+    frames = np.zeros(len(owner), bool)
+    if evidence is not None:
+        frames[list(evidence.frames)] = True
+    cells, lines = np.zeros(owner.shape, bool), np.zeros(len(owner), bool)
+    if evidence is not None and evidence.thing is not None:
+        cells = (owner == evidence.thing) & frames[:, None, None]
+    else:
+        lines = frames
+    return torch.from_numpy(np.concatenate([cells.ravel(), lines]))
+
+
+def _other(rng: np.random.Generator) -> Clip:
     """A training clip that no sequence shows."""
-    return clips.sample_clip(TRAIN_SEEDS + int(rng.integers(1_000_000)) * 1000 + 999)
+    return sample_clip(TRAIN_SEEDS + int(rng.integers(1_000_000)) * 1000 + 999, frames=16)
 
 
 def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: float = 0.0) -> dict:
@@ -107,9 +131,8 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     and is numbered as if it stood alone behind them, so one pass over the clip serves many exchanges. rows: (count,
     length) of the groups, filled in order. balance: answers of n tokens weigh n^(1 - balance).
     """
-    sides = samples[0]["sides"]
-    head = len(prefix) + sum(side * side + 1 for side in sides)
-    starts = [(at, size) for at, size in _rows(head, rows)]
+    head = len(prefix) + samples[0]["looks"].shape[1]
+    starts = list(_rows(head, rows))
     blind = torch.tensor([[not s.video for s in sample["segments"]] for sample in samples])
     layout = Layout(len(prefix), head, tuple(rows), blind)
     shape = (len(samples), layout.length)
@@ -135,7 +158,7 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
                 targets["evidence"][b, r, len(prefix) : head] = sample["looks"][r]
     batch = {"ids": ids, "labels": labels, "weight": weight, "position": position, "layout": layout}
     batch["guides"] = Guides(query, visible, targets, GUIDES)
-    batch |= {"pixels": torch.stack([s["pixels"] for s in samples]), "sides": sides}
+    batch |= {name: torch.stack([s[name] for s in samples]) for name in ("pixels", "keep")}
     batch |= {k: torch.stack([s["tracks"][k] for s in samples]) for k in samples[0]["tracks"]}
     return batch
 

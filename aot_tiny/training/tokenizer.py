@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llava.eval.world import questions as qa
-from llava.eval.world.clips import COLORS, sample_clip
+from aot_tiny.film import questions as qa
+from aot_tiny.film.clips import COLORS, SHAPES, sample_clip
 
 VOCABULARY = 1024
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -25,7 +25,7 @@ def corpus(clips: int = 400) -> Iterator[str]:
     rng = np.random.default_rng(0)
     yield from ["<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"] * 50
     yield from ["<|im_start|>assistant\n", "user\n", "red green blue yellow\n", *qa.CAPTION_PROMPTS] * 50
-    for word in (*COLORS, *qa.SHAPES, *qa.DIRECTIONS, *qa.CORNERS, *qa.CHANGES, *qa.QUARTERS, *qa.NUMBERS):
+    for word in (*COLORS, *SHAPES, *qa.MOTIONS, *qa.CORNERS, *qa.CHANGES, *qa.QUARTERS, *qa.NUMBERS, *qa.YES_NO):
         yield from [word, f" {word}"] * 50
     for seed in range(clips):
         clip = sample_clip(seed)
@@ -33,7 +33,8 @@ def corpus(clips: int = 400) -> Iterator[str]:
         for i, question in enumerate(qa.make_questions(clip)):
             style = tuple(qa.CHOICE_PROMPTS)[i % len(qa.CHOICE_PROMPTS)]
             yield question.open_prompt()
-            yield question.choice_prompt(question.options(rng, "ABCD"[i % 4]), style)
+            letters = question.letters()
+            yield question.choice_prompt(question.options(rng, letters[i % len(letters)]), style)
 
 
 def save_tokenizer(folder: str | Path) -> None:
@@ -41,7 +42,8 @@ def save_tokenizer(folder: str | Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    digits = pre_tokenizers.Digits(individual_digits=True)  # numbers are read and said digit by digit
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=VOCABULARY,

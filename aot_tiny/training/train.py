@@ -1,4 +1,4 @@
-"""Trains aot-tiny, one stage a call: `python -m llava.train.train --stage tower --output runs/tower`.
+"""Trains aot-tiny, one stage a call: `aot train --stage tower --init checkpoints/aot-tiny --output runs/film/tower`.
 
 The stages are in recipe.py. A run leaves checkpoints in its folder and, called again, goes on from the last one.
 Launch with accelerate or deepspeed as usual; `--deepspeed FILE` names a ZeRO configuration.
@@ -19,14 +19,14 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
-from llava.eval.world.questions import LETTERS
-from llava.train.clip_data import FrameLabels
-from llava.train.muon import Muon
-from llava.train.packing import ClipConversations, collate
-from llava.train.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
-from llava.train.tiny_tokenizer import save_tokenizer
-from llava.train.tower import DenseTower
-from llava.train.video_objective import VideoObjective
+from aot_tiny.film.questions import LETTERS
+from aot_tiny.training.data import FrameLabels
+from aot_tiny.training.muon import Muon
+from aot_tiny.training.objective import VideoObjective
+from aot_tiny.training.packing import ClipConversations, collate
+from aot_tiny.training.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
+from aot_tiny.training.tokenizer import save_tokenizer
+from aot_tiny.training.tower import DenseTower
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 WEIGHTS = "objective.pt"
@@ -99,7 +99,7 @@ def build(stage: Stage, tokenizer_folder: Path):
     letters = [tokenizer(text).input_ids[-1] for letter in LETTERS for text in (letter, f"x {letter}")]
     objective = VideoObjective(model, letters, layer=TRACKED_LAYER, tracking=stage.tracking, guiding=stage.guiding)
     data = ClipConversations(
-        tokenizer, clips, stage.mix, size=SIZE, grid=grid, start=stage.first, batch=stage.batch, coarse=stage.coarse
+        tokenizer, clips, stage.mix, stage.density, size=SIZE, grid=grid, start=stage.first, batch=stage.batch
     )
     return objective, data, functools.partial(
         collate, prefix=tokenizer(SYSTEM).input_ids, rows=stage.mix.rows, pad=tokenizer.pad_token_id,
@@ -107,13 +107,16 @@ def build(stage: Stage, tokenizer_folder: Path):
     )  # fmt: skip
 
 
-def start_from(objective: torch.nn.Module, folder: Path) -> None:
-    """Takes over what an earlier stage has learnt: the tower alone from a tower stage, everything from a later one, all
-    but the tracker from a checkpoint."""
+def start_from(objective: torch.nn.Module, folder: Path, tokenizer_folder: Path) -> None:
+    """Takes over what was learnt before: a checkpoint's model, the tower alone of a tower stage, all of a later one."""
     if (folder / "model.safetensors").exists():
-        from safetensors.torch import load_model
-
-        load_model(objective.model, folder / "model.safetensors")
+        weights = _fitted(folder, tokenizer_folder, objective)
+        if isinstance(objective, VideoObjective):
+            objective.model.load_state_dict(weights)
+        else:
+            start = "model.vision_tower."
+            tower = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
+            objective.tower.load_state_dict(tower)
         return
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     tower = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
@@ -125,10 +128,37 @@ def start_from(objective: torch.nn.Module, folder: Path) -> None:
         objective.tower.load_state_dict(tower)
 
 
+def _fitted(folder: Path, tokenizer_folder: Path, objective: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """A checkpoint's weights for this geometry: the tower's places interpolated, words carried over by spelling."""
+    from safetensors.torch import load_file
+
+    weights = {k: v.float() for k, v in load_file(folder / "model.safetensors").items()}
+    for name, value in weights.items():
+        if name.endswith("position_embedding.weight"):
+            old, new = int(len(value) ** 0.5), SIZE // PATCH
+            places = value.T.unflatten(1, (old, old)).unsqueeze(0)
+            places = torch.nn.functional.interpolate(places, size=(new, new), mode="bilinear", align_corners=False)
+            weights[name] = places[0].flatten(1).T.contiguous()
+    if isinstance(objective, VideoObjective):
+        known, wanted = _rows_of_words(folder), _rows_of_words(tokenizer_folder)
+        table = objective.model.get_input_embeddings().weight.detach().clone()
+        old = weights.pop("model.embed_tokens.weight")
+        for word in known.keys() & wanted.keys():
+            table[wanted[word]] = old[known[word]]
+        weights["model.embed_tokens.weight"] = weights["lm_head.weight"] = table
+    return weights
+
+
+def _rows_of_words(folder: Path) -> dict[str, int]:
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    return tokenizer["model"]["vocab"] | {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
+
+
 def add_options(parser: Parser) -> None:
     parser.add_argument("--stage", required=True, choices=STAGES, help="of the recipe, in this order")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the run")
-    parser.add_argument("--init", type=Path, metavar="DIR", help="folder of the stage before, or a checkpoint")
+    init = "what was learnt before: checkpoints and folders of stages, in this order"
+    parser.add_argument("--init", type=Path, nargs="*", default=[], metavar="DIR", help=init)
     parser.add_argument("--times", type=float, default=1.0, metavar="X", help="the recipe's steps, times this")
     parser.add_argument("--batch", type=int, metavar="N", help="clips a step, other than the recipe's")
     parser.add_argument("--deepspeed", metavar="FILE", help="a ZeRO configuration")
@@ -144,8 +174,8 @@ def execute(args) -> int:
     if not (tokenizer_folder / "tokenizer.json").exists():
         save_tokenizer(tokenizer_folder)
     objective, data, collator = build(stage, tokenizer_folder)
-    if args.init:
-        start_from(objective, args.init)
+    for folder in args.init:
+        start_from(objective, folder, tokenizer_folder)
     trainer = StageTrainer(
         model=objective,
         stage=stage,

@@ -6,24 +6,29 @@ import numpy as np
 import pytest
 import torch
 
-from llava.eval.world.clips import SHAPES, TIMES, Clip, Thing, sample_clip
-from llava.eval.world.questions import make_questions, shown
-from llava.train.clip_data import COLOR_NAMES, IGNORE, TRAIN_SEEDS, FrameLabels, draw, owners, tracks
-from llava.train.muon import Muon, orthogonalised
-from llava.train.packing import GUIDES, ClipConversations, Mix, collate
-from llava.train.recipe import GEOMETRY, STAGES, TRACKED_LAYER, new_model
-from llava.train.tiny_tokenizer import save_tokenizer
-from llava.train.train import SYSTEM
-from llava.train.video_objective import VideoObjective
+from aot_tiny.film.clips import SHAPES, Camera, Clip, Thing, sample_clip
+from aot_tiny.film.questions import make_questions, shown
+from aot_tiny.training import recipe
+from aot_tiny.training.data import COLOR_NAMES, IGNORE, TRAIN_SEEDS, FrameLabels, draw, tracks
+from aot_tiny.training.muon import Muon, orthogonalised
+from aot_tiny.training.objective import VideoObjective
+from aot_tiny.training.packing import GUIDES, ClipConversations, Density, Mix, collate
+from aot_tiny.training.recipe import GEOMETRY, STAGES, TRACKED_LAYER, new_model
+from aot_tiny.training.tokenizer import save_tokenizer
+from aot_tiny.training.train import SYSTEM
 
 SMALL = Mix(open=2, short=1, long=1, text=0, caption=0.0)  # the last row is then answered from text
+WHOLE = Density(((16, 1.0),), drop=0.0)
+SIDE = 6  # of a frame's pooled grid here, half of the real one: pictures of 96 pixels
 CLIP = Clip(
-    seed=1, cuts=(0.0,),
+    seed=1, frames=16, cuts=(0.0,), cameras=(Camera("still"),),
     things=(
-        Thing("circle", "red", 0.1, (0.2, 0.2), (0.7, 0.2), "right", color_after="blue", change=6.0),
-        Thing("square", "green", 0.1, (0.8, 0.8), (0.8, 0.8), "still", on=9.0, off=13.0),
+        Thing("circle", "red", 0.1, (0.2, 0.2), (0.7, 0.2), 0.0, 16.0, begin=1.0, end=12.0,
+              color_after="blue", change=6.0),
+        Thing("square", "green", 0.1, (0.8, 0.8), (0.8, 0.8), on=9.0, off=13.0),
     ),
-    needle=Thing("star", "white", 0.1, (0.2, 0.8), (0.2, 0.8), "still", on=1.7, off=2.3),
+    needle=Thing("star", "white", 0.1, (0.2, 0.8), (0.2, 0.8), on=1.7, off=2.3),
+    sign=Thing("sign", "white", 0.15, (0.5, 0.6), (0.5, 0.6), 3.6, 8.6, code="47"),
 )  # fmt: skip
 
 
@@ -37,12 +42,15 @@ def tokenizer_folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def model(tokenizer_folder):
     torch.manual_seed(0)
-    model, tokenizer = new_model(tokenizer_folder)
+    small = GEOMETRY | {"mm_vision_config": GEOMETRY["mm_vision_config"] | {"image_size": 96}}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recipe, "GEOMETRY", small)
+        model, tokenizer = new_model(tokenizer_folder)
     return model.eval(), tokenizer
 
 
-def conversations(tokenizer, mix=SMALL, **settings):
-    return ClipConversations(tokenizer, 8, mix, size=96, grid=12, start=0, **settings)
+def conversations(tokenizer, mix=SMALL, density=WHOLE, **settings):
+    return ClipConversations(tokenizer, 8, mix, density, size=96, grid=2 * SIDE, start=0, **settings)
 
 
 def batch_of(tokenizer, samples, rows):
@@ -98,25 +106,41 @@ def test_only_a_text_row_is_blind_to_the_video(model):
     assert [part.video for part in sample["segments"]] == [True] * 4 + [False]
 
 
-def test_coarse_frames_have_the_tokens_they_say(model):
+def test_a_batch_shares_its_length_and_its_share_of_tokens(model):
     model, tokenizer = model
-    data = conversations(tokenizer, coarse=1.0, batch=2)
-    sides = data.sides(2)
-    assert sides == data.sides(3) and len(set(sides)) > 1
+    data = conversations(tokenizer, density=Density(((16, 0.5), (24, 0.5)), drop=1.0, least=0.2, most=400), batch=2)
     samples = [data[2], data[3]]
+    kept, frames = len(samples[0]["keep"]), len(samples[0]["pixels"])
+    assert len(samples[1]["keep"]) == kept and len(samples[1]["pixels"]) == frames
+    assert 0.2 * 400 - 1 <= kept <= 400 and not torch.equal(samples[0]["keep"], samples[1]["keep"])
     batch, prefix = batch_of(tokenizer, samples, SMALL.rows)
-    assert batch["layout"].head == len(prefix) + sum(s * s + 1 for s in sides)
-    assert batch["motion"].shape == (2, sum(s * s for s in sides))
+    assert batch["layout"].head == len(prefix) + kept + frames  # every frame keeps its newline
+    assert batch["motion"].shape == (2, kept)
     out = VideoObjective(model, [1], layer=TRACKED_LAYER)(**batch)
     assert torch.isfinite(out["loss"])
     model.config._attn_implementation = "sdpa"
 
 
-def test_owners_of_coarse_cells_are_among_those_of_fine_ones():
-    _, cover, _ = draw(10_000_005, [0.0, 8.0], 96, 12)
-    fine, coarse = owners(cover, 6), owners(cover, 3)
-    for frame in range(2):
-        assert set(coarse[frame].ravel()) - {-1, IGNORE} <= set(fine[frame].ravel())
+def test_kept_tokens_stand_in_their_order_and_bring_their_labels(model):
+    """The head of a thinned sequence equals the whole one without what was dropped, labels too."""
+    model, tokenizer = model
+    whole = conversations(tokenizer)[1]
+    data = conversations(tokenizer, density=Density(((16, 1.0),), drop=1.0, least=0.3))
+    thin = data[1]
+    keep = thin["keep"]
+    for name in ("motion", "color", "shape", "place"):
+        assert torch.equal(thin["tracks"][name], whole["tracks"][name][keep])
+    objective = VideoObjective(model, [1], layer=TRACKED_LAYER).eval()
+    with torch.no_grad():
+        every, line = objective._visual(whole["pixels"][None], whole["keep"][None])
+        some, thin_line = objective._visual(thin["pixels"][None], keep[None])
+    model.config._attn_implementation = "sdpa"
+    cells = every[0][~line[0]]
+    assert torch.equal(some[0][~thin_line[0]], cells[keep]) and int(thin_line.sum()) == 16
+    # a newline stands behind the kept tokens of its frame
+    frame = keep // SIDE**2
+    behind = thin_line[0].nonzero()[:, 0] - torch.arange(16)
+    assert torch.equal(behind, (frame[None] <= torch.arange(16)[:, None]).sum(1))
 
 
 def test_labels_are_the_answers_and_nothing_else(model):
@@ -141,7 +165,7 @@ def test_guides_point_at_the_name_the_evidence_and_the_option(model):
     data = conversations(tokenizer, Mix(3, 2, 1, 2, 0.0))
     sample = data[3]
     batch, prefix = batch_of(tokenizer, [sample], data.mix.rows)
-    guides, clip = batch["guides"], sample_clip(TRAIN_SEEDS + 3)
+    guides, clip = batch["guides"], sample_clip(TRAIN_SEEDS + 3, frames=16)
     questions = {q.text: q for q in make_questions(clip)}
     for r, part in enumerate(sample["segments"]):
         prompt = tokenizer.decode(part.tokens[: part.query + 1])
@@ -164,9 +188,9 @@ def test_guides_point_at_the_name_the_evidence_and_the_option(model):
         if question.evidence.thing is None:
             assert (places % 37 == 36).all() and len(places) == len(question.evidence.frames)
         else:
-            thing = clip.all_things[question.evidence.thing]
+            thing = clip.drawn[question.evidence.thing]
             for place in places.tolist():  # a cell lies within reach of the thing's centre
-                x, y = thing.center(TIMES[place // 37])
+                x, y = clip.center(thing, clip.times[place // 37])
                 row, column = divmod(place % 37, 6)
                 assert abs((column + 0.5) / 6 - x) < 0.25 and abs((row + 0.5) / 6 - y) < 0.25
 
@@ -195,39 +219,42 @@ def test_the_guides_loss_is_the_attention_of_the_model(model):
 
 
 def test_what_frames_are_asked_follows_the_clip():
-    """CLIP: a red circle turns blue at 6 s, a green square is there from 9 to 13 s, a white star flashes at 2 s."""
-    labels = tracks(CLIP, [np.full((2, 2), -1)] * len(TIMES))
+    """CLIP: a red circle turns blue at 6 s, a green square is there from 9 to 13 s, a white star flashes at 2 s, a sign
+    says 47 from 4 to 8 s."""
+    _, labels = tracks(CLIP, np.full((16, 2, 2), -1))
     red, green, white, blue = (COLOR_NAMES.index(c) for c in ("red", "green", "white", "blue"))
-    star, turned, came, went = (shown(t) for t in (1.7, 6.0, 9.0, 13.0))
+    star, sign, turned, came, went = (shown(CLIP, t) for t in (1.7, 3.6, 6.0, 9.0, 13.0))
     count = len(COLOR_NAMES)
     events = {tuple(place) for place in np.argwhere(labels["events"].numpy())}
     assert events == {
-        (star, white), (star, 5 * count + 1), (star + 1, count + white), (star + 1, 3 * count + white),
-        (turned, 2 * count + blue), (turned, 4 * count + red),
+        (star, white), (star, 5 * count), (star + 1, count + white), (star + 1, 3 * count + white),
+        (sign, 5 * count + 2), (turned, 2 * count + blue), (turned, 4 * count + red),
         (came, green), (went, count + green), (went, 3 * count + green),
     }  # fmt: skip
-    last = len(TIMES) - 1
+    last = CLIP.frames - 1
     assert labels["things"][[0, star, came], 0].tolist() == [1, 2, 3]
     assert labels["inside"][[0, star, came, last], 0].tolist() == [1, 2, 2, 1]
     assert labels["news"][[0, star, last]].tolist() == [
         [count, count, count], [white, white, count], [white, green, white],
     ]  # fmt: skip
     assert labels["shapes"][last].tolist() == [int(s in ("circle", "square")) for s in SHAPES]
+    assert labels["code"][[sign - 1, sign]].tolist() == [[10, 10], [4, 7]]
+    assert labels["index"][:, 0].tolist() == list(range(16))
 
 
 def test_dense_labels_name_what_covers_the_patch():
-    sample = FrameLabels(4)[1]
+    sample = FrameLabels(4, size=96, grid=12, frames=8)[1]
     things = sample["color"] > 0
     assert things.any() and ((sample["shape"] > 0) == things).all()
     assert sample["pixels"].shape == (8, 3, 96, 96) and sample["pixels"].abs().max() <= 1
     # the offsets of all patches of a thing point at one centre
     reach = sample["offset"][things].abs().max()
-    assert 0 < reach < 12 * 0.15
+    assert 0 < reach < 12 * 0.28
 
 
 def test_training_clips_are_repeatable():
-    first, again = draw(10_000_123, [0.0, 5.0], 96, 12), draw(10_000_123, [0.0, 5.0], 96, 12)
-    assert torch.equal(first[0], again[0]) and (first[1] == again[1]).all() and first[2] == again[2]
+    first, again = draw(10_000_123, 96, 12, some=2), draw(10_000_123, 96, 12, some=2)
+    assert torch.equal(first[0], again[0]) and (first[1] == again[1]).all() and first[3] == again[3]
 
 
 def test_orthogonalised_brings_singular_values_near_one():
@@ -253,7 +280,7 @@ def test_adam_side_of_the_optimizer_equals_adamw():
 def test_the_model_is_small_enough(model):
     model, _ = model
     assert sum(p.numel() for p in model.parameters()) * 2 < 15e6  # stored as float16
-    assert GEOMETRY["mm_vision_config"]["image_size"] // GEOMETRY["mm_vision_config"]["patch_size"] == 12
+    assert GEOMETRY["mm_vision_config"]["image_size"] // GEOMETRY["mm_vision_config"]["patch_size"] == 24
 
 
 def test_stages_see_different_clips():

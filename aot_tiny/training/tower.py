@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llava.train.clip_data import COLOR_NAMES, IGNORE, SHAPE_NAMES
+from aot_tiny.training.data import COLOR_NAMES, IGNORE, SHAPE_NAMES
 
 
 class DenseTower(nn.Module):
@@ -21,21 +21,26 @@ class DenseTower(nn.Module):
         self.tower, self.places = tower, places
         self.color = nn.Linear(width, 1 + len(COLOR_NAMES))
         self.shape = nn.Linear(width, 1 + len(SHAPE_NAMES))
+        self.digit = nn.Linear(width, 11)
         self.offset = nn.Linear(width, 2)
         self.row, self.column = nn.Linear(width, grid), nn.Linear(width, grid)
 
-    def forward(self, pixels, color, shape, offset):
+    def forward(self, pixels, color, shape, digit, offset):
         """pixels (B, T, 3, S, S); labels (B, T, g, g); the loss, and the accuracies on patches of things."""
         features = self.tower(pixels.flatten(0, 1)).float()  # (B·T, g·g, width)
         grid = color.shape[-1]
-        color, shape, offset = color.flatten(), shape.flatten(), offset.flatten(0, -2)
+        color, shape, digit, offset = color.flatten(), shape.flatten(), digit.flatten(), offset.flatten(0, -2)
         hue, form = self.color(features).flatten(0, 1), self.shape(features).flatten(0, 1)
         things = color > 0
+        figure, signs = self.digit(features).flatten(0, 1), digit > 0
         loss = _balanced(hue, color) + _balanced(form, shape)
+        if signs.any():
+            loss = loss + F.cross_entropy(figure[signs], digit[signs])
         loss = loss + F.smooth_l1_loss(self.offset(features).flatten(0, 1)[things], offset[things])
         seen = {
             "color": (hue.argmax(-1) == color)[things].float().mean().detach(),
             "shape": (form.argmax(-1) == shape)[things].float().mean().detach(),
+            "digit": (figure.argmax(-1) == digit)[signs].float().mean().detach(),
         }
         if self.places:
             patch = torch.arange(grid * grid, device=features.device).repeat(len(features))

@@ -6,11 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from llava.eval.world.clips import FRAMES, MOTIONS
-from llava.eval.world.questions import CORNERS
-from llava.train import packed_attention
-from llava.train.clip_data import COLOR_NAMES, FRAME_CLASSES, FRAME_FLAGS, IGNORE, SHAPE_NAMES
-from llava.train.packed_attention import Layout
+from aot_tiny.training import attention
+from aot_tiny.training.attention import Layout
+from aot_tiny.training.data import FRAME_CLASSES, FRAME_FLAGS, IGNORE, TOKEN_CLASSES
 
 
 class Tracker(nn.Module):
@@ -21,11 +19,7 @@ class Tracker(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        classes = {
-            "motion": len(MOTIONS), "corner": len(CORNERS), "begin": FRAMES, "first_color": len(COLOR_NAMES),
-            "color": len(COLOR_NAMES), "shape": len(SHAPE_NAMES), "place": len(CORNERS),
-        }  # fmt: skip
-        self.cell = nn.ModuleDict({k: nn.Linear(width, n) for k, n in classes.items()})
+        self.cell = nn.ModuleDict({k: nn.Linear(width, n) for k, n in TOKEN_CLASSES.items()})
         self.flags = nn.ModuleDict({k: nn.Linear(width, n) for k, n in FRAME_FLAGS.items()})
         self.frame = nn.ModuleDict({k: nn.Linear(width, n * m) for k, (n, m) in FRAME_CLASSES.items()})
 
@@ -35,11 +29,13 @@ class Tracker(nn.Module):
         for name, head in self.cell.items():
             target = batch[name]
             known = target != IGNORE
+            if not known.any():
+                continue
             logits = head(cells[known])
             losses.append(F.cross_entropy(logits, target[known]))
             seen[name] = (logits.argmax(-1) == target[known]).float().mean().detach()
         for name, head in self.flags.items():
-            rare = torch.tensor(6.0 if name == "events" else 1.0, device=lines.device)  # few events in sixteen frames
+            rare = torch.tensor(6.0 if name == "events" else 1.0, device=lines.device)  # few events in a clip
             loss = F.binary_cross_entropy_with_logits(head(lines), batch[name], pos_weight=rare)
             losses.append(loss * FRAME_FLAGS[name] / 2)
             seen[name] = loss.detach()
@@ -58,7 +54,7 @@ class VideoObjective(nn.Module):
     letters: the tokens A to D, whose accuracy is logged apart, the article of captions among them.
     layer: the hidden states that the tracker reads, 0 being the embeddings. guiding: weight of the guided attention.
     stretch: share of the clips whose visual positions are drawn with random gaps below one, so that what is learnt
-    hangs on content and newlines rather than on exact distances (randomised positions; no token is dropped).
+    hangs on content and newlines rather than on exact distances (randomised positions).
     """
 
     def __init__(
@@ -70,26 +66,24 @@ class VideoObjective(nn.Module):
         self.model, self.layer, self.stretch = model, layer, stretch
         self.tracking, self.guiding = tracking, guiding
         self.tracker = Tracker(model.config.hidden_size)
-        model.config._attn_implementation = packed_attention.NAME
+        model.config._attn_implementation = attention.NAME
 
-    def forward(self, ids, labels, weight, position, layout: Layout, guides, pixels, sides, **tracks):
+    def forward(self, ids, labels, weight, position, layout: Layout, guides, pixels, keep, **tracks):
         lm, start, end = self.model, layout.prefix, layout.head
         embeds = lm.get_input_embeddings()(ids)
-        visual = self._visual(pixels, sides)  # (B, head - prefix, D)
+        visual, line = self._visual(pixels, keep)  # (B, head - prefix, D), bool
         embeds = torch.cat([embeds[:, :start], visual.to(embeds), embeds[:, end:]], 1)
         if self.training and self.stretch:
             position = self._stretched(position, start, end)
         out = lm.model(
             inputs_embeds=embeds, attention_mask={"full_attention": None}, position_ids=position, layout=layout,
-            guides=guides, output_hidden_states=True, use_cache=False,
+            rows_mask=layout.mask(embeds.device), guides=guides, output_hidden_states=True, use_cache=False,
         )  # fmt: skip
         loss, seen = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], weight[:, 1:])
         if self.tracking:
             hidden = out.hidden_states[self.layer][:, start:end].float()
-            ends = torch.tensor([side * side for side in sides], device=hidden.device).add(1).cumsum(0) - 1
-            cells = torch.ones(end - start, dtype=torch.bool, device=hidden.device)
-            cells[ends] = False
-            extra, known = self.tracker(hidden[:, cells], hidden[:, ends], tracks)
+            cells, lines = (hidden[part].unflatten(0, (len(ids), -1)) for part in (~line, line))
+            extra, known = self.tracker(cells, lines, tracks)
             loss, seen = loss + self.tracking * extra, seen | known
         if self.guiding:
             extra, known = guides.loss()
@@ -105,17 +99,23 @@ class VideoObjective(nn.Module):
         seen = {"words": loss.detach(), "token": right.float().mean().detach()}
         return loss, seen | {"letter": right[letter].float().mean().detach()}
 
-    def _visual(self, pixels: torch.Tensor, sides: tuple[int, ...]) -> torch.Tensor:
-        """pixels (B, T, 3, S, S) to what the language model reads: every frame pooled to its side, a newline behind."""
+    def _visual(self, pixels: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """pixels (B, T, 3, S, S) to what the language model reads: the kept pooled tokens, a newline behind each frame.
+
+        keep: (B, K) flat places t·P + p. Returns (B, K + T, D) and which of these are newlines, (B, K + T) bool.
+        """
         features = self.model.encode_images(pixels.flatten(0, 1))  # (B·T, N, D)
-        side = int(features.shape[1] ** 0.5)
-        grid = features.transpose(1, 2).unflatten(2, (side, side)).unflatten(0, pixels.shape[:2])  # (B, T, D, g, g)
-        newline = self.model.model.image_newline.to(features).expand(len(pixels), 1, -1)
-        parts = []
-        for frame, wanted in zip(grid.unbind(1), sides, strict=True):
-            cells = F.avg_pool2d(frame, side // wanted)  # by 2 it equals bilinear pooling of an even grid
-            parts += [cells.flatten(2).transpose(1, 2), newline]
-        return torch.cat(parts, 1)
+        side, frames = int(features.shape[1] ** 0.5), pixels.shape[1]
+        grid = features.transpose(1, 2).unflatten(2, (side, side))
+        cells = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)  # equals bilinear pooling of an even grid
+        per_frame = cells.shape[1]
+        cells = cells.unflatten(0, pixels.shape[:2]).flatten(1, 2)  # (B, T·P, D)
+        newline = self.model.model.image_newline.to(cells).expand(len(cells), frames, -1)
+        both = torch.cat([cells, newline], 1)
+        index = torch.arange(frames, device=keep.device).expand(len(keep), -1)
+        key = torch.cat([keep.float(), index * per_frame + per_frame - 0.5], 1)
+        order = torch.cat([keep, frames * per_frame + index], 1).gather(1, key.argsort(1))
+        return both.gather(1, order.unsqueeze(-1).expand(-1, -1, both.shape[-1])), order >= frames * per_frame
 
     def _stretched(self, position: torch.Tensor, start: int, end: int) -> torch.Tensor:
         """Positions with the visual ones drawn closer for a share of the clips; what follows moves along."""

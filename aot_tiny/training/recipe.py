@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from llava.eval.world.questions import OPEN_PROMPT
-from llava.train.packing import Mix
+from aot_tiny.film.questions import OPEN_PROMPT
+from aot_tiny.training.packing import Density, Mix
 
-SIZE, PATCH = 96, 8  # 12x12 tower tokens a frame
+SIZE, PATCH = 192, 8  # 24x24 tower tokens a frame, pooled to 12x12
 GEOMETRY = {
     "architectures": ["LlavaQwenForCausalLM"],
     "hidden_size": 192,
@@ -21,7 +21,7 @@ GEOMETRY = {
     "rms_norm_eps": 1e-6,
     "rope_theta": 10000.0,
     "tie_word_embeddings": True,
-    "mm_vision_tower": "aot-tiny-siglip-patch8-96",
+    "mm_vision_tower": "aot-tiny-siglip-patch8-192",
     "mm_vision_config": {
         "hidden_size": 128,
         "intermediate_size": 384,
@@ -70,19 +70,23 @@ class Stage:
     decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
     places: bool = False  # tower: ask where in the frame a patch lies
     mix: Mix = field(default_factory=Mix)
-    coarse: float = 0.0  # video: share of batches with frames of fewer tokens
+    density: Density | None = None  # video: how much of their clips the batches show
     tracking: float = 2.0  # video: weight of the tracker's loss
     guiding: float = 0.5  # weight of the guided attention
     balance: float = 0.75  # 1: every answer weighs the same, 0: every token of the answers
 
 
+_LENGTHS = ((16, 0.5), (24, 0.2), (32, 0.15), (48, 0.075), (64, 0.075))
 STAGES = {
-    "tower": Stage("tower", steps=800, batch=12, learning_rate=1.5e-3, first=0),
-    "places": Stage("tower", steps=260, batch=12, learning_rate=8e-4, first=500_000, places=True),
+    "tower": Stage("tower", steps=450, batch=8, learning_rate=1.2e-3, first=0, places=True, decay=0.6),
     "answers": Stage(
-        "video", steps=2500, batch=6, learning_rate=1.5e-3, first=1_000_000, coarse=0.35, warmup=0.02, decay=0.5,
+        "video", steps=1600, batch=6, learning_rate=1.5e-3, first=1_000_000, warmup=0.03, decay=0.5,
+        density=Density(_LENGTHS, drop=0.85, most=1728),
     ),
-    "polish": Stage("video", steps=630, batch=6, learning_rate=8e-4, first=2_000_000, decay=1.0),
+    "polish": Stage(
+        "video", steps=500, batch=4, learning_rate=8e-4, first=2_000_000, decay=1.0,
+        density=Density(_LENGTHS, drop=0.6, most=4608),
+    ),
 }  # fmt: skip
 
 

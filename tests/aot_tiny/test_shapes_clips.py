@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from llava.eval.world import clips
-from llava.eval.world.clips import COLORS, TIMES, render, render_with_coverage, sample_clip, write_clip
+from aot_tiny.shapes import clips
+from aot_tiny.shapes.clips import COLORS, TIMES, render, render_with_coverage, sample_clip, write_clip
 
 
 def test_equal_seeds_give_equal_clips_and_frames():

@@ -7,11 +7,11 @@ import shutil
 import pytest
 import torch
 
-from llava.train import recipe
-from llava.train.clip_data import FrameLabels
-from llava.train.export import export
-from llava.train.tiny_tokenizer import save_tokenizer
-from llava.train.train import WEIGHTS, build, main, start_from
+from aot_tiny.training import recipe
+from aot_tiny.training.data import FrameLabels
+from aot_tiny.training.export import export
+from aot_tiny.training.tokenizer import save_tokenizer
+from aot_tiny.training.train import WEIGHTS, build, main, start_from
 
 SMALL = recipe.GEOMETRY | {"num_hidden_layers": 7, "hidden_size": 24, "intermediate_size": 32}
 
@@ -48,7 +48,7 @@ def test_stages_hand_over_and_the_last_is_exported(tokenizer, tmp_path, monkeypa
         p.name for p in (tmp_path / "checkpoint").iterdir()
     }
     objective, _, _ = build(recipe.STAGES["answers"], tokenizer)  # and a checkpoint can be trained further
-    start_from(objective, tmp_path / "checkpoint")
+    start_from(objective, tmp_path / "checkpoint", tokenizer)
     for name, weight in objective.model.state_dict().items():
         assert torch.equal(weight.half(), before[f"model.{name}"].half()), name
 

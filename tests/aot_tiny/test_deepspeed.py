@@ -12,8 +12,8 @@ STEP = """
 import sys
 import torch
 from transformers import Trainer, TrainingArguments
-from llava.train.recipe import new_model
-from llava.train.tiny_tokenizer import save_tokenizer
+from aot_tiny.training.recipe import new_model
+from aot_tiny.training.tokenizer import save_tokenizer
 
 folder, zero = sys.argv[1:]
 save_tokenizer(folder + "/tokenizer")
@@ -23,7 +23,7 @@ args = TrainingArguments(
 )
 model, _ = new_model(folder + "/tokenizer")
 ids = torch.tensor([1, -200, 5, 6, 7])
-sample = {"input_ids": ids, "labels": ids.clamp_min(-100), "images": torch.zeros(2, 3, 96, 96)}
+sample = {"input_ids": ids, "labels": ids.clamp_min(-100), "images": torch.zeros(2, 3, 192, 192)}
 def collate(samples):
     return {
         "input_ids": torch.stack([s["input_ids"] for s in samples]),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from llava.eval.world.clips import COLORS, DURATION, MOTIONS, NEEDLE, SHAPES, TIMES, Clip, Thing
+from aot_tiny.shapes.clips import COLORS, DURATION, MOTIONS, NEEDLE, SHAPES, TIMES, Clip, Thing
 
 FAMILIES = ("attribute", "motion", "counting", "order", "position", "state", "needle", "when")
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
