@@ -8,7 +8,7 @@ from torch import nn
 
 from .config import AOTConfig
 from .errors import AOTError
-from .result import CompressedVideo
+from .types import CompressedVideo
 
 
 class Applied:
@@ -18,23 +18,23 @@ class Applied:
     before `apply`.
     """
 
-    def __init__(self, model: nn.Module, host: ModuleType, config: AOTConfig, previous: AOTConfig | None):
+    def __init__(self, model: nn.Module, integration: ModuleType, config: AOTConfig, previous: AOTConfig | None):
         self.model, self.config = model, config
-        self._host, self._previous = host, previous
+        self._integration, self._previous = integration, previous
 
     @property
     def last(self) -> list[CompressedVideo]:
         """What became of each video of the model's last call."""
-        return self._host.last(self.model)
+        return self._integration.last(self.model)
 
     def __enter__(self) -> "Applied":
         return self
 
     def __exit__(self, *error: object) -> None:
         if self._previous is None:
-            self._host.detach(self.model)
+            self._integration.detach(self.model)
         else:
-            self._host.attach(self.model, self._previous)
+            self._integration.attach(self.model, self._previous)
 
 
 def apply(
@@ -65,26 +65,28 @@ def apply(
         config = AOTConfig.from_dict(config)
     elif not isinstance(config, AOTConfig):
         raise AOTError(f"config is a {type(config).__name__}; give an AOTConfig or its dict.")
-    host = _host(model)
-    previous = host.settings(model)
-    host.attach(model, config)
-    return Applied(model, host, config, previous)
+    integration = _integration(model)
+    previous = integration.settings(model)
+    integration.attach(model, config)
+    return Applied(model, integration, config, previous)
 
 
 def remove(model: nn.Module) -> None:
     """Takes reduction off a model: its outputs are those of before `apply`, to the bit. No-op without it."""
-    _host(model).detach(model)
+    _integration(model).detach(model)
 
 
-def _host(model: nn.Module) -> ModuleType:
-    """The module of `aot.hosts` for a model, imported now."""
-    from .hosts import configured, onevision
+def _integration(model: nn.Module) -> ModuleType:
+    """The module of `aot.integrations` for a model, imported now."""
+    from .integrations import hf_onevision, llava
 
-    hosts = (configured, onevision)
-    for host in hosts:
-        if host.fits(model):
-            return host
-    inside = next((part for part in model.modules() if any(host.fits(part) for host in hosts)), None)
+    integrations = (llava, hf_onevision)
+    for integration in integrations:
+        if integration.fits(model):
+            return integration
+    inside = next(
+        (part for part in model.modules() if any(integration.fits(part) for integration in integrations)), None
+    )
     if inside is not None:
         raise AOTError(
             f"Give aot.apply the {type(inside).__name__} inside this {type(model).__name__}; torch.compile comes after "

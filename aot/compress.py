@@ -1,17 +1,16 @@
 """`compress`: the one entry of the package."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
-from .checks import check_newline_position
 from .config import AOTConfig
 from .errors import AOTError
-from .newlines import insert_newlines
-from .registry import get_method
-from .result import CompressedVideo
-from .video import VideoTokens, check_clips, check_grid, check_video
+from .registry import METHODS
+from .types import CompressedVideo, Selection, TokenKind, VideoTokens
+from .validation import check_clips, check_grid, check_newline_position, check_video
 
 
 def compress(
@@ -42,12 +41,14 @@ def compress(
     (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
     raises the error when somebody asks. No gradient is taken.
     """
+    # check what came
     if isinstance(config, Mapping):
         config = AOTConfig.from_dict(config)
     if not isinstance(config, AOTConfig):
         raise AOTError(f"config is a {type(config).__name__}; give an AOTConfig or its dict.")
     if not isinstance(features, torch.Tensor) or features.dim() != 3:
-        raise AOTError(f"features must be a (T, N, D) tensor; got {_describe(features)}.")
+        found = f"{tuple(features.shape)}" if isinstance(features, torch.Tensor) else type(features).__name__
+        raise AOTError(f"features must be a (T, N, D) tensor; got {found}.")
     if extras is not None and not isinstance(extras, Mapping):
         raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
     check_newline_position(newline_position)
@@ -57,31 +58,63 @@ def compress(
         deep=deep,
         grid=check_grid(features.shape[1], grid),
         pool=pool,
-        clips=check_clips(clips, features.shape[0]),
+        clips=None if clips is None else check_clips(clips, features.shape[0]),
         newline=newline,
         newline_position=newline_position,
         extras={} if extras is None else extras,
         before=before,
         trace=trace,
     )
-    method = get_method(config.method)
-    check_video(video, method.needs)
+    method = METHODS[config.method]
+    check_video(video, method.requires)
+    # run the method, then place newline tokens
     with torch.no_grad():
         selection = insert_newlines(method.run(video, config), video, config)
-    return CompressedVideo(
-        tokens=selection.tokens,
-        frame=selection.frame,
-        position=selection.position,
-        kind=selection.kind,
-        mass=selection.mass,
-        grid=video.pooled_grid,
-        frames=video.frames,
-        clips=selection.clips if selection.clips is not None else video.clips,
-        config=config,
-        trace=selection.trace if trace else None,
-        usable=video.usable,
-    )
+    kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass)
+    lengths, seen = selection.clips or video.clips, selection.trace if trace else None
+    return CompressedVideo(*kept, video.pooled_grid, video.frames, lengths, config, seen, video.usable)
 
 
-def _describe(value: Any) -> str:
-    return f"{tuple(value.shape)}" if isinstance(value, torch.Tensor) else type(value).__name__
+def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:
+    """Places newline tokens of the host model behind the tokens of their frame or row; they are no part of the budget.
+
+    The selection must be in frame and raster order, or say behind which frame a token's newline goes. One
+    newline per frame, per row that kept a token ("row"), per row ("all"), or one at the very end, as config
+    and host mode say. Only "row" waits for a number from the device.
+    """
+    position, frames, (height, width) = video.newline_position, video.frames, video.pooled_grid
+    if video.newline is None or selection.newlines_done or position == "no_token":
+        return selection
+    if config.newlines == "none" and position != "one_token":
+        return selection
+    # S tokens and G newlines: the group (S,) of each token, frame and row (G,) of each newline
+    device = selection.frame.device
+    group = selection.frame if selection.newline_frame is None else selection.newline_frame
+    if position == "one_token":
+        frame = torch.full((1,), frames - 1, device=device)
+        group, row = torch.zeros_like(group), torch.full_like(frame, height - 1)
+    elif position == "frame" or config.newlines == "frame":
+        frame = torch.arange(frames, device=device)
+        row = torch.full_like(frame, height - 1)
+    else:
+        group = group * height + selection.position[:, 0]  # row of the video
+        rows = torch.arange(frames * height, device=device)
+        if config.newlines == "row":
+            used = torch.zeros(frames * height, dtype=torch.bool, device=device)
+            rows = used.index_fill(0, group, True).nonzero().squeeze(-1)
+            group = torch.searchsorted(rows, group)
+        frame, row = rows // height, rows % height
+    # newline g stands behind the last token of group g; before token i stand i tokens and newlines of earlier groups
+    number = torch.arange(len(group) + len(frame), device=device)
+    tokens, newlines = number[: len(group)], number[: len(frame)]
+    place = torch.cat([tokens + group, torch.searchsorted(group, newlines, right=True) + newlines])
+    order = torch.empty_like(place).scatter_(0, place, number)
+    added = {
+        "tokens": video.newline.to(device, selection.tokens.dtype).expand(len(frame), -1),
+        "frame": frame,
+        "position": torch.stack([row, torch.full_like(row, width)], dim=-1),
+        "kind": torch.full_like(frame, int(TokenKind.NEWLINE)),
+        "mass": torch.zeros(len(frame), device=device),
+    }
+    joined = {n: torch.cat([getattr(selection, n), new]).index_select(0, order) for n, new in added.items()}
+    return replace(selection, newlines_done=True, **joined)

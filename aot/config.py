@@ -1,161 +1,180 @@
-"""All settings of the method: one frozen, validated dataclass and its presets."""
+"""All settings: one frozen, validated dataclass and its presets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from difflib import get_close_matches
 from typing import Any
 
-from .checks import check_newline_position, count, number
+from .deprecated import current_settings, takes_old_settings
 from .errors import AOTError
-from .idle import IdleSetting, refuse_idle
 from .ops import BACKENDS
 from .registry import get_method, resolve_options
-
-_CHOICES = {
-    "schedule": ("joint", "cascade"),
-    "newlines": ("frame", "row", "all", "none"),
-    "clips": ("uniform", "dynamic"),
-    "supplier_mass": ("unit", "normalised", "attention"),
-    "stop": ("problem", "batch", "never"),
-    "dynamic_rule": ("quantile", "threshold"),
-    "emission": ("once", "twice"),
-    "backend": BACKENDS,
-}
-# name: (lowest, highest, lowest excluded)
-_RANGES = {
-    "global_ratio": (0, 1, False),
-    "attention_power": (0, 8, False),
-    "change_power": (0, 8, False),
-    "spatial_weight": (0, math.inf, False),
-    "temporal_weight": (0, math.inf, False),
-    "epsilon": (0, math.inf, True),
-    "tolerance": (0, 1, True),
-    "uniform_share": (0, 1, False),
-    "merge_strength": (0, math.inf, False),
-    "merge_cap": (0, 1, False),
-    "hard_blend": (0, 1, False),
-    "inter_scale": (0, math.inf, False),
-    "keep_ratio": (0, 1, False),
-    "dynamic_threshold": (0, 1, False),
-    "temporal_sigma": (0, math.inf, True),
-    "clip_threshold": (-1, 1, False),
-}
-_COUNTS = {"iterations": 1, "clip_cuts": 1}
-_OPTIONAL_COUNTS = {"num_anchors": 1, "clip_length": 1}
+from .validation import check_newline_position, count, number
 
 
+def _choice(default: str, *others: str, variant: str | None = None) -> Any:
+    """A field that holds one of some words. variant: of the method "aot" that alone reads it."""
+    return field(default=default, metadata={"choices": (default, *others), "variant": variant})
+
+
+def _number(default: float | None, low: float, high: float, *, above: bool = False, variant: str | None = None) -> Any:
+    """A field that holds a number in [low, high], or (low, high] when above; None where that is the default."""
+    return field(default=default, metadata={"range": (low, high, above), "variant": variant})
+
+
+def _count(default: int | None, *, variant: str | None = None) -> Any:
+    """A field that holds a whole number of at least 1, or None where that is the default."""
+    return field(default=default, metadata={"count": 1, "variant": variant})
+
+
+class IdleSetting(AOTError):
+    """A setting without effect. name: which."""
+
+    def __init__(self, name: str, reason: str):
+        super().__init__(f"{name} has no effect {reason}; leave it out.")
+        self.name = name
+
+
+@takes_old_settings
 @dataclass(frozen=True)
 class AOTConfig:
     """Settings of `compress`; every field is validated and AOTError (a ValueError) names what to change.
 
-    A setting that differs from its default and has no effect beside the others is refused as well.
-    retention: share of the pooled tokens that enter the language model, in (0, 1]; None for presets whose
-        counts follow from their own rules (schedule "cascade").
-    method, options: a method of the registry and its own options; the fields below belong to "aot".
-    newlines: newline tokens kept in grid and frame modes: "frame" one per frame, "row" one per row that kept
-        a token, "all" every one of the host model, "none".
-    schedule: "joint" chooses the kept tokens once, on the pooled grid, and transports the rest of each clip
-        onto them (exact budget); "cascade" is the paper's order: anchors, intra-frame transport, pooling,
-        inter-frame transport.
-
-    Clips: clips "uniform" (clip_length frames; None = 4, fewer above 800 tokens, in joint, ceil(T/8) in cascade) or
-        "dynamic" (cut where the cosine of adjacent frame means is below clip_threshold, plus the clip_cuts - 1 lowest).
-    Anchors: global_ratio is the share chosen by the deep layer over the whole frame (joint: clip), the rest by
-        the shallow layer in 3x3 windows.
-    Joint choice: each next anchor is the token that lowers most what is left to transport; a token counts
-        attention^attention_power · change^change_power there (see docs/method.md).
-    Cost: (1 - cos) + spatial_weight·distance (frame sides 1) + temporal_weight·frames apart (joint).
-    Transport: entropic with epsilon, at most `iterations` iterations, stopping by `stop` ("problem": each one when
-        its marginal error is below tolerance; "batch": the release's rule; "never"); uniform_share (joint)
-        mixes uniform anchor marginals with the mass that lies nearest to each anchor.
-    Merging: merge_strength is λ, merge_cap bounds the share of a kept token that may come from others.
-    Cascade only: num_anchors per frame, inter_frame, inter_scale (λ of the inter-frame step), keep_ratio and
-        dynamic_threshold (for dynamic_rule "quantile" and "threshold"), temporal_sigma, emission ("twice"
-        emits original and updated anchors), supplier_mass ("unit", "normalised" to a total of 1, "attention":
-        by importance, 1 on average), hard_blend (share of the mean of a hard assignment mixed in).
-    backend: see `aot.ops`.
+    A setting that differs from its default and has no effect beside the others is refused as well. The first five
+    belong to every method, the others to the method "aot", in the order of its steps (docs/method.md).
     """
 
-    retention: float | None = 0.10
-    method: str = "aot"
-    options: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    newlines: str = "frame"
-    schedule: str = "joint"
-    clips: str = "uniform"
-    clip_length: int | None = None
-    clip_threshold: float = 0.9
-    clip_cuts: int = 8
-    global_ratio: float = 0.5
-    attention_power: float = 0.5
-    change_power: float = 0.5
-    spatial_weight: float = 0.25
-    temporal_weight: float = 0.2
-    epsilon: float = 0.01
-    iterations: int = 100
-    stop: str = "problem"
-    tolerance: float = 1e-3
-    supplier_mass: str = "unit"
-    uniform_share: float = 0.0
-    merge_strength: float = 1.0
-    merge_cap: float = 0.5
-    hard_blend: float = 0.0
-    num_anchors: int | None = None
-    inter_frame: bool = True
-    inter_scale: float = 1.0
-    keep_ratio: float = 0.3
-    dynamic_rule: str = "quantile"
-    dynamic_threshold: float = 0.5
-    temporal_sigma: float = 1.5
-    emission: str = "once"
-    backend: str = "auto"
+    retention: float | None = _number(0.10, 0, 1, above=True)  # share of the pooled tokens kept; None: variant "paper"
+    method: str = "aot"  # a name of the registry
+    options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # the method's own
+    # newline tokens of a grid or frame host: one a frame, one a row that kept a token, all of the host's, none
+    newlines: str = _choice("frame", "row", "all", "none")
+    backend: str = _choice(*BACKENDS)  # of the operations, see `aot.ops`
+
+    # "default": exact budget, one choice and one transport a clip, on the pooled grid
+    # "paper": anchors, transport in frames, pooling, transport between frames; counts follow from num_anchors
+    variant: str = _choice("default", "paper")
+
+    # clips: runs of frames that tokens may be transported in
+    clips: str = _choice("uniform", "dynamic")  # equal lengths, or cut where frames differ
+    clip_length: int | None = _count(None)  # frames; None: 4, fewer above 800 tokens (paper: ceil(T / 8))
+    clip_threshold: float = _number(0.9, -1, 1)  # dynamic: cut where the cosine of adjacent frame means is below it
+    clip_cuts: int = _count(8)  # dynamic: and at the clip_cuts - 1 lowest cosines
+
+    # cost of two tokens: (1 - cos) + spatial_weight · distance + temporal_weight · frames apart
+    spatial_weight: float = _number(0.25, 0, math.inf)  # cost of a frame's side
+    temporal_weight: float = _number(0.2, 0, math.inf, variant="default")  # cost of a frame's time
+
+    # choice of the kept tokens
+    global_ratio: float = _number(0.5, 0, 1)  # share chosen over the whole clip (paper: frame), the rest in 3x3 windows
+    attention_power: float = _number(0.5, 0, 8, variant="default")  # a token weighs attention^this ·
+    change_power: float = _number(0.5, 0, 8, variant="default")  # · change^this
+    num_anchors: int | None = _count(None)  # paper: anchors per frame of the tower grid
+
+    # transport of the others onto them
+    epsilon: float = _number(0.01, 0, math.inf, above=True)  # entropic regularisation, in units of the cost
+    # default: share of uniform anchor marginals, the rest is the mass that lies nearest; at 0 no iteration is needed
+    uniform_marginal: float = _number(0.0, 0, 1, variant="default")
+    # paper: mass of a source: 1, 1 in all, or by attention and 1 on average
+    source_mass: str = _choice("unit", "normalised", "attention", variant="paper")
+    iterations: int = _count(100)  # of Sinkhorn-Knopp, at most
+    # each problem stops by its own marginal error, all by the release's rule, or none early
+    sinkhorn_stop: str = _choice("problem", "batch", "never")
+    tolerance: float = _number(1e-3, 0, 1, above=True)  # relative marginal error ("batch": mean change of scalings)
+
+    # merge: a kept token a becomes (a + λ · carried) / (1 + λ · mass)
+    merge_strength: float = _number(1.0, 0, math.inf)  # λ
+    merge_cap: float = _number(0.5, 0, 1)  # largest share of a kept token that comes from others
+    hard_assignment: float = _number(0.0, 0, 1, variant="paper")  # share of the mean of nearest tokens mixed in
+
+    # transport between frames, variant "paper" alone
+    inter_frame: bool = field(default=True, metadata={"variant": "paper"})
+    inter_scale: float = _number(1.0, 0, math.inf, variant="paper")  # λ of this step
+    temporal_sigma: float = _number(1.5, 0, math.inf, above=True, variant="paper")  # frames until the cost is full
+    dynamic_rule: str = _choice("quantile", "threshold", variant="paper")  # which tokens stay apart:
+    keep_ratio: float = _number(0.3, 0, 1, variant="paper")  # quantile: this share of a frame, the least certain
+    dynamic_threshold: float = _number(0.5, 0, 1, variant="paper")  # threshold: those of a largest share below this
+    # updated anchors once, or original and updated ones
+    emit_anchors: str = _choice("once", "twice", variant="paper")
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise AOTError(f"{name} is {getattr(self, name)!r}; use one of: {', '.join(allowed)}.")
-        for name, (low, high, open_low) in _RANGES.items():
-            self._set(name, number(name, getattr(self, name), low, high, open_low))
-        for name, low in (_COUNTS | _OPTIONAL_COUNTS).items():
-            value = getattr(self, name)
-            if value is not None or name in _COUNTS:
-                self._set(name, count(name, value, low))
+        for setting in fields(self):
+            self._check_field(setting.name, setting.metadata, getattr(self, setting.name))
         if not isinstance(self.inter_frame, bool):
             raise AOTError(f"inter_frame is {self.inter_frame!r}; use True or False.")
-        if self.retention is not None:
-            self._set("retention", number("retention", self.retention, 0, 1, True))
         if not isinstance(self.options, Mapping):
             raise AOTError(f"options is {self.options!r}; use a mapping of option names to values.")
-        self._set("options", resolve_options(self.method, self.options))
-        self._check_counts()
-        self._check_schedule()
-        refuse_idle(self)
+        object.__setattr__(self, "options", resolve_options(self.method, self.options))
+        self._check_together()
+        for name, reason in self._idle_settings():
+            if getattr(self, name) != self.__dataclass_fields__[name].default:
+                raise IdleSetting(name, reason)
 
-    def _check_counts(self) -> None:
-        cascade = self.method == "aot" and self.schedule == "cascade"
-        if cascade and self.retention is not None:
+    def _check_field(self, name: str, rule: Mapping[str, Any], value: Any) -> None:
+        """One setting by itself; numbers are stored as plain floats and ints."""
+        if "choices" in rule and value not in rule["choices"]:
+            raise AOTError(f"{name} is {value!r}; use one of: {', '.join(rule['choices'])}.")
+        optional = name in ("retention", "clip_length", "num_anchors")
+        if value is None and optional:
+            return
+        if "range" in rule:
+            object.__setattr__(self, name, number(name, value, *rule["range"]))
+        if "count" in rule:
+            object.__setattr__(self, name, count(name, value, rule["count"]))
+
+    def _check_together(self) -> None:
+        paper = self.method == "aot" and self.variant == "paper"
+        if paper and self.retention is not None:
             raise AOTError(
                 "The released and paper presets have token counts of their own; "
                 "leave retention out and set num_anchors, or use the default preset."
             )
-        if cascade and self.num_anchors is None:
-            raise AOTError("schedule 'cascade' needs num_anchors, the anchors per frame (126 for 10 %).")
-        if not cascade and self.num_anchors is not None:
-            raise AOTError("num_anchors belongs to schedule 'cascade'; set retention instead.")
-        if not cascade and self.retention is None:
+        if paper and self.num_anchors is None:
+            raise AOTError("variant 'paper' needs num_anchors, the anchors per frame (126 for 10 %).")
+        if not paper and self.num_anchors is not None:
+            raise AOTError("num_anchors belongs to variant 'paper'; set retention instead.")
+        if not paper and self.retention is None:
             raise AOTError("retention is missing; give the share of tokens to keep, such as 0.1.")
+        if self.method == "aot" and not paper and self.sinkhorn_stop == "batch":
+            raise AOTError("sinkhorn_stop 'batch' is the released rule of variant 'paper'; use 'problem' or 'never'.")
+        if self.method == "aot" and self.emit_anchors == "twice" and self.newlines not in ("all", "none"):
+            raise AOTError("emit_anchors 'twice' leaves frame order; set newlines to 'all' or 'none'.")
 
-    def _check_schedule(self) -> None:
+    def _idle_settings(self) -> Iterator[tuple[str, str]]:
+        """Names of settings that change nothing in this configuration, each with the reason as half a sentence."""
+        settings = fields(self)
         if self.method != "aot":
+            read = {"retention", "method", "options", "newlines", "backend", "num_anchors"}
+            if not get_method(self.method).in_llm:
+                read.add("clip_length")  # a stream of any method is cut in clips
+            yield from ((s.name, f"under method {self.method!r}") for s in settings if s.name not in read)
             return
-        if self.schedule == "joint" and self.stop == "batch":
-            raise AOTError("stop 'batch' is the released rule of schedule 'cascade'; use 'problem' or 'never'.")
-        if self.emission == "twice" and self.newlines not in ("all", "none"):
-            raise AOTError("emission 'twice' leaves frame order; set newlines to 'all' or 'none'.")
-
-    def _set(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+        paper = self.variant == "paper"
+        for setting in settings:
+            if setting.metadata.get("variant") not in (None, self.variant):
+                yield setting.name, f"in variant {self.variant!r}"
+        if paper and not self.inter_frame:
+            # keep_ratio and inter_scale may stay: the released code takes them where it leaves the step out
+            names = ("dynamic_rule", "dynamic_threshold", "temporal_sigma", "clips", "clip_length", "clip_threshold")
+            yield from ((name, "where inter_frame is False") for name in (*names, "clip_cuts"))
+        if self.clips == "uniform":
+            yield from ((name, "where clips is 'uniform'") for name in ("clip_threshold", "clip_cuts"))
+        elif paper:
+            yield "clip_length", "where clips is 'dynamic' in variant 'paper'"
+        if not paper and self.uniform_marginal == 0:
+            idle = ("iterations", "sinkhorn_stop", "tolerance")
+            yield from ((name, "where uniform_marginal is 0") for name in idle)
+        if self.sinkhorn_stop == "never":
+            yield "tolerance", "where sinkhorn_stop is 'never'"
+        unused = "keep_ratio" if self.dynamic_rule == "threshold" else "dynamic_threshold"
+        yield unused, f"where dynamic_rule is {self.dynamic_rule!r}"
+        if self.merge_strength == 0 and not (paper and self.inter_frame and self.inter_scale > 0):
+            yield "merge_cap", "where merge_strength is 0"
+        if self.merge_cap == 0:
+            yield "merge_strength", "where merge_cap is 0"
+            yield "inter_scale", "where merge_cap is 0"
 
     @classmethod
     def preset(cls, name: str = "default", **overrides: Any) -> "AOTConfig":
@@ -165,6 +184,7 @@ class AOTConfig:
         """
         if name not in PRESETS:
             raise AOTError(f"Unknown preset {name!r}; choose one of: {', '.join(PRESETS)}.")
+        overrides = current_settings(overrides, stacklevel=4)
         settings = {**PRESETS[name], **overrides}
         while True:
             try:
@@ -179,6 +199,7 @@ class AOTConfig:
         """The inverse of `to_dict`; AOTError for keys that are no settings."""
         if not isinstance(settings, Mapping):
             raise AOTError(f"Settings must be a mapping of names to values; got {type(settings).__name__}.")
+        settings = current_settings(settings, stacklevel=4)
         known = {f.name for f in fields(cls)}
         unknown = sorted(str(key) for key in settings if key not in known)
         if unknown:
@@ -193,7 +214,7 @@ class AOTConfig:
 
     def replace(self, **changes: Any) -> "AOTConfig":
         """A validated copy with other values."""
-        return replace(self, **changes)
+        return replace(self, **current_settings(changes, stacklevel=4))
 
     def budget(self, frames: int, tokens_per_frame: int) -> int:
         """Visual tokens kept: max(1, ⌊retention · frames · tokens_per_frame⌋) in decimal arithmetic."""
@@ -218,11 +239,11 @@ class AOTConfig:
 
         tokens_per_frame: pooled tokens P. newline_position: the host model's mode. rows: pooled rows H,
         needed only for newlines "all" in grid mode when P is not square.
-        Raises AOTError where the count depends on the video: cascade presets, newlines "row". Of a method that
+        Raises AOTError where the count depends on the video: variant "paper", newlines "row". Of a method that
         acts inside the language model, which all tokens enter, the visual count is T·P.
         """
         visual = self.budget(frames, tokens_per_frame)
-        if get_method(self.method).inside:
+        if get_method(self.method).in_llm:
             visual = frames * tokens_per_frame
         return visual, self.newline_count(frames, tokens_per_frame, newline_position=newline_position, rows=rows)
 
@@ -255,32 +276,32 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "paper": {
         "retention": None,
-        "schedule": "cascade",
+        "variant": "paper",
         "num_anchors": 126,
         "spatial_weight": 0.0,
         "epsilon": 0.1,
-        "supplier_mass": "normalised",
-        "stop": "never",
+        "source_mass": "normalised",
+        "sinkhorn_stop": "never",
         "iterations": 100,
         "merge_cap": 1.0,
-        "hard_blend": 0.0,
+        "hard_assignment": 0.0,
         "dynamic_rule": "threshold",
-        "emission": "once",
+        "emit_anchors": "once",
     },
     "released": {
         "retention": None,
-        "schedule": "cascade",
+        "variant": "paper",
         "num_anchors": 126,
         "newlines": "all",
         "spatial_weight": 0.5,
         "epsilon": 0.1,
-        "supplier_mass": "normalised",
-        "stop": "batch",
+        "source_mass": "normalised",
+        "sinkhorn_stop": "batch",
         "tolerance": 1e-2,
         "iterations": 100,
         "merge_cap": 1.0,
-        "hard_blend": 0.1,
+        "hard_assignment": 0.1,
         "dynamic_rule": "quantile",
-        "emission": "twice",
+        "emit_anchors": "twice",
     },
 }

@@ -36,25 +36,21 @@ def _mode_and_stride(pool: str | None) -> tuple[str | None, int]:
 
 
 def pool_tokens(features: torch.Tensor, grid: tuple[int, int], pool: str | None) -> torch.Tensor:
-    """Pools (T, H*W, D) to (T, P, D) as LLaVA-NeXT does (stride 2, bilinear without aligned corners).
+    """Pools tokens (T, H*W, D) to (T, P, D), or maps (T, H*W) to (T, P), as LLaVA-NeXT does.
 
-    pool: as in `pooled_grid`. The (T, D, H, W) view keeps the channels innermost in memory: no copy of the big tensor
-    is made, and the numbers are bit-equal to those of a contiguous copy.
+    pool: as in `pooled_grid`; bilinear without aligned corners. The (T, D, H, W) view keeps the channels innermost in
+    memory: no copy of the big tensor is made, and the numbers are bit-equal to those of a contiguous copy.
     """
     height, width = pooled_grid(grid, pool)
     mode, stride = _mode_and_stride(pool)
     if mode is None:
         return features
-    maps = features.unflatten(1, grid).permute(0, 3, 1, 2)
+    maps = features.unflatten(1, grid)
+    maps = maps.unsqueeze(1) if features.dim() == 2 else maps.permute(0, 3, 1, 2)
     if mode == "bilinear":
         maps = F.interpolate(maps, size=(height, width), mode="bilinear")
     elif mode == "average":
         maps = F.avg_pool2d(maps, stride)
     else:
         maps = F.max_pool2d(maps, stride)
-    return maps.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-def pool_map(values: torch.Tensor, grid: tuple[int, int], pool: str | None) -> torch.Tensor:
-    """Pools one value per token, (T, H*W) to (T, P), by the same operator."""
-    return pool_tokens(values.unsqueeze(-1), grid, pool).squeeze(-1)
+    return maps.flatten(1) if features.dim() == 2 else maps.permute(0, 2, 3, 1).flatten(1, 2)

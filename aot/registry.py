@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .deprecated import REGISTER, warn_renamed
 from .errors import AOTError
 
 
@@ -11,38 +12,45 @@ from .errors import AOTError
 class Method:
     """A token reduction method.
 
-    run: function (video: VideoTokens, config: AOTConfig) -> Selection.
-    options: names and default values of its own options; others are refused.
-    needs: which tower outputs it reads, out of "shallow", "deep" and the keys of `extras`.
-    check: optional function (options: dict) -> None that raises AOTError for a bad value.
-    inside: it acts inside the language model, which all tokens of the video enter.
+    run: function (video: VideoTokens, config: AOTConfig) -> Selection
+    options: names and default values of its own options; others are refused
+    requires: which tower outputs it reads, out of "shallow", "deep" and the keys of `extras`
+    check: optional function (options: dict) -> None that raises AOTError for a bad value
+    in_llm: it acts inside the language model, which all tokens of the video enter
     """
 
     name: str
     run: Callable
     options: Mapping[str, Any] = field(default_factory=dict)
-    needs: tuple[str, ...] = ()
+    requires: tuple[str, ...] = ()
     check: Callable[[dict], None] | None = None
-    inside: bool = False
+    in_llm: bool = False
 
 
-_METHODS: dict[str, Method] = {}
+METHODS: dict[str, Method] = {}
 
 
 def register(
     name: str,
     *,
     options: Mapping[str, Any] | None = None,
-    needs: tuple[str, ...] = (),
+    requires: tuple[str, ...] = (),
     check: Callable[[dict], None] | None = None,
-    inside: bool = False,
+    in_llm: bool = False,
+    **renamed: Any,
 ) -> Callable:
-    """Decorator that adds a function to the methods under `name`."""
+    """Decorator that adds a function to the methods under `name`; arguments as in `Method`."""
+    declared: dict[str, Any] = {"requires": tuple(requires), "in_llm": in_llm}
+    for old, value in renamed.items():
+        if old not in REGISTER:
+            raise TypeError(f"register() got an unexpected keyword argument {old!r}")
+        warn_renamed(f"The argument {old} of aot.register", REGISTER[old])
+        declared[REGISTER[old]] = value
 
     def add(run: Callable) -> Callable:
-        if name in _METHODS:
+        if name in METHODS:
             raise AOTError(f"A method named {name!r} is already registered; choose another name.")
-        _METHODS[name] = Method(name, run, dict(options or {}), tuple(needs), check, inside)
+        METHODS[name] = Method(name, run, dict(options or {}), check=check, **declared)
         return run
 
     return add
@@ -50,14 +58,14 @@ def register(
 
 def get_method(name: str) -> Method:
     """The method called `name`; AOTError lists the known names when there is none."""
-    if name not in _METHODS:
+    if name not in METHODS:
         raise AOTError(f"Unknown method {name!r}; choose one of: {', '.join(method_names())}.")
-    return _METHODS[name]
+    return METHODS[name]
 
 
 def method_names() -> list[str]:
     """Names of all registered methods, sorted."""
-    return sorted(_METHODS)
+    return sorted(METHODS)
 
 
 def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

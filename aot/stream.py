@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
+from .clips import MAX_CLIP_TOKENS, clip_too_long, default_clip_length
 from .compress import compress
 from .config import AOTConfig
 from .errors import AOTError
 from .pooling import pooled_grid
-from .result import CompressedVideo
-from .temporal import check_clip_size, default_clip_length
-from .video import check_grid
+from .types import CompressedVideo
+from .validation import check_grid
 
 STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods without a rule of their own
 
@@ -68,7 +68,7 @@ class VideoStream:
         for name, value in new.items():
             if not isinstance(value, torch.Tensor) or value.dim() < 2:
                 raise AOTError(f"{name} is no tensor of frames; push (T, N, D) features and (T, N) maps.")
-            if held and _sort(value) != _sort(held[name]):
+            if held and _form(value) != _form(held[name]):
                 raise AOTError(f"{name} differs in shape, dtype or device from what was pushed; push the same again.")
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
         whole = self._clip_length()
@@ -79,8 +79,9 @@ class VideoStream:
                 length = whole
             else:
                 length += whole
-                if self.config.method == "aot":
-                    check_clip_size([length], 1, self._tokens_per_frame(), self.config)
+                per_frame = self._tokens_per_frame()
+                if self.config.method == "aot" and length * per_frame > MAX_CLIP_TOKENS:
+                    raise clip_too_long([length], 1, per_frame, self.config)
         return closed
 
     def finish(self) -> list[CompressedVideo]:
@@ -130,11 +131,11 @@ class VideoStream:
         return result
 
 
-def _sort(values: torch.Tensor) -> tuple:
+def _form(values: torch.Tensor) -> tuple:
     return values.shape[1:], values.dtype, values.device
 
 
-def gather(parts: list[CompressedVideo], new: Sequence[CompressedVideo]) -> None:
+def append_parts(parts: list[CompressedVideo], new: Sequence[CompressedVideo]) -> None:
     """Appends closed clips to parts, joined with earlier ones so that few tensors live, each beside larger ones.
 
     After n clips about log2(n) parts are left, for `join`. Many small tensors that stay would lie scattered among the

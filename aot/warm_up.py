@@ -4,11 +4,11 @@ from collections.abc import Iterator
 
 import torch
 
+from .clips import default_clip_length
 from .compress import compress
 from .config import AOTConfig
 from .ops import use_triton
 from .pooling import pooled_grid
-from .temporal import default_clip_length
 
 
 def warm_up(
@@ -20,15 +20,15 @@ def warm_up(
     device: torch.device,
     pool: str | None = "bilinear",
 ) -> None:
-    """Compiles what the default schedule runs on a GPU, so that no retention or length compiles anything later.
+    """Compiles what the default runs on a GPU, so that no retention or length compiles anything later.
 
     grid: tower (H, W). width: D. dtype: of the features. Each kernel is compiled once for each power of two of kept
     tokens a clip and each clip length, since a video or a stream may end in a shorter clip; Triton remembers the
-    result on disk. Nothing happens where kernels do not run, and for other methods and schedules. Raises AOTError for
+    result on disk. Nothing happens where kernels do not run, and for other methods and variants. Raises AOTError for
     backend "triton" where it cannot run.
     """
     probe = torch.empty(0, device=device)
-    if config.method != "aot" or config.schedule != "joint" or not use_triton(config.backend, "warm_up", probe):
+    if config.method != "aot" or config.variant != "default" or not use_triton(config.backend, "warm_up", probe):
         return
     height, columns = pooled_grid(grid, pool)
     usual = config.clip_length or default_clip_length(height * columns)

@@ -16,7 +16,7 @@ import time
 
 import torch
 
-from aot import AOTConfig, CompressedVideo, Kind, compress, pool_tokens
+from aot import AOTConfig, CompressedVideo, TokenKind, compress, pool_tokens
 
 FRAMES, GRID, WIDTH = 32, (27, 27), 896
 
@@ -42,7 +42,7 @@ def check(video: CompressedVideo, features: torch.Tensor) -> None:
     # a merged token is (1 - s)·own + s·mean of others, s <= cap, and no other is longer than the longest
     bound = cap * (own.norm(dim=1) + pooled.norm(dim=-1).max()) + 1e-3
     problems = {
-        "token count": len(video.tokens) != expected or bool((video.kind == Kind.NEWLINE).any()),
+        "token count": len(video.tokens) != expected or bool((video.kind == TokenKind.NEWLINE).any()),
         "order": not bool((index.diff() > 0).all()),
         "mass": abs(float(video.mass.double().sum()) / video.tokens_before - 1) > 1e-4,
         "tokens": not bool(((video.tokens - own).norm(dim=1) <= bound).all()),

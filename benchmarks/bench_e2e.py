@@ -22,7 +22,7 @@ import torch
 
 from aot import AOTConfig, compress
 from aot import layers as importance_layers
-from aot.temporal import uniform_clips
+from aot.clips import uniform_clips
 from benchmarks.attention import HALF, Wrong, attention_ratio
 from benchmarks.measure import circumstances, relative_error, seconds, settle
 from benchmarks.plain_released import plain_released

@@ -5,9 +5,16 @@ from dataclasses import dataclass
 
 import torch
 
-from aot import AOTConfig
-from aot.inter_frame import merge_clips
-from aot.ops import aggregate, cover, nearest_plan, novelty, pair_cost, received_attention, sinkhorn
+from aot.ops import (
+    aggregate,
+    facility_location,
+    merge_clips,
+    pair_cost,
+    received_attention,
+    sinkhorn,
+    softmax_plan,
+    temporal_change,
+)
 
 # frames, pooled grid, width, tower tokens, heads, head width, clips
 SIZES = {
@@ -75,7 +82,7 @@ def attention_case(size: dict, inputs: list) -> Case:
 
 
 def token_cases(size: dict, inputs: list) -> list[Case]:
-    """What reads the tokens (T, P, D): costs, sums, novelty."""
+    """What reads the tokens (T, P, D): costs, sums, change in time."""
     device, (frames, per_frame, width) = inputs[0].device, inputs[0].shape
     clips, length = size["clips"], frames // size["clips"]
     suppliers, kept = length * per_frame, max(2, length * per_frame // 10)
@@ -91,7 +98,7 @@ def token_cases(size: dict, inputs: list) -> list[Case]:
     def cosine_cost(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
         return 1 - unit(x).reshape(clips, -1, width) @ unit(x).flatten(0, 1)[columns].mT
 
-    def plain_novelty(x: torch.Tensor) -> torch.Tensor:
+    def plain_change(x: torch.Tensor) -> torch.Tensor:
         units = unit(x)
         before = torch.cat([unit(units[:1].mean(1, keepdim=True)).expand_as(units[:1]), units[:-1]])
         return 1 - (units * before).sum(2)
@@ -124,13 +131,13 @@ def token_cases(size: dict, inputs: list) -> list[Case]:
             plain=lambda x: plan.to(x.dtype).mT @ x.reshape(clips, suppliers, width),
         ),
         Case(
-            "novelty",
+            "temporal_change",
             inputs,
-            lambda x, backend: novelty(x, backend=backend),
-            lambda x: plain_novelty(x.double()),
+            lambda x, backend: temporal_change(x, backend=backend),
+            lambda x: plain_change(x.double()),
             read,
             2 * frames * per_frame * width,
-            plain=plain_novelty,
+            plain=plain_change,
         ),
     ]
 
@@ -146,12 +153,12 @@ def choice_cases(size: dict, tokens: list) -> list[Case]:
     weight = torch.rand(problems, count, device=device)
     free = torch.ones(problems, count, dtype=torch.bool, device=device)
     wanted = torch.full((problems,), kept, device=device)
-    settings = {"steps": kept, "unexplained": HIGHEST, "every": 8 if count >= 512 else 1}
+    settings = {"max_steps": kept, "max_cost": HIGHEST, "stride": 8 if count >= 512 else 1}
     anchor = torch.stack([torch.randperm(count, device=device)[:kept].sort().values for _ in range(problems)])
     filled, supply = torch.ones_like(anchor, dtype=torch.bool), torch.rand(problems, count, device=device)
 
     def choose(x: torch.Tensor, backend: str) -> torch.Tensor:
-        return cover(x, weight.to(x.dtype), None, free, wanted, backend=backend, **settings)
+        return facility_location(x, weight.to(x.dtype), None, free, wanted, backend=backend, **settings)
 
     def left(x: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """(B,) what the choice leaves to be transported; of choices equally good none is wrong."""
@@ -161,19 +168,19 @@ def choice_cases(size: dict, tokens: list) -> list[Case]:
     columns = anchor[:, None].expand(-1, count, -1)
     return [
         Case(
-            "cover",
+            "facility_location",
             cost,
             choose,
             lambda x: left(x, choose(x.double(), "reference")),
-            kept * cost[0].nbytes // settings["every"],
-            kept * 3 * cost[0].numel() // settings["every"],
+            kept * cost[0].nbytes // settings["stride"],
+            kept * 3 * cost[0].numel() // settings["stride"],
             score=left,
             limit=1e-3,
         ),
         Case(
-            "nearest_plan",
+            "softmax_plan",
             cost,
-            lambda x, backend: nearest_plan(x, anchor, filled, supply, epsilon=0.01, backend=backend),
+            lambda x, backend: softmax_plan(x, anchor, filled, supply, epsilon=0.01, backend=backend),
             lambda x: (-x.double().gather(2, columns) / 0.01).softmax(2) * supply[:, :, None],
             8 * columns.numel(),
             4 * columns.numel(),
@@ -228,12 +235,13 @@ def clips_case(size: dict, device: torch.device, sets: int) -> Case:
     clips, length = size["clips"], size["frames"] // size["clips"]
     ragged = torch.rand(clips, length, min(60, size["grid"][0] * size["grid"][1]), device=device) < 0.7
     inputs = [torch.randn(*ragged.shape, size["width"], device=device) for _ in range(sets)]
-    rule = AOTConfig.preset("paper", num_anchors=126, stop="problem")
+    rule = {"epsilon": 0.1, "iterations": 100, "stop": "marginal", "tolerance": 1e-3, "temporal_sigma": 1.5}
+    rule |= {"keep_ratio": None, "threshold": 0.5, "strength": 1.0, "cap": 1.0}
     return Case(
         "clips",
         inputs,
-        lambda x, backend: merge_clips(x, ragged, ragged.float(), rule.replace(backend=backend)).anchors,
-        lambda x: merge_clips(x.cpu(), ragged.cpu(), ragged.float().cpu(), rule).anchors.to(device),
+        lambda x, backend: merge_clips(x, ragged, ragged.float(), backend=backend, **rule).anchors,
+        lambda x: merge_clips(x.cpu(), ragged.cpu(), ragged.float().cpu(), **rule).anchors.to(device),
         inputs[0].nbytes,
         4 * inputs[0].numel() * ragged.shape[2],
     )

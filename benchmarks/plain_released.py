@@ -90,7 +90,7 @@ def intra_frame(
         for i, j in enumerate(cosine.argmax(dim=1).tolist()):
             hard[j] += rest[i]
             count[j] += 1
-        merged.append((1 - config.hard_blend) * soft + config.hard_blend * hard / count.unsqueeze(1))
+        merged.append((1 - config.hard_assignment) * soft + config.hard_assignment * hard / count.unsqueeze(1))
     return merged
 
 

@@ -11,7 +11,7 @@ device=cuda size=7b shapes="7b 0.5b tiny" frames="32 8 64 128 1024" modes=7b che
 case "${1:-}" in
     --rehearse)
         output=${2:?give a file for the figures: bash benchmarks/run_gpu.sh --rehearse FILE}
-        device=cpu size=small shapes=tiny frames="4 8" modes=tiny checks=(-k "novelty or nearest or modes")
+        device=cpu size=small shapes=tiny frames="4 8" modes=tiny checks=(-k "temporal or softmax or modes")
         ;;
     -*) sed -n '2,6s/^# //p' "${BASH_SOURCE[0]}"; exit 2 ;;
     *) output=${1:-benchmarks/results/gpu-$(date -u +%Y-%m-%d).json} ;;

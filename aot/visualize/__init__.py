@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import AOTError
-from ..result import CompressedVideo
+from ..types import CompressedVideo
 
 __all__ = ["draw", "require", "visualize"]
 

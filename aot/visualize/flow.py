@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..result import CompressedVideo
+from ..types import CompressedVideo
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Flow:
 def find_flow(video: CompressedVideo) -> Flow | None:
     """The flow of a traced compression; None when the method drops tokens or left no trace of where they go.
 
-    Understood are the plans of both schedules of "aot", and the key "merged_into", (T·P,) int64 as
+    Understood are the plans of both variants of "aot", and the key "merged_into", (T·P,) int64 as
     `Flow.target`, by which any other method may tell.
     """
     trace = video.trace or {}

@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.patches import Rectangle
 
-from ..result import Kind
+from ..types import TokenKind
 from .scene import Scene
 from .style import EARLIER, HEAT, INK, LATER, look
 
@@ -90,7 +90,7 @@ def _outline(ax: Axes, scene: Scene, t: int, *, color: str | None = None, filled
             for y, x in zip(*np.nonzero(scene.kind[t] == kind), strict=True)
         ]
         edge = color or look(scene, kind).color
-        style = "--" if kind == Kind.DYNAMIC else "-"
+        style = "--" if kind == TokenKind.DYNAMIC else "-"
         face = (1, 1, 1, 0.85) if filled else "none"
         ax.add_collection(PatchCollection(boxes, facecolor=face, edgecolor=edge, linewidth=width, linestyle=style))
 

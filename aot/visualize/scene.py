@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from ..errors import AOTError
-from ..result import CompressedVideo, Kind
+from ..types import CompressedVideo, TokenKind
 from .flow import find_flow
 
 LARGEST = 320  # pixels of a frame's longer side in a picture
@@ -27,7 +27,7 @@ MAPS = {
 class Scene:
     """T frames of H·W pooled cells.
 
-    frames: (T, h, w, 3) uint8. times: (T,) s. kind: (T, H, W) int of `Kind`, -1 where nothing was kept. mass:
+    frames: (T, h, w, 3) uint8. times: (T,) s. kind: (T, H, W) int of `TokenKind`, -1 where nothing was kept. mass:
     (T, H, W) pooled tokens that each kept one stands for. counts: (T, 3) emitted local, global and dynamic
     tokens. clips: (C, 2) first frame and the one behind the last, None without clips. target: (T, H, W) flat
     index of the kept token that a cell went to, -1 for none, None when unknown; blended likewise, bool. maps:
@@ -60,9 +60,9 @@ class Scene:
         return self.settings["method"]
 
     @property
-    def kinds(self) -> list[Kind]:
+    def kinds(self) -> list[TokenKind]:
         """Kinds that occur, in the order of the legend."""
-        return [kind for kind in (Kind.LOCAL, Kind.GLOBAL, Kind.DYNAMIC) if self.counts[:, kind].any()]
+        return [kind for kind in (TokenKind.LOCAL, TokenKind.GLOBAL, TokenKind.DYNAMIC) if self.counts[:, kind].any()]
 
     def clip_of(self, frame: int) -> int | None:
         """Number of a frame's clip, from 0."""
@@ -80,7 +80,7 @@ def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float
         )
     height, width = video.grid
     shape = (video.frames, height, width)
-    visual = (video.kind != Kind.NEWLINE).cpu().numpy()
+    visual = (video.kind != TokenKind.NEWLINE).cpu().numpy()
     frame, kinds = video.frame.cpu().numpy()[visual], video.kind.cpu().numpy()[visual]
     row, column = video.position.cpu().numpy()[visual].T
     kind = np.full(shape, -1)

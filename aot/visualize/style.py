@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from ..result import Kind
+from ..types import TokenKind
 from .scene import Scene
 
 
@@ -16,9 +16,9 @@ class Look:
 
 
 LOOKS = {
-    Kind.LOCAL: Look("#D55E00", "o", "kept: stands best for its part of the picture (local anchor)"),
-    Kind.GLOBAL: Look("#0072B2", "s", "kept: stands best for what is left (global anchor)"),
-    Kind.DYNAMIC: Look("#000000", "^", "kept: unlike the clip's first frame (dynamic)"),
+    TokenKind.LOCAL: Look("#D55E00", "o", "kept: stands best for its part of the picture (local anchor)"),
+    TokenKind.GLOBAL: Look("#0072B2", "s", "kept: stands best for what is left (global anchor)"),
+    TokenKind.DYNAMIC: Look("#000000", "^", "kept: unlike the clip's first frame (dynamic)"),
 }
 PLAIN = Look("#0072B2", "s", "kept")
 WHY = {
@@ -36,7 +36,7 @@ INK, FAINT = "#222222", "#8A8A8A"
 CLIP_TINTS = ("#E9EEF3", "#FFFFFF")
 
 
-def look(scene: Scene, kind: Kind) -> Look:
+def look(scene: Scene, kind: TokenKind) -> Look:
     """The look of a kind; the words are those of the anchors for the method "aot" alone."""
     if scene.anchors:
         return LOOKS[kind]

@@ -9,9 +9,8 @@ import torch
 from torch import nn
 from vllm.distributed import tensor_model_parallel_all_reduce
 
-from ..anchors import layers
 from ..errors import AOTError
-from ..ops import received_attention
+from ..ops.received_attention import layers, received_attention
 
 
 class Capture:

@@ -4,11 +4,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..checks import check_newline_position, count
 from ..config import AOTConfig
 from ..errors import AOTError
 from ..pooling import pooled_grid
 from ..registry import get_method
+from ..validation import check_newline_position, count
 
 FRAMES = 32  # LLaVA-OneVision's
 # all tokens with all newlines, as the model reads a video without compression
@@ -102,7 +102,7 @@ def _compression(settings: Any) -> AOTConfig:
     if not isinstance(settings, Mapping):
         raise AOTError(f'aot is {settings!r}; give a mapping of settings, such as {{"retention": 0.1}}, or null.')
     config = AOTConfig.from_dict(settings)
-    if get_method(config.method).inside:
+    if get_method(config.method).in_llm:
         raise AOTError(
             f"Method {config.method!r} drops tokens inside the language model, which vLLM has no place for; choose "
             "one that acts before it."

@@ -16,7 +16,7 @@ import torch
 
 from aot import AOTConfig, compress, layers, method_names
 from aot.registry import get_method
-from aot.result import Kind
+from aot.types import TokenKind
 from benchmarks.footage.report import write
 from benchmarks.measure import circumstances
 
@@ -29,7 +29,7 @@ AGREEMENT = 1e-4  # relative; the encoder here and the file's own graph differ b
 
 def settings() -> list[tuple[str, AOTConfig]]:
     """Name and configuration of everything that is measured: methods before the language model, the release."""
-    before = [name for name in method_names() if not get_method(name).inside]
+    before = [name for name in method_names() if not get_method(name).in_llm]
     found = [(name, AOTConfig(method=name, retention=share)) for share in RETENTIONS for name in before]
     return [*found, ("released preset", AOTConfig.preset("released"))]
 
@@ -40,7 +40,7 @@ def measure(seen, config: AOTConfig) -> dict[str, float]:
     from benchmarks.footage.measures import nearest_error, rebuilding_error, wasserstein
 
     result = compress(seen.features, seen.shallow, seen.deep, config, grid=seen.grid, extras=seen.extras)
-    visual = result.kind != int(Kind.NEWLINE)
+    visual = result.kind != int(TokenKind.NEWLINE)
     tokens = pool_tokens(seen.features, seen.grid, "bilinear").flatten(0, 1)
     kept, mass = result.tokens[visual], result.mass[visual]
     return {

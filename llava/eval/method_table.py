@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import aot
-from aot.baselines.in_llm import IN_LLM
+from aot.methods.in_llm import IN_LLM
 from aot_cli.main import entry
 from aot_cli.parser import Parser, share
 from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run

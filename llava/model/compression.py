@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from aot import AOTConfig, CompressedVideo, compress, layers, warm_up
-from aot.baselines.in_llm import is_in_llm
+from aot.methods.in_llm import is_in_llm
 from aot.registry import get_method
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput, joined
 
@@ -91,7 +91,10 @@ def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bo
     last layer, "keys" the attention keys of the last layer, mean over heads. Raises ValueError for a declared
     output that the tower cannot give.
     """
-    names = {*(get_method(config.method).needs if config is not None else ()), *(("shallow", "deep") if maps else ())}
+    names = {
+        *(get_method(config.method).requires if config is not None else ()),
+        *(("shallow", "deep") if maps else ()),
+    }
     last = tower.num_layers - 1
     received = {"attention_last": last}
     if names & {"shallow", "deep"}:
@@ -118,7 +121,7 @@ def compress_video(
     maps, plans and budgets for pictures.
     """
     available = {"shallow": video.shallow, "deep": video.deep, **video.extras}
-    missing = [name for name in get_method(config.method).needs if available.get(name) is None]
+    missing = [name for name in get_method(config.method).requires if available.get(name) is None]
     if missing:
         raise ValueError(
             f"The video was encoded without {', '.join(missing)}, which method {config.method!r} reads; "

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from aot import AOTConfig, CompressedVideo, Kind, VideoStream, pool_tokens, pooled_grid
-from aot.baselines.in_llm import is_in_llm
+from aot import AOTConfig, CompressedVideo, TokenKind, VideoStream, pool_tokens, pooled_grid
+from aot.methods.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.compression import (
     NO_CAPTURE,
@@ -276,7 +276,9 @@ class LlavaMetaForCausalLM:
     def _droppable(self, visual: list[torch.Tensor]) -> list[torch.Tensor]:
         """(S, 1) float of each visual entry, 1 at the tokens of videos; newlines and images are never dropped."""
         kinds = {id(result.tokens): result.kind for result in self.last_compression}
-        marks = [kinds[id(tokens)] != Kind.NEWLINE if id(tokens) in kinds else _no_marks(tokens) for tokens in visual]
+        marks = [
+            kinds[id(tokens)] != TokenKind.NEWLINE if id(tokens) in kinds else _no_marks(tokens) for tokens in visual
+        ]
         return [mark.float().view(-1, 1) for mark in marks]
 
     def _splice(self, input_ids, attention_mask, labels, visual, embed) -> list[tuple[torch.Tensor, torch.Tensor]]:

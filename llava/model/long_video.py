@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from aot import AOTConfig, CompressedVideo, join
-from aot.stream import gather
+from aot.stream import append_parts
 from llava.model.timing import Timing
 
 CHUNK = 16  # frames
@@ -36,16 +36,16 @@ def compress_stream(model, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
             video = model.encode_video(pixels.to(model.device, non_blocking=True))
             timing.add(model.last_timing, "tower", "projector")
             with timing.stage("compress", model.device):
-                gather(parts, stream.push(video.features, video.shallow, video.deep, extras=video.extras))
+                append_parts(parts, stream.push(video.features, video.shallow, video.deep, extras=video.extras))
     with timing.stage("compress", model.device):
-        gather(parts, stream.finish())
+        append_parts(parts, stream.finish())
     model.last_timing = timing
     return join(parts)
 
 
 def streams(config: AOTConfig | None) -> bool:
     """Is a video compressed clip by clip anyway, so that it need not be there as a whole?"""
-    return config is not None and config.method == "aot" and config.schedule == "joint" and config.clips == "uniform"
+    return config is not None and config.method == "aot" and config.variant == "default" and config.clips == "uniform"
 
 
 def pixel_chunks(frames: Iterable[np.ndarray], image_processor, *, size: int = CHUNK) -> Iterator[torch.Tensor]:

@@ -15,9 +15,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from aot import AOTConfig
-from aot.anchors import rank_descending
-from aot.baselines.in_llm import prune_stages, seen_by_layer
-from aot.hosts.kv_cache import cache_name
+from aot.indexing import rank_descending
+from aot.integrations.kv_cache import cache_name
+from aot.methods.in_llm import prune_stages, seen_by_layer
 from llava.constants import IGNORE_INDEX
 from llava.model.attention_mask import attention_mask_for
 

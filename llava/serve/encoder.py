@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from aot import CompressedVideo
-from aot.baselines.in_llm import is_in_llm
+from aot.methods.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token

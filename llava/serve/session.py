@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 
 from aot import AOTConfig, AOTError, CompressedVideo
-from aot.baselines.in_llm import is_in_llm
+from aot.methods.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token

@@ -20,8 +20,8 @@ def rival(method, retention, frames=12, grid=(5, 6), pool=None, **options):
     return AOTConfig(method=method, retention=retention, options=options), frames, grid, pool, {}
 
 
-def cascade(name, frames=7, grid=(6, 6), pool="bilinear", newline="one_token", **changes):
-    config = AOTConfig.preset(name, **{"num_anchors": 18, "clip_length": 3, **changes})
+def own_counts(preset, frames=7, grid=(6, 6), pool="bilinear", newline="one_token", **changes):
+    config = AOTConfig.preset(preset, **{"num_anchors": 18, "clip_length": 3, **changes})
     return config, frames, grid, pool, {"newline": torch.arange(WIDTH) / WIDTH, "newline_position": newline}
 
 
@@ -35,15 +35,17 @@ CASES = {
     **{f"{name} 0.3": rival(name, 0.3, 4, (3, 4)) for name in ("uniform", "frames", "first", "random")},
     "ott_vid along time": rival("ott_vid", 0.2, temporal_share=0.8),
     "holitom threshold": rival("holitom", 0.2, threshold=0.9, center_weight=0.3, neighbours=3),
-    "paper": cascade("paper"),
-    "paper, a lower threshold": cascade("paper", dynamic_threshold=0.25, inter_scale=0.5),
-    "paper, unit mass": cascade("paper", supplier_mass="unit", merge_strength=0.5),
-    "paper, mass by attention": cascade("paper", supplier_mass="attention", pool=None, newlines="row", newline="grid"),
-    "paper, frames alone": cascade("paper", inter_frame=False, clip_length=None, newline="frame"),
-    "released": cascade("released", keep_ratio=0.4),
-    "released, grid": cascade("released", newline="grid", pool="average"),
-    "released, dynamic clips": cascade("released", clips="dynamic", clip_length=None, clip_cuts=3, clip_threshold=0.6),
-    "released, eighths": cascade("released", frames=17, clip_length=None, temporal_sigma=2.5),
+    "paper": own_counts("paper"),
+    "paper, a lower threshold": own_counts("paper", dynamic_threshold=0.25, inter_scale=0.5),
+    "paper, unit mass": own_counts("paper", source_mass="unit", merge_strength=0.5),
+    "paper, mass by attention": own_counts("paper", source_mass="attention", pool=None, newlines="row", newline="grid"),
+    "paper, frames alone": own_counts("paper", inter_frame=False, clip_length=None, newline="frame"),
+    "released": own_counts("released", keep_ratio=0.4),
+    "released, grid": own_counts("released", newline="grid", pool="average"),
+    "released, dynamic clips": own_counts(
+        "released", clips="dynamic", clip_length=None, clip_cuts=3, clip_threshold=0.6
+    ),
+    "released, eighths": own_counts("released", frames=17, clip_length=None, temporal_sigma=2.5),
 }
 
 

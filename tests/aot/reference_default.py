@@ -26,9 +26,9 @@ class Settings:
     temporal_weight: float = 0.2
     epsilon: float = 0.01
     iterations: int = 100
-    stop: str = "problem"
+    sinkhorn_stop: str = "problem"
     tolerance: float = 1e-3
-    uniform_share: float = 0.0
+    uniform_marginal: float = 0.0
     merge_strength: float = 1.0
     merge_cap: float = 0.5
 
@@ -242,9 +242,9 @@ def carry(tokens, cost, kept, bound, settings):
     to_kept = cost[np.ix_(others, kept)]
     nearest = np.exp((to_kept.min(1, keepdims=True) - to_kept) / settings.epsilon)
     plan = nearest / nearest.sum(1, keepdims=True)
-    if settings.uniform_share > 0 and len(others):
+    if settings.uniform_marginal > 0 and len(others):
         even = len(others) / len(kept)
-        demand = settings.uniform_share * even + (1 - settings.uniform_share) * plan.sum(0)
+        demand = settings.uniform_marginal * even + (1 - settings.uniform_marginal) * plan.sum(0)
         plan = sinkhorn(to_kept, demand, settings, shifted=bound <= 80 * settings.epsilon)
     mass = plan.sum(0)
     pulled = settings.merge_strength * mass
@@ -263,7 +263,7 @@ def sinkhorn(cost, demand, settings, *, shifted):
     kernel = np.exp(-cost / settings.epsilon)
     row, column = np.ones(len(kernel)), np.ones(len(demand))
     for _ in range(settings.iterations):
-        if settings.stop == "problem" and np.abs(row * (kernel @ column) - 1).max() < settings.tolerance:
+        if settings.sinkhorn_stop == "problem" and np.abs(row * (kernel @ column) - 1).max() < settings.tolerance:
             break
         row = 1 / (kernel @ column)
         column = demand / (row @ kernel)

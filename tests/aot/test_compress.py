@@ -7,8 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aot import AOTConfig, AOTError, Kind, compress, method_names, pool_tokens, pooled_grid
-from aot.baselines.floors import even_indices
+from aot import AOTConfig, AOTError, TokenKind, compress, method_names, pool_tokens, pooled_grid
+from aot.methods.common import even_indices
 
 POOLS = ["bilinear", "average", "max", None]
 NEWLINES = ["grid", "frame", "one_token", "no_token"]
@@ -18,7 +18,7 @@ def check_layout(video, config, *, pool, grid, newline_position=None):
     """Exact counts; each token once, in frame and raster order."""
     height, width = pooled_grid(grid, pool)
     assert video.grid == (height, width)
-    visual = video.kind != Kind.NEWLINE
+    visual = video.kind != TokenKind.NEWLINE
     expected = config.budget(video.frames, height * width)
     assert int(visual.sum()) == video.num_visual == expected
     if newline_position is not None and config.newlines != "row":
@@ -50,7 +50,7 @@ def check_layout(video, config, *, pool, grid, newline_position=None):
         [
             {},
             {"global_ratio": 1.0, "spatial_weight": 0.5},
-            {"uniform_share": 0.5, "iterations": 5},
+            {"uniform_marginal": 0.5, "iterations": 5},
             {"clips": "dynamic", "merge_cap": 1.0},
             {"global_ratio": 0.0, "newlines": "all"},
             {"clip_length": 3, "newlines": "row"},
@@ -77,7 +77,7 @@ def test_exact_budget(frames, height, width, retention, pool, dtype, position, m
     )
     check_layout(video, config, pool=pool, grid=(height, width), newline_position=position)
     assert video.tokens.dtype == dtype
-    newlines = video.kind == Kind.NEWLINE
+    newlines = video.kind == TokenKind.NEWLINE
     assert bool((video.tokens[newlines] == 7).all()) and float(video.mass[newlines].sum()) == 0
     if method == "aot":
         assert float(video.mass.sum()) == pytest.approx(video.tokens_before, rel=1e-4)
@@ -129,9 +129,9 @@ DEGENERATE = {
     "changes",
     [
         {},
-        {"epsilon": 0.1, "uniform_share": 1.0, "iterations": 20},
+        {"epsilon": 0.1, "uniform_marginal": 1.0, "iterations": 20},
         {"global_ratio": 1.0},
-        {"epsilon": 0.005, "uniform_share": 1.0, "iterations": 20},
+        {"epsilon": 0.005, "uniform_marginal": 1.0, "iterations": 20},
     ],
 )
 def test_degenerate_input_stays_finite(make_video, kind, dtype, changes):

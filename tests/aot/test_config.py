@@ -10,7 +10,7 @@ import pytest
 
 from aot import AOTConfig, AOTError, method_names
 
-CASCADE = {"schedule": "cascade", "retention": None, "num_anchors": 9}
+PAPER = {"variant": "paper", "retention": None, "num_anchors": 9}
 
 
 @pytest.mark.parametrize(
@@ -37,31 +37,34 @@ CASCADE = {"schedule": "cascade", "retention": None, "num_anchors": 9}
         ({"clip_length": 0}, "clip_length"),
         ({"merge_cap": 2}, "merge_cap"),
         ({"num_anchors": 126}, "num_anchors belongs"),
-        ({"hard_blend": 0.1}, "no effect in schedule 'joint'"),
-        ({"method": "evs", "epsilon": 5, "schedule": "cascade", "num_anchors": 9, "retention": None}, "num_anchors"),
-        ({"method": "evs", "epsilon": 5, "schedule": "cascade"}, "schedule has no effect under method 'evs'"),
+        ({"hard_assignment": 0.1}, "no effect in variant 'default'"),
+        ({"method": "evs", "epsilon": 5, "variant": "paper", "num_anchors": 9, "retention": None}, "num_anchors"),
+        ({"method": "evs", "epsilon": 5, "variant": "paper"}, "variant has no effect under method 'evs'"),
         ({"method": "random", "epsilon": 5}, "epsilon has no effect under method 'random'"),
         ({"method": "uniform", "clips": "dynamic"}, "clips has no effect under method 'uniform'"),
         ({"method": "fastv", "clip_length": 8}, "clip_length has no effect under method 'fastv'"),
-        ({"iterations": 5}, "iterations has no effect where uniform_share is 0"),
-        ({"tolerance": 0.1}, "tolerance has no effect where uniform_share is 0"),
-        ({"stop": "never"}, "stop has no effect where uniform_share is 0"),
-        ({"uniform_share": 1, "stop": "never", "tolerance": 0.1}, "tolerance has no effect where stop is 'never'"),
+        ({"iterations": 5}, "iterations has no effect where uniform_marginal is 0"),
+        ({"tolerance": 0.1}, "tolerance has no effect where uniform_marginal is 0"),
+        ({"sinkhorn_stop": "never"}, "sinkhorn_stop has no effect where uniform_marginal is 0"),
+        (
+            {"uniform_marginal": 1, "sinkhorn_stop": "never", "tolerance": 0.1},
+            "tolerance has no effect where sinkhorn_stop is 'never'",
+        ),
         ({"clip_threshold": 0.5}, "clip_threshold has no effect where clips is 'uniform'"),
         ({"clip_cuts": 4}, "clip_cuts has no effect where clips is 'uniform'"),
         ({"merge_strength": 0, "merge_cap": 0.2}, "merge_cap has no effect where merge_strength is 0"),
         ({"merge_strength": 2, "merge_cap": 0}, "merge_strength has no effect where merge_cap is 0"),
-        ({**CASCADE, "uniform_share": 0.5}, "no effect in schedule 'cascade'"),
-        ({**CASCADE, "dynamic_threshold": 0.2}, "dynamic_threshold has no effect where dynamic_rule is 'quantile'"),
-        ({**CASCADE, "dynamic_rule": "threshold", "keep_ratio": 0.2}, "keep_ratio has no effect"),
-        ({**CASCADE, "clips": "dynamic", "clip_length": 4}, "clip_length has no effect"),
-        ({**CASCADE, "inter_frame": False, "temporal_sigma": 2}, "temporal_sigma has no effect"),
-        ({**CASCADE, "inter_frame": False, "clips": "dynamic"}, "clips has no effect"),
-        ({**CASCADE, "merge_strength": 0, "inter_scale": 0, "merge_cap": 1}, "merge_cap has no effect"),
-        ({"stop": "batch"}, "stop"),
-        ({"schedule": "cascade", "retention": None}, "needs num_anchors"),
-        ({"schedule": "cascade", "retention": 0.1}, "counts of their own"),
-        ({"schedule": "cascade", "retention": None, "num_anchors": 9, "change_power": 1}, "no effect"),
+        ({**PAPER, "uniform_marginal": 0.5}, "no effect in variant 'paper'"),
+        ({**PAPER, "dynamic_threshold": 0.2}, "dynamic_threshold has no effect where dynamic_rule is 'quantile'"),
+        ({**PAPER, "dynamic_rule": "threshold", "keep_ratio": 0.2}, "keep_ratio has no effect"),
+        ({**PAPER, "clips": "dynamic", "clip_length": 4}, "clip_length has no effect"),
+        ({**PAPER, "inter_frame": False, "temporal_sigma": 2}, "temporal_sigma has no effect"),
+        ({**PAPER, "inter_frame": False, "clips": "dynamic"}, "clips has no effect"),
+        ({**PAPER, "merge_strength": 0, "inter_scale": 0, "merge_cap": 1}, "merge_cap has no effect"),
+        ({"sinkhorn_stop": "batch"}, "sinkhorn_stop"),
+        ({"variant": "paper", "retention": None}, "needs num_anchors"),
+        ({"variant": "paper", "retention": 0.1}, "counts of their own"),
+        ({"variant": "paper", "retention": None, "num_anchors": 9, "change_power": 1}, "no effect"),
         ({"inter_frame": 1}, "inter_frame"),
         ({"backend": "fast"}, "backend"),
     ],
@@ -77,7 +80,7 @@ def test_bad_settings_give_one_clear_sentence(settings, message):
     [
         ("paper", {"inter_frame": False}),
         ("paper", {"merge_strength": 0, "inter_scale": 0}),
-        ("released", {"stop": "never"}),
+        ("released", {"sinkhorn_stop": "never"}),
         ("released", {"inter_frame": False, "keep_ratio": 0.4}),
     ],
 )
@@ -93,11 +96,11 @@ def test_a_presets_own_values_go_where_a_change_leaves_them_without_effect(prese
 def test_every_field_of_aot_is_refused_under_another_method(method):
     if method == "aot":
         return
-    others = {"epsilon": 5, "schedule": "cascade", "clips": "dynamic", "stop": "never", "inter_frame": False}
+    others = {"epsilon": 5, "variant": "paper", "clips": "dynamic", "sinkhorn_stop": "never", "inter_frame": False}
     defaults = AOTConfig().to_dict()
     for name in defaults.keys() - {"retention", "method", "options", "newlines", "backend", "clip_length"}:
         value = others.get(name, {str: "twice", float: 0.123, int: 3, type(None): 5}.get(type(defaults[name])))
-        choices = {"supplier_mass": "attention", "dynamic_rule": "threshold"}
+        choices = {"source_mass": "attention", "dynamic_rule": "threshold"}
         with pytest.raises(AOTError, match=f"^{name} (has no effect|belongs)"):
             AOTConfig(method=method, **{name: choices.get(name, value)})
     full = AOTConfig(method=method).to_dict()
@@ -182,11 +185,11 @@ RANGES = {  # lowest, highest, is the lowest allowed, and what makes the setting
     "global_ratio": (0, 1, True, {}),
     "attention_power": (0, 8, True, {}),
     "change_power": (0, 8, True, {}),
-    "uniform_share": (0, 1, True, {}),
+    "uniform_marginal": (0, 1, True, {}),
     "merge_cap": (0, 1, True, {}),
-    "tolerance": (0, 1, False, {"uniform_share": 0.5}),
+    "tolerance": (0, 1, False, {"uniform_marginal": 0.5}),
     "clip_threshold": (-1, 1, True, {"clips": "dynamic"}),
-    "hard_blend": (0, 1, True, {"preset": "paper"}),
+    "hard_assignment": (0, 1, True, {"preset": "paper"}),
     "keep_ratio": (0, 1, True, {"preset": "released"}),
     "dynamic_threshold": (0, 1, True, {"preset": "paper"}),
     "retention": (0, 1, False, {}),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from aot import AOTConfig, Kind, compress
+from aot import AOTConfig, TokenKind, compress
 
 ROOT = Path(__file__).parents[2]
 SMALL = sorted((ROOT / "tests/data/aot").glob("*.npz"))
@@ -59,7 +59,7 @@ def test_equals_released_code(path):
     close(video.trace["merged_anchors"].flatten(0, 1), expected["merged_anchors"])
     close(video.trace["pooled"], expected["pooled"])
     close(video.tokens, expected["tokens"])
-    newlines = video.kind == Kind.NEWLINE
+    newlines = video.kind == TokenKind.NEWLINE
     assert newlines.any() == ("newline" in expected)
     assert bool((video.position[newlines, 1] == video.grid[1]).all())
 
@@ -69,7 +69,7 @@ def test_equals_released_code(path):
     [
         {"epsilon": 0.11},
         {"spatial_weight": 0.55},
-        {"hard_blend": 0.101},
+        {"hard_assignment": 0.101},
         {"tolerance": 1e-5},
         {"merge_strength": 2.0},
     ],

@@ -6,21 +6,20 @@ import pytest
 import torch
 
 from aot import AOTConfig, AOTError, VideoStream, compress, join
-from aot import temporal as rules
+from aot.clips import MAX_CLIP_TOKENS
+from aot.ops import pair_cost
 
 
 def held_at_most(monkeypatch) -> list[int]:
     """Bytes of the costs of each group of clips, as they are made."""
-    from aot import joint
+    made = []
 
-    made, original = [], joint.clip_cost
-
-    def record(*arguments):
-        cost = original(*arguments)
+    def record(*arguments, **settings):
+        cost = pair_cost(*arguments, **settings)
         made.append(cost.nbytes)
         return cost
 
-    monkeypatch.setattr("aot.joint.clip_cost", record)
+    monkeypatch.setattr("aot.methods.aot.pair_cost", record)
     return made
 
 
@@ -28,7 +27,7 @@ def held_at_most(monkeypatch) -> list[int]:
     "settings",
     [
         {},
-        {"uniform_share": 0.5},
+        {"uniform_marginal": 0.5},
         {"retention": 0.02},
         {"clips": "dynamic", "clip_cuts": 4, "clip_threshold": -1.0},
         {"clip_length": 5},
@@ -42,7 +41,7 @@ def test_groups_of_clips_give_what_all_at_once_give(make_video, monkeypatch, set
     expected = compress(features, shallow, deep, config, pool=None, before=before, trace=True)
     made = held_at_most(monkeypatch)
     bound = 4 * 3 * (max(expected.clips) * 36) ** 2  # three clips
-    monkeypatch.setattr(rules, "COST_BYTES", bound)
+    monkeypatch.setattr("aot.methods.aot.COST_BYTES", bound)
     video = compress(features, shallow, deep, config, pool=None, before=before, trace=True)
     assert len(made) == math.ceil(len(expected.clips) / 3) > 2 and max(made) <= bound
     for name in ("frame", "position", "kind"):
@@ -60,7 +59,7 @@ def test_groups_of_clips_give_what_all_at_once_give(make_video, monkeypatch, set
 
 def test_a_stream_is_the_whole_video_in_groups(make_video, monkeypatch):
     features, shallow, deep = make_video(24, (6, 6), 16)
-    monkeypatch.setattr(rules, "COST_BYTES", 4 * 2 * 144**2)
+    monkeypatch.setattr("aot.methods.aot.COST_BYTES", 4 * 2 * 144**2)
     config = AOTConfig(retention=0.3)
     whole = compress(features, shallow, deep, config, pool=None)
     stream = VideoStream(config, pool=None)
@@ -74,8 +73,8 @@ def test_a_stream_is_the_whole_video_in_groups(make_video, monkeypatch):
 
 def test_bad_values_are_remembered_in_every_group(make_video, monkeypatch):
     features, shallow, deep = make_video(24, (6, 6), 16)
-    monkeypatch.setattr(rules, "COST_BYTES", 4 * 2 * 144**2)
-    monkeypatch.setattr("aot.video.read_at_once", lambda values: False)
+    monkeypatch.setattr("aot.methods.aot.COST_BYTES", 4 * 2 * 144**2)
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
     deep[21, 3] = torch.nan
     video = compress(features, shallow, deep, AOTConfig(), pool=None)
     with pytest.raises(AOTError, match="deep from frame 16 cannot be used at 1 of 288 places, first in frame 5"):
@@ -102,10 +101,14 @@ def test_the_advice_holds_and_the_limit_is_met_exactly():
     features, importance = torch.randn(512, 196, 4), torch.ones(512, 196)
     video = compress(features, importance, importance, AOTConfig(retention=0.00013), pool=None)
     assert video.num_visual == 13 and max(video.clips) <= 41
-    rules.check_clip_size([41], 10, 196, AOTConfig())
-    rules.check_clip_size([1], 1, 8192, AOTConfig())
+    assert MAX_CLIP_TOKENS == 8192 and 41 * 196 <= MAX_CLIP_TOKENS < 42 * 196
+
+
+def test_one_frame_may_be_as_large_as_a_clip():
+    config, maps = AOTConfig(retention=1e-9), torch.ones(2, 1, 8193)
+    assert compress(torch.randn(1, 8192, 2), *maps[..., :8192], config, pool=None, grid=(64, 128)).num_visual == 1
     with pytest.raises(AOTError, match="pool the frames"):
-        rules.check_clip_size([1], 1, 8193, AOTConfig())
+        compress(torch.randn(1, 8193, 2), *maps, config, pool=None, grid=(3, 2731))
 
 
 def test_all_tokens_need_no_costs():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from aot import method_names
-from aot.baselines import dycoke, flashvid, ott_vid, vidcom2
+from aot.methods import dycoke, flashvid, ott_vid, vidcom2
 from aot.registry import get_method
 from tests.aot.pins import CASES, FILE, numbers
 
@@ -26,7 +26,7 @@ def test_what_methods_ask_of_the_tower():
     needs = {"aot": ("shallow", "deep"), "visionzip": ("attention_last", "keys")}
     needs |= dict.fromkeys(("fastvid", "flashvid", "holitom", "ott_vid"), ("attention_last",))
     for name in method_names():
-        assert get_method(name).needs == needs.get(name, ())
+        assert get_method(name).requires == needs.get(name, ())
 
 
 def test_published_constants():
@@ -42,6 +42,6 @@ def test_published_constants():
     assert get_method("random").options == {"seed": 0}
     assert (flashvid.DIVERSE_PART, flashvid.LINK_ABOVE, flashvid.NEIGHBOURS) == (0.7, 0.8, 7)
     assert (flashvid.SEGMENT_BELOW, flashvid.SEGMENTS) == (0.9, 8)
-    assert (ott_vid.TEMPERATURE, ott_vid.DEAREST, ott_vid.EPSILON, ott_vid.ITERATIONS) == (0.3, 0.3, 0.01, 200)
+    assert (ott_vid.TEMPERATURE, ott_vid.MAX_COST, ott_vid.EPSILON, ott_vid.ITERATIONS) == (0.3, 0.3, 0.01, 200)
     assert vidcom2.SCALES == (0.125, 0.25, 0.5, 1, 2) and vidcom2.TEMPERATURE == 0.01
     assert (dycoke.WINDOW, dycoke.WHOLE_FRAMES, dycoke.ALL_FRAMES) == (4, 10, 13)

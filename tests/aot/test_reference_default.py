@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aot import AOTConfig, Kind, compress
+from aot import AOTConfig, TokenKind, compress
 from tests.aot.reference_default import Settings, reduce_video
 
 # frames, tower grid, pooling, settings that differ from the default
@@ -58,12 +58,12 @@ CASES = [
     (8, (6, 6), None, {"merge_strength": 0.2, "retention": 0.4}),
     (8, (6, 6), None, {"merge_strength": 0.0}),
     (8, (6, 6), None, {"merge_cap": 0.8}),
-    (8, (6, 6), None, {"uniform_share": 1.0, "epsilon": 0.2, "retention": 0.2}),
-    (8, (6, 6), None, {"uniform_share": 0.5, "epsilon": 0.3}),
-    (7, (6, 6), None, {"uniform_share": 0.5, "epsilon": 0.1, "tolerance": 0.1, "retention": 0.2}),
-    (7, (6, 6), None, {"uniform_share": 0.3, "epsilon": 0.2, "iterations": 3, "retention": 0.2}),
-    (7, (6, 6), None, {"uniform_share": 0.3, "epsilon": 0.2, "iterations": 12, "stop": "never"}),
-    (5, (6, 6), None, {"uniform_share": 0.4, "retention": 0.3}),  # on logarithms
+    (8, (6, 6), None, {"uniform_marginal": 1.0, "epsilon": 0.2, "retention": 0.2}),
+    (8, (6, 6), None, {"uniform_marginal": 0.5, "epsilon": 0.3}),
+    (7, (6, 6), None, {"uniform_marginal": 0.5, "epsilon": 0.1, "tolerance": 0.1, "retention": 0.2}),
+    (7, (6, 6), None, {"uniform_marginal": 0.3, "epsilon": 0.2, "iterations": 3, "retention": 0.2}),
+    (7, (6, 6), None, {"uniform_marginal": 0.3, "epsilon": 0.2, "iterations": 12, "sinkhorn_stop": "never"}),
+    (5, (6, 6), None, {"uniform_marginal": 0.4, "retention": 0.3}),  # on logarithms
 ]
 
 
@@ -84,8 +84,8 @@ def check(features, shallow, deep, changes, *, grid, pool):
     height, width = video.grid
     index = (video.frame * height + video.position[:, 0]) * width + video.position[:, 1]
     assert index.tolist() == expected.index.tolist()
-    assert (video.kind == Kind.LOCAL).tolist() == expected.local.tolist()
-    assert bool(((video.kind == Kind.LOCAL) | (video.kind == Kind.GLOBAL)).all())
+    assert (video.kind == TokenKind.LOCAL).tolist() == expected.local.tolist()
+    assert bool(((video.kind == TokenKind.LOCAL) | (video.kind == TokenKind.GLOBAL)).all())
     assert video.clips == expected.clips
     # a cost is a sum of numbers of about 1 in float32 and off by some 1e-7, which exp(-cost/ε) makes 1e-7/ε
     precision = 2e-6 / AOTConfig(**changes).epsilon

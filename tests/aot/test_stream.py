@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from aot import AOTConfig, AOTError, Kind, VideoStream, compress, join
-from aot.stream import gather
+from aot import AOTConfig, AOTError, TokenKind, VideoStream, compress, join
+from aot.stream import append_parts
 
 NEWLINE = torch.zeros(16)
 
@@ -42,7 +42,7 @@ def test_how_frames_are_pushed_changes_nothing(make_video, pushes):
     assert torch.equal(whole.frame, expected.frame) and torch.equal(whole.position, expected.position)
     torch.testing.assert_close(whole.tokens, expected.tokens)
     assert whole.clips == expected.clips == [8, 8, 3]
-    assert (whole.kind == Kind.NEWLINE).nonzero().tolist() == [[len(whole.tokens) - 1]]
+    assert (whole.kind == TokenKind.NEWLINE).nonzero().tolist() == [[len(whole.tokens) - 1]]
 
 
 @pytest.mark.parametrize(("frames", "clip_length"), [(8, None), (19, 8), (17, 8), (22, 16), (9, 2)])
@@ -111,7 +111,7 @@ def test_gathered_clips_are_few_parts_and_the_same_video(make_video):
     clips = stream(video, {"retention": 0.1, "clip_length": 8}, pushes=5)
     parts = []
     for clip in clips:
-        gather(parts, [clip])
+        append_parts(parts, [clip])
     whole, expected = join(parts), join(clips)
     assert len(clips) == 13 and len(parts) <= 4
     assert whole.clips == expected.clips == [8] * 13 and whole.frames == expected.frames == 104

@@ -44,7 +44,7 @@ class CountWaits(TorchDispatchMode):
 
 def count(monkeypatch, frames, config, **arguments):
     """(reads, sends): what makes the host wait for a video whose shape was seen before, as it goes on a GPU."""
-    monkeypatch.setattr("aot.video.read_at_once", lambda values: False)
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
     generator = torch.Generator().manual_seed(0)
     features = torch.randn(frames, 36, 8, generator=generator)
     maps = torch.rand(2, frames, 36, generator=generator)
@@ -82,7 +82,7 @@ CASES = {
     # what each clip keeps follows from the budget alone, so the default waits for nothing
     "default": (AOTConfig(), 0),
     "newlines by row": (AOTConfig(newlines="row"), 1),
-    "sinkhorn": (AOTConfig(uniform_share=0.5, iterations=20), 0),
+    "sinkhorn": (AOTConfig(uniform_marginal=0.5, iterations=20), 0),
     "dynamic clips": (AOTConfig(clips="dynamic"), 1),
     "all kept": (AOTConfig(retention=1.0), 0),
     "random": (AOTConfig(method="random"), 0),
@@ -109,7 +109,7 @@ def test_waits_are_few_and_do_not_grow(monkeypatch, case):
     found = [count(monkeypatch, frames, config, newline=newline) for frames in (2, 16, 64)]
     assert len({len(reads) for reads, _ in found}) == 1
     assert len(found[0][0]) <= most, found
-    if config.method == "aot" and config.schedule == "joint":
+    if config.method == "aot" and config.variant == "default":
         assert not any(sent for _, sent in found), found
 
 

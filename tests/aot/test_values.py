@@ -9,12 +9,12 @@ import torch
 from aot import AOTConfig, AOTError, VideoStream, compress, method_names
 from aot.registry import get_method
 
-METHODS = [name for name in method_names() if not get_method(name).inside]
+METHODS = [name for name in method_names() if not get_method(name).in_llm]
 CONFIGS = {name: AOTConfig(method=name, retention=0.2) for name in METHODS}
 CONFIGS |= {name: AOTConfig.preset(name, num_anchors=18, clip_length=3) for name in ("paper", "released")}
 CONFIGS |= {
     "dynamic": AOTConfig(retention=0.2, clips="dynamic"),
-    "sinkhorn": AOTConfig(retention=0.2, uniform_share=0.5),
+    "sinkhorn": AOTConfig(retention=0.2, uniform_marginal=0.5),
 }
 
 
@@ -29,7 +29,7 @@ def run(tensors, config, **arguments):
 
 
 def reads(config) -> set[str]:
-    return {"features", *get_method(config.method).needs}
+    return {"features", *get_method(config.method).requires}
 
 
 def check(video, config, tensors, tokens=9):
@@ -68,7 +68,7 @@ def test_negative_importance_is_refused(make_video, name):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_on_a_device_a_bad_place_counts_as_zero_and_is_remembered(make_video, monkeypatch, name, value):
     """The path of a GPU, where no value is read: the count is exact, and no other token changes."""
-    monkeypatch.setattr("aot.video.read_at_once", lambda values: False)
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
     tensors, config = inputs(make_video), CONFIGS[name]
     clean = run(tensors, config, pool=None)
     clean.check()

@@ -41,6 +41,6 @@ def test_the_class_token_is_left_out(clip_model):
     with aot.apply(clip_model, retention=0.2) as applied:
         clip_model(**batch(prompt(5, "video", 7)), pixel_values_videos=video[None])
         (found,) = applied.last
-    visual = found.kind != aot.Kind.NEWLINE
+    visual = found.kind != aot.TokenKind.NEWLINE
     assert torch.equal(found.frame[visual], expected.frame) and torch.equal(found.position[visual], expected.position)
     torch.testing.assert_close(found.tokens[visual], expected.tokens, rtol=1e-4, atol=1e-4)

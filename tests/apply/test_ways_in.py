@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 
 import aot
-from aot.hosts import kv_cache, onevision
-from aot.hosts.kv_cache import cache_name, take_cache
+from aot.integrations import hf_onevision, kv_cache
+from aot.integrations.kv_cache import cache_name, take_cache
 
 from .conftest import TEXT, VISION, batch, make_theirs, pixels, prompt
 
@@ -241,9 +241,9 @@ def test_the_class_token_of_a_clip_tower_is_left_out():
     video = pixels(1)
     inner = model.model
     which = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}  # 4.57 has no defaults
-    encoded = onevision._encode(type(inner).get_video_features, inner, video[None], **which)[1][0]
+    encoded = hf_onevision._encode(type(inner).get_video_features, inner, video[None], **which)[1][0]
     maps = inner.vision_tower(video, output_attentions=True).attentions
-    shallow, deep = aot.anchors.layers(4)  # of five, the last is not used
+    shallow, deep = aot.layers(4)  # of five, the last is not used
     for name, layer in (("shallow", shallow), ("deep", deep)):
         received = maps[layer].float().sum(2).mean(1)[:, 1:]  # from every query, the class token's too
         ratio = encoded.outputs[name] / received

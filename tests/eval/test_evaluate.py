@@ -136,10 +136,10 @@ def test_clips_are_encoded_once_while_there_is_room(embedded, tmp_path, monkeypa
 
 def test_the_plan_serves_every_method_of_the_run(embedded):
     tower = embedded[1].get_vision_tower()
-    names = [name for name in aot.method_names() if set(get_method(name).needs) <= CAPTURED]
+    names = [name for name in aot.method_names() if set(get_method(name).requires) <= CAPTURED]
     plan = shared_plan(tower, [aot.AOTConfig(method=name) for name in names])
     given = {*plan.received, *plan.keys}
-    assert {need for name in names for need in get_method(name).needs} <= given and {"shallow", "deep"} <= given
+    assert {need for name in names for need in get_method(name).requires} <= given and {"shallow", "deep"} <= given
 
 
 def test_peak_memory_counts_what_is_alive_at_once():
@@ -177,7 +177,7 @@ def test_an_ablation_alters_importance_or_order_and_nothing_else(embedded, tmp_p
 
     def run(change, seed=0):
         tokens, counts = reduce(model, video, parse_setting(f"aot@0.2{change}"), seed=seed)
-        return tokens, counts, model.last_compression[0].kind == int(aot.Kind.NEWLINE)
+        return tokens, counts, model.last_compression[0].kind == int(aot.TokenKind.NEWLINE)
 
     tokens, counts, newline = run("")
     for change in ("+shuffled_in_frames", "+shuffled"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aot import AOTConfig
-from aot.baselines.in_llm import prune_stages
+from aot.methods.in_llm import prune_stages
 from llava.eval.lmms.measure import Measure
 from llava.model.attention_mask import attention_mask_for
 from llava.model.pruning import Role, choose, roles_of

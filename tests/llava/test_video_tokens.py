@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aot import AOTConfig, registry
-from aot.result import kept
+from aot.types import Selection
 from llava.model.compression import VideoFeatures
 
 POOLED = {"bilinear": (6, 6), "average": (6, 6), "max": (6, 6)}
@@ -139,15 +139,15 @@ def first_tokens():
     def run(video, config):
         seen.update(video.extras, maps=(video.shallow, video.deep))
         index = torch.arange(config.budget(video.frames, video.tokens_per_frame))
-        return kept(video.pooled.flatten(0, 1)[index], index, video.pooled_grid)
+        return Selection.from_indices(video.pooled.flatten(0, 1)[index], index, video.pooled_grid)
 
     def declare(needs):
-        registry._METHODS.pop("first_tokens", None)
-        registry.register("first_tokens", needs=needs)(run)
+        registry.METHODS.pop("first_tokens", None)
+        registry.register("first_tokens", requires=needs)(run)
         return seen
 
     yield declare
-    registry._METHODS.pop("first_tokens", None)
+    registry.METHODS.pop("first_tokens", None)
 
 
 def test_methods_get_the_tower_outputs_they_declare(model, video, first_tokens):

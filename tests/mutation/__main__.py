@@ -24,9 +24,9 @@ from tests.mutation.runner import Tests, run, write
 
 ROOT = Path(__file__).parents[2]
 TREES = ("aot", "llava/model")
-LEFT_OUT = ("kernels", "visualize", "vllm", "modes.py")  # what needs a GPU or draws pictures
-SUITES = ("tests/aot", "tests/llava", "tests/apply")
-SLOW = ("test_devices.py", "test_tower_modes.py")  # they compile, or go through published sizes
+LEFT_OUT = ("triton", "visualize", "vllm", "modes.py")  # what needs a GPU or draws pictures
+SUITES = ("tests/aot", "tests/ops", "tests/llava", "tests/apply")
+SLOW = ("test_devices.py", "test_tower_modes.py", "test_kernels.py")  # they compile, or go through published sizes
 DEFAULT_TESTS = "tests/aot/test_reference_default.py"  # what these enter is the default method
 
 

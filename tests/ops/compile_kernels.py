@@ -17,7 +17,16 @@ import triton.backends.nvidia
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from aot.ops.kernels import aggregate, attention, chain, cover, nearest, novelty, pair_cost, sinkhorn
+from aot.ops.triton import (
+    aggregate,
+    inter_frame,
+    pair_cost,
+    received_attention,
+    sinkhorn,
+    softmax_plan,
+    temporal_change,
+)
+from aot.ops.triton import facility_location as choice
 
 TOOLS = Path(triton.backends.nvidia.__file__).parent / "bin"
 STRIDES = {"batch": 729 * 1152, "head": 72, "row": 1152}
@@ -28,23 +37,23 @@ TILES = {"BM": 128, "BN": 128, "BD": 64, "PRECISION": "tf32"}
 PAIRS = {"frames": 32, "suppliers": 784, "anchors": 784, "dim": 3584, "height": 14, "width": 14}
 PAIRS |= {"spatial_weight": 0.25, "temporal_weight": 0.2}
 VIDEO = {"frames": 32, "per_frame": 196, "suppliers": 784, "anchors": 79, "dim": 3584}
-COVER = "cost:fp32 weight:fp32 free:i8 count:i64 start_left:fp32 tie:fp32 chosen:i8"
+CHOICE = "cost:fp32 weight:fp32 candidates:i8 count:i64 start_cost:fp32 tie_break:fp32 chosen:i8"
 
 
-def tiles_and_warps(tokens: int, every: int) -> tuple[dict, int]:
-    constants = cover.tiles(tokens, every)
+def tiles_and_warps(tokens: int, stride: int) -> tuple[dict, int]:
+    constants = choice.tiles(tokens, stride)
     return constants, constants.pop("num_warps")
 
 
-CHAIN = "tokens:fp32 present:i8 mass:fp32 place:fp64 anchors:fp32 anchor_mass:fp32 dynamic:i8 plans:fp32"
-CHAIN_VALUES = {"clips": 8, "length": 4, "dim": 3584, "rate": 14.4, "iterations": 100, "tolerance": 1e-3}
-CHAIN_VALUES |= {"inverse_spread": 0.22, "threshold": 0.5, "strength": 1.0, "cap": 1.0}
-CHAIN_RULE = {"STOP": 1, "QUANTILE": True, "BD": 32}
+INTER = "tokens:fp32 present:i8 mass:fp32 place:fp64 anchors:fp32 anchor_mass:fp32 dynamic:i8 plans:fp32"
+INTER_VALUES = {"clips": 8, "length": 4, "dim": 3584, "rate": 14.4, "iterations": 100, "tolerance": 1e-3}
+INTER_VALUES |= {"inverse_spread": 0.22, "threshold": 0.5, "strength": 1.0, "cap": 1.0}
+INTER_RULE = {"STOP": 1, "QUANTILE": True, "BD": 32}
 # kernel, pointers with their types, other arguments, constants, warps, stages unless 3
 KERNELS = [
-    (attention.lse_kernel, "q:bf16 k:bf16 lse:fp32", ATTENTION, HEAD, 4),
+    (received_attention.lse_kernel, "q:bf16 k:bf16 lse:fp32", ATTENTION, HEAD, 4),
     (
-        attention.column_sum_kernel,
+        received_attention.column_sum_kernel,
         "q:bf16 k:bf16 lse:fp32 received:fp32",
         ATTENTION | {"lse_batch": 729 * 16, "lse_head": 729},
         HEAD,
@@ -73,15 +82,20 @@ KERNELS = [
         4,
     ),
     (
-        cover.cover_kernel,
-        COVER,
-        {"tokens": 784, "steps": 43, "every": 8},
+        choice.facility_location_kernel,
+        CHOICE,
+        {"tokens": 784, "max_steps": 43, "stride": 8},
         *tiles_and_warps(784, 8),
     ),
-    (cover.cover_kernel, COVER, {"tokens": 100, "steps": 4, "every": 1}, *tiles_and_warps(100, 1)),  # windows
     (
-        nearest.nearest_kernel,
-        "cost:fp32 anchor:i64 filled:i8 supply:fp32 plan:fp32",
+        choice.facility_location_kernel,
+        CHOICE,
+        {"tokens": 100, "max_steps": 4, "stride": 1},
+        *tiles_and_warps(100, 1),
+    ),  # windows
+    (
+        softmax_plan.softmax_plan_kernel,
+        "cost:fp32 anchor:i64 valid_anchor:i8 supply:fp32 plan:fp32",
         {"suppliers": 784, "columns": 784, "anchors": 79, "rate": 144.0},
         {"BM": 32, "KP": 128},
         4,
@@ -94,29 +108,35 @@ KERNELS = [
         4,
     ),
     (
-        novelty.length_kernel,
+        temporal_change.length_kernel,
         "tokens:bf16 inverse:fp32",
         {"rows": 196, "dim": 3584, "token_stride": 3584},
         {"BP": 16, "BD": 256},
         4,
     ),
     (
-        novelty.mean_kernel,
+        temporal_change.mean_kernel,
         "tokens:bf16 inverse:fp32 mean:fp32",
         {"rows": 196, "dim": 3584, "token_stride": 3584},
         {"BP": 32, "BD": 64},
         4,
     ),
     (
-        novelty.novelty_kernel,
-        "tokens:bf16 before:fp32 new:fp32",
+        temporal_change.temporal_change_kernel,
+        "tokens:bf16 before:fp32 change:fp32",
         {"per_frame": 196, "dim": 3584, "token_stride": 3584, "before_stride": 0},
         {"BP": 16, "BD": 256},
         4,
     ),
     *(
-        (chain.chain_kernel, CHAIN, CHAIN_VALUES | {"count": count}, CHAIN_RULE | {"KP": padded}, warps, stages)
-        for count, padded, warps, stages in ((32, 32, 4, 3), (128, 128, 8, 1))
+        (
+            inter_frame.inter_frame_kernel,
+            INTER,
+            INTER_VALUES | {"count": count},
+            INTER_RULE | {"KP": padded},
+            *rest,
+        )
+        for count, padded, *rest in ((32, 32, 4, 3), (128, 128, 8, 1))
     ),
 ]
 

@@ -3,15 +3,25 @@
 On a machine with a GPU: python -m pytest tests/ops/kernel_checks.py
 """
 
+from importlib import import_module
+
 import pytest
 import torch
 import triton
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aot import AOTConfig, AOTError, compress, warm_up
-from aot.inter_frame import merge_clips
-from aot.ops import aggregate, cover, nearest_plan, novelty, pair_cost, received_attention, sinkhorn
-from aot.ops.reference.groups import group_frames
+from aot.ops import (
+    aggregate,
+    facility_location,
+    merge_clips,
+    pair_cost,
+    received_attention,
+    sinkhorn,
+    softmax_plan,
+    temporal_change,
+)
+from aot.ops.common import group_frames
 
 DEVICE = "cpu" if triton.knobs.runtime.interpret else "cuda"
 # relative error of the whole result that each input type may have; bfloat16 products are wrong in the interpreter
@@ -120,65 +130,67 @@ def all_costs(tokens, grid, spatial, temporal):
     return 1 - unit @ unit.mT + spatial * apart + temporal * (frame[:, None] - frame).abs()
 
 
-def greedy(cost, weight, taken, free, count, every, unexplained):
+def greedy(cost, weight, selected, candidates, count, stride, max_cost):
     """The choice of one problem in float64, one token after another, without any batching."""
-    left = torch.where(taken[:, None], cost, unexplained).amin(0)
-    open_, chosen = free & ~taken, []
+    best_cost = torch.where(selected[:, None], cost, max_cost).amin(0)
+    still_free, chosen = candidates & ~selected, []
     for step in range(count):
-        looked = [j for j in range(step % every, len(left), every) if open_[j]]
+        looked = [j for j in range(step % stride, len(best_cost), stride) if still_free[j]]
         if looked:
             # where nothing is left to gain, the largest weight decides
-            best = max(looked, key=lambda j: float(((left - cost[j]).clamp_min(0) * weight).sum() + 1e-12 * weight[j]))
-            left, open_[best] = torch.minimum(left, cost[best]), False
+            best = max(
+                looked, key=lambda j: float(((best_cost - cost[j]).clamp_min(0) * weight).sum() + 1e-12 * weight[j])
+            )
+            best_cost, still_free[best] = torch.minimum(best_cost, cost[best]), False
             chosen.append(best)
-    rest = sorted((j for j in range(len(left)) if open_[j]), key=lambda j: -float(weight[j]))
+    rest = sorted((j for j in range(len(best_cost)) if still_free[j]), key=lambda j: -float(weight[j]))
     return sorted(chosen + rest[: count - len(chosen)])
 
 
 @pytest.mark.parametrize("tokens", [9, 45, 1030], ids=lambda n: f"{n} tokens")
-@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("some", [True, False], ids=["some kept", "nothing kept"])
-def test_cover(randn, tokens, every, some):
+def test_facility_location(randn, tokens, stride, some):
     points = randn(3, tokens, 5).double()
     cost, weight = torch.cdist(points, points), randn(3, tokens).double().abs() + 0.1
     taken, free = (randn(3, tokens) > 1.2) & some, randn(3, tokens) > -1
     taken[1], free[2] = False, torch.arange(tokens, device=DEVICE) % 3 == 1  # two turns of three find nothing
     count = torch.tensor([6, 1, 4], device=DEVICE).minimum((free & ~taken).sum(1))
     wide = torch.cat([cost.float(), cost.float()], 2)[:, :, :tokens]  # rows that do not follow each other
-    settings = {"steps": 6, "unexplained": 2.5, "every": every}
+    settings = {"max_steps": 6, "max_cost": 2.5, "stride": stride}
     given = (weight.float(), taken if some else None, free, count)
-    chosen = cover(wide, *given, backend="triton", **settings)
+    chosen = facility_location(wide, *given, backend="triton", **settings)
     for problem in range(3):
         arguments = (cost[problem], weight[problem], taken[problem], free[problem])
-        expected = greedy(*arguments, int(count[problem]), every, 2.5)
+        expected = greedy(*arguments, int(count[problem]), stride, 2.5)
         assert chosen[problem].nonzero().flatten().tolist() == expected
-    assert torch.equal(chosen, cover(cost.float(), *given, backend="reference", **settings))
+    assert torch.equal(chosen, facility_location(cost.float(), *given, backend="reference", **settings))
 
 
 @pytest.mark.parametrize("anchors", [1, 19, 300])
-def test_nearest_plan(randn, anchors):
+def test_softmax_plan(randn, anchors):
     cost, supply = randn(2, 37, 311).abs(), randn(2, 37).abs()
     cost[0, :, 7] = 30  # e^-3000 against the others
     anchor = torch.stack([torch.randperm(311, generator=torch.Generator().manual_seed(i))[:anchors] for i in (1, 2)])
     anchor, filled = anchor.to(DEVICE), torch.ones(2, anchors, dtype=torch.bool, device=DEVICE)
     filled[1, anchors // 2 + 1 :], supply[0, :5] = False, 0
-    plan = nearest_plan(cost, anchor, filled, supply, epsilon=0.01, backend="triton")
+    plan = softmax_plan(cost, anchor, filled, supply, epsilon=0.01, backend="triton")
     logits = -cost.double().gather(2, anchor[:, None].expand(-1, 37, -1)) / 0.01
     expected = logits.masked_fill(~filled[:, None], -torch.inf).softmax(2) * supply[:, :, None]
     close(plan, expected)
-    close(nearest_plan(cost, anchor, filled, supply, epsilon=0.01, backend="reference"), expected)
+    close(softmax_plan(cost, anchor, filled, supply, epsilon=0.01, backend="reference"), expected)
 
 
 @pytest.mark.parametrize("dtype", TYPES, ids=str)
-def test_novelty(randn, dtype):
+def test_temporal_change(randn, dtype):
     tokens = (randn(1, 19, 300) + 0.3 * randn(3, 19, 300)).to(dtype)
     tokens[1, 4] = 0
     unit = tokens.double() / tokens.double().norm(dim=2, keepdim=True).clamp_min(1e-30)
     mean = unit.mean(1, keepdim=True)
-    new = novelty(tokens.transpose(0, 1).contiguous().transpose(0, 1), backend="triton")
+    new = temporal_change(tokens.transpose(0, 1).contiguous().transpose(0, 1), backend="triton")
     close(new[1:], 1 - (unit[1:] * unit[:-1]).sum(2))
     close(new[:1], 1 - (unit[:1] * mean[:1] / mean[:1].norm(dim=2, keepdim=True)).sum(2))
-    close(novelty(tokens[1:], tokens[:1], backend="triton"), 1 - (unit[1:] * unit[:-1]).sum(2))
+    close(temporal_change(tokens[1:], tokens[:1], backend="triton"), 1 - (unit[1:] * unit[:-1]).sum(2))
 
 
 HALF = torch.bfloat16 if DEVICE == "cuda" else torch.float16  # the interpreter's bfloat16 products are wrong
@@ -210,7 +222,7 @@ def test_half_precision_is_within_twice_the_error_of_plain_pytorch(randn):
         "received_attention": (received_attention(q, k, 72**-0.5, backend="triton"), attention, (q, k)),
         "pair_cost": (pair_cost(tokens, starts, 2, **settings), cost, (tokens,)),
         "aggregate": (aggregate(plan, tokens, starts, 2, backend="triton"), carried, (plan, tokens)),
-        "novelty": (novelty(tokens, backend="triton")[1:], change, (tokens,)),
+        "temporal_change": (temporal_change(tokens, backend="triton")[1:], change, (tokens,)),
     }
     for name, (ours, formula, inputs) in found.items():
         exact = formula(*(x.double() for x in inputs))
@@ -219,21 +231,26 @@ def test_half_precision_is_within_twice_the_error_of_plain_pytorch(randn):
 
 
 RULES = {
-    "released": AOTConfig.preset("released", num_anchors=18),
-    "paper": AOTConfig.preset("paper", num_anchors=18, iterations=10),
-    "each its own stop": AOTConfig.preset("paper", num_anchors=18, stop="problem"),
+    "released": {"stop": "change", "tolerance": 1e-2, "keep_ratio": 0.3},
+    "paper": {"stop": "never", "iterations": 10, "keep_ratio": None},
+    "each its own stop": {"stop": "marginal", "keep_ratio": None},
+}
+RULES = {
+    name: {"epsilon": 0.1, "iterations": 100, "tolerance": 1e-3, "temporal_sigma": 1.5, "threshold": 0.5}
+    | {"strength": 1.0, "cap": 1.0}
+    | rule
+    for name, rule in RULES.items()
 }
 
 
 @pytest.mark.parametrize("rule", RULES)
-def test_chain_of_ragged_clips(randn, rule):
+def test_inter_frame_merge_of_ragged_clips(randn, rule):
     tokens = randn(3, 1, 9, 40) + 0.7 * randn(3, 4, 9, 40)
     present = torch.rand(3, 4, 9, generator=torch.Generator().manual_seed(1)) < 0.8
     present[1, 2:], present[2, 0] = False, False  # a short clip, and one without anchors
     present, mass = present.to(DEVICE), randn(3, 4, 9).abs()
-    config = RULES[rule]
-    ours = merge_clips(tokens, present, mass, config.replace(backend="triton"))
-    expected = merge_clips(tokens, present, mass, config.replace(backend="reference"))
+    ours = merge_clips(tokens, present, mass, backend="triton", **RULES[rule])
+    expected = merge_clips(tokens, present, mass, backend="reference", **RULES[rule])
     assert torch.equal(ours.dynamic, expected.dynamic) and bool(ours.dynamic[2].any())
     close(ours.anchors, expected.anchors)
     close(ours.mass, expected.mass)
@@ -277,7 +294,7 @@ def test_the_default_on_kernels_equals_the_reference(video, retention, monkeypat
     close(ours.mass, expected.mass)
     # the number of steps of the choice does not show: a video of a shape seen before takes about 80 operations
     monkeypatch.undo()  # poisoning memory is an operation
-    monkeypatch.setattr("aot.video.read_at_once", lambda values: False)  # as on a GPU
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())  # as on a GPU
     with CountOperations() as counter:
         compress(*inputs, config, newline=newline)
     assert len(counter.operations) <= 90, (len(counter.operations), counter.operations)
@@ -311,21 +328,21 @@ def test_what_a_kernel_cannot_do_is_said():
         sinkhorn(cost.repeat(1, 1, 683), supply, demand.repeat(1, 683), epsilon=0.1, backend="triton")
     large, none = torch.zeros(1, 4097, 4097, device=DEVICE), torch.zeros(1, 4097, dtype=torch.bool, device=DEVICE)
     with pytest.raises(AOTError, match="4096"):
-        cover(large, none.float(), None, ~none, none.sum(1), steps=1, unexplained=2.0, backend="triton")
+        facility_location(large, none.float(), None, ~none, none.sum(1), max_steps=1, max_cost=2.0, backend="triton")
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -1.0, 0.0])
 @pytest.mark.parametrize("backend", ["triton", "reference"])
-def test_cover_keeps_as_many_as_asked_whatever_the_numbers(randn, backend, value):
+def test_facility_location_keeps_as_many_as_asked_whatever_the_numbers(randn, backend, value):
     points = randn(2, 45, 5)
     cost, weight = torch.cdist(points, points), randn(2, 45).abs()
     free = torch.arange(45, device=DEVICE).expand(2, -1) % 4 > 0
-    count, settings = torch.tensor([7, 30], device=DEVICE), {"steps": 30, "unexplained": 2.0, "backend": backend}
+    count, settings = torch.tensor([7, 30], device=DEVICE), {"max_steps": 30, "max_cost": 2.0, "backend": backend}
     weight[:, 3:20] = value
-    chosen = cover(cost, weight, None, free, count, **settings)
+    chosen = facility_location(cost, weight, None, free, count, **settings)
     assert torch.equal(chosen.sum(1), count) and not bool((chosen & ~free).any())
     cost[0, 5], cost[0, :, 5], cost[1] = torch.nan, torch.nan, torch.nan
-    chosen = cover(cost, torch.full_like(weight, value), None, free, count, **settings)
+    chosen = facility_location(cost, torch.full_like(weight, value), None, free, count, **settings)
     assert torch.equal(chosen.sum(1), count) and not bool((chosen & ~free).any())
 
 
@@ -356,11 +373,10 @@ class Launches:
 def launches(monkeypatch):
     if DEVICE == "cuda":
         pytest.skip("looks at the interpreter's kernels")
-    from aot.ops.kernels import aggregate, attention, chain, nearest, novelty, pair_cost, sinkhorn
-    from aot.ops.kernels import cover as cover_module
-
+    names = ("aggregate", "facility_location", "inter_frame", "pair_cost", "received_attention", "sinkhorn")
+    modules = [import_module(f"aot.ops.triton.{name}") for name in (*names, "softmax_plan", "temporal_change")]
     found = set()
-    for module in (aggregate, attention, chain, cover_module, nearest, novelty, pair_cost, sinkhorn):
+    for module in modules:
         for name in vars(module).copy():
             if name.endswith("_kernel"):
                 monkeypatch.setattr(module, name, Launches(getattr(module, name), found))
@@ -392,9 +408,9 @@ def test_the_grid_of_every_kernel_has_room_for_any_number_of_programs(launches, 
     received_attention(randn(2, 3, 9, 16), randn(2, 3, 9, 16), 0.1, **on)
     sinkhorn(cost, ones, ones, epsilon=0.1, **on)
     pair_cost(tokens, starts, 1, anchor, grid=(3, 4), spatial_weight=0.1, **on)
-    cover(cost, ones, None, mask, starts, steps=1, unexplained=2.0, **on)
-    nearest_plan(cost, anchor % 12, mask, ones, epsilon=0.1, **on)
+    facility_location(cost, ones, None, mask, starts, max_steps=1, max_cost=2.0, **on)
+    softmax_plan(cost, anchor % 12, mask, ones, epsilon=0.1, **on)
     aggregate(cost, tokens, starts, 1, **on)
-    novelty(tokens, **on)
-    merge_clips(tokens[None], mask[None], ones[None], RULES["paper"].replace(backend="triton"))
+    temporal_change(tokens, **on)
+    merge_clips(tokens[None], mask[None], ones[None], **RULES["paper"], **on)
     assert len({key[0] for key, _ in launches}) == 11 and {axes for _, axes in launches} == {1}

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from aot import AOTError
-from aot.ops import cover, novelty, use_triton
+from aot.ops import facility_location, temporal_change, use_triton
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="triton is not installed")
 # kernels whose int32 products are bounded: 128 tokens times the width, places of 4,096 tokens, one side times the rows
-SMALL = {"chain_kernel", "cover_kernel", "sinkhorn_kernel"}
+SMALL = {"inter_frame_kernel", "facility_location_kernel", "sinkhorn_kernel"}
 MOST_SHARED = {80: 163 * 1024, 90: 227 * 1024}  # bytes a block can have
 
 
@@ -49,7 +49,7 @@ def test_kernels_compile_for_two_architectures(tmp_path):
     compiled = {(line["kernel"], line["sm"]) for line in lines}
     there = {
         line.split("def ")[1].split("(")[0]
-        for path in (ROOT / "aot/ops/kernels").glob("*.py")
+        for path in (ROOT / "aot/ops/triton").glob("*.py")
         for line in path.read_text().splitlines()
         if line.startswith("def ") and "_kernel(" in line
     }
@@ -68,24 +68,26 @@ def test_kernels_compile_for_two_architectures(tmp_path):
 def test_automatic_choice_leaves_long_problems_to_the_reference(monkeypatch, tokens, taken):
     """As on a GPU of compute capability 9.0."""
     asked = []
-    monkeypatch.setattr("aot.ops.select._obstacle", lambda tensors: None)
+    monkeypatch.setattr("aot.ops.common._obstacle", lambda tensors: None)
     monkeypatch.setattr(torch.Tensor, "is_cuda", True)
     monkeypatch.setattr(
-        "aot.ops.use_triton", lambda *arguments, **limits: asked.append(use_triton(*arguments, **limits))
+        sys.modules["aot.ops.facility_location"],
+        "use_triton",
+        lambda *arguments, **limits: asked.append(use_triton(*arguments, **limits)),
     )
     cost, weight = torch.empty(1, tokens, tokens, device="meta"), torch.empty(1, tokens, device="meta")
     free, count = weight > 0, torch.empty(1, dtype=torch.int64, device="meta")
-    cover(cost, weight, None, free, count, steps=1, unexplained=2.0)
+    facility_location(cost, weight, None, free, count, max_steps=1, max_cost=2.0)
     assert asked == [taken]
     if tokens <= 4096:
-        cover(cost, weight, None, free, count, steps=1, unexplained=2.0, backend="triton")
+        facility_location(cost, weight, None, free, count, max_steps=1, max_cost=2.0, backend="triton")
         assert asked[1]
 
 
 def test_automatic_choice_takes_the_reference_without_a_gpu():
-    assert not use_triton("auto", "novelty", torch.ones(1))
+    assert not use_triton("auto", "temporal_change", torch.ones(1))
 
 
 def test_an_explicit_request_that_cannot_be_met_is_refused():
-    with pytest.raises(AOTError, match="triton kernel of novelty cannot run.*backend='auto'"):
-        novelty(torch.ones(1, 4, 8), backend="triton")
+    with pytest.raises(AOTError, match="triton kernel of temporal_change cannot run.*backend='auto'"):
+        temporal_change(torch.ones(1, 4, 8), backend="triton")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from aot import AOTConfig, Kind, compress
+from aot import AOTConfig, TokenKind, compress
 from aot.visualize.flow import find_flow
 from aot.visualize.scene import make_scene
 
@@ -27,7 +27,7 @@ def scene_of(config: AOTConfig, **inputs):
 
 def kept_index(result) -> set[int]:
     rows, columns = result.grid
-    visual = result.kind != Kind.NEWLINE
+    visual = result.kind != TokenKind.NEWLINE
     row, column = result.position[visual].T
     return set((result.frame[visual] * rows * columns + row * columns + column).tolist())
 
@@ -89,7 +89,7 @@ def test_scene_counts_what_was_emitted():
     assert scene.mass.sum() == pytest.approx(96, rel=1e-5)
     assert scene.clips.tolist() == [[0, 4], [4, 6]] and scene.clip_of(3) == 0
     for at, kind in zip(
-        result.position[result.kind == Kind.LOCAL], result.kind[result.kind == Kind.LOCAL], strict=True
+        result.position[result.kind == TokenKind.LOCAL], result.kind[result.kind == TokenKind.LOCAL], strict=True
     ):
         assert (scene.kind[:, at[0], at[1]] == int(kind)).any()
 

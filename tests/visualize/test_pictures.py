@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from aot import AOTConfig, AOTError, compress, method_names
-from aot.baselines.in_llm import IN_LLM
+from aot.methods.in_llm import IN_LLM
 from aot.registry import get_method
 from aot.visualize import draw, visualize
 from aot.visualize.panels import kept_picture
@@ -25,7 +25,7 @@ FEATURES = torch.randn(3, 64, 16, generator=torch.Generator().manual_seed(2))
 
 def compressed(config: AOTConfig):
     extras = {}
-    for name in get_method(config.method).needs:
+    for name in get_method(config.method).requires:
         if name not in INPUTS:
             extras[name] = FEATURES if name == "keys" else INPUTS["deep"]
     return compress(FEATURES, INPUTS["shallow"], INPUTS["deep"], config, extras=extras, trace=True)

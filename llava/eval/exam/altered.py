@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from aot import CompressedVideo, Kind
+from aot import CompressedVideo, TokenKind
 from llava.model.compression import VideoFeatures
 
 ALTERATIONS = ("random_importance", "shuffled_in_frames", "shuffled")
@@ -25,7 +25,7 @@ def altered_order(result: CompressedVideo, alteration: str | None, seed: int) ->
     """(S,) order in which the tokens are to be read, newline tokens where they were; None as they come."""
     if alteration not in ("shuffled_in_frames", "shuffled"):
         return None
-    visual = (result.kind != int(Kind.NEWLINE)).nonzero().squeeze(-1)
+    visual = (result.kind != int(TokenKind.NEWLINE)).nonzero().squeeze(-1)
     shuffled = visual[torch.randperm(len(visual), generator=torch.Generator().manual_seed(seed)).to(visual.device)]
     if alteration == "shuffled_in_frames":
         shuffled = shuffled[result.frame[shuffled].argsort(stable=True)]

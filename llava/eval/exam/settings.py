@@ -12,14 +12,14 @@ import re
 from dataclasses import dataclass
 
 from aot import AOTConfig
-from aot.baselines.in_llm import is_in_llm
 from aot.config import PRESETS
+from aot.methods.in_llm import is_in_llm
 from aot.registry import get_method
 from aot_cli.parser import share
 from llava.eval.exam.altered import ALTERATIONS
 from llava.serve.options import json_or_word
 
-OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("schedule") == "cascade")
+OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("variant") == "paper")
 KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…], and +CHANGE"
 
 
@@ -81,5 +81,5 @@ def _check_alteration(alteration: str, config: AOTConfig) -> None:
         raise ValueError(f"+{alteration} is none of the changes {', '.join(ALTERATIONS)}")
     if is_in_llm(config):
         raise ValueError(f"+{alteration} changes what stands before the language model; {config.method} acts inside it")
-    if alteration == "random_importance" and not {"shallow", "deep"} & {*get_method(config.method).needs}:
+    if alteration == "random_importance" and not {"shallow", "deep"} & {*get_method(config.method).requires}:
         raise ValueError(f"+{alteration} changes nothing, since {config.method} reads no importance")

@@ -5,8 +5,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM, Qwen2ForCausalLM, Qwen2Model
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from aot.baselines.in_llm import is_in_llm
-from aot.hosts.kv_cache import take_cache
+from aot.integrations.kv_cache import take_cache
+from aot.methods.in_llm import is_in_llm
 from llava.model.compression import active_config
 from llava.model.fields import check_fields
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig

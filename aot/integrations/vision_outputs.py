@@ -1,0 +1,99 @@
+"""Reads attention of single layers of a vision tower through hooks, while the tower runs as it always does.
+
+The hooks stay silent unless a call is inside `capturing`; what it asks for lives in a context variable, so
+that concurrent calls do not see each other.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import AOTError
+from ..ops.received_attention import layers, received_attention
+
+_store: ContextVar[dict[str, torch.Tensor | None] | None] = ContextVar("aot_capture", default=None)
+
+
+def watch(module: nn.Module, name: str) -> RemovableHandle:
+    """Keeps the module's output under `name` whenever a call asks for it."""
+    return module.register_forward_hook(partial(_keep, name))
+
+
+def _keep(name: str, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
+    store = _store.get()
+    if store is not None and name in store:
+        store[name] = output.detach()
+
+
+@contextmanager
+def capturing(names: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
+    """A dict that holds the outputs of the modules watched under `names` after the forward pass inside."""
+    store: dict[str, Any] = dict.fromkeys(names)
+    token = _store.set(store)
+    try:
+        yield store
+    finally:
+        _store.reset(token)
+
+
+def attention_layers(tower: nn.Module) -> list[nn.Module]:
+    """The self-attention modules of a SigLIP or CLIP tower in order; AOTError for any other."""
+    encoder = next((m.encoder for m in tower.modules() if hasattr(m, "encoder")), None)
+    found = [getattr(layer, "self_attn", None) for layer in getattr(encoder, "layers", ())]
+    if not found or not all(hasattr(a, name) for a in found for name in ("q_proj", "k_proj", "num_heads")):
+        raise AOTError(f"The vision tower {type(tower).__name__} is not supported; use a model with a SigLIP tower.")
+    return found
+
+
+def watch_attention(tower: nn.Module) -> list[RemovableHandle]:
+    """Watches queries and keys of every layer of the tower."""
+    return [
+        watch(getattr(attention, f"{side}_proj"), f"{side}{number}")
+        for number, attention in enumerate(attention_layers(tower))
+        for side in "qk"
+    ]
+
+
+class Reader:
+    """Which layers of a tower give the outputs that a method needs, and what these outputs are.
+
+    needs: names out of "shallow", "deep", "attention_last" and "keys". used: tower layers in use.
+    """
+
+    def __init__(self, tower: nn.Module, needs: Sequence[str], used: int):
+        self.attention = attention_layers(tower)
+        shallow, deep = layers(used) if {"shallow", "deep"} & set(needs) else (0, 0)
+        self.received = {"shallow": shallow, "deep": deep, "attention_last": used - 1}
+        self.received = {name: layer for name, layer in self.received.items() if name in needs}
+        self.keys = {"keys": used - 1} if "keys" in needs else {}
+        unknown = sorted(set(needs) - self.received.keys() - self.keys.keys())
+        if unknown:
+            raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
+
+    @property
+    def names(self) -> list[str]:
+        """What `capturing` must be asked for."""
+        queries = {f"q{layer}" for layer in self.received.values()}
+        return sorted(queries | {f"k{layer}" for layer in (*self.received.values(), *self.keys.values())})
+
+    def read(self, captured: Mapping[str, torch.Tensor], *, skip: int) -> dict[str, torch.Tensor]:
+        """By name: received attention (F, N) float32, keys (F, N, d) as mean over heads.
+
+        captured: queries and keys (F, skip + N, heads·d). skip: class tokens in front, which are left out.
+        """
+        outputs = {}
+        for name, layer in self.received.items():
+            queries, keys = self._heads(captured[f"q{layer}"], layer), self._heads(captured[f"k{layer}"], layer)
+            outputs[name] = received_attention(queries, keys, queries.shape[-1] ** -0.5)[:, skip:]
+        for name, layer in self.keys.items():
+            outputs[name] = self._heads(captured[f"k{layer}"], layer).mean(dim=1)[:, skip:]
+        return outputs
+
+    def _heads(self, values: torch.Tensor, layer: int) -> torch.Tensor:
+        return values.unflatten(-1, (self.attention[layer].num_heads, -1)).transpose(1, 2)

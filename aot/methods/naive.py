@@ -1,0 +1,61 @@
+"""Naive baselines that any method must beat: evenly spaced tokens, random tokens, whole frames, the first tokens."""
+
+from numbers import Integral
+
+import torch
+
+from ..config import AOTConfig
+from ..errors import AOTError
+from ..registry import register
+from ..types import Selection, VideoTokens
+from .common import even_indices
+
+
+def _take(video: VideoTokens, index: torch.Tensor) -> Selection:
+    return Selection.from_indices(video.pooled.flatten(0, 1).index_select(0, index), index, video.pooled_grid)
+
+
+@register("uniform")
+def uniform(video: VideoTokens, config: AOTConfig) -> Selection:
+    """Every k-th token of the video."""
+    total = video.frames * video.tokens_per_frame
+    count = config.budget(video.frames, video.tokens_per_frame)
+    return _take(video, even_indices(count, total, video.features.device))
+
+
+def _check_seed(options: dict) -> None:
+    if isinstance(options["seed"], bool) or not isinstance(options["seed"], Integral):
+        raise AOTError(f"option seed is {options['seed']!r}; use a whole number.")
+
+
+@register("random", options={"seed": 0}, check=_check_seed)
+def random(video: VideoTokens, config: AOTConfig) -> Selection:
+    """Tokens drawn without replacement over the whole video; the same seed draws the same tokens."""
+    total = video.frames * video.tokens_per_frame
+    count = config.budget(video.frames, video.tokens_per_frame)
+    generator = torch.Generator().manual_seed(int(config.options["seed"]))
+    index = torch.randperm(total, generator=generator)[:count].sort().values
+    return _take(video, index.to(video.features.device))
+
+
+@register("frames")
+def frames(video: VideoTokens, config: AOTConfig) -> Selection:
+    """Evenly spaced whole frames; the last one is thinned evenly to meet the budget.
+
+    The first frame is always among them; a budget below one frame thins that frame.
+    """
+    per_frame = video.tokens_per_frame
+    count = config.budget(video.frames, per_frame)
+    device = video.features.device
+    slots = -(-count // per_frame)
+    chosen = torch.arange(slots, device=device) * video.frames // slots
+    whole = (chosen[:-1, None] * per_frame + torch.arange(per_frame, device=device)).flatten()
+    rest = even_indices(count - (slots - 1) * per_frame, per_frame, device)
+    return _take(video, torch.cat([whole, chosen[-1] * per_frame + rest]))
+
+
+@register("first")
+def first(video: VideoTokens, config: AOTConfig) -> Selection:
+    """The first tokens of the video, in frame and raster order."""
+    count = config.budget(video.frames, video.tokens_per_frame)
+    return _take(video, torch.arange(count, device=video.features.device))

@@ -1,0 +1,114 @@
+"""PruneVid (Huang, Zhou, Han, *PruneVid: Visual Token Pruning for Efficient Video Large Language Models*, Findings of
+ACL 2025, arXiv 2412.16117): the merging in front of the language model.
+
+Segments are DPC-kNN clusters of frame means. A place whose mean pairwise cosine inside its segment is above 0.8 is
+static and averaged over time. The static places of a segment and the dynamic ones of each frame are clustered by
+DPC-kNN, and the means of the clusters are kept.
+
+Deviations:
+- The paper keeps half of each set and prunes further inside the language model. Here each set keeps the share
+  that the budget allows, by largest remainder, at least one token if there are enough.
+- Static places are averaged, the most alike first, only while the tokens that remain fill the budget.
+- The paper makes clusters of frames contiguous without saying how. Its code dissolves runs of one frame into the longer
+  neighbour; here a cluster keeps its longest run, and other frames join the segment before them. Segments of one frame
+  have no pairs and are dynamic.
+- Its code leaves sets of 14 tokens or fewer as they are; here they are clustered like the others.
+- A cluster is placed at its centre, a static one in the first frame of its segment, so that tokens stay in
+  frame and raster order.
+"""
+
+from itertools import groupby
+
+import torch
+
+from ..config import AOTConfig
+from ..indexing import true_indices
+from ..ops.common import unit
+from ..registry import register
+from ..types import Selection, TokenKind, VideoTokens
+from ..validation import count, number
+from .common import Clusters, StaticSplit, dpc_knn, frame_segments, gather_members, set_budgets, split_static
+
+
+def _check(options: dict) -> None:
+    number("option segments", options["segments"], 0, 1, False)
+    number("option threshold", options["threshold"], -1, 1, False)
+    count("option neighbours", options["neighbours"], 1)
+
+
+@register("prunevid", options={"segments": 0.25, "threshold": 0.8, "neighbours": 7}, check=_check)
+def prunevid(video: VideoTokens, config: AOTConfig) -> Selection:
+    """Options: segments, their number as a share of the frames; threshold of static places; neighbours of DPC-kNN."""
+    options, pooled = config.options, video.pooled
+    budget = config.budget(video.frames, video.tokens_per_frame)
+    most = max(1, int(float(options["segments"]) * video.frames))
+    lengths = video.clips or density_segments(pooled.float().mean(1), most, neighbours=options["neighbours"])
+    alike = pairwise_cosine(unit(pooled), lengths)
+    split = split_static(pooled, lengths, alike, float(options["threshold"]), budget)
+    points = torch.cat([split.means, pooled.float()])
+    valid = torch.cat([split.static, split.dynamic])
+    clusters = dpc_knn(points, valid, set_budgets(budget, split.sizes), neighbours=options["neighbours"])
+    center = split.kept_mask(*clusters.center.split([len(lengths), video.frames]))
+    index = true_indices(center.flatten(), budget)
+    sums, mass = gather_members(pooled.flatten(0, 1), token_targets(split, clusters), index)
+    return Selection.from_indices(
+        (sums / mass.unsqueeze(1)).to(pooled.dtype),
+        index,
+        video.pooled_grid,
+        kind=torch.where(split.dynamic.flatten()[index], int(TokenKind.DYNAMIC), int(TokenKind.LOCAL)),
+        mass=mass,
+        clips=lengths,
+    )
+
+
+def density_segments(means: torch.Tensor, count: int, *, neighbours: int) -> list[int]:
+    """Lengths of at most `count` segments: DPC-kNN clusters of frame means, made contiguous.
+
+    means: (T, D). Waits once for the device.
+    """
+    everything = torch.ones(1, means.shape[0], dtype=torch.bool, device=means.device)
+    counts = torch.full((1,), min(count, means.shape[0]), device=means.device)
+    return contiguous_lengths(dpc_knn(means.unsqueeze(0), everything, counts, neighbours=neighbours).label[0].tolist())
+
+
+def contiguous_lengths(labels: list[int]) -> list[int]:
+    """Segment lengths, one segment per label: its longest run, the earliest of equals.
+
+    Frames of other runs join the segment before them, or the first segment when there is none.
+    """
+    runs = [(label, sum(1 for _ in frames)) for label, frames in groupby(labels)]
+    longest = {label: max(length for other, length in runs if other == label) for label in set(labels)}
+    lengths, early = [], 0
+    for label, length in runs:
+        if longest.get(label) == length:
+            del longest[label]
+            lengths.append(early + length)
+            early = 0
+        elif lengths:
+            lengths[-1] += length
+        else:
+            early += length
+    return lengths
+
+
+def pairwise_cosine(units: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """(G, P) mean cosine of all pairs of different frames in a segment at each place; 0 for one frame.
+
+    units: (T, P, D) of length 1. From (‖Σ u‖² - Σ‖u‖²) / (L(L - 1)).
+    """
+    _, segment = frame_segments(lengths, units.device)
+    sums = torch.zeros(len(lengths), *units.shape[1:], device=units.device).index_add_(0, segment, units)
+    own = torch.zeros(len(lengths), units.shape[1], device=units.device)
+    own = own.index_add_(0, segment, units.square().sum(-1))
+    length = torch.tensor(lengths, device=units.device).unsqueeze(1)
+    return (sums.square().sum(-1) - own) / (length * (length - 1)).clamp_min(1)
+
+
+def token_targets(split: StaticSplit, clusters: Clusters) -> torch.Tensor:
+    """(T·P,) int64 flat index of the centre that each token of the video goes to, T·P when it has none."""
+    frames, per_frame = split.dynamic.shape
+    static, dynamic = clusters.label.split([len(split.start), frames])
+    label = torch.where(split.dynamic, dynamic, static[split.segment])
+    frame = torch.arange(frames, device=label.device).unsqueeze(1)
+    frame = torch.where(split.dynamic, frame, split.start[split.segment].unsqueeze(1))
+    return torch.where(label < 0, frames * per_frame, frame * per_frame + label).flatten()

@@ -1,0 +1,93 @@
+"""What operations and methods share: reference or kernel, lengths of tokens, relative importance, groups of frames."""
+
+from functools import cache
+from importlib.util import find_spec
+
+import torch
+
+from ..errors import AOTError
+
+BACKENDS = ("auto", "reference", "triton")
+MIN_LENGTH = 1e-18  # below it float32 loses the squares of values; such a token counts as zeros
+
+
+def use_triton(backend: str, op: str, *tensors: torch.Tensor, limit: str | None = None, faster: bool = True) -> bool:
+    """Whether the Triton kernel of `op` runs on these tensors.
+
+    backend: "auto" takes it on a GPU where it can run, "reference" never, "triton" always. limit: why the
+    kernel cannot take these sizes or settings, None when it can. faster: whether it is worth taking where it can run,
+    which "auto" alone asks. Raises AOTError for an unknown backend, and for "triton" where the kernel cannot run.
+    """
+    if backend not in BACKENDS:
+        raise AOTError(f"Unknown backend {backend!r}; use one of: {', '.join(BACKENDS)}.")
+    if backend == "reference" or (backend == "auto" and not tensors[0].is_cuda):
+        return False
+    if backend == "auto" and not faster:
+        return False
+    reason = _obstacle(tensors) or limit
+    if reason and backend == "triton":
+        raise AOTError(f"The triton kernel of {op} cannot run: {reason}; use backend='auto' or 'reference'.")
+    return reason is None
+
+
+def _obstacle(tensors: tuple[torch.Tensor, ...]) -> str | None:
+    if not _installed():
+        return "triton is not installed"
+    if any(tensor.dtype == torch.float64 for tensor in tensors):
+        return "it takes no float64"
+    if not all(tensor.is_cuda for tensor in tensors):
+        return None if _interpreted() else f"it needs tensors on a GPU, got {tensors[0].device}"
+    if torch.version.hip is not None or _capability(tensors[0].device) < (8, 0):
+        return "it needs an NVIDIA GPU of compute capability 8.0 or newer"
+    return None
+
+
+@cache
+def _installed() -> bool:
+    return find_spec("triton") is not None
+
+
+@cache
+def _capability(device: torch.device) -> tuple[int, int]:
+    return torch.cuda.get_device_capability(device)
+
+
+@cache
+def _interpreted() -> bool:
+    """Whether this process runs kernels in triton's interpreter, which takes tensors of any device."""
+    from triton import JITFunction
+
+    from .triton.sinkhorn import sinkhorn_kernel
+
+    return not isinstance(sinkhorn_kernel, JITFunction)
+
+
+def inverse_length(tokens: torch.Tensor) -> torch.Tensor:
+    """(...,) float32 of tokens (..., D): 1 / length, 0 below MIN_LENGTH: tokens of zeros have no direction."""
+    norm = torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32)
+    return torch.where(norm > MIN_LENGTH, 1 / norm, 0.0)
+
+
+def unit(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens (..., D) scaled to length 1 in float32; those up to MIN_LENGTH become zeros."""
+    tokens = tokens.float()
+    norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
+    return tokens / norm.masked_fill(norm <= MIN_LENGTH, torch.inf)
+
+
+def relative_importance(importance: torch.Tensor) -> torch.Tensor:
+    """Importance (..., P) divided by its frame's mean; a frame without any is 1 everywhere."""
+    tiny = torch.finfo(torch.float32).tiny  # 0 over 0 is 1; anything else stays what it is
+    return (importance + tiny) / (importance.mean(dim=-1, keepdim=True) + tiny)
+
+
+def group_frames(tokens: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:
+    """(G, length·P, D) tokens of groups of `length` frames from starts (G,) on, out of tokens (T, P, D).
+
+    A view when no group reaches beyond the end.
+    """
+    groups = starts.shape[0]
+    if groups * length == tokens.shape[0]:
+        return tokens.reshape(groups, -1, tokens.shape[2])
+    frame = starts.unsqueeze(1) + torch.arange(length, device=starts.device)
+    return tokens[frame.clamp_max(tokens.shape[0] - 1)].flatten(1, 2)

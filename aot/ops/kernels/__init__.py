@@ -1,1 +1,0 @@
-"""Triton kernels, one module per operation; importing them needs triton, so `aot.ops` does it on demand."""

@@ -1,0 +1,1 @@
+"""Triton kernels, a file for each operation of `aot.ops`, which imports them on demand: they need triton."""
