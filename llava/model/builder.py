@@ -101,18 +101,14 @@ def context_length(config) -> int:
 
 
 def _changed(config, fields: Mapping, aot: AOTConfig | Mapping | None):
-    """A copy of the configuration with these fields and settings of the token reduction, which are checked."""
+    """A copy of the configuration with these fields and this token reduction."""
     config = copy.deepcopy(config)
     for name, value in fields.items():
         # in transformers 5 assigning None here would clear the rotary parameters
         if not (name == "rope_scaling" and value is None):
             setattr(config, name, value)
     if aot is not None:
-        config.aot = aot if isinstance(aot, AOTConfig) else AOTConfig.from_dict(aot)
-    if isinstance(config.aot, AOTConfig):
-        config.aot = config.aot.to_dict()
-    elif config.aot is not None:
-        AOTConfig.from_dict(config.aot)
+        config.aot = aot
     return config
 
 

@@ -65,7 +65,7 @@ class PromptEncoder:
         self.session = session
         limit = getattr(session.model.config, "tokenizer_model_max_length", None) or session.context_length
         self.context = min(limit, session.context_length)
-        session.model.config.aot = None if session.aot is None else session.aot.to_dict()
+        session.model.config.aot = session.aot
         session.model.get_model().layers = nn.ModuleList()
         session.model.lm_head = nn.Identity()
 

@@ -171,7 +171,7 @@ class ChatSession:
         if progress:
             progress("tower", 0, 0)
         # attention is captured even while compression is off: /retention may turn it on for this video
-        self.model.config.aot = self._base.to_dict()
+        self.model.config.aot = self._base
         pixels = self.image_processor.resize(video.frames)
         features = self.model.encode_video(pixels.to(self.model.device))
         timings = {
@@ -187,7 +187,7 @@ class ChatSession:
         """The video compressed while it is read; None when it is short, or the compression needs the whole of it."""
         if self.stream_above is None or self.sampling.num_frames <= self.stream_above or not streams(self.aot):
             return None
-        self.model.config.aot = self.aot.to_dict()
+        self.model.config.aot = self.aot
         started = time.perf_counter()
         with open_video(path, progress=_decoding(progress), **self._sampled()) as video:
             if len(video.times) <= self.stream_above:
@@ -206,7 +206,7 @@ class ChatSession:
         if self.loaded is None:
             raise ChatError("There is no video to draw yet; give one first.")
         settings = self.aot or AOTConfig(retention=1.0)
-        self.model.config.aot = settings.to_dict()
+        self.model.config.aot = settings
         _, compressed = self.model.video_tokens(self.loaded.features, trace=True)
         return compressed
 
@@ -227,7 +227,7 @@ class ChatSession:
         ids = self._prompt(question)
         self._check_length(ids.shape[1])
         self._renew()
-        self.model.config.aot = None if self.aot is None else self.aot.to_dict()
+        self.model.config.aot = self.aot
         stream = TextStream(self.tokenizer, on_text)
         stopped = self._generate(ids, stream)
         total = 1e3 * (time.perf_counter() - started)
@@ -238,7 +238,7 @@ class ChatSession:
             frames=len(self.loaded.video.times),
             before=before,
             after=self._after(),
-            settings=self.model.config.aot,
+            settings=None if self.aot is None else self.aot.to_dict(),
             timings={
                 "decode": self.loaded.timings["decode"],
                 "tower": self.loaded.timings["tower"],

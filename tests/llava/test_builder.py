@@ -82,8 +82,8 @@ def test_the_calls_of_evaluation_wrappers(checkpoint):
 @pytest.mark.parametrize("aot", [AOTConfig(retention=0.2), {"retention": 0.2}])
 def test_aot_settings_at_load(checkpoint, aot):
     _, model, _, _ = load_pretrained_model(checkpoint, aot=aot)
-    assert model.config.aot == AOTConfig(retention=0.2).to_dict()
-    json.dumps(model.config.to_dict())
+    assert model.config.aot == AOTConfig(retention=0.2)
+    assert json.loads(model.config.to_json_string())["aot"] == model.config.aot.to_dict()
 
 
 def test_bad_aot_settings(checkpoint):
