@@ -54,9 +54,9 @@ class _Subcommand(Parser):
         """Adds the options."""
         if self.module is not None:
             return
-        from llava.collector import collector_off
+        from llava.utils import gc_disabled
 
-        with collector_off(freeze=True):
+        with gc_disabled(freeze=True):
             self.module = import_module(self.command.module)
         self.module.add_options(self)
         self._positionals.title = "arguments"

@@ -64,9 +64,9 @@ def load_video(
     Raises VideoError, one sentence, when the video is missing, empty, cut short or no video at all, when its
     decoding crashes or takes too long or more than 4 GiB of memory, or when a setting makes no sense.
     """
-    choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
+    choose = _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
     deadline = time.monotonic() + time_limit
-    with _one_sentence(path, decoder, time_limit), ExitStack() as stack:
+    with _as_video_error(path, decoder, time_limit), ExitStack() as stack:
         child, name, choice = _start(os.fspath(path), "read", decoder, choose, deadline, stack)
         result = read_frames(child, choice, choose, progress)
     return Video(result.frames, result.times, result.duration, name, result.total, result.rate)
@@ -93,6 +93,10 @@ class FrameStream:
                 # its time is that of decoding, not of what becomes of the frames
                 self._child.deadline += time.monotonic() - paused
 
+    def read(self) -> Video:
+        """All frames that are still to come, as `load_video` gives them."""
+        return Video(np.stack(list(self)), self.times, self.duration, self.decoder, self.total_frames, self.rate)
+
     def stop(self) -> None:
         """Ends the decoder; a thread that waits for a frame gets an error."""
         self._child.kill()
@@ -109,31 +113,44 @@ def open_video(
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
+    max_seconds: float = float("inf"),
+    max_frames: float = float("inf"),
     stopped: threading.Event | None = None,
 ) -> Iterator[FrameStream]:
     """The frames that `load_video` reads, one after another: no more than one is held.
 
-    Arguments and errors as there. time_limit: seconds of decoding. The decoder is stopped when the context ends,
-    whatever was read by then, and when `stopped` is set, which is a VideoError for whoever waits for a frame.
+    Arguments and errors as there. time_limit: seconds of decoding. max_seconds, max_frames: of the whole video; a
+    longer one is refused before a frame is decoded. The decoder is stopped when the context ends, whatever was read by
+    then, and when `stopped` is set, which is a VideoError for whoever waits for a frame.
     """
-    choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
+    choose = _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
     path = os.fspath(path)
 
-    def told(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
-        with _one_sentence(path, decoder, time_limit):
+    def with_progress(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
+        with _as_video_error(path, decoder, time_limit):
             for done, frame in enumerate(frames, start=1):
                 if progress:
                     progress(done, total)
                 yield frame
 
     with ExitStack() as stack:
-        with _one_sentence(path, decoder, time_limit):
+        with _as_video_error(path, decoder, time_limit):
             deadline = time.monotonic() + time_limit
             child, name, choice = _start(path, "index", decoder, choose, deadline, stack, stopped=stopped)
-        yield FrameStream(choice, told(each_frame(child, choice), len(choice.wanted)), name, child)
+            if choice.duration > max_seconds:
+                raise VideoError(
+                    f"The video lasts {choice.duration:.0f} s and the limit is {max_seconds:g} s; cut out the part you "
+                    "want to ask about."
+                )
+            if len(choice.times) > max_frames:
+                raise VideoError(
+                    f"The video has {len(choice.times)} frames and the limit is {max_frames}; cut out the part you "
+                    "want to ask about."
+                )
+        yield FrameStream(choice, with_progress(each_frame(child, choice), len(choice.wanted)), name, child)
 
 
-def _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit) -> Choose:
+def _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit) -> Choose:
     """How frames are chosen; VideoError for settings that make no sense."""
     if decoder == "decord" and importlib.util.find_spec("decord") is None:
         raise VideoError("decord is not installed; install it, or leave the choice of decoder at auto.")
@@ -149,7 +166,7 @@ def _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit) -> Choo
 
 
 @contextmanager
-def _one_sentence(path: str | os.PathLike, decoder: str, time_limit: float) -> Iterator[None]:
+def _as_video_error(path: str | os.PathLike, decoder: str, time_limit: float) -> Iterator[None]:
     """VideoError for what goes wrong with a decoder inside."""
     try:
         yield
@@ -165,7 +182,7 @@ def _one_sentence(path: str | os.PathLike, decoder: str, time_limit: float) -> I
 
 
 def time_text(video: Video) -> str:
-    """What LLaVA-Video models are told before the question: the video's length and the time of each frame."""
+    """What LLaVA-Video models are with_progress before the question: the video's length and the time of each frame."""
     times = ",".join(f"{time:.2f}s" for time in video.times)
     return (
         f"The video lasts for {video.duration:.2f} seconds, and {len(video.times)} frames are uniformly "

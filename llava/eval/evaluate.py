@@ -30,7 +30,7 @@ from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.world.clips import sample_clip
 from llava.eval.world.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
 from llava.model.builder import load_pretrained_model
-from llava.shipped import shipped
+from llava.utils import shipped
 
 DEFAULT_SETTINGS = ("full", "aot@0.25", "aot@0.15", "aot@0.1", "random@0.1", "blank")
 FORMS = ("open", "choice", "likelihood", "caption")

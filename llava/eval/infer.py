@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
+from llava.chat.model_defaults import default_prompt_style
+from llava.chat.options import add_model_options, model_path
 from llava.eval.campaign.follow import follow, last_words
 from llava.eval.campaign.launch import Launch, starter
 from llava.eval.campaign.progress import CampaignProgress
@@ -19,8 +21,6 @@ from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
 from llava.model.checkpoint import read_settings
-from llava.serve.family import default_manner
-from llava.serve.options import add_model_options, model_path
 
 
 def execute(options) -> int:
@@ -29,7 +29,7 @@ def execute(options) -> int:
     try:
         job = read_job(options)
         launch = launch_of(options)
-        if note := default_manner(SimpleNamespace(**read_settings(model_path(options)))).note:
+        if note := default_prompt_style(SimpleNamespace(**read_settings(model_path(options)))).note:
             print(f"{prog}: {note}", file=sys.stderr)
         return _run(job, options, launch, [*starter(launch), "-m", "llava.eval.inference.worker", *options.words], prog)
     except (ValueError, OSError) as error:

@@ -16,7 +16,7 @@ from llava.model.compression import (
     compress_video,
 )
 from llava.model.fields import pool_of
-from llava.model.long_video import CHUNK, STREAM_ABOVE, compress_stream, streams
+from llava.model.long_video import CHUNK, STREAM_ABOVE, can_stream, compress_stream
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
@@ -197,7 +197,7 @@ class LlavaMetaForCausalLM:
                 )
             return compress_stream(self, entry)
         long = isinstance(entry, torch.Tensor) and entry.ndim == 4 and len(entry) > STREAM_ABOVE
-        if long and modality == "video" and streams(settings):
+        if long and modality == "video" and can_stream(settings):
             return compress_stream(self, entry.split(CHUNK))
         return entry
 
