@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from aot import AOTConfig
 from aot_cli.main import main as aot_main
-from aot_cli.tree import make_parser
+from aot_cli.main import make_parser
 from llava.chat import options
 from llava.serve.cli import main
 

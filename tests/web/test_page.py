@@ -23,8 +23,8 @@ PROGRAM = """if True:
     tempfile.tempdir = sys.argv.pop(1)
     from llava.chat import web_uploads
     web_uploads.UNUSED_SECONDS, web_uploads.SILENCE_SECONDS, web_uploads.SWEEP_SECONDS = 3.0, 1.0, 0.5
-    from llava.chat.web import main
-    sys.exit(main(sys.argv[1:]))
+    from aot_cli.main import main
+    sys.exit(main(["web", *sys.argv[1:]]))
 """
 
 

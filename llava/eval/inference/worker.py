@@ -4,7 +4,7 @@ import sys
 
 import torch
 
-from aot_cli.tree import make_parser
+from aot_cli.main import make_parser
 from llava.chat.answer_cost import cost
 from llava.chat.options import EXPECTED, load_session, one_sentence
 from llava.chat.session import ChatSession
