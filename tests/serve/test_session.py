@@ -11,7 +11,7 @@ from llava.chat.answer_cost import stats
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.session import ChatError, ChatSession, Tokens
 from llava.chat.streaming import TextStream, printable
-from llava.decoders.child import Child
+from llava.decoders.worker_process import WorkerProcess
 from llava.model.builder import load_pretrained_model
 from llava.model.long_video import compress_stream, pixel_chunks
 from llava.video import VideoError, load_video
@@ -93,13 +93,13 @@ def test_a_long_video_that_fails_leaves_the_session_as_it_was(session, clip, tmp
     session.sampling, session.stream_above = Sampling(40, None, False), 9
     before = session.set_video(clip)
     children = []
-    start = Child.__init__
+    start = WorkerProcess.__init__
 
     def watched(child, *arguments, **settings):
         children.append(child)
         start(child, *arguments, **settings)
 
-    monkeypatch.setattr(Child, "__init__", watched)
+    monkeypatch.setattr(WorkerProcess, "__init__", watched)
     encode = session.model.encode_video
 
     def broken(pixels):
