@@ -1,7 +1,7 @@
 """Which packages there are; all other metadata lives in pyproject.toml.
 
 The embedded checkpoint and the tasks for lmms-eval stand beside the packages. An installation carries them inside
-`llava`, where `llava.shipped` finds them.
+`llava`, where `llava.utils.shipped` finds them.
 """
 
 from setuptools import find_packages, setup

@@ -27,21 +27,21 @@ class Command:
 COMMANDS = {
     "demo": Command(
         "try it",
-        "llava.serve.demo",
+        "llava.chat.demo",
         "three questions about a clip, at 100 % and at 10 %",
         "Draw a clip and ask three questions, with all tokens and with a tenth of them.",
         ("aot demo", "aot demo --retention 25%"),
     ),
     "clip": Command(
         "try it",
-        "llava.serve.clip",
+        "llava.chat.clip",
         "draw a sample clip and suggest questions",
         "Write a short MP4 of moving shapes; print questions and their true answers.",
         ("aot clip clip.mp4", "aot clip clip.mp4 --seed 7 --force"),
     ),
     "chat": Command(
         "try it",
-        "llava.serve.cli",
+        "llava.chat.chat",
         "ask about a video in the terminal",
         "Chat about a video with a model that sees a share of its tokens.",
         (
@@ -52,14 +52,14 @@ COMMANDS = {
     ),
     "web": Command(
         "try it",
-        "llava.serve.web",
+        "llava.chat.web",
         "ask about a video in a browser",
         "Serve a page to ask about videos, with all tokens and with a share of them.",
         ("aot web", "aot web --port 8080 --retention 25%"),
     ),
     "visualize": Command(
         "try it",
-        "llava.serve.visualize",
+        "llava.chat.visualize",
         "draw what is kept of a video, and where the rest goes",
         "Draw what is kept of a video, why, and where the rest goes.",
         ("aot visualize clip.mp4", "aot visualize clip.mp4 --retention 5% --output pictures"),

@@ -17,7 +17,7 @@ def execute(options: argparse.Namespace) -> int:
     except ImportError:
         print("aot completion needs shtab; run pip install shtab.", file=sys.stderr)
         return 1
-    from aot_cli.tree import make_parser
+    from aot_cli.main import make_parser
 
     parser = make_parser()
     parser.load_all()

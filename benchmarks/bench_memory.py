@@ -62,8 +62,8 @@ def random_pixels(frames: int, path: str) -> dict:
 
 def chat(frames: int, file: str) -> dict:
     """Reads, encodes and asks as `aot chat` does."""
-    from aot_cli.tree import make_parser
-    from llava.serve.cli import load_session
+    from aot_cli.main import make_parser
+    from llava.chat.options import load_session
 
     options = make_parser().parse_args(
         ["chat", "--num-frames", str(frames), "--max-new-tokens", "1", "--device", "cpu"]

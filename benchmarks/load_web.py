@@ -32,10 +32,9 @@ import torch
 from aot_cli.parser import Parser
 from aot_tiny.shapes.clips import write_clip
 from aot_tiny.shapes.questions import make_questions
-from llava.serve.cli import load_session
-from llava.serve.options import add_model_options
-from llava.serve.session import ChatSession
-from llava.serve.web_worker import Limits, Worker
+from llava.chat.options import add_model_options, load_session
+from llava.chat.session import ChatSession
+from llava.chat.web_worker import Limits, Worker
 
 RETENTIONS = (0.05, 0.1, 0.25, 0.5, 1.0)
 WARM_UP = 0.3  # of the questions, after which memory is to be flat

@@ -5,9 +5,10 @@ joins ``AutoModelForCausalLM`` when ``llava.model.language_model.llava_qwen`` is
 so), which keeps a bare ``import llava`` free of the modelling code.
 """
 
-from llava.collector import collector_off
+import llava.moved  # noqa: F401 - makes old names importable
+from llava.utils import gc_disabled
 
-with collector_off():
+with gc_disabled():
     from transformers import AutoConfig
 
     from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig

@@ -17,9 +17,9 @@ from functools import partial
 
 import numpy as np
 
-from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, VideoError
-from llava.decoders.child import Child, TimedOut, choose_among, each_frame, read_frames
+from llava.decoders.base import Choice, DecoderFailed, FrameSampler, Progress, VideoError
 from llava.decoders.sampling import choose_frames
+from llava.decoders.worker_process import TimedOut, WorkerProcess, choose_frames_among, each_frame, read_frames
 
 __all__ = ["DECODERS", "FrameStream", "Video", "VideoError", "load_video", "open_video", "time_text"]
 
@@ -64,12 +64,12 @@ def load_video(
     Raises VideoError, one sentence, when the video is missing, empty, cut short or no video at all, when its
     decoding crashes or takes too long or more than 4 GiB of memory, or when a setting makes no sense.
     """
-    choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
+    choose = _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
     deadline = time.monotonic() + time_limit
-    with _one_sentence(path, decoder, time_limit), ExitStack() as stack:
-        child, name, choice = _start(os.fspath(path), "read", decoder, choose, deadline, stack)
-        result = read_frames(child, choice, choose, progress)
-    return Video(result.frames, result.times, result.duration, name, result.total, result.rate)
+    with _as_video_error(path, decoder, time_limit), ExitStack() as stack:
+        worker, name, choice = _start(os.fspath(path), "read", decoder, choose, deadline, stack)
+        frames, choice = read_frames(worker, choice, choose, progress)
+    return Video(frames, choice.chosen_times, choice.duration, name, len(choice.times), choice.rate)
 
 
 class FrameStream:
@@ -79,11 +79,11 @@ class FrameStream:
     the frames; duration, total_frames, rate and decoder as in `Video`.
     """
 
-    def __init__(self, choice: Choice, frames: Iterable[np.ndarray], decoder: str, child: Child):
+    def __init__(self, choice: Choice, frames: Iterable[np.ndarray], decoder: str, worker: WorkerProcess):
         self.times, self.duration, self.rate = choice.chosen_times, choice.duration, choice.rate
         self.total_frames, self.decoder = len(choice.times), decoder
         self._repeats = np.unique(choice.indices, return_counts=True)[1]
-        self._frames, self._child = frames, child
+        self._frames, self._worker = frames, worker
 
     def __iter__(self) -> Iterator[np.ndarray]:
         for frame, repeats in zip(self._frames, self._repeats, strict=True):
@@ -91,11 +91,15 @@ class FrameStream:
                 paused = time.monotonic()
                 yield frame
                 # its time is that of decoding, not of what becomes of the frames
-                self._child.deadline += time.monotonic() - paused
+                self._worker.deadline += time.monotonic() - paused
+
+    def read(self) -> Video:
+        """All frames that are still to come, as `load_video` gives them."""
+        return Video(np.stack(list(self)), self.times, self.duration, self.decoder, self.total_frames, self.rate)
 
     def stop(self) -> None:
         """Ends the decoder; a thread that waits for a frame gets an error."""
-        self._child.kill()
+        self._worker.kill()
 
 
 @contextmanager
@@ -109,31 +113,44 @@ def open_video(
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
+    max_seconds: float = float("inf"),
+    max_frames: float = float("inf"),
     stopped: threading.Event | None = None,
 ) -> Iterator[FrameStream]:
     """The frames that `load_video` reads, one after another: no more than one is held.
 
-    Arguments and errors as there. time_limit: seconds of decoding. The decoder is stopped when the context ends,
-    whatever was read by then, and when `stopped` is set, which is a VideoError for whoever waits for a frame.
+    Arguments and errors as there. time_limit: seconds of decoding. max_seconds, max_frames: of the whole video; a
+    longer one is refused before a frame is decoded. The decoder is stopped when the context ends, whatever was read by
+    then, and when `stopped` is set, which is a VideoError for whoever waits for a frame.
     """
-    choose = _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit)
+    choose = _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
     path = os.fspath(path)
 
-    def told(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
-        with _one_sentence(path, decoder, time_limit):
+    def with_progress(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
+        with _as_video_error(path, decoder, time_limit):
             for done, frame in enumerate(frames, start=1):
                 if progress:
                     progress(done, total)
                 yield frame
 
     with ExitStack() as stack:
-        with _one_sentence(path, decoder, time_limit):
+        with _as_video_error(path, decoder, time_limit):
             deadline = time.monotonic() + time_limit
-            child, name, choice = _start(path, "index", decoder, choose, deadline, stack, stopped=stopped)
-        yield FrameStream(choice, told(each_frame(child, choice), len(choice.wanted)), name, child)
+            worker, name, choice = _start(path, "index", decoder, choose, deadline, stack, stopped=stopped)
+            if choice.duration > max_seconds:
+                raise VideoError(
+                    f"The video lasts {choice.duration:.0f} s and the limit is {max_seconds:g} s; cut out the part you "
+                    "want to ask about."
+                )
+            if len(choice.times) > max_frames:
+                raise VideoError(
+                    f"The video has {len(choice.times)} frames and the limit is {max_frames}; cut out the part you "
+                    "want to ask about."
+                )
+        yield FrameStream(choice, with_progress(each_frame(worker, choice), len(choice.wanted)), name, worker)
 
 
-def _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit) -> Choose:
+def _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit) -> FrameSampler:
     """How frames are chosen; VideoError for settings that make no sense."""
     if decoder == "decord" and importlib.util.find_spec("decord") is None:
         raise VideoError("decord is not installed; install it, or leave the choice of decoder at auto.")
@@ -149,7 +166,7 @@ def _chooser(num_frames, fps, force_sample, repeat, decoder, time_limit) -> Choo
 
 
 @contextmanager
-def _one_sentence(path: str | os.PathLike, decoder: str, time_limit: float) -> Iterator[None]:
+def _as_video_error(path: str | os.PathLike, decoder: str, time_limit: float) -> Iterator[None]:
     """VideoError for what goes wrong with a decoder inside."""
     try:
         yield
@@ -165,7 +182,7 @@ def _one_sentence(path: str | os.PathLike, decoder: str, time_limit: float) -> I
 
 
 def time_text(video: Video) -> str:
-    """What LLaVA-Video models are told before the question: the video's length and the time of each frame."""
+    """What LLaVA-Video models are with_progress before the question: the video's length and the time of each frame."""
     times = ",".join(f"{time:.2f}s" for time in video.times)
     return (
         f"The video lasts for {video.duration:.2f} seconds, and {len(video.times)} frames are uniformly "
@@ -193,23 +210,23 @@ def _start(
     path: str,
     task: str,
     decoder: str,
-    choose: Choose,
+    choose: FrameSampler,
     deadline: float,
     stack: ExitStack,
     *,
     stopped: threading.Event | None = None,
-) -> tuple[Child, str, Choice]:
+) -> tuple[WorkerProcess, str, Choice]:
     """(a process that is about to send the chosen frames, the decoder's name, the choice); the stack ends it."""
     _check_path(path)
-    child = stack.enter_context(Child("judge" if decoder == "decord" else task, path, deadline=deadline))
-    child.stopped = stopped
-    message = child.line()
-    choice = choose_among(child, message, choose)
+    worker = stack.enter_context(WorkerProcess("judge" if decoder == "decord" else task, path, deadline=deadline))
+    worker.stopped = stopped
+    message = worker.line()
+    choice = choose_frames_among(worker, message, choose)
     if decoder != "decord" or message["decoder"] == "folder":
-        child.send(choice.wanted.tolist())
-        return child, message["decoder"], choice
-    child.kill()
-    child = stack.enter_context(Child("decord", path, deadline=deadline))
-    child.stopped = stopped
-    child.send([choice.wanted.tolist(), len(choice.times)])
-    return child, "decord", choice
+        worker.send(choice.wanted.tolist())
+        return worker, message["decoder"], choice
+    worker.kill()
+    worker = stack.enter_context(WorkerProcess("decord", path, deadline=deadline))
+    worker.stopped = stopped
+    worker.send([choice.wanted.tolist(), len(choice.times)])
+    return worker, "decord", choice

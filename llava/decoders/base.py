@@ -1,13 +1,15 @@
-"""What every reader shares: the errors, the result, the way frames are chosen, and the bounds of a picture."""
+"""What every reader shares: the errors, the way frames are chosen, and the bounds of a picture."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 
 import numpy as np
 
 # (times (N,) seconds from the first frame, frames a second) -> indices (K,), ascending, repeats allowed
-Choose = Callable[[np.ndarray, float], np.ndarray]
+FrameSampler = Callable[[np.ndarray, float], np.ndarray]
+# the same, asked by a reader in the decoder's process: frame numbers, ascending and distinct
+Ask = Callable[[np.ndarray, float], Sequence[int]]
 # (frames read so far, frames asked for)
 Progress = Callable[[int, int], None]
 
@@ -48,26 +50,7 @@ class Choice:
         return float(self.times[-1]) + 1.0 / self.rate
 
 
-@dataclass(frozen=True)
-class Reading:
-    """Chosen frames of one video: frames (K,H,W,3) uint8 RGB, times (K,) s, length and rate of the whole."""
-
-    frames: np.ndarray
-    times: np.ndarray
-    duration: float
-    rate: float
-    total: int
-
-
-def reading(frames: np.ndarray, choice: Choice) -> Reading:
-    """The result from the distinct frames (U,H,W,3), each read once."""
-    _, inverse = np.unique(choice.indices, return_inverse=True)
-    if len(frames) != len(choice.indices):
-        frames = frames[inverse]
-    return Reading(frames, choice.chosen_times, choice.duration, choice.rate, len(choice.times))
-
-
-def believable(times: np.ndarray, rate: float, seconds: float) -> bool:
+def plausible_times(times: np.ndarray, rate: float, seconds: float) -> bool:
     """Can these be the times (N,) s of a film that states `seconds` (0: nothing) and `rate` frames a second?"""
     if not len(times) or not np.isfinite(times).all() or not 0 < rate < float("inf"):
         return False
@@ -76,7 +59,7 @@ def believable(times: np.ndarray, rate: float, seconds: float) -> bool:
     return bool((np.diff(times) >= 0).all()) and span <= longest and (span > 0 or len(times) == 1)
 
 
-def reduction(path: str, width: int, height: int) -> int:
+def downscale_factor(path: str, width: int, height: int) -> int:
     """By which whole factor pictures are averaged down to FRAME_PIXELS. VideoError where they are too large at all."""
     if width * height > MOST_PIXELS:
         raise VideoError(

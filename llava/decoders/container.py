@@ -11,7 +11,7 @@ from typing import BinaryIO
 import av
 from av.stream import Disposition
 
-from llava.decoders.base import MOST_PIXELS, VideoError, reduction
+from llava.decoders.base import MOST_PIXELS, VideoError, downscale_factor
 
 # FFmpeg's demuxers that may be used: those that hold their pictures themselves and are no text drawn as a film
 FORMATS = (
@@ -62,7 +62,7 @@ def find_film(path: str, file: BinaryIO) -> Film:
             stream = _film_stream(container)
             if stream is None:
                 raise VideoError(f"{path} has no video in it, only streams such as audio; give a video file.")
-            reduction(path, stream.codec_context.width, stream.codec_context.height)
+            downscale_factor(path, stream.codec_context.width, stream.codec_context.height)
             seconds = max(0, container.duration or 0) / av.time_base
             alone = len(container.streams.video) == 1
             film = Film(path, file, container.format.name, stream.index, seconds, alone)

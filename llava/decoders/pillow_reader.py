@@ -2,22 +2,20 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from llava.decoders.base import VideoError, reduction
-from llava.decoders.confine import open_regular
+from llava.decoders.base import Ask, VideoError, downscale_factor
+from llava.decoders.sandbox import open_regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 FORMATS = ("PNG", "JPEG")
 RATE = 1.0  # a folder has no clock: its pictures are taken as one second apart
-Image.MAX_IMAGE_PIXELS = None  # `reduction` bounds them, before anything is decoded
-
-Ask = Callable[[np.ndarray, float], Sequence[int]]
+Image.MAX_IMAGE_PIXELS = None  # `downscale_factor` bounds them, before anything is decoded
 
 
 def is_animation(file: BinaryIO) -> bool:
@@ -32,7 +30,7 @@ def read_animation(path: str, file: BinaryIO, ask: Ask) -> Iterator[np.ndarray]:
     file.seek(0)
     try:
         with Image.open(file, formats=("WEBP", "AVIF")) as image:
-            factor = reduction(path, *image.size)
+            factor = downscale_factor(path, *image.size)
             durations = []
             for number in range(getattr(image, "n_frames", 1)):
                 image.seek(number)
@@ -75,7 +73,7 @@ def _picture(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
     with os.fdopen(open_regular(str(path)), "rb") as file:
         try:
             with Image.open(file, formats=FORMATS) as image:
-                factor = reduction(str(path), *image.size)
+                factor = downscale_factor(str(path), *image.size)
                 return np.asarray(image.convert("RGB").reduce(factor)), image.size
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise VideoError(f"The picture {path} cannot be read; replace or remove it.") from error

@@ -2,17 +2,18 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import islice
 
 import av
 import numpy as np
+from av.sidedata.sidedata import Type
+from av.video.reformatter import Interpolation
 
-from llava.decoders.base import VideoError, believable
+from llava.decoders.base import Ask, VideoError, downscale_factor, plausible_times
 from llava.decoders.container import OPTIONS, Film
-from llava.decoders.upright import UPRIGHT, Upright, placement
 
 # beyond this, a video of constant rate is not gone through packet by packet
 LONG = 1800.0  # seconds
@@ -20,11 +21,13 @@ LONG = 1800.0  # seconds
 INDEXED = ("mov,mp4", "matroska")
 THREADS = 8  # at most; each holds pictures of its own in memory
 
-# (times (N,) s from the first frame, frames a second) -> frame numbers, ascending and distinct
-Ask = Callable[[np.ndarray, float], Sequence[int]]
+# a display matrix puts pixel (x, y) at (a x + c y, b x + d y); (a, b, c, d) of the four turns and the four mirrors
+TURNS = np.array([(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
+MIRRORS = np.array([(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
+IDENTITY = tuple(TURNS[0])
 
 
-class Missing(VideoError):
+class MissingFrame(VideoError):
     """A frame that the packets promise does not come."""
 
 
@@ -57,23 +60,23 @@ def read_pyav(film: Film, ask: Ask, *, trust_header: bool) -> Iterator[np.ndarra
     where packets turn out to show nothing, `ask` is asked again with other times.
     Raises VideoError when a frame cannot be delivered.
     """
-    picture = Upright(film.path)
+    picture = FrameConverter(film.path)
     if trust_header and film.seconds > LONG and film.container.startswith(INDEXED):
-        whole = yield from _by_header(film, ask, picture)
+        whole = yield from _read_by_header(film, ask, picture)
         if whole:
             return
     index = index_packets(film)
     wanted = ask(index.times, index.rate)
     if index.stamps is None:
-        yield from _in_passing(film, index, wanted, picture)
+        yield from _read_in_order(film, index, wanted, picture)
         return
     try:
-        yield from _by_seeking(film, index, wanted, picture)
-    except Missing:
+        yield from _read_by_seeking(film, index, wanted, picture)
+    except MissingFrame:
         seen = index_frames(film)
         if seen.damaged or len(seen.times) >= len(index.times):
             raise
-        yield from _in_passing(film, seen, ask(seen.times, seen.rate), picture)
+        yield from _read_in_order(film, seen, ask(seen.times, seen.rate), picture)
 
 
 def index_packets(film: Film) -> Index:
@@ -91,7 +94,7 @@ def index_packets(film: Film) -> Index:
         base, rate = stream.time_base, float(stream.average_rate or 0)
     order = [pts for pts, _, _ in shown]
     first = _first_frame(film)
-    if first is None or None in (first.pts, *order) or len(set(order)) < len(order) or _made_up(film, shown):
+    if first is None or None in (first.pts, *order) or len(set(order)) < len(order) or _times_are_guessed(film, shown):
         return index_frames(film)
     stamps = sorted(pts for pts in order if pts >= first.pts)
     latest, leading = order[0], False
@@ -104,7 +107,7 @@ def index_packets(film: Film) -> Index:
         keys=tuple(sorted(keys)),
         hidden=hidden + len(order) - len(stamps),
         leading=leading,
-        upright=placement(first) == UPRIGHT,
+        upright=display_transform(first) == IDENTITY,
         reordered=order != sorted(order),
     )
 
@@ -133,7 +136,7 @@ def first_after(container: av.container.InputContainer, stream: av.VideoStream, 
     return next((frame.pts for frame in _frames(container, stream)), None)
 
 
-def _made_up(film: Film, packets: list[tuple]) -> bool:
+def _times_are_guessed(film: Film, packets: list[tuple]) -> bool:
     """Does the container store decoding times alone, of which FFmpeg has guessed those of presentation?"""
     delays = {pts - dts for pts, dts, _ in packets if dts is not None} or {0}
     if film.container == "avi":
@@ -157,7 +160,7 @@ def _clock(film: Film, stamps: Sequence[int | None], base: Fraction, rate: float
     times = even + offsets
     times[known] = seconds
     times -= times[0]
-    return (times if believable(times, rate, film.seconds) else even), rate
+    return (times if plausible_times(times, rate, film.seconds) else even), rate
 
 
 def _frames(container, stream, damage: list | None = None) -> Iterator[av.VideoFrame]:
@@ -178,7 +181,46 @@ def _frames(container, stream, damage: list | None = None) -> Iterator[av.VideoF
                 damage.append(error)
 
 
-def _by_header(film: Film, ask: Ask, picture: Upright) -> Generator[np.ndarray, None, bool]:
+def display_transform(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """(a, b, c, d) of the turn or mirror nearest to the frame's display matrix."""
+    data = frame.side_data.get(Type.DISPLAYMATRIX)
+    if data is None:
+        return IDENTITY
+    a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].astype(float)
+    among = MIRRORS if a * d < b * c else TURNS
+    return tuple(among[np.argmax(among @ np.array([a, b, c, d]))])
+
+
+def apply_transform(pixels: np.ndarray, transform: tuple[int, int, int, int]) -> np.ndarray:
+    """(H,W,3) pixels as they are to be seen."""
+    a, b, c, d = transform
+    if b:  # rows become columns
+        return pixels.transpose(1, 0, 2)[::b, ::c]
+    return pixels[::d, ::a]
+
+
+class FrameConverter:
+    """Converts the frames of one film.
+
+    Colours are those of swscale: by the matrix and range that the stream states, as BT.601 and limited range where it
+    states none, as ffmpeg does. HDR is not mapped to SDR, and transparency is left out.
+    """
+
+    def __init__(self, path: str):
+        self.path, self.size = path, (0, 0)
+
+    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
+        """(H,W,3) uint8."""
+        if self.size == (0, 0):
+            factor = downscale_factor(self.path, frame.width, frame.height)
+            self.size = (max(1, frame.width // factor), max(1, frame.height // factor))
+        width, height = self.size
+        way = Interpolation.AREA if frame.width > width else Interpolation.BILINEAR
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=way, threads=1)
+        return apply_transform(pixels, display_transform(frame))
+
+
+def _read_by_header(film: Film, ask: Ask, picture: FrameConverter) -> Generator[np.ndarray, None, bool]:
     """Takes header and rate at their word, seeks, and checks every frame's time; False when they are wrong."""
     with film.opened() as (container, stream):
         rate, start, base = stream.average_rate, stream.start_time, stream.time_base
@@ -193,14 +235,14 @@ def _by_header(film: Film, ask: Ask, picture: Upright) -> Generator[np.ndarray, 
             # a little early: times are rounded to the time base
             container.seek(int((target - 1 / (4 * rate)) / base), stream=stream)
             early, late = ((target + sign / (2 * rate)) / base for sign in (-1, 1))
-            frame = _reach(_frames(container, stream), early)
+            frame = _first_from(_frames(container, stream), early)
             if frame is None or frame.pts > late:
                 return False
             yield picture(frame)
     return True
 
 
-def _by_seeking(film: Film, index: Index, wanted: Sequence[int], picture: Upright) -> Iterator[np.ndarray]:
+def _read_by_seeking(film: Film, index: Index, wanted: Sequence[int], picture: FrameConverter) -> Iterator[np.ndarray]:
     """The frames numbered `wanted`; without seeks from where one lands behind its target, as in some containers."""
     left = list(wanted)
     with film.opened() as (container, stream):
@@ -211,17 +253,17 @@ def _by_seeking(film: Film, index: Index, wanted: Sequence[int], picture: Uprigh
             if before and index.keys[before - 1] > position:
                 container.seek(index.keys[before - 1], stream=stream)
                 frames = _frames(container, stream)
-            frame = _reach(frames, target)
+            frame = _first_from(frames, target)
             if frame is None or frame.pts > target:
                 break
             position = target
             left.pop(0)
             yield picture(frame)
     if left:
-        yield from _in_passing(film, index, left, picture)
+        yield from _read_in_order(film, index, left, picture)
 
 
-def _in_passing(film: Film, index: Index, wanted: Sequence[int], picture: Upright) -> Iterator[np.ndarray]:
+def _read_in_order(film: Film, index: Index, wanted: Sequence[int], picture: FrameConverter) -> Iterator[np.ndarray]:
     """The frames numbered `wanted`, decoding from the start; by their stamps where they have any, else counted."""
     with film.opened() as (container, stream):
         frames, passed = _frames(container, stream), 0
@@ -230,19 +272,19 @@ def _in_passing(film: Film, index: Index, wanted: Sequence[int], picture: Uprigh
                 frame = next(islice(frames, number - passed, None), None)
                 passed = number + 1
             else:
-                frame = _reach(frames, index.stamps[number])
+                frame = _first_from(frames, index.stamps[number])
             if frame is None or (index.stamps and frame.pts > index.stamps[number]):
-                raise _missing(film, index, number)
+                raise _missing_frame(film, index, number)
             yield picture(frame)
 
 
-def _reach(frames: Iterator[av.VideoFrame], stamp: float) -> av.VideoFrame | None:
+def _first_from(frames: Iterator[av.VideoFrame], stamp: float) -> av.VideoFrame | None:
     """The first of the next frames that is not before the stamp."""
     return next((frame for frame in frames if frame.pts is not None and frame.pts >= stamp), None)
 
 
-def _missing(film: Film, index: Index, number: int) -> Missing:
-    return Missing(
+def _missing_frame(film: Film, index: Index, number: int) -> MissingFrame:
+    return MissingFrame(
         f"Only {number} of {len(index.times)} frames of {film.path} can be read (up to {index.times[number]:.1f} s): "
         "the file is damaged or cut short; copy or download it again."
     )

@@ -1,7 +1,7 @@
 """The process that decodes one video; started by file name with: task, path, process id of the parent.
 
 Tasks: "read"; "index", which does not trust the header of a long file; "judge", the index of a film that decord may
-read; "decord", given a line of [frame numbers, frames of the film]. It speaks as `llava.decoders.child` says.
+read; "decord", given a line of [frame numbers, frames of the film]. It speaks as `llava.decoders.worker_process` says.
 """
 
 import json
@@ -33,12 +33,12 @@ def main(task: str, path: str, parent: str) -> None:
     sys.excepthook = lambda kind, error, trace: send(defect="".join(traceback.format_exception(kind, error, trace)))
     light_package()
     from llava.decoders.base import DecoderFailed, VideoError
-    from llava.decoders.confine import MEMORY, die_with, limit_memory
+    from llava.decoders.sandbox import MEMORY, exit_with_parent, limit_memory
 
-    die_with(int(parent))
+    exit_with_parent(int(parent))
     limit_memory(MEMORY)
     try:
-        for picture in decord_pictures(path) if task == "decord" else pictures(task, path, send):
+        for picture in read_decord(path) if task == "decord" else pictures(task, path, send):
             send(picture.tobytes(), height=picture.shape[0], width=picture.shape[1])
     except VideoError as error:
         send(refused=str(error))
@@ -50,16 +50,16 @@ def main(task: str, path: str, parent: str) -> None:
         os._exit(0)  # its own tear-down can crash
 
 
-def decord_pictures(path: str) -> Iterator:
+def read_decord(path: str) -> Iterator:
     """Pictures (H,W,3) with the numbers that the parent has chosen among PyAV's frames."""
     import decord
 
     from llava.decoders.base import DecoderFailed
-    from llava.decoders.confine import open_no_more, open_regular
+    from llava.decoders.sandbox import limit_open_files, open_regular
 
     wanted, total = json.loads(sys.stdin.readline())
     descriptor = open_regular(path)
-    open_no_more(1)  # decord opens the descriptor's file once more
+    limit_open_files(1)  # decord opens the descriptor's file once more
     try:
         # by number, since its FFmpeg takes hints from a name, such as %d for a series of files
         reader = decord.VideoReader(f"/proc/self/fd/{descriptor}", ctx=decord.cpu(0))
@@ -78,11 +78,11 @@ def pictures(task: str, path: str, send: Callable) -> Iterator:
     import av.subtitles.stream  # PyAV would load these two late, when nothing can be opened any more
 
     from llava.decoders.base import DecoderFailed, VideoError
-    from llava.decoders.confine import open_no_more, open_regular
     from llava.decoders.container import find_film
-    from llava.decoders.decord_fit import unfit
+    from llava.decoders.decord_check import unsupported
     from llava.decoders.pillow_reader import is_animation, read_animation, read_folder
     from llava.decoders.pyav_reader import index_packets, read_pyav
+    from llava.decoders.sandbox import limit_open_files, open_regular
 
     seconds, decoder = 0.0, "folder"
 
@@ -96,7 +96,7 @@ def pictures(task: str, path: str, send: Callable) -> Iterator:
         return
     file = os.fdopen(open_regular(path), "rb", buffering=0)
     animation = is_animation(file)
-    open_no_more(1 if animation else 0)  # Pillow loads modules late
+    limit_open_files(1 if animation else 0)  # Pillow loads modules late
     if animation:
         if task == "judge":
             raise DecoderFailed("it does not read animations")
@@ -110,7 +110,7 @@ def pictures(task: str, path: str, send: Callable) -> Iterator:
             yield from read_pyav(film, ask, trust_header=task == "read")
             return
         index = index_packets(film)
-        if reason := unfit(film, index):
+        if reason := unsupported(film, index):
             raise DecoderFailed(f"it {reason}")
         ask(index.times, index.rate)
     except av.error.FFmpegError as error:

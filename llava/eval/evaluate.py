@@ -30,7 +30,7 @@ from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.jsonl import write_json
 from llava.eval.records import Record, write_records
 from llava.model.builder import load_pretrained_model
-from llava.shipped import shipped
+from llava.utils import shipped
 
 DEFAULT_SETTINGS = ("full", "aot@0.25", "aot@0.15", "aot@0.1", "random@0.1", "blank")
 FORMS = ("open", "choice", "likelihood", "caption")

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
+from llava.chat.model_defaults import default_prompt_style
+from llava.chat.options import add_model_options, model_path
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.runner import Launch, last_log_line, module_words, run_module
 from llava.eval.campaign.spec import CampaignError
@@ -19,8 +21,6 @@ from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
 from llava.eval.jsonl import write_jsonl
 from llava.model.checkpoint import read_settings
-from llava.serve.family import default_manner
-from llava.serve.options import add_model_options, model_path
 
 
 def execute(options) -> int:
@@ -29,7 +29,7 @@ def execute(options) -> int:
     try:
         job = read_job(options)
         launch = launch_of(options)
-        if note := default_manner(SimpleNamespace(**read_settings(model_path(options)))).note:
+        if note := default_prompt_style(SimpleNamespace(**read_settings(model_path(options)))).note:
             print(f"{prog}: {note}", file=sys.stderr)
         words = [*module_words(launch, "llava.eval.inference.worker"), *options.words]
         return _run(job, options, launch, words, prog)

@@ -9,16 +9,18 @@ import torch
 from safetensors import SafetensorError
 
 from aot import AOTConfig
-from llava.collector import collector_off
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
 from llava.model.loading import CheckpointError, check_fit
+from llava.moved import renamed_keyword
+from llava.utils import gc_disabled
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 _IGNORED_ARGUMENTS = ("multimodal", "low_cpu_mem_usage")  # upstream's; every model here is multimodal
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "auto": "auto"}
 
 
+@renamed_keyword("aot", "compression")
 def load_pretrained_model(
     model_path: str | os.PathLike,
     model_base: str | None = None,
@@ -31,7 +33,7 @@ def load_pretrained_model(
     customized_config=None,
     overwrite_config: Mapping | None = None,
     *,
-    aot: AOTConfig | Mapping | None = None,
+    compression: AOTConfig | Mapping | None = None,
     tower_mode: str = "eager",
     tower_dtype: str | torch.dtype | None = None,
     **kwargs,
@@ -42,7 +44,7 @@ def load_pretrained_model(
     transformers' map; "auto" is the GPU where there is one. torch_dtype: "float16" (float32 on CPU),
     "bfloat16", "float32" or "auto". attn_implementation: "flash_attention_2" becomes "sdpa" where flash-attn
     cannot run. customized_config replaces the checkpoint's configuration, overwrite_config sets fields of it,
-    both before the model is built. aot: token reduction settings for ``model.config.aot``; None keeps the
+    both before the model is built. compression: the token reduction, for ``model.config.aot``; None keeps the
     configuration's own, which is no reduction unless set. tower_mode: "eager", "compile" or "cuda_graphs", how the
     vision tower's layers run (`SigLipVisionTower.set_mode`). tower_dtype: of the vision tower alone, None for that of
     the model; on a CPU with bfloat16 instructions "bfloat16" is worth it there and not in the language model.
@@ -55,12 +57,12 @@ def load_pretrained_model(
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     # what the checkpoint is, before anything large is fetched or loaded
     config = model_config(model_path, read_settings(model_path, **hub))
-    config = _changed(config if customized_config is None else customized_config, overwrite_config or {}, aot)
+    config = _changed(config if customized_config is None else customized_config, overwrite_config or {}, compression)
     device, placed = _place(device_map)
     dtype = _dtype(torch_dtype, device)
     folder = local_folder(model_path, **hub)
     # the weights, and the tokenizer that must fit them
-    with collector_off():  # the modelling code is imported here
+    with gc_disabled():  # the modelling code is imported here
         tokenizer = load_tokenizer(folder)
         _check_vocabulary(folder, tokenizer, config)
         model = _load_model(
@@ -100,19 +102,15 @@ def context_length(config) -> int:
     return 2048
 
 
-def _changed(config, fields: Mapping, aot: AOTConfig | Mapping | None):
-    """A copy of the configuration with these fields and settings of the token reduction, which are checked."""
+def _changed(config, fields: Mapping, compression: AOTConfig | Mapping | None):
+    """A copy of the configuration with these fields and this token reduction."""
     config = copy.deepcopy(config)
     for name, value in fields.items():
         # in transformers 5 assigning None here would clear the rotary parameters
         if not (name == "rope_scaling" and value is None):
             setattr(config, name, value)
-    if aot is not None:
-        config.aot = aot if isinstance(aot, AOTConfig) else AOTConfig.from_dict(aot)
-    if isinstance(config.aot, AOTConfig):
-        config.aot = config.aot.to_dict()
-    elif config.aot is not None:
-        AOTConfig.from_dict(config.aot)
+    if compression is not None:
+        config.aot = compression
     return config
 
 

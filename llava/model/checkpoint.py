@@ -7,6 +7,7 @@ from pathlib import Path
 
 from huggingface_hub.errors import StrictDataclassError
 
+from aot import AOTError
 from llava.model.fields import check_sizes
 from llava.model.folder import check_folder
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
@@ -78,7 +79,7 @@ def model_config(model_path: str | os.PathLike, settings: dict) -> LlavaQwenConf
     """The model configuration of a checkpoint's settings, whatever the checkpoint is called.
 
     Raises CheckpointError for transformers' own layout, for any model that is not SigLIP + Qwen2, for quantised
-    weights and for sizes that no model has.
+    weights and for sizes that no model has; AOTError for a token reduction that makes no sense.
     """
     _check_architecture(model_path, settings)
     quantised = settings.get("quantization_config") or settings.get("compression_config")
@@ -92,6 +93,8 @@ def model_config(model_path: str | os.PathLike, settings: dict) -> LlavaQwenConf
     # some published files say "llava", which is another model to transformers
     try:
         return LlavaQwenConfig.from_dict({**settings, "model_type": LlavaQwenConfig.model_type})
+    except AOTError:  # of `aot`, and says what to do
+        raise
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(

@@ -59,14 +59,6 @@ class VideoFeatures:
         ]
 
 
-def active_config(config) -> AOTConfig | None:
-    """The validated ``config.aot`` of a model configuration, or None for no compression."""
-    settings = getattr(config, "aot", None)
-    if settings is None or isinstance(settings, AOTConfig):
-        return settings
-    return AOTConfig.from_dict(settings)
-
-
 @dataclass(frozen=True)
 class CapturePlan:
     """Tower layers (0-based) whose side outputs are wanted, by the name under which `compress` takes them."""
@@ -145,7 +137,7 @@ def compress_video(
 
 def warm_up_kernels(model) -> None:
     """Compiles the kernels of the method for this model, so that no question waits for it; nothing without a GPU."""
-    config = active_config(model.config)
+    config = model.config.aot
     if config is None or model.device.type != "cuda":
         return
     side = model.get_vision_tower().num_patches_per_side

@@ -12,12 +12,11 @@ from llava.model.compression import (
     NO_CAPTURE,
     CapturePlan,
     VideoFeatures,
-    active_config,
     capture_plan,
     compress_video,
 )
 from llava.model.fields import pool_of
-from llava.model.long_video import CHUNK, STREAM_ABOVE, compress_stream, streams
+from llava.model.long_video import CHUNK, STREAM_ABOVE, can_stream, compress_stream
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
@@ -89,7 +88,7 @@ class LlavaMetaForCausalLM:
         """
         self.reset_statistics()
         if plan is None:
-            plan = capture_plan(self.get_vision_tower(), active_config(self.config), maps=True)
+            plan = capture_plan(self.get_vision_tower(), self.config.aot, maps=True)
         return self._encode(pixels, plan)
 
     def video_tokens(self, video: VideoFeatures, *, trace: bool = False) -> tuple[torch.Tensor, CompressedVideo | None]:
@@ -113,7 +112,7 @@ class LlavaMetaForCausalLM:
         """A stream for this model's features under the settings of this moment; see `compress_stream`."""
         newline, position = self._video_newline()
         pool = pool_of(self.config)
-        settings = active_config(self.config) or AOTConfig()
+        settings = self.config.aot or AOTConfig()
         return VideoStream(settings, pool=pool, newline=newline, newline_position=position)
 
     def _video_tokens(
@@ -124,7 +123,7 @@ class LlavaMetaForCausalLM:
             return video.tokens, video
         newline, position = self._video_newline()
         pool = pool_of(self.config)
-        settings = active_config(self.config)
+        settings = self.config.aot
         if settings is None:
             height, width = pooled_grid(video.grid, pool)
             pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, (height, width))
@@ -162,7 +161,7 @@ class LlavaMetaForCausalLM:
     def _encode_videos(self, pixels: list[torch.Tensor]) -> list[VideoFeatures]:
         """Several videos in one tower pass; attention is captured only when compression is on."""
         lengths = [len(video) for video in pixels]
-        settings = active_config(self.config)
+        settings = self.config.aot
         if settings is not None:
             together = self._encode(torch.cat(pixels), capture_plan(self.get_vision_tower(), settings))
         else:
@@ -190,7 +189,7 @@ class LlavaMetaForCausalLM:
 
     def _streamed(self, entry, modality: str):
         """A video in chunks, or of more than STREAM_ABOVE frames, as a `CompressedVideo` where that can be had."""
-        settings = active_config(self.config)
+        settings = self.config.aot
         if isinstance(entry, Iterator):
             if settings is None:
                 raise ValueError(
@@ -198,7 +197,7 @@ class LlavaMetaForCausalLM:
                 )
             return compress_stream(self, entry)
         long = isinstance(entry, torch.Tensor) and entry.ndim == 4 and len(entry) > STREAM_ABOVE
-        if long and modality == "video" and streams(settings):
+        if long and modality == "video" and can_stream(settings):
             return compress_stream(self, entry.split(CHUNK))
         return entry
 
@@ -256,7 +255,7 @@ class LlavaMetaForCausalLM:
         rows = cut(rows, getattr(self.config, "tokenizer_model_max_length", None))
         side = getattr(self.config, "tokenizer_padding_side", "right")
         embeds, new_labels, mask, places = pad_rows(rows, side=side)
-        if is_in_llm(active_config(self.config)):
+        if is_in_llm(self.config.aot):
             marks = self._splice(input_ids, attention_mask, labels, self._droppable(visual), _no_marks)
             marks = [(mark[: len(row)], to[: len(row)]) for (mark, to), (row, _) in zip(marks, rows, strict=True)]
             self.last_roles = roles_of(marks, embeds.shape[1], side=side)

@@ -30,8 +30,8 @@ def compress_stream(model, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
     stream, timing = model.video_stream(), Timing(wait=0.0, compress=0.0)
     parts: list[CompressedVideo] = []
     # on a CPU the tower uses the cores already, and buffers of two threads leave gaps that make the memory grow
-    alone = model.device.type == "cpu" or isinstance(chunks, Ahead)
-    with nullcontext(chunks) if alone else Ahead(chunks, pinned=model.device.type == "cuda") as coming:
+    alone = model.device.type == "cpu" or isinstance(chunks, Prefetcher)
+    with nullcontext(chunks) if alone else Prefetcher(chunks, pinned=model.device.type == "cuda") as coming:
         for pixels in timed(coming, timing):
             video = model.encode_video(pixels.to(model.device, non_blocking=True))
             timing.add(model.last_timing, "tower", "projector")
@@ -43,7 +43,7 @@ def compress_stream(model, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
     return join(parts)
 
 
-def streams(config: AOTConfig | None) -> bool:
+def can_stream(config: AOTConfig | None) -> bool:
     """Is a video compressed clip by clip anyway, so that it need not be there as a whole?"""
     return config is not None and config.method == "aot" and config.variant == "default" and config.clips == "uniform"
 
@@ -74,7 +74,7 @@ def _pinned(pixels: torch.Tensor) -> torch.Tensor:
     return pixels.pin_memory() if pixels.device.type == "cpu" else pixels
 
 
-class Ahead:
+class Prefetcher:
     """The same items, each made in a thread while the one before it is in use; errors come through.
 
     pinned: the items are tensors, and the thread lays those of the host in page-locked memory, from where a GPU fetches
@@ -87,7 +87,7 @@ class Ahead:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._coming = self._thread.submit(next, self._items, _END)
 
-    def __iter__(self) -> "Ahead":
+    def __iter__(self) -> "Prefetcher":
         return self
 
     def __next__(self):
@@ -96,7 +96,7 @@ class Ahead:
         self._coming = self._thread.submit(next, self._items, _END)
         return item
 
-    def __enter__(self) -> "Ahead":
+    def __enter__(self) -> "Prefetcher":
         return self
 
     def __exit__(self, *error: object) -> None:

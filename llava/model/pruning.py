@@ -89,6 +89,13 @@ def pruned_prompt(cache) -> PrunedPrompt | None:
     return getattr(cache, "pruned_prompt", None)
 
 
+def drops_tokens(roles: torch.Tensor | None, cache: DynamicCache | None) -> bool:
+    """Is this the first pass over a prompt with roles, or one that follows a pass which dropped tokens?"""
+    if cache is None or not cache.get_seq_length():
+        return roles is not None
+    return pruned_prompt(cache) is not None
+
+
 def run_pruned(
     model,
     roles: torch.Tensor | None,
@@ -102,15 +109,12 @@ def run_pruned(
     use_cache: bool | None = None,
     **kwargs,
 ) -> BaseModelOutputWithPast | None:
-    """The forward pass of a Qwen2 ``model`` where tokens are dropped or were dropped, None where it is the plain one.
+    """The forward pass of a Qwen2 ``model`` where `drops_tokens`; None where the prompt has nothing to drop after all.
 
-    roles: (B, L) int64 of `Role`, or None for nothing to drop; other arguments as in transformers. Sets
-    ``model.last_pruning`` in the first pass. Raises ValueError for what dropping cannot be combined with.
+    roles: (B, L) int64 of `Role`; other arguments as in transformers. Sets ``model.last_pruning`` in the first pass.
+    Raises ValueError for what dropping cannot be combined with.
     """
-    past = 0 if cache is None else cache.get_seq_length()
-    prompt = pruned_prompt(cache) if past else None
-    if prompt is None and (past or roles is None):
-        return None
+    prompt = pruned_prompt(cache) if cache is not None and cache.get_seq_length() else None
     _check_plain(model, attention_mask, cache, kwargs)
     kwargs.pop("cache_position", None)  # transformers 4 passes it; positions say the same
     embeds = model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds

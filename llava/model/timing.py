@@ -1,5 +1,7 @@
-"""Milliseconds per stage of one call, taken without making the device wait."""
+"""What a call costs: milliseconds per stage, taken without making the device wait, and peak memory."""
 
+import resource
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,3 +59,12 @@ class Timing(Mapping[str, float]):
             begun = time.perf_counter()
             yield
             self._spent[name] += (time.perf_counter() - begun) * 1e3
+
+
+def peak_memory() -> dict[str, float]:
+    """MiB at the highest: "ram" of the process, and "gpu" where CUDA is in use."""
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS and KiB on Linux
+    peak = {"ram": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20}
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        peak["gpu"] = torch.cuda.max_memory_allocated() / 2**20
+    return peak

@@ -1,1 +1,1 @@
-"""Talking to a model about a video: `session` holds the logic, `terminal` and `chat` the console."""
+"""Servers: vLLM with the plugin, the encoder in front of a stock vLLM, and a client of both."""

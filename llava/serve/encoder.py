@@ -14,13 +14,10 @@ from torch import nn
 
 from aot import CompressedVideo
 from aot.methods.in_llm import is_in_llm
-from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from llava.conversation import conv_templates
-from llava.mm_utils import tokenizer_image_token
+from llava.chat.prompt import Message, prompt_ids
+from llava.chat.session import ChatError, ChatSession
 from llava.model.compression import VideoFeatures
 from llava.serve.client import ServerError
-from llava.serve.reading import read_video
-from llava.serve.session import ChatError, ChatSession
 from llava.video import Video, VideoError, time_text
 
 ROLES = ("system", "user", "assistant")
@@ -30,16 +27,7 @@ LETTERS_PER_TOKEN = 16  # of the context; no text fits that is longer, unless it
 
 
 @dataclass(frozen=True)
-class Turn:
-    """A message; videos are the keys of its files."""
-
-    role: str
-    text: str
-    videos: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Seen:
+class EncodedVideo:
     """A video that was encoded: what the language model reads of it, in how many tokens, and its frames' times where
     these are told.
     """
@@ -57,19 +45,18 @@ class PromptEncoder:
     """
 
     def __init__(self, session: ChatSession):
-        if is_in_llm(session.aot):
+        if is_in_llm(session.compression):
             raise ChatError(
-                f"Method {session.aot.method!r} drops tokens inside the language model, which runs elsewhere; choose "
-                "one that acts before it."
+                f"Method {session.compression.method!r} drops tokens inside the language model, which runs elsewhere; "
+                "choose one that acts before it."
             )
         self.session = session
-        limit = getattr(session.model.config, "tokenizer_model_max_length", None) or session.context_length
-        self.context = min(limit, session.context_length)
-        session.model.config.aot = None if session.aot is None else session.aot.to_dict()
+        self.context = session.token_limit
+        session.model.config.aot = session.compression
         session.model.get_model().layers = nn.ModuleList()
         session.model.lm_head = nn.Identity()
 
-    def prompt(self, turns: list[Turn], seen: Mapping[str, Seen], *, new_tokens: int) -> torch.Tensor:
+    def prompt(self, turns: list[Message], seen: Mapping[str, EncodedVideo], *, new_tokens: int) -> torch.Tensor:
         """(l,) ids with a mark for each video. ChatError when prompt and answer cannot fit the model's context.
 
         seen: the videos that are encoded by now; one that is not counts as a single token.
@@ -77,9 +64,8 @@ class PromptEncoder:
         letters, most = sum(len(turn.text) for turn in turns), LETTERS_PER_TOKEN * self.context
         if letters > most:  # before the tokenizer spends its time on it
             raise ChatError(f"The messages have {letters} letters and this server takes {most}; shorten them.")
-        ids = tokenizer_image_token(
-            self._write(turns, seen), self.session.tokenizer, IMAGE_TOKEN_INDEX, return_tensors="pt"
-        )
+        session, times = self.session, {key: video.times for key, video in seen.items()}
+        ids = prompt_ids(turns, session.tokenizer, template=session.template, style=session.prompt_style, times=times)
         videos = sum(seen[key].tokens - 1 for turn in turns for key in turn.videos if key in seen)
         needed = len(ids) + videos + new_tokens
         if needed > self.context:
@@ -100,24 +86,25 @@ class PromptEncoder:
                 path.write_bytes(data)
             except OSError as error:
                 raise ServerError(NO_ROOM, status=503) from error
-            return read_video(self.session, str(path), time_limit=DECODE_SECONDS, stopped=stopped)
+            with self.session.open_video(str(path), time_limit=DECODE_SECONDS, stopped=stopped) as frames:
+                return frames.read()
         except VideoError as error:
             raise VideoError(_nameless(str(error), path)) from error
         finally:
             path.unlink(missing_ok=True)
 
     @torch.inference_mode()
-    def encode(self, video: Video) -> Seen:
+    def encode(self, video: Video) -> EncodedVideo:
         """The tokens of a video's frames."""
         model = self.session.model
         pixels = self.session.image_processor.preprocess(video.frames, return_tensors="pt")["pixel_values"]
         features = model.encode_video(pixels.to(model.device))
         compressed = model.video_tokens(features)[1]
         count = len(compressed.tokens) if compressed else sum(model.uncompressed_count(len(video.times)))
-        return Seen(compressed or features, count, time_text(video) if self.session.sampling.tell_times else "")
+        return EncodedVideo(compressed or features, count, time_text(video) if self.session.sampling.tell_times else "")
 
     @torch.inference_mode()
-    def embed(self, turns: list[Turn], seen: Mapping[str, Seen], *, new_tokens: int) -> torch.Tensor:
+    def embed(self, turns: list[Message], seen: Mapping[str, EncodedVideo], *, new_tokens: int) -> torch.Tensor:
         """(L, D) embeddings of the whole prompt, ready for the answer."""
         model = self.session.model
         ids = self.prompt(turns, seen, new_tokens=new_tokens).unsqueeze(0).to(model.device)
@@ -127,30 +114,14 @@ class PromptEncoder:
         kinds = ["video"] * len(visual)
         return model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, visual, kinds)[4][0]
 
-    def _write(self, turns: list[Turn], seen: Mapping[str, Seen]) -> str:
-        """The prompt as text, with a mark for each video and the times of those that were seen."""
-        conversation = conv_templates[self.session.template].copy()
-        for turn in turns:
-            text = turn.text.replace(DEFAULT_IMAGE_TOKEN, "< image >")
-            if turn.role == "system":
-                conversation.system = f"<|im_start|>system\n{text}"
-                continue
-            if turn.role == "user":
-                marks = [DEFAULT_IMAGE_TOKEN] * len(turn.videos)
-                times = [seen[key].times for key in turn.videos if key in seen and seen[key].times]
-                text = "\n".join([*marks, *times, self.session.manner.put(text)])
-            conversation.append_message(conversation.roles[turn.role == "assistant"], text)
-        conversation.append_message(conversation.roles[1], None)
-        return conversation.get_prompt()
 
-
-def read_messages(messages: list) -> tuple[list[Turn], dict[str, bytes]]:
+def read_messages(messages: list) -> tuple[list[Message], dict[str, bytes]]:
     """The turns of an OpenAI chat whose parts are texts and videos (data URLs), and its files by the keys of the turns.
 
     A key is the SHA-256 of its file. Raises ChatError.
     """
     files: dict[str, bytes] = {}
-    turns = [_turn(message, files) for message in messages]
+    turns = [_message(message, files) for message in messages]
     if not turns or turns[-1].role != "user":
         raise ChatError("The last message must be the user's question.")
     if any(turn.role == "system" for turn in turns[1:]):
@@ -158,7 +129,7 @@ def read_messages(messages: list) -> tuple[list[Turn], dict[str, bytes]]:
     return turns, files
 
 
-def _turn(message, files: dict[str, bytes]) -> Turn:
+def _message(message, files: dict[str, bytes]) -> Message:
     """One message; its files join the others."""
     role = message.get("role") if isinstance(message, dict) else None
     if role not in ROLES:
@@ -183,7 +154,7 @@ def _turn(message, files: dict[str, bytes]) -> Turn:
         text.encode()
     except UnicodeEncodeError as error:
         raise ChatError("A text holds half of a surrogate pair (\\ud800 to \\udfff), which is no character.") from error
-    return Turn(role, text, tuple(videos))
+    return Message(role, text, tuple(videos))
 
 
 def _shown(value) -> str:

@@ -15,11 +15,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aot import AOTError
+from llava.chat.prompt import Message
+from llava.chat.session import ChatError
 from llava.serve.client import ServerError
-from llava.serve.encoder import PromptEncoder, Turn, read_messages
-from llava.serve.encoding import Encoding
-from llava.serve.guard import BUSY, JSON, Guard, Held, authorization, error_response, read_body, while_connected
-from llava.serve.session import ChatError
+from llava.serve.encoder import PromptEncoder, read_messages
+from llava.serve.encoder_pool import EncoderPool
+from llava.serve.guard import BUSY, JSON, BodyBudget, Guard, authorization, error_response, read_body, while_connected
 from llava.serve.upstream import Upstream, chat_answer, completion_request
 from llava.video import VideoError
 
@@ -50,11 +51,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Asked:
+class ChatRequest:
     """A request that was read. files: by the keys of the turns."""
 
     chat: dict
-    turns: list[Turn]
+    turns: list[Message]
     files: dict[str, bytes]
     new_tokens: int
 
@@ -66,7 +67,7 @@ def encoder_app(
 
     api_key: what clients must bring. Their Authorization is passed on in any case.
     """
-    chats = _Chats(encoder, vllm, limits or Limits())
+    chats = _Routes(encoder, vllm, limits or Limits())
 
     async def refused(request: Request, error: ValueError) -> Response:
         return error_response(400, str(error))
@@ -90,14 +91,14 @@ def encoder_app(
     )
 
 
-class _Chats:
+class _Routes:
     """What the routes share."""
 
     def __init__(self, encoder: PromptEncoder, vllm: str, limits: Limits):
         self.limits = limits
-        self.encoding = Encoding(encoder, decoders=limits.decoders, remember=limits.remember)
+        self.encoding = EncoderPool(encoder, decoders=limits.decoders, remember=limits.remember)
         self.upstream = Upstream(vllm.rstrip("/"))
-        self.held = Held(int(limits.held_megabytes * 1e6))
+        self.held = BodyBudget(int(limits.held_megabytes * 1e6))
         self.working = 0
 
     @asynccontextmanager
@@ -160,7 +161,7 @@ class _Chats:
             await stream.stream_response(send)
 
 
-def read_chat(body: bytearray) -> Asked:
+def read_chat(body: bytearray) -> ChatRequest:
     """A chat request from its JSON. Raises ChatError."""
     try:
         chat = json.loads(body, parse_constant=_no_number)
@@ -173,7 +174,7 @@ def read_chat(body: bytearray) -> Asked:
     new_tokens = chat.get("max_completion_tokens") or chat.get("max_tokens") or NEW_TOKENS
     if type(new_tokens) is not int or new_tokens < 1:
         raise ChatError("max_tokens is no whole number above 0; give one.")
-    return Asked(fields, *read_messages(chat["messages"]), new_tokens)
+    return ChatRequest(fields, *read_messages(chat["messages"]), new_tokens)
 
 
 def _no_number(name: str):

@@ -11,8 +11,8 @@ import sys
 from aot import AOTError
 from aot_cli.main import entry
 from aot_cli.parser import Parser
+from llava.chat.options import add_model_options, load_session
 from llava.serve.encoder import PromptEncoder
-from llava.serve.options import add_model_options, check_model_options
 
 BACKLOG = 2048
 CLOSING_SECONDS = 10  # for the requests under way, when the server is told to end
@@ -53,10 +53,7 @@ def add_options(parser: Parser) -> None:
 
 def execute(options) -> int:
     """Serves until it is interrupted; returns the exit code."""
-    from llava.serve.cli import load_session
-
     try:
-        check_model_options(options)
         app_module = _app_module()
         limits = app_module.Limits(megabytes=options.max_mb, requests=options.max_requests, decoders=options.decoders)
         place = _bound(options.host, options.port)

@@ -121,7 +121,7 @@ def authorization(scope: Scope) -> bytes | None:
     return dict(scope["headers"]).get(b"authorization")
 
 
-class Held:
+class BodyBudget:
     """Bytes of bodies that are in memory now, of all requests together."""
 
     def __init__(self, most: int):

@@ -10,9 +10,9 @@ from aot.vllm import ARCHITECTURE
 from aot.vllm.settings import VideoSettings
 from aot_cli.main import entry
 from aot_cli.parser import Parser, share
+from llava.chat.options import compression
 from llava.model.checkpoint import read_settings
 from llava.model.loading import CheckpointError
-from llava.serve.options import compression
 
 
 def add_options(parser: Parser) -> None:

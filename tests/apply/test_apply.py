@@ -196,7 +196,7 @@ def test_our_models_from_one_configuration_keep_their_own_settings(theirs):
     before = first.config
     with aot.apply(first, 0.1), aot.apply(second, 0.5):
         assert first.config is first.model.config and first.config is not second.config
-        assert (first.config.aot["retention"], second.config.aot["retention"]) == (0.1, 0.5)
+        assert (first.config.aot.retention, second.config.aot.retention) == (0.1, 0.5)
         assert getattr(before, "aot", None) is None
     assert first.config.aot is None and second.config.aot is None
 

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from aot_cli.tree import make_parser
+from aot_cli.main import make_parser
 from llava.eval.download import GROUPS, SOURCES, execute, expand, size
 
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 
 import llava.eval.infer as infer
-from aot_cli.tree import make_parser
+from aot_cli.main import make_parser
 from aot_tiny.shapes.clips import write_clip
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.inference.job import read_job

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from aot_cli.commands import COMMANDS
-from aot_cli.main import main
-from aot_cli.tree import make_parser
+from aot_cli.main import main, make_parser
 
 ROOT = Path(__file__).parents[2]
 PAGES = (

@@ -117,7 +117,7 @@ def test_long_video_whose_header_is_wrong_is_read_through(tmp_path):
 def test_a_decoder_that_crashes_or_hangs_is_one_sentence(tmp_path, monkeypatch):
     path, worker = tmp_path / "a.mp4", tmp_path / "worker.py"
     encode(path)
-    monkeypatch.setattr("llava.decoders.child.WORKER", worker)
+    monkeypatch.setattr("llava.decoders.worker_process.WORKER", worker)
     started = time.monotonic()
     for body, words in (
         ("import os; os.abort()", "gave up"),

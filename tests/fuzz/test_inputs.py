@@ -196,7 +196,7 @@ def test_a_question_with_tags_is_answered(session):
 @pytest.fixture(scope="module")
 def session(folder, tmp_path_factory):
     from benchmarks.odd_files import encode
-    from llava.serve.session import ChatSession
+    from llava.chat.session import ChatSession
 
     path = tmp_path_factory.mktemp("video") / "a.mp4"
     encode(path)

@@ -33,8 +33,8 @@ def edit_weights(folder, change):
 
 def test_the_tower_may_have_a_dtype_of_its_own(checkpoint):
     """bfloat16 in the tower: the language model and what it reads stay float32, and features stay near."""
-    _, whole, _, _ = load_pretrained_model(checkpoint, aot={"retention": 0.5})
-    _, half, _, _ = load_pretrained_model(checkpoint, aot={"retention": 0.5}, tower_dtype="bfloat16")
+    _, whole, _, _ = load_pretrained_model(checkpoint, compression={"retention": 0.5})
+    _, half, _, _ = load_pretrained_model(checkpoint, compression={"retention": 0.5}, tower_dtype="bfloat16")
     tower = half.get_vision_tower()
     assert {p.dtype for p in tower.parameters()} == {torch.bfloat16}
     assert (tower.dtype, half.dtype, half.get_model().mm_projector[0].weight.dtype) == (
@@ -81,16 +81,16 @@ def test_the_calls_of_evaluation_wrappers(checkpoint):
 
 @pytest.mark.parametrize("aot", [AOTConfig(retention=0.2), {"retention": 0.2}])
 def test_aot_settings_at_load(checkpoint, aot):
-    _, model, _, _ = load_pretrained_model(checkpoint, aot=aot)
-    assert model.config.aot == AOTConfig(retention=0.2).to_dict()
-    json.dumps(model.config.to_dict())
+    _, model, _, _ = load_pretrained_model(checkpoint, compression=aot)
+    assert model.config.aot == AOTConfig(retention=0.2)
+    assert json.loads(model.config.to_json_string())["aot"] == model.config.aot.to_dict()
 
 
 def test_bad_aot_settings(checkpoint):
     with pytest.raises(ValueError, match="retention"):
-        load_pretrained_model(checkpoint, aot={"retention": 1.5})
+        load_pretrained_model(checkpoint, compression={"retention": 1.5})
     with pytest.raises(ValueError, match="colour"):
-        load_pretrained_model(checkpoint, aot={"colour": 1})
+        load_pretrained_model(checkpoint, compression={"colour": 1})
 
 
 def test_dtypes_on_cpu(checkpoint):

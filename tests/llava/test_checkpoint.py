@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from aot import AOTConfig
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
 TOWER = "model.vision_tower.vision_tower.vision_model"
@@ -50,7 +51,7 @@ def test_a_loaded_model_gives_the_same_numbers(make_model, tmp_path, video):
     model.config.aot = {"retention": 0.1}
     model.save_pretrained(tmp_path)
     again = LlavaQwenForCausalLM.from_pretrained(tmp_path).eval()
-    assert again.config.aot == {"retention": 0.1} and again.config.model_type == "llava_qwen"
+    assert again.config.aot == model.config.aot == AOTConfig(retention=0.1) and again.config.model_type == "llava_qwen"
     arguments = {"images": [video], "modalities": ["video"]}
     ids = torch.tensor([[5, -200, 6]])
     assert torch.equal(model(ids, **arguments).logits, again(ids, **arguments).logits)

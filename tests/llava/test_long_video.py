@@ -9,7 +9,7 @@ import torch
 
 from aot import AOTConfig
 from llava.model.compression import CapturePlan
-from llava.model.long_video import Ahead, compress_stream, pixel_chunks
+from llava.model.long_video import Prefetcher, compress_stream, pixel_chunks
 
 
 def test_a_streamed_video_answers_as_its_tokens_do(model, video):
@@ -53,7 +53,7 @@ def test_the_next_chunk_is_made_while_one_is_in_use():
         raise ValueError("the file ends here")
 
     seen = []
-    with Ahead(chunks()) as ahead, pytest.raises(ValueError, match="the file ends here"):
+    with Prefetcher(chunks()) as ahead, pytest.raises(ValueError, match="the file ends here"):
         for item in ahead:
             deadline = time.monotonic() + 10
             while len(made) < min(3, item + 2) and time.monotonic() < deadline:
@@ -73,13 +73,13 @@ def test_what_is_made_ahead_is_stopped_and_waited_for():
         ended.set()
         yield 1
 
-    with pytest.raises(KeyboardInterrupt), Ahead(chunks(), freed.set) as ahead:
+    with pytest.raises(KeyboardInterrupt), Prefetcher(chunks(), freed.set) as ahead:
         assert next(ahead) == 0 and waits.wait(60)
         raise KeyboardInterrupt
     assert ended.is_set()
 
 
-@pytest.mark.parametrize("make", [iter, Ahead])
+@pytest.mark.parametrize("make", [iter, Prefetcher])
 def test_chunks_may_stand_among_the_images(model, video, make):
     model.config.aot = AOTConfig(retention=0.3, clip_length=6).to_dict()
     ids = torch.tensor([[5, -200, 7, -200, 9]])
@@ -139,6 +139,6 @@ def test_pixels_of_the_host_are_laid_in_page_locked_memory_for_a_gpu(monkeypatch
     pinned = []
     monkeypatch.setattr(torch.Tensor, "pin_memory", lambda tensor: pinned.append(tensor) or tensor)
     host, elsewhere = torch.zeros(2), torch.zeros(2, device="meta")
-    with Ahead([host, elsewhere], pinned=True) as chunks:
+    with Prefetcher([host, elsewhere], pinned=True) as chunks:
         assert [chunk.device.type for chunk in chunks] == ["cpu", "meta"]
     assert len(pinned) == 1 and pinned[0] is host

@@ -3,7 +3,7 @@ import pytest
 import torch
 from transformers import AttentionInterface, SiglipVisionConfig, SiglipVisionModel
 
-import llava.model.multimodal_encoder.capture as capture
+import llava.model.multimodal_encoder.attention_capture as capture
 import llava.model.multimodal_encoder.siglip_encoder as siglip_encoder
 from llava.model.multimodal_encoder.geometry import tower_config
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor

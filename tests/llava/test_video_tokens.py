@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aot import AOTConfig, registry
+from aot import AOTConfig, AOTError, registry
 from aot.types import Selection
 from llava.model.compression import VideoFeatures
 
@@ -86,10 +86,10 @@ def test_settings_are_read_at_every_call(model, video):
 
 
 @pytest.mark.parametrize("aot", [{"retention": 2}, {"colour": 1}, {"method": "nothing"}])
-def test_bad_settings_are_refused(model, video, aot):
-    model.config.aot = aot
-    with pytest.raises(ValueError):
-        prepare(model, [[-200]], [video], ["video"])
+def test_bad_settings_are_refused(model, aot):
+    with pytest.raises(AOTError):
+        model.config.aot = aot
+    assert model.config.aot is None
 
 
 @pytest.mark.parametrize("settings", [{"mm_newline_position": "row"}, {"mm_spatial_pool_mode": "median"}])
@@ -164,7 +164,7 @@ def test_methods_get_the_tower_outputs_they_declare(model, video, first_tokens):
 
 def test_methods_that_declare_nothing_cost_no_attention(model, video, first_tokens, monkeypatch):
     first_tokens(())
-    monkeypatch.setattr("llava.model.multimodal_encoder.capture.received_attention", None)
+    monkeypatch.setattr("llava.model.multimodal_encoder.attention_capture.received_attention", None)
     model.config.aot = {"retention": 0.1, "method": "first_tokens"}
     assert prepare(model, [[-200]], [video], "video").shape[1] == 27
 

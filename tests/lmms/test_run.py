@@ -2,8 +2,7 @@
 
 import pytest
 
-from aot_cli.main import main
-from aot_cli.tree import make_parser
+from aot_cli.main import main, make_parser
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.lmms.run import TASKS, campaign_of
 

@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 
 from aot import AOTConfig
 from aot_cli.main import main as aot_main
-from aot_cli.tree import make_parser
-from llava.serve import options
+from aot_cli.main import make_parser
+from llava.chat import options
 from llava.serve.cli import main
 
 from .conftest import picture, write_checkpoint, write_video
@@ -255,7 +255,7 @@ def test_unknown_option_is_one_sentence(capsys):
 
 def test_embedded_checkpoint_is_the_default(monkeypatch, tmp_path):
     chosen = make_parser().parse_args(["chat"])
-    monkeypatch.setattr("llava.shipped._PACKAGE", tmp_path / "llava")
+    monkeypatch.setattr("llava.utils._PACKAGE", tmp_path / "llava")
     with pytest.raises(ValueError, match="--model-path"):
         options.model_path(chosen)
     for root in (tmp_path / "llava", tmp_path):  # installed; a checkout, which goes first

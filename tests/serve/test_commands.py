@@ -13,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from aot_cli.commands import COMMANDS
-from aot_cli.main import main
+from aot_cli.main import main, make_parser
 from aot_cli.parser import share
-from aot_cli.tree import make_parser
+from llava.chat.options import compression
 from llava.eval.exam.settings import parse_setting
-from llava.serve.options import compression
 
 ROOT = Path(__file__).parents[2]
 

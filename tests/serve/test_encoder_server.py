@@ -32,11 +32,11 @@ from benchmarks.load_encoder import (
     post,
     try_trick,
 )
+from llava.chat.session import ChatSession
 from llava.model.builder import load_pretrained_model
 from llava.serve.encoder import PromptEncoder
-from llava.serve.scratch import scratch_folder
-from llava.serve.session import ChatSession
-from llava.serve.shared import Shared
+from llava.serve.encoder_pool import SingleFlight
+from llava.utils import scratch_folder
 
 pytest.importorskip("starlette", reason="starlette is not installed; pip install -e '.[serve]'")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed; pip install -e '.[serve]'")
@@ -59,7 +59,7 @@ def encoder(checkpoint):
     tokenizer, model, processor, context = load_pretrained_model(
         checkpoint, None, "tiny", device_map="cpu", torch_dtype="float32"
     )
-    return PromptEncoder(ChatSession(model, tokenizer, processor, context, aot=AOTConfig()))
+    return PromptEncoder(ChatSession(model, tokenizer, processor, context, compression=AOTConfig()))
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def test_work_for_clients_that_have_gone_ends(encoder, model, clip, other_clip, 
 
 def test_shared_work_goes_on_while_anybody_waits():
     async def run() -> tuple[list, list]:
-        shared, started, finished, go_on = Shared(1), [], [], asyncio.Event()
+        shared, started, finished, go_on = SingleFlight(1), [], [], asyncio.Event()
 
         async def work():
             started.append(1)
@@ -328,7 +328,7 @@ def test_folders_of_killed_servers_are_swept_and_those_in_use_are_not(tmp_path, 
     program = """if True:
         import runpy, sys, tempfile, time
         tempfile.tempdir = sys.argv[1]
-        with runpy.run_path("llava/serve/scratch.py")["scratch_folder"]("x") as folder:
+        with runpy.run_path("llava/utils.py")["scratch_folder"]("x") as folder:
             (folder / "video").touch()
             print(folder, flush=True)
             time.sleep(60)

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from aot import AOTConfig
-from llava.decoders.child import Child
+from llava.chat.answer_cost import stats
+from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
+from llava.chat.session import ChatError, ChatSession, Tokens
+from llava.chat.streaming import TextStream, printable
+from llava.decoders.worker_process import WorkerProcess
 from llava.model.builder import load_pretrained_model
 from llava.model.long_video import compress_stream, pixel_chunks
-from llava.serve.family import Manner, Sampling, default_manner, default_sampling
-from llava.serve.report import stats
-from llava.serve.session import ChatError, ChatSession, Tokens
-from llava.serve.streaming import TextStream, printable
 from llava.video import VideoError, load_video
 
 
@@ -25,7 +25,7 @@ def loaded(checkpoint):
 @pytest.fixture
 def session(loaded):
     tokenizer, model, processor, context = loaded
-    return ChatSession(model, tokenizer, processor, context, aot=AOTConfig(), max_new_tokens=6)
+    return ChatSession(model, tokenizer, processor, context, compression=AOTConfig(), max_new_tokens=6)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_a_video_is_streamed_only_above_the_limit_and_where_it_can_be(session, c
     session.stream_above = 9
     assert session.set_video(clip).streamed
     for other in (None, AOTConfig(clips="dynamic"), AOTConfig(method="uniform"), AOTConfig.preset("released")):
-        session.aot = other
+        session.compression = other
         assert not session.set_video(clip).streamed
 
 
@@ -93,13 +93,13 @@ def test_a_long_video_that_fails_leaves_the_session_as_it_was(session, clip, tmp
     session.sampling, session.stream_above = Sampling(40, None, False), 9
     before = session.set_video(clip)
     children = []
-    start = Child.__init__
+    start = WorkerProcess.__init__
 
     def watched(child, *arguments, **settings):
         children.append(child)
         start(child, *arguments, **settings)
 
-    monkeypatch.setattr(Child, "__init__", watched)
+    monkeypatch.setattr(WorkerProcess, "__init__", watched)
     encode = session.model.encode_video
 
     def broken(pixels):
@@ -164,7 +164,7 @@ def test_compare_leaves_the_settings_as_they_were(session, clip):
     session.set_video(clip)
     whole, reduced = session.compare("What moves?")
     assert whole.settings is None and whole.after == whole.before
-    assert reduced.after.visual == 28 and session.aot == AOTConfig()
+    assert reduced.after.visual == 28 and session.compression == AOTConfig()
     assert len(session.turns) == 1
 
 
@@ -205,7 +205,7 @@ def test_bad_retention_changes_nothing(session, clip):
     for retention in (0, -1, 1.5, float("nan")):
         with pytest.raises(ValueError, match="retention"):
             session.set_retention(retention)
-    assert session.aot == AOTConfig()
+    assert session.compression == AOTConfig()
 
 
 def test_compression_can_be_turned_on_for_a_video_encoded_without(loaded, clip):
@@ -232,7 +232,7 @@ def test_newlines_that_do_not_stay_take_no_room(session, clip, monkeypatch):
     assert session.ask("What moves?").after == Tokens(28, 8)
     session.forget()
     for refused in ("all", "row"):  # the second is not known beforehand
-        session.aot = AOTConfig(newlines=refused)
+        session.compression = AOTConfig(newlines=refused)
         with pytest.raises(ChatError, match=f"up to {prompt + 28 + 48 + 6} tokens"):
             session.ask("What moves?")
 
@@ -280,16 +280,16 @@ def test_manner_of_small_models(session, clip):
         chat_suffix = "\nAnswer briefly."
         chat_single_turn = True
 
-    session.manner = default_manner(Config())
+    session.prompt_style = default_prompt_style(Config())
     session.set_video(clip)
     session.ask("First question?")
     text = session.tokenizer.decode([i for i in session._prompt(" Second question? ")[0].tolist() if i >= 0])
     assert "\nSecond question?\nAnswer briefly." in text and "First question" not in text
-    manner = Manner("\nAnswer briefly.")
-    assert manner.put("Describe the video.") == "Describe the video."
+    manner = PromptStyle("\nAnswer briefly.")
+    assert manner.format("Describe the video.") == "Describe the video."
     choice = "Which?\nA. red\nB. blue?"
-    assert manner.put(choice) == choice
-    assert default_manner(object()) == Manner()
+    assert manner.format(choice) == choice
+    assert default_prompt_style(object()) == PromptStyle()
 
 
 def test_times_are_told_where_the_family_expects_it(session, clip):
@@ -316,3 +316,16 @@ def test_stream_waits_for_whole_characters(session):
     stream.end()
     assert len(ids) == 5 and seen == ["", "é", "é", "é", "é→"]
     assert np.isfinite(stream.first)
+
+
+def test_settings_are_validated_once_for_all_questions(session, clip, monkeypatch):
+    built = []
+    validate = AOTConfig.__post_init__
+    monkeypatch.setattr(AOTConfig, "__post_init__", lambda config: (built.append(config), validate(config)))
+    session.set_video(clip)
+    session.ask("What moves?")
+    session.ask("And now?")
+    assert built == []
+    session.set_retention(0.2)
+    session.ask("And now?")
+    assert len(built) == 1

@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from aot import AOTConfig
+from llava.chat.session import ChatError, ChatSession
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.serve.client import ServerError, ask, main, media_part
 from llava.serve.encoder import PromptEncoder, read_messages
-from llava.serve.encoding import Encoding
-from llava.serve.session import ChatError, ChatSession
+from llava.serve.encoder_pool import EncoderPool
 from llava.video import load_video
 
 pytest.importorskip("starlette", reason="starlette is not installed; pip install -e '.[serve]'")
@@ -86,7 +86,7 @@ def encoder(checkpoint):
 
     def make(config):
         tokenizer, model, processor, context = load(checkpoint)
-        return PromptEncoder(ChatSession(model, tokenizer, processor, context, aot=config))
+        return PromptEncoder(ChatSession(model, tokenizer, processor, context, compression=config))
 
     return make
 
@@ -149,10 +149,10 @@ def test_without_streaming(loaded, encoder, answering, clip):
 
 
 def embed(encoder, *chats, remember=8) -> list:
-    """Embeddings of chats, one after another, by one `Encoding`."""
+    """Embeddings of chats, one after another, by one `EncoderPool`."""
 
     async def all_of_them() -> list:
-        encoding = Encoding(encoder, decoders=1, remember=remember)
+        encoding = EncoderPool(encoder, decoders=1, remember=remember)
         with encoding.running():
             return [await encoding.embed(*read_messages(messages), new_tokens=8) for messages in chats]
 

@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 from rich.text import Text
 
-from llava.serve import terminal
-from llava.serve.terminal import Waiting
+from llava.chat import terminal
+from llava.chat.terminal import Waiting
 
 pexpect = pytest.importorskip("pexpect")
 

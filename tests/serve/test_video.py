@@ -193,7 +193,7 @@ def test_decord_that_dies_or_hangs_is_one_sentence(clip, tmp_path, monkeypatch, 
     package = tmp_path / "decord.py"
     package.write_text(body)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    monkeypatch.setattr("llava.decoders.child.SILENCE", 3.0)
+    monkeypatch.setattr("llava.decoders.worker_process.SILENCE", 3.0)
     assert "decord" in refusal(clip, decoder="decord")
     assert load_video(clip, num_frames=4).decoder == "pyav"
 
@@ -258,7 +258,7 @@ frames = tell(0, 1, 2, 3)
 def test_a_decoder_that_ends_between_frames(clip, tmp_path, monkeypatch, ending, words):
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER + ending)
-    monkeypatch.setattr("llava.decoders.child.WORKER", worker)
+    monkeypatch.setattr("llava.decoders.worker_process.WORKER", worker)
     seen = []
     with open_video(clip, num_frames=4, time_limit=1.0) as video:
         frames = iter(video)
@@ -288,7 +288,7 @@ def test_times_are_believed_within_reason(clip, tmp_path, monkeypatch, times, wo
     worker = tmp_path / "worker.py"
     numbers = ", ".join(f"float('{time}')" for time in times)
     worker.write_text(WORKER.replace("tell(0, 1, 2, 3)", f"tell({numbers})") + "show(frames)")
-    monkeypatch.setattr("llava.decoders.child.WORKER", worker)
+    monkeypatch.setattr("llava.decoders.worker_process.WORKER", worker)
     if words:
         assert words in refusal(clip, num_frames=4, fps=1)
     else:
@@ -298,7 +298,7 @@ def test_times_are_believed_within_reason(clip, tmp_path, monkeypatch, times, wo
 def test_other_times_in_the_middle_start_over(clip, tmp_path, monkeypatch):
     worker = tmp_path / "worker.py"
     worker.write_text(WORKER + "show(frames[:2]); show(tell(0, 1, 2))")
-    monkeypatch.setattr("llava.decoders.child.WORKER", worker)
+    monkeypatch.setattr("llava.decoders.worker_process.WORKER", worker)
     video = load_video(clip, num_frames=3)
     assert video.frames[:, 0, 0, 0].tolist() == [0, 1, 2] and video.total_frames == 3
 

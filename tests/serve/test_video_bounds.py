@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from benchmarks.odd_files import encode, number
-from llava.decoders import child, confine
+from llava.decoders import sandbox, worker_process
 from llava.decoders.base import FRAME_PIXELS
 from llava.video import VideoError, load_video, open_video
 
@@ -142,10 +142,10 @@ def in_worker(tmp_path, monkeypatch, patch: str) -> None:
     """Decoders run the real worker with something in it replaced."""
     script = tmp_path / "patched_worker.py"
     script.write_text(
-        f"import sys, os, time; sys.path.insert(0, {str(child.WORKER.parent)!r})\n"
+        f"import sys, os, time; sys.path.insert(0, {str(worker_process.WORKER.parent)!r})\n"
         f"import worker; worker.light_package(); sys.path.pop(0)\n{patch}\nworker.main(*sys.argv[1:])\n"
     )
-    monkeypatch.setattr(child, "WORKER", script)
+    monkeypatch.setattr(worker_process, "WORKER", script)
 
 
 @pytest.mark.parametrize("trick", ["open('/etc/hostname')", "__import__('socket').socket()"])
@@ -208,7 +208,7 @@ def png(width: int, height: int) -> bytes:
 LIGHT = f"""
 import sys, types
 sys.modules["llava"] = types.ModuleType("llava")
-sys.modules["llava"].__path__ = [{str(child.WORKER.parents[1])!r}]
+sys.modules["llava"].__path__ = [{str(worker_process.WORKER.parents[1])!r}]
 """
 MEASURE = (
     LIGHT
@@ -260,10 +260,10 @@ def test_pictures_beyond_4k_are_averaged_down(tmp_path, large):
 
 
 def test_memory_is_bounded(monkeypatch, tmp_path, large):
-    in_worker(tmp_path, monkeypatch, "import llava.decoders.confine as c; c.MEMORY = 2**28")
+    in_worker(tmp_path, monkeypatch, "import llava.decoders.sandbox as c; c.MEMORY = 2**28")
     with pytest.raises(VideoError, match="0.25 GiB of memory"):
         load_video(large, num_frames=1)
-    code = LIGHT + "from llava.decoders.confine import limit_memory; limit_memory(2**30); bytearray(2**30)"
+    code = LIGHT + "from llava.decoders.sandbox import limit_memory; limit_memory(2**30); bytearray(2**30)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert "MemoryError" in run.stderr
 
@@ -273,9 +273,9 @@ def test_memory_is_bounded(monkeypatch, tmp_path, large):
 PARENT = (
     LIGHT
     + """
-from llava.decoders import child
+from llava.decoders import worker_process
 from llava.video import load_video
-child.WORKER = sys.argv[1]
+worker_process.WORKER = sys.argv[1]
 load_video(sys.argv[2], num_frames=4, decoder=sys.argv[3])
 """
 )
@@ -293,14 +293,14 @@ def test_decoders_die_with_their_parent(tmp_path, monkeypatch, decoder):
     """Killed with SIGKILL while a decoder is busy."""
     told = tmp_path / "process"
     busy = f"lambda *_, **__: (open({str(told)!r}, 'w').write(str(os.getpid())), time.sleep(60))"
-    patch = f"import llava.decoders.confine as c; c.open_no_more = lambda files: None\nbusy = {busy}\n"
+    patch = f"import llava.decoders.sandbox as c; c.limit_open_files = lambda files: None\nbusy = {busy}\n"
     if decoder == "decord":
         patch += "import decord; decord.VideoReader = busy"
     else:
         patch += "import llava.decoders.container as f; f.find_film = busy"
     in_worker(tmp_path, monkeypatch, patch)
     encode(tmp_path / "a.mp4")
-    command = [sys.executable, "-c", PARENT, str(child.WORKER), str(tmp_path / "a.mp4"), decoder]
+    command = [sys.executable, "-c", PARENT, str(worker_process.WORKER), str(tmp_path / "a.mp4"), decoder]
     with subprocess.Popen(command) as parent:
         end = time.monotonic() + 60
         while not (told.exists() and told.read_text()) and time.monotonic() < end:
@@ -318,14 +318,14 @@ def test_a_stream_that_is_left_ends_its_decoder(tmp_path):
     encode(tmp_path / "a.mp4", frames=60)
     with open_video(tmp_path / "a.mp4", num_frames=60) as video:
         next(iter(video))
-        decoding = video._child.process.pid
+        decoding = video._worker.process.pid
         assert alive(decoding)
     assert not alive(decoding)
 
 
 def test_no_room_is_made_for_frames_that_would_fill_the_memory(tmp_path, monkeypatch):
     encode(tmp_path / "a.mp4")
-    monkeypatch.setattr(child, "MOST_BYTES", 10_000)
+    monkeypatch.setattr(worker_process, "MOST_BYTES", 10_000)
     with pytest.raises(VideoError, match="fewer frames"):
         load_video(tmp_path / "a.mp4", num_frames=4)
-    assert confine.MEMORY == 4 * 2**30 and np.prod((128, 3840, 2160, 3)) < 2**32
+    assert sandbox.MEMORY == 4 * 2**30 and np.prod((128, 3840, 2160, 3)) < 2**32

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 
 from aot.vllm import ARCHITECTURE
-from aot_cli.tree import make_parser
+from aot_cli.main import make_parser
 from llava.serve.vllm import main, vllm_command
 
 VISION = {"model_type": "siglip_vision_model", "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4}

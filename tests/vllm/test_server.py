@@ -14,9 +14,9 @@ from urllib.error import URLError
 import pytest
 
 from aot import AOTConfig
+from llava.chat.session import ChatSession
 from llava.eval.exam.items import make_exam
 from llava.serve.client import ServerError, ask, media_part
-from llava.serve.session import ChatSession
 
 pytest.importorskip("vllm", reason="vLLM is not installed; scripts/test_vllm.sh installs it")
 
@@ -90,7 +90,7 @@ def test_two_copies_answer_many_clients_and_survive_bad_requests(converted, clip
 def test_split_answers_as_one_process(own, converted, clips, tmp_path):
     """Client, encoding server and a vLLM without our plugin's class, from video files on."""
     tokenizer, model, processor = own.tokenizer, own.model, own.processor
-    session = ChatSession(model, tokenizer, processor, 32768, aot=AOTConfig(retention=0.1), max_new_tokens=16)
+    session = ChatSession(model, tokenizer, processor, 32768, compression=AOTConfig(retention=0.1), max_new_tokens=16)
     items = make_exam(50)[:12]
     wanted = []
     for item in items:

@@ -5,12 +5,12 @@ import sys
 import pytest
 
 from aot_cli.main import main
-from llava.serve.web import _is_local
+from llava.chat.web import _is_local
 
 
 def test_without_gradio_one_sentence_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
-    monkeypatch.delitem(sys.modules, "llava.serve.web_page", raising=False)
+    monkeypatch.delitem(sys.modules, "llava.chat.web_page", raising=False)
     assert main(["web"]) == 1
     error = capsys.readouterr().err
     assert "pip install 'aot-video[web]'" in error and len(error.strip().splitlines()) == 1
@@ -32,7 +32,7 @@ def test_which_addresses_are_this_machine_alone(host, local):
 
 def test_errors_show_neither_folders_nor_markup():
     pytest.importorskip("gradio", reason="gradio is not installed; scripts/test_web.sh installs it")
-    from llava.serve.web_page import _sentence
+    from llava.chat.web_page import _sentence
 
     shown = _sentence(
         ValueError("/srv/secret/<b>clip.mp4 is empty; copy it again.\nmore"), "/srv/secret/<b>clip.mp4", 10

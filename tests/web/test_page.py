@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.serve.web_worker import NO_SESSION
+from llava.chat.web_worker import NO_SESSION
 from tests.serve.conftest import write_checkpoint, write_video
 
 pytest.importorskip("gradio", reason="gradio is not installed; scripts/test_web.sh installs it")
@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = """if True:
     import sys, tempfile
     tempfile.tempdir = sys.argv.pop(1)
-    from llava.serve import web_uploads
+    from llava.chat import web_uploads
     web_uploads.UNUSED_SECONDS, web_uploads.SILENCE_SECONDS, web_uploads.SWEEP_SECONDS = 3.0, 1.0, 0.5
-    from llava.serve.web import main
-    sys.exit(main(sys.argv[1:]))
+    from aot_cli.main import main
+    sys.exit(main(["web", *sys.argv[1:]]))
 """
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from aot import AOTConfig
+from llava.chat.session import ChatSession
+from llava.chat.web_worker import Limits, Worker
 from llava.model.builder import load_pretrained_model
-from llava.serve.session import ChatSession
-from llava.serve.web_worker import Limits, Worker
 from llava.video import FrameStream
 from tests.serve.conftest import write_checkpoint, write_video
 
@@ -20,8 +20,10 @@ QUESTION = "What moves?"
 def session(tmp_path_factory) -> ChatSession:
     """A session on a tiny random model; 8 frames, 36 tokens each."""
     path = write_checkpoint(tmp_path_factory.mktemp("worker") / "tiny")
-    tokenizer, model, processor, context = load_pretrained_model(path, None, "tiny", device_map="cpu", aot=AOTConfig())
-    return ChatSession(model, tokenizer, processor, context, aot=AOTConfig(), max_new_tokens=6)
+    tokenizer, model, processor, context = load_pretrained_model(
+        path, None, "tiny", device_map="cpu", compression=AOTConfig()
+    )
+    return ChatSession(model, tokenizer, processor, context, compression=AOTConfig(), max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")

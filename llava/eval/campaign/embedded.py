@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, campaign_from
-from llava.shipped import shipped
+from llava.utils import shipped
 
 ROOT = Path(__file__).resolve().parents[3]
 TASKS = (Task("aot_clips_open"), Task("aot_clips_choice"))

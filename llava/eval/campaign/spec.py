@@ -11,7 +11,7 @@ import yaml
 
 from aot import AOTConfig
 from aot.errors import AOTError
-from llava.shipped import shipped
+from llava.utils import shipped
 
 CAMPAIGNS = Path(__file__).parent / "data"  # those that come with the project, by name
 _MOST_NODES = 100_000  # of a YAML file with its aliases written out

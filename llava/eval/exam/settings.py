@@ -16,8 +16,8 @@ from aot.config import PRESETS
 from aot.methods.in_llm import is_in_llm
 from aot.registry import get_method
 from aot_cli.parser import share
+from llava.chat.options import json_or_word
 from llava.eval.exam.altered import ALTERATIONS
-from llava.serve.options import json_or_word
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("variant") == "paper")
 KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…], and +CHANGE"

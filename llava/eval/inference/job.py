@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from aot_cli.parser import meant
+from llava.chat.options import compression, model_path
+from llava.chat.session import ChatError
 from llava.eval.campaign.store import StoreReader, question_key
 from llava.eval.jsonl import LineError, numbered_lines, parse_line
 from llava.eval.lmms.fingerprint import checkpoint_fingerprint, checkpoint_folder
-from llava.serve.options import compression, model_path
-from llava.serve.session import ChatError
 
 _KEYS = ("id", "video", "question")  # of a line
 # options of the chat that change an answer

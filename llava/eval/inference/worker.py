@@ -4,13 +4,13 @@ import sys
 
 import torch
 
-from aot_cli.tree import make_parser
+from aot_cli.main import make_parser
+from llava.chat.answer_cost import cost
+from llava.chat.options import EXPECTED, load_session, one_sentence
+from llava.chat.session import ChatSession
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.infer import work_folder
 from llava.eval.inference.job import Asked, read_job
-from llava.serve.cli import EXPECTED, load_session, one_sentence
-from llava.serve.report import cost
-from llava.serve.session import ChatSession
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,14 +7,14 @@ import argparse
 from typing import Any
 
 from aot_cli.parser import Parser, share
+from llava.chat.options import json_or_word
 from llava.eval.campaign.cli import add_launch_options, finish, launch_of
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.report import write_table
 from llava.eval.campaign.runner import Summary, run_campaign
 from llava.eval.campaign.spec import Campaign, CampaignError, campaign_from
 from llava.eval.campaign.tables import load_tables
-from llava.serve.options import json_or_word
-from llava.shipped import shipped
+from llava.utils import shipped
 
 TASKS = shipped("lmms_eval_tasks")
 

@@ -55,11 +55,11 @@ class AOTWrapperMixin:
         """
         if decoder not in DECODERS:
             raise ValueError(f"There is no video_decode_backend {decoder!r}; choose one of {', '.join(DECODERS)}.")
-        self._config.aot = None if config is None else config.to_dict()
+        self._config.aot = config
         self._decoder = decoder
         self._measure = Measure(self._model)
         self._settings = {
-            "aot": self._config.aot,
+            "aot": None if config is None else config.to_dict(),
             "frames": self.max_frames_num,
             "pool": self._config.mm_spatial_pool_mode,
             "newline_position": getattr(self._config, "mm_newline_position", None) or "one_token",

@@ -7,12 +7,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aot.integrations.kv_cache import take_cache
 from aot.methods.in_llm import is_in_llm
-from llava.model.compression import active_config
 from llava.model.fields import check_fields
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.loading import HARMLESS, UNUSED, check_finite, check_keys, quiet_report
-from llava.model.pruning import CACHE, run_pruned
+from llava.model.pruning import CACHE, drops_tokens, run_pruned
 from llava.model.splice import left_align
 
 __all__ = ["LlavaQwenConfig", "LlavaQwenForCausalLM", "LlavaQwenModel"]
@@ -24,8 +23,11 @@ class LlavaQwenModel(LlavaMetaModel, Qwen2Model):
     def forward(self, input_ids: torch.LongTensor | None = None, *, roles: torch.Tensor | None = None, **kwargs):
         """As Qwen2's; with roles (B, L) of `llava.model.pruning.Role`, visual tokens are dropped on the way."""
         cache = take_cache(kwargs)
-        output = run_pruned(self, roles, cache, config=active_config(self.config), input_ids=input_ids, **kwargs)
-        return super().forward(input_ids=input_ids, **{CACHE: cache}, **kwargs) if output is None else output
+        if drops_tokens(roles, cache):
+            output = run_pruned(self, roles, cache, config=self.config.aot, input_ids=input_ids, **kwargs)
+            if output is not None:
+                return output
+        return super().forward(input_ids=input_ids, **{CACHE: cache}, **kwargs)
 
 
 class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
@@ -90,7 +92,8 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         a hidden state of 0. Raises ValueError when it is missing.
         """
         cache = take_cache(kwargs, past_key_values)
-        if inputs_embeds is None:
+        decoding = inputs_embeds is None and input_ids is not None and input_ids.shape[1] == 1 and _seen(cache)
+        if inputs_embeds is None and not decoding:
             input_ids, position_ids, attention_mask, cache, inputs_embeds, labels = (
                 self.prepare_inputs_labels_for_multimodal(
                     input_ids,
@@ -104,9 +107,9 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
                 )
             )
             roles = roles if inputs_embeds is None else self.last_roles
-        elif roles is None and is_in_llm(active_config(self.config)) and not _seen(cache):
+        elif roles is None and is_in_llm(self.config.aot) and not _seen(cache):
             raise ValueError(
-                f"Method {active_config(self.config).method!r} must know which embeddings are visual; "
+                f"Method {self.config.aot.method!r} must know which embeddings are visual; "
                 "pass roles=model.last_roles of the call that prepared them."
             )
         if roles is not None:
@@ -151,7 +154,7 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         if embeds is None:
             self.reset_statistics()
             embeds, roles = self.get_model().embed_tokens(inputs), None
-        if roles is None and is_in_llm(active_config(self.config)):
+        if roles is None and is_in_llm(self.config.aot):
             roles = torch.zeros_like(embeds[..., 0], dtype=torch.long)
         if attention_mask is None:
             attention_mask = torch.ones(embeds.shape[:2], dtype=torch.long, device=embeds.device)

@@ -9,7 +9,7 @@ from transformers import SiglipVisionConfig
 from llava.model.fields import check_sizes, layers_in_use
 from llava.model.folder import Stored
 from llava.model.loading import CheckpointError, layer_count
-from llava.model.multimodal_encoder.capture import FUSED
+from llava.model.multimodal_encoder.attention_capture import FUSED
 
 # so400m-patch14-384 has 27 layers; checkpoints hold the first 26.
 SO400M_384 = {

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
-from llava.model.multimodal_encoder.capture import SideOutputs, capturing, prepare, prepared
+from llava.model.multimodal_encoder.attention_capture import SideOutputs, capturing, prepare, prepared
 from llava.model.multimodal_encoder.geometry import tower_config, unused_layers
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
 from llava.model.multimodal_encoder.modes import Replay, check_mode

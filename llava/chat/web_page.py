@@ -12,10 +12,10 @@ import torch
 from gradio.context import LocalContext
 from starlette.middleware import Middleware
 
-from llava.serve.cli import one_sentence
-from llava.serve.session import Answer, Loaded
-from llava.serve.web_uploads import UploadGuard, Uploads
-from llava.serve.web_worker import Worker
+from llava.chat.options import one_sentence
+from llava.chat.session import Answer, Loaded
+from llava.chat.web_uploads import UploadGuard, Uploads
+from llava.chat.web_worker import Worker
 
 TITLE = "Ask about a video with a share of its tokens"
 INTRODUCTION = (

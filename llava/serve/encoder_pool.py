@@ -2,24 +2,26 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 
-from llava.serve.encoder import PromptEncoder, Seen, Turn
-from llava.serve.scratch import scratch_folder
-from llava.serve.shared import Shared
+from llava.chat.prompt import Message
+from llava.serve.encoder import EncodedVideo, PromptEncoder
+from llava.utils import scratch_folder
 
 
-class Encoding:
+class EncoderPool:
     """A `PromptEncoder` for an event loop. decoders: at a time. remember: videos whose tokens are kept."""
 
     def __init__(self, encoder: PromptEncoder, *, decoders: int, remember: int):
-        self.encoder, self.seen = encoder, Shared(remember)
+        self.encoder, self.seen = encoder, SingleFlight(remember)
         self._decoding = ThreadPoolExecutor(decoders, "decoding")
         self._model = ThreadPoolExecutor(1, "model")  # its settings belong to one thread
 
@@ -32,12 +34,12 @@ class Encoding:
                 stack.callback(pool.shutdown, wait=False, cancel_futures=True)
             yield
 
-    async def embed(self, turns: list[Turn], files: dict[str, bytes], *, new_tokens: int) -> torch.Tensor:
+    async def embed(self, turns: list[Message], files: dict[str, bytes], *, new_tokens: int) -> torch.Tensor:
         """(L, D) of the whole prompt. files: by the keys of the turns; each is dropped once it is encoded.
 
         Raises what the encoder raises, about the length before anything is decoded.
         """
-        seen: dict[str, Seen] = {}
+        seen: dict[str, EncodedVideo] = {}
         check = partial(self.encoder.prompt, turns, seen, new_tokens=new_tokens)
         await asyncio.to_thread(check)
         while files:
@@ -46,7 +48,7 @@ class Encoding:
             await asyncio.to_thread(check)
         return await _in(self._model, partial(self.encoder.embed, turns, seen, new_tokens=new_tokens))
 
-    async def _encode(self, data: bytes) -> Seen:
+    async def _encode(self, data: bytes) -> EncodedVideo:
         """A video's tokens. Cancelled, what has not begun does not begin, and a decoder is ended."""
         stopped = threading.Event()
         try:
@@ -59,3 +61,50 @@ class Encoding:
 
 async def _in(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> Any:
     return await asyncio.get_running_loop().run_in_executor(pool, work)
+
+
+@dataclass
+class _Running:
+    task: asyncio.Task
+    waiting: int = 0
+
+
+class SingleFlight:
+    """Results by key: work that many ask for at the same time is done once.
+
+    The last `remember` results are kept, by when they were asked for.
+    """
+
+    def __init__(self, remember: int):
+        self.remember = remember
+        self._done: OrderedDict[str, Any] = OrderedDict()
+        self._running: dict[str, _Running] = {}
+
+    async def get(self, key: str, work: Callable[[], Coroutine]) -> Any:
+        """The result of `work`, which runs once for all who ask meanwhile and is cancelled when all of them are."""
+        if key in self._done:
+            self._done.move_to_end(key)
+            return self._done[key]
+        if key not in self._running:
+            self._running[key] = _Running(asyncio.create_task(self._run(key, work)))
+        running = self._running[key]
+        running.waiting += 1
+        try:
+            return await asyncio.shield(running.task)
+        finally:
+            running.waiting -= 1
+            if not running.waiting and not running.task.done():
+                running.task.cancel()
+                del self._running[key]  # whoever asks from now on starts anew
+
+    async def _run(self, key: str, work: Callable[[], Coroutine]) -> Any:
+        try:
+            result = await work()
+        except Exception:
+            del self._running[key]
+            raise
+        del self._running[key]
+        self._done[key] = result
+        while len(self._done) > self.remember:
+            self._done.popitem(last=False)
+        return result

@@ -13,7 +13,7 @@ class Sampling:
 
 
 @dataclass(frozen=True)
-class Manner:
+class PromptStyle:
     """suffix follows a one-line question; single_turn asks every question without the turns before it.
 
     note: what a person should know before believing an answer, or None.
@@ -23,7 +23,7 @@ class Manner:
     single_turn: bool = False
     note: str | None = None
 
-    def put(self, question: str) -> str:
+    def format(self, question: str) -> str:
         """The question as the model is used to it; prompts that are no plain question stay as they are."""
         question = question.strip()
         return question + self.suffix if question.endswith("?") and "\n" not in question else question
@@ -47,12 +47,12 @@ def default_sampling(config) -> Sampling:
     )
 
 
-def default_manner(config) -> Manner:
-    """Manner by the fields `chat_suffix`, `chat_single_turn` and `chat_note` of a model's configuration, all optional.
+def default_prompt_style(config) -> PromptStyle:
+    """Prompt style by a model's configuration: `chat_suffix`, `chat_single_turn` and `chat_note`, all optional.
 
     They are for small models that know one way of being asked and one world; large models need none.
     """
     note = str(getattr(config, "chat_note", None) or "")
     note = "".join(letter for letter in note if letter.isprintable())  # one line that steers no terminal
     suffix = getattr(config, "chat_suffix", None) or ""
-    return Manner(suffix, bool(getattr(config, "chat_single_turn", False)), note or None)
+    return PromptStyle(suffix, bool(getattr(config, "chat_single_turn", False)), note or None)

@@ -1,19 +1,26 @@
-"""Command-line options of the chat, and the settings they stand for."""
+"""Command-line options of every command that loads a model, and the session that they ask for."""
 
 import argparse
 import json
 from dataclasses import replace
-from pathlib import Path
+
+import torch
+import transformers
 
 from aot import AOTConfig
 from aot_cli.parser import Parser, share
-from llava.serve.family import Sampling
-from llava.serve.session import ChatError
-from llava.shipped import shipped
+from llava.chat.model_defaults import Sampling, default_sampling
+from llava.chat.session import ChatError, ChatSession
+from llava.mm_utils import get_model_name_from_path
+from llava.model.builder import load_pretrained_model
+from llava.model.compression import warm_up_kernels
+from llava.utils import shipped
 from llava.video import DECODERS
 
 LONGEST = 512  # tokens of an answer
 TEMPLATE = "qwen_1_5"
+# what a person can put right: all errors of this project are ValueErrors
+EXPECTED = (ValueError, OSError, ImportError, torch.cuda.OutOfMemoryError)
 
 
 def add_model_options(parser: Parser, *, answers: bool = True) -> None:
@@ -48,29 +55,8 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default)")
 
 
-def check(options: argparse.Namespace) -> None:
-    """Raises ChatError for options that do not go together or make no sense."""
-    if options.json and options.question is None:
-        raise ChatError("--json prints one answer and needs --question.")
-    if options.video and options.video_file:
-        raise ChatError("The video is named twice; leave out --video-file.")
-    if options.question is not None and not video_path(options):
-        raise ChatError("--question needs a video to look at; name one, as in: aot chat clip.mp4 --question TEXT.")
-    if options.stream_above < 1:
-        raise ChatError("--stream-above must be at least 1 frame.")
-    check_model_options(options)
-    path = video_path(options)
-    if path and not Path(path).exists():
-        raise ChatError(f"There is no video at {path}; check the path.")
-
-
-def video_path(options: argparse.Namespace) -> str | None:
-    """The video of the chat, given as an argument or as an option."""
-    return options.video or options.video_file
-
-
 def check_model_options(options: argparse.Namespace) -> None:
-    """The part of `check` that holds for every command that loads a model."""
+    """Raises ChatError for options that contradict each other or make no sense."""
     if options.no_aot and options.retention not in (None, 1.0):
         raise ChatError("--no-aot and --retention contradict each other; leave one of them out.")
     if options.max_new_tokens < 1:
@@ -119,3 +105,63 @@ def json_or_word(text: str):
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def load_session(options) -> ChatSession:
+    """The model and a session on it; what is cheap to check comes first. Raises EXPECTED errors with one sentence."""
+    check_model_options(options)
+    config = compression(options)
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    path = model_path(options)
+    device = _device(options.device)
+    try:
+        tokenizer, model, image_processor, context_length = load_pretrained_model(
+            path,
+            None,
+            get_model_name_from_path(path),
+            device_map=device,
+            torch_dtype=options.dtype or ("float32" if device.type == "cpu" else "bfloat16"),
+            attn_implementation=options.attn_implementation,
+            compression=config,
+            tower_dtype=options.tower_dtype,
+        )
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = one_sentence(error)
+        raise ChatError(f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete.") from error
+    warm_up_kernels(model)
+    return ChatSession(
+        model,
+        tokenizer,
+        image_processor,
+        context_length,
+        compression=config,
+        sampling=sampling(options, default_sampling(model.config)),
+        force_sample=options.force_sample,
+        decoder=options.decoder,
+        template=options.conv_template,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+    )
+
+
+def _device(name: str | None) -> torch.device:
+    """The device asked for, or the GPU where there is one. Raises ChatError when it is not there."""
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ChatError(f"There is no device {name!r}; use --device cpu or --device cuda.") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ChatError("There is no CUDA device here; use --device cpu.")
+    return device
+
+
+def one_sentence(error: Exception) -> str:
+    """What to tell the person: the first line of a library's long message."""
+    if isinstance(error, torch.cuda.OutOfMemoryError):
+        return "The GPU's memory is too small for this; use fewer frames, a lower retention or --device cpu."
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -5,10 +5,9 @@ from pathlib import Path
 from aot_cli.parser import Parser
 from aot_tiny.shapes.clips import write_clip
 from aot_tiny.shapes.questions import Question, make_questions
-from llava.serve.cli import EXPECTED, load_session, one_sentence
-from llava.serve.options import add_model_options, check_model_options, compression
-from llava.serve.session import Answer, ChatSession
-from llava.serve.terminal import Terminal
+from llava.chat.options import EXPECTED, add_model_options, load_session, one_sentence
+from llava.chat.session import Answer, ChatSession
+from llava.chat.terminal import Terminal
 
 SEED = 900_005  # of the clip: the first from 900,002 on whose questions the model gets right with all tokens
 
@@ -22,15 +21,13 @@ def execute(options) -> int:
     """Writes demo_out/clip.mp4, asks about it and prints the tables; returns the exit code."""
     terminal = Terminal()
     try:
-        check_model_options(options)
-        compression(options)
+        with terminal.waiting("loading the model"):
+            session = load_session(options)
         path = Path(options.output, "clip.mp4")
         path.parent.mkdir(parents=True, exist_ok=True)
         questions = choose(make_questions(write_clip(path, SEED)))
-        with terminal.waiting("loading the model"):
-            session = load_session(options)
-        if session.manner.note:
-            terminal.note(session.manner.note)
+        if session.prompt_style.note:
+            terminal.note(session.prompt_style.note)
         session.set_video(str(path))
         pairs = [_ask(session, question) for question in [questions[0], *questions]][1:]  # the first warms up
     except EXPECTED as error:

@@ -3,7 +3,7 @@
 import platform
 from importlib import metadata
 
-from llava.serve.session import Answer, ChatSession, Tokens
+from llava.chat.session import Answer, ChatSession, Tokens
 
 PACKAGES = ("aot-video", "torch", "transformers", "av", "decord", "flash-attn")
 
@@ -42,7 +42,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
             "dtype": str(session.model.dtype),
             "tower_dtype": str(session.model.get_vision_tower().dtype),
         },
-        "note": session.manner.note,
+        "note": session.prompt_style.note,
         "video": {
             "path": loaded.path,
             "frames": len(loaded.video.times),

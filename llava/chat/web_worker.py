@@ -13,8 +13,7 @@ import numpy as np
 from PIL import Image
 
 from aot.visualize import draw
-from llava.serve.reading import read_video
-from llava.serve.session import Answer, ChatError, ChatSession, Loaded
+from llava.chat.session import Answer, ChatError, ChatSession, Loaded
 from llava.video import Video, VideoError
 
 FRAME_PIXELS = 320  # longer side of the frames that stay in memory for pictures
@@ -48,7 +47,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Exchange:
+class Comparison:
     """A question with all tokens and with the kept ones, and a picture (Pillow) of these."""
 
     whole: Answer
@@ -117,7 +116,7 @@ class Worker:
             if visitor.session.loaded is None:  # a refused video takes no place
                 self.leave(key)
 
-    def ask(self, key: str, question: str, retention: float) -> Exchange:
+    def ask(self, key: str, question: str, retention: float) -> Comparison:
         """The answers with all tokens and with a share of them; every question is asked afresh."""
         if len(question) > self.limits.question_letters:
             raise ChatError(
@@ -128,7 +127,7 @@ class Worker:
             whole = self._answer(session, question, 1.0)
             reduced = whole if retention == 1 else self._answer(session, question, retention)
             visitor.asked = retention
-            return Exchange(whole, reduced, self._draw(session, retention))
+            return Comparison(whole, reduced, self._draw(session, retention))
 
     def picture(self, key: str, retention: float) -> tuple[Any, float | None]:
         """What would be kept of the visitor's video, and at which retention the last question about it was answered."""
@@ -156,14 +155,16 @@ class Worker:
 
     def _read(self, session: ChatSession, path: str) -> Video:
         limits = self.limits
-        with self._turn(self._decoders):
-            return read_video(
-                session,
+        with (
+            self._turn(self._decoders),
+            session.open_video(
                 path,
                 time_limit=limits.decode_seconds,
-                longest=limits.video_seconds,
-                most_frames=limits.video_frames,
-            )
+                max_seconds=limits.video_seconds,
+                max_frames=limits.video_frames,
+            ) as frames,
+        ):
+            return frames.read()
 
     @contextmanager
     def _looking(self, key: str | None) -> Iterator[_Visitor]:

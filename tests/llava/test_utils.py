@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from llava.collector import collector_off
+from llava.utils import gc_disabled
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -12,7 +12,7 @@ def test_the_collector_is_as_before_even_after_an_error(before):
     was = gc.isenabled()
     try:
         (gc.enable if before else gc.disable)()
-        with pytest.raises(KeyError), collector_off():
+        with pytest.raises(KeyError), gc_disabled():
             assert not gc.isenabled()
             raise KeyError
         assert gc.isenabled() == before
@@ -22,7 +22,7 @@ def test_the_collector_is_as_before_even_after_an_error(before):
 
 def test_frozen_objects_are_not_looked_at_again():
     try:
-        with collector_off(freeze=True):
+        with gc_disabled(freeze=True):
             kept = [[]]
         assert gc.get_freeze_count() > 0 and not any(found is kept for found in gc.get_objects())
     finally:

@@ -11,7 +11,7 @@ KEYS = 8  # keyframes from which decoding is tried
 REORDERED = {"h264", "hevc"}  # of the others it loses or doubles frames at the end where times fall
 
 
-def unfit(film: Film, index: Index) -> str | None:
+def unsupported(film: Film, index: Index) -> str | None:
     """Why decord may not read the film, as the end of "it …"; None when it may."""
     film.file.seek(0)
     head = film.file.read(12)

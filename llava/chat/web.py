@@ -7,11 +7,10 @@ import signal
 from aot import AOTError
 from aot.visualize import require
 from aot_cli.parser import Parser
-from llava.serve.cli import EXPECTED, load_session, one_sentence
-from llava.serve.options import add_model_options, check_model_options, compression
-from llava.serve.scratch import scratch_folder
-from llava.serve.terminal import Terminal
-from llava.serve.web_worker import Limits, Worker
+from llava.chat.options import EXPECTED, add_model_options, load_session, one_sentence
+from llava.chat.terminal import Terminal
+from llava.chat.web_worker import Limits, Worker
+from llava.utils import scratch_folder
 
 
 def execute(options) -> int:
@@ -29,8 +28,6 @@ def execute(options) -> int:
 
 def run(options, terminal: Terminal) -> None:
     """Checks what is cheap to check, loads the model once, and serves."""
-    check_model_options(options)
-    config = compression(options)
     limits = Limits(
         megabytes=options.max_mb,
         video_seconds=options.max_video_seconds,
@@ -41,13 +38,13 @@ def run(options, terminal: Terminal) -> None:
     with terminal.waiting("loading the model"):
         session = load_session(options)
     worker = Worker(session, limits)
-    start = config.retention if config is not None and config.retention else 1.0
+    start = (session.compression and session.compression.retention) or 1.0
     if not _is_local(options.host):
         terminal.note(f"{options.host} can be reached from other machines, and anyone there can use the model.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with the uploads removed
     with scratch_folder("aot-web") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio puts uploads there
-        blocks = page.build_page(worker, retention=start, note=session.manner.note)
+        blocks = page.build_page(worker, retention=start, note=session.prompt_style.note)
         address = page.serve(blocks, worker, folder, host=options.host, port=options.port)
         terminal.write(f"open {address} (Ctrl-C ends)")
         blocks.block_thread()
@@ -56,7 +53,7 @@ def run(options, terminal: Terminal) -> None:
 def _page_module():
     """The module that knows Gradio; AOTError when it is not installed."""
     try:
-        from llava.serve import web_page
+        from llava.chat import web_page
     except ImportError as error:
         raise AOTError(f"The page needs {error.name}; run pip install 'aot-video[web]'.") from error
     return web_page

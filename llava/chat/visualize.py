@@ -4,10 +4,9 @@ from pathlib import Path
 
 from aot.visualize import require, visualize
 from aot_cli.parser import Parser
-from llava.serve.cli import EXPECTED, load_session, one_sentence
-from llava.serve.options import add_model_options, check_model_options, compression
-from llava.serve.session import ChatError
-from llava.serve.terminal import Terminal
+from llava.chat.options import EXPECTED, add_model_options, load_session, one_sentence
+from llava.chat.session import ChatError
+from llava.chat.terminal import Terminal
 
 
 def execute(options) -> int:
@@ -25,15 +24,13 @@ def execute(options) -> int:
 
 def run(options, terminal: Terminal) -> dict[str, Path]:
     """Checks everything that is cheap to check, then loads, compresses and draws; paths of what was written."""
-    check_model_options(options)
-    compression(options)
     if not Path(options.video).exists():
         raise ChatError(f"There is no video at {options.video}; check the path.")
     require()
     with terminal.waiting("loading the model"):
         session = load_session(options)
-    if session.manner.note:
-        terminal.note(session.manner.note)
+    if session.prompt_style.note:
+        terminal.note(session.prompt_style.note)
     with terminal.waiting("decode") as wait:
         loaded = session.set_video(options.video, progress=wait)
     with terminal.waiting("drawing"):

@@ -30,7 +30,7 @@ def limit_memory(most: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def open_no_more(files: int = 0) -> None:
+def limit_open_files(files: int = 0) -> None:
     """Lets the kernel refuse to open more than so many further files or sockets at a time, by whatever trick.
 
     Modules must have been imported before.
@@ -40,7 +40,7 @@ def open_no_more(files: int = 0) -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + files, lowest + files))
 
 
-def die_with(parent: int) -> None:
+def exit_with_parent(parent: int) -> None:
     """Ends this process soon after its parent, however that ended.
 
     Asks who the parent is: Linux's PR_SET_PDEATHSIG would kill when the thread that started the decoder ends, and the

@@ -1,4 +1,4 @@
-"""Decoders as child processes: they can hang or crash, and are then killed without harm to the caller.
+"""Decoders as worker processes: they can hang or crash, and are then killed without harm to the caller.
 
 A worker writes lines of JSON: {"count", "rate", "seconds", "decoder"} and as many float64 times in seconds, to be
 answered with a line of frame numbers, and again when it starts over with other times; {"height", "width"} and one
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llava.decoders.base import Choice, Choose, DecoderFailed, Progress, Reading, VideoError, believable, reading
+from llava.decoders.base import Choice, DecoderFailed, FrameSampler, Progress, VideoError, plausible_times
 
 WORKER = Path(__file__).with_name("worker.py")
 TICK = 0.2  # seconds after which a wait looks whether it was stopped
@@ -31,7 +31,7 @@ class TimedOut(DecoderFailed):
     """The time for the whole video is over."""
 
 
-class Child:
+class WorkerProcess:
     """A process that reads one video, as a context manager; it is killed at the end in any case.
 
     task: as `llava.decoders.worker` names them. deadline: `time.monotonic` at which the time is over. stopped: whoever
@@ -51,7 +51,7 @@ class Child:
             bufsize=0,
         )
 
-    def __enter__(self) -> "Child":
+    def __enter__(self) -> "WorkerProcess":
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -115,55 +115,58 @@ class Child:
             raise DecoderFailed(f"{self.name} stopped") from error
 
 
-def choose_among(child: Child, message: dict, choose: Choose) -> Choice:
+def choose_frames_among(worker: WorkerProcess, message: dict, choose: FrameSampler) -> Choice:
     """Takes the times that a {"count", …} announces, and what `choose` names among them."""
     count, rate = message["count"], message["rate"]
     if not 0 < count <= MOST_FRAMES:
-        raise DecoderFailed(f"{child.name} counts {count} frames")
+        raise DecoderFailed(f"{worker.name} counts {count} frames")
     times = np.empty(count, np.float64)
-    child.fill(memoryview(times).cast("B"))
-    if not believable(times, rate, message["seconds"]):
-        raise DecoderFailed(f"{child.name} gives no usable frame times")
+    worker.fill(memoryview(times).cast("B"))
+    if not plausible_times(times, rate, message["seconds"]):
+        raise DecoderFailed(f"{worker.name} gives no usable frame times")
     times -= times[0]
     return Choice(choose(times, rate), times, rate)
 
 
-def read_frames(child: Child, choice: Choice, choose: Choose, progress: Progress | None) -> Reading:
-    """The frames of a choice as the worker sends them; of another choice when it comes with other times.
+def read_frames(
+    worker: WorkerProcess, choice: Choice, choose: FrameSampler, progress: Progress | None
+) -> tuple[np.ndarray, Choice]:
+    """(frames (K,H,W,3), the choice) as the worker sends them; another choice when it comes with other times.
 
     Raises DecoderFailed when it stops, hangs or has no usable times; VideoError when the frames are too large.
     """
     frames, filled = None, 0
     while frames is None or filled < len(choice.wanted):
-        message = child.line()
+        message = worker.line()
         if "count" in message:
-            choice, frames, filled = choose_among(child, message, choose), None, 0
-            child.send(choice.wanted.tolist())
+            choice, frames, filled = choose_frames_among(worker, message, choose), None, 0
+            worker.send(choice.wanted.tolist())
             continue
         shape = message["height"], message["width"], 3
         if frames is None:
-            frames = _room(len(choice.wanted), shape)
+            frames = _frame_buffer(len(choice.wanted), shape)
         if frames.shape[1:] != shape:
-            raise DecoderFailed(f"{child.name} changes the size of its pictures")
-        child.fill(memoryview(frames[filled]).cast("B"))
+            raise DecoderFailed(f"{worker.name} changes the size of its pictures")
+        worker.fill(memoryview(frames[filled]).cast("B"))
         filled += 1
         if progress:
             progress(filled, len(choice.wanted))
-    return reading(frames, choice)
+    _, repeated = np.unique(choice.indices, return_inverse=True)
+    return frames if len(frames) == len(choice.indices) else frames[repeated], choice
 
 
-def each_frame(child: Child, choice: Choice) -> Iterator[np.ndarray]:
+def each_frame(worker: WorkerProcess, choice: Choice) -> Iterator[np.ndarray]:
     """The distinct frames of a choice, (H,W,3) uint8 each, one at a time; the errors of `read_frames`."""
     for _ in choice.wanted:
-        message = child.line()
+        message = worker.line()
         if "count" in message:
-            raise DecoderFailed(f"{child.name} takes back which frames there are")
-        frame = _room(1, (message["height"], message["width"], 3))[0]
-        child.fill(memoryview(frame).cast("B"))
+            raise DecoderFailed(f"{worker.name} takes back which frames there are")
+        frame = _frame_buffer(1, (message["height"], message["width"], 3))[0]
+        worker.fill(memoryview(frame).cast("B"))
         yield frame
 
 
-def _room(count: int, shape: tuple[int, int, int]) -> np.ndarray:
+def _frame_buffer(count: int, shape: tuple[int, int, int]) -> np.ndarray:
     size = count * shape[0] * shape[1] * shape[2]
     if size > MOST_BYTES:
         raise VideoError(

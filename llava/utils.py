@@ -1,12 +1,41 @@
-"""Folders for files that live as long as one request: private, and swept when a server was killed."""
+"""What several parts of the package need and no library has: light, imports nothing of the project."""
 
 import fcntl
+import gc
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def shipped(folder: str) -> Path | None:
+    """The path of a folder that comes with the project, such as "checkpoints/aot-tiny".
+
+    It stands beside the packages in a checkout and inside `llava` in an installation; None where it is in neither.
+    """
+    return next((root / folder for root in (_PACKAGE.parent, _PACKAGE) if (root / folder).is_dir()), None)
+
+
+@contextmanager
+def gc_disabled(*, freeze: bool = False) -> Iterator[None]:
+    """No collection inside: imports and models make objects by the hundred thousand and none of them is garbage.
+
+    A sixth of the time until a model is loaded goes into looking at them again and again. freeze: what exists at the
+    end is never looked at again, for a program at its start, whose modules stay.
+    """
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if freeze:
+            gc.freeze()
+        if collecting:
+            gc.enable()
 
 
 class ScratchError(ValueError):

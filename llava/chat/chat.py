@@ -1,9 +1,21 @@
-"""The chat in a terminal: commands, questions, answers, and what each answer cost."""
+"""`aot chat`: questions about a video in a terminal, their answers, and what each answer cost."""
 
-from aot_cli.parser import share
-from llava.serve.report import frames, stats
-from llava.serve.session import ChatError, ChatSession
-from llava.serve.terminal import Terminal
+import argparse
+import json
+from pathlib import Path
+
+from aot_cli.parser import Parser, share
+from llava.chat.answer_cost import as_json, cost, frames, stats
+from llava.chat.options import (
+    EXPECTED,
+    add_model_options,
+    load_session,
+    model_path,
+    one_sentence,
+)
+from llava.chat.session import ChatError, ChatSession
+from llava.chat.terminal import Terminal
+from llava.model.long_video import STREAM_ABOVE
 
 HELP = """\
 /retention R   keep this share of the visual tokens from now on, such as 0.1 or 10%
@@ -14,6 +26,81 @@ HELP = """\
 /exit          leave (or Ctrl-D); exit and quit alone do as well"""
 WORDS = {"exit": "/exit", "quit": "/exit", "/quit": "/exit", "help": "/help", "?": "/help"}  # what people type as well
 COMMANDS = ["/retention", "/video", "/clear", "/stats", "/help", "/exit"]
+
+
+def add_options(parser: Parser) -> None:
+    add = parser.add_argument
+    add("video", nargs="?", metavar="VIDEO", help="video file, or folder of .png/.jpg frames")
+    add("--video-file", metavar="VIDEO", help=argparse.SUPPRESS)
+    add("--question", metavar="TEXT", help="ask this once and leave")
+    add("--json", action="store_true", help="with --question: print one JSON object, no more")
+    add("--compare", action="store_true", help="answer every question at 100 %% as well")
+    stream = f"frames from which it is compressed as read ({STREAM_ABOVE})"
+    add("--stream-above", type=int, default=STREAM_ABOVE, metavar="N", help=stream)
+    add_model_options(parser)
+
+
+def execute(options) -> int:
+    """Runs the chat; returns the exit code: 0, or 1 after one sentence on standard error."""
+    terminal = Terminal(COMMANDS)
+    try:
+        return run(options, terminal)
+    except EXPECTED as error:
+        terminal.error(one_sentence(error))
+        return 1
+
+
+def run(options, terminal: Terminal) -> int:
+    """Checks everything that is cheap to check, then loads, then talks."""
+    check_options(options)
+    with terminal.waiting("loading the model"):
+        session = load_session(options)
+    session.stream_above = None if options.compare else options.stream_above
+    chat = Chat(session, terminal, compare=options.compare)
+    if session.prompt_style.note and not options.json:
+        terminal.note(session.prompt_style.note)
+    if path := video_path(options):
+        chat.show_video(path, quiet=options.json)
+    if options.question is None:
+        return chat.run()
+    if options.json:
+        print(json.dumps(_one_json(session, options), ensure_ascii=False))
+    else:
+        chat.ask(options.question)
+    return 0
+
+
+def check_options(options: argparse.Namespace) -> None:
+    """Raises ChatError for options that do not go together or make no sense."""
+    if options.json and options.question is None:
+        raise ChatError("--json prints one answer and needs --question.")
+    if options.video and options.video_file:
+        raise ChatError("The video is named twice; leave out --video-file.")
+    if options.question is not None and not video_path(options):
+        raise ChatError("--question needs a video to look at; name one, as in: aot chat clip.mp4 --question TEXT.")
+    if options.stream_above < 1:
+        raise ChatError("--stream-above must be at least 1 frame.")
+    path = video_path(options)
+    if path and not Path(path).exists():
+        raise ChatError(f"There is no video at {path}; check the path.")
+
+
+def video_path(options: argparse.Namespace) -> str | None:
+    """The video of the chat, given as an argument or as an option."""
+    return options.video or options.video_file
+
+
+def _one_json(session: ChatSession, options) -> dict:
+    """The JSON object of --question --json; with --compare the uncompressed answer stands beside."""
+    whole = None
+    if options.compare:
+        whole, answer = session.compare(options.question)
+    else:
+        answer = session.ask(options.question)
+    result = as_json(answer, session, model_path(options))
+    if whole:
+        result["uncompressed"] = {"answer": whole.text, **cost(whole)}
+    return result
 
 
 class Chat:
@@ -69,11 +156,11 @@ class Chat:
     def ask(self, question: str) -> None:
         """Prints the answer as it comes, then its cost."""
         if self.compare:
-            aot, self.session.aot = self.session.aot, None
+            compression, self.session.compression = self.session.compression, None
             try:
                 self._answer(question, label="100 %: ", remember=False)
             finally:
-                self.session.aot = aot
+                self.session.compression = compression
         self._answer(question, label="reduced: " if self.compare else "")
 
     def _answer(self, question: str, *, label: str = "", remember: bool = True) -> None:

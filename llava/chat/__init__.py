@@ -1,0 +1,1 @@
+"""Talking to a model about a video: `session` holds the logic, `chat` the terminal, `web` the page."""

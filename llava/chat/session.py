@@ -1,0 +1,345 @@
+"""One conversation about one video: the video is encoded once, compressed and asked as often as wanted.
+
+`ChatSession.set_video` is the way of a video to its features, `ChatSession.ask` that of a question to its answer.
+Nothing here prints or reads; a terminal, a web page or a test drives it.
+"""
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+
+from aot import AOTConfig, AOTError, CompressedVideo
+from aot.methods.in_llm import is_in_llm
+from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
+from llava.chat.prompt import Message, prompt_ids
+from llava.chat.streaming import TextStream
+from llava.conversation import conv_templates
+from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
+from llava.model.timing import peak_memory
+from llava.moved import renamed_attribute, renamed_keyword
+from llava.video import FrameStream, Video, load_video, open_video, time_text
+
+Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
+
+
+class ChatError(ValueError):
+    """Something the person can put right; the text is one sentence that says how."""
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """Visual tokens and, counted apart, newline tokens of one video in the language model."""
+
+    visual: int
+    newline: int
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer and what it cost.
+
+    settings: AOTConfig.to_dict() or None (no compression). timings: milliseconds of decode and tower (paid
+    once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
+    """
+
+    question: str
+    text: str
+    frames: int
+    before: Tokens
+    after: Tokens
+    settings: dict | None
+    timings: dict[str, float]
+    peak_memory: dict[str, float]
+    new_tokens: int
+    stopped: bool = False
+
+    @property
+    def retention(self) -> float:
+        """Share of the visual tokens that reached the language model."""
+        return self.after.visual / self.before.visual
+
+
+@dataclass
+class Loaded:
+    """A video that has been decoded and encoded.
+
+    features: `VideoFeatures`, or the `CompressedVideo` of one setting when it was compressed while it was read.
+    video: of the latter the `FrameStream` that is over, which knows the times and holds no frames.
+    """
+
+    path: str
+    video: Video | FrameStream
+    features: object
+    before: Tokens
+    timings: dict[str, float]
+
+    @property
+    def streamed(self) -> bool:
+        """Was the video compressed while it was read?"""
+        return isinstance(self.features, CompressedVideo)
+
+
+@dataclass
+class ChatSession:
+    """A model, the video it looks at, and the turns so far.
+
+    compression: the one in force, None for none. stream_above: a video of more frames is compressed while it is read
+    (see `aot.VideoStream`), where the compression can be had so: memory does not grow with its length, and another
+    compression reads the video again. None: every video is encoded as a whole.
+    Raises ChatError, VideoError or AOTError (all ValueError) with one clear sentence.
+    """
+
+    model: torch.nn.Module
+    tokenizer: object
+    image_processor: object
+    context_length: int
+    compression: AOTConfig | None = None
+    sampling: Sampling | None = None
+    prompt_style: PromptStyle | None = None
+    force_sample: bool = False
+    decoder: str = "auto"
+    stream_above: int | None = None
+    template: str = "qwen_1_5"
+    max_new_tokens: int = 512
+    temperature: float = 0.0
+    loaded: Loaded | None = None
+    turns: list[tuple[str, str]] = field(default_factory=list)
+    answers: list[Answer] = field(default_factory=list)
+
+    def __post_init__(self):
+        if self.template not in conv_templates:
+            known = ", ".join(conv_templates)
+            raise ChatError(f"There is no conversation template {self.template!r}; choose one of {known}.")
+        if self.sampling is None:
+            self.sampling = default_sampling(self.model.config)
+        if self.prompt_style is None:
+            self.prompt_style = default_prompt_style(self.model.config)
+        # what /retention goes back to after the compression was off
+        self._base = self.compression or AOTConfig()
+
+    # the video
+
+    def set_video(self, path: str, progress: Progress | None = None) -> Loaded:
+        """Decodes and encodes a video and starts a new conversation; on an error everything stays as it was."""
+        self.loaded = self._load(path, progress)
+        self.turns.clear()
+        return self.loaded
+
+    def encode(self, path: str, video: Video, *, decode_ms: float = 0.0) -> Loaded:
+        """As `set_video`, of a video that was read already."""
+        self.loaded = self._encode(path, video, decode_ms)
+        self.turns.clear()
+        return self.loaded
+
+    def open_video(self, path: str, **limits) -> AbstractContextManager[FrameStream]:
+        """The frames that the model looks at, one after another; limits: more arguments of `open_video`."""
+        return open_video(path, **self._frame_choice(), **limits)
+
+    def _load(self, path: str, progress: Progress | None = None) -> Loaded:
+        """A video decoded and encoded, or compressed while it is decoded when it is longer than `stream_above`."""
+        decoding = progress and partial(progress, "decode")
+        started = time.perf_counter()
+        above = self.stream_above
+        if above is not None and self.sampling.num_frames > above and can_stream(self.compression):
+            with self.open_video(path, progress=decoding) as frames:
+                if len(frames.times) > above:
+                    return self._compress_while_decoding(path, frames, started)
+        video = load_video(path, progress=decoding, **self._frame_choice())
+        decode_ms = 1e3 * (time.perf_counter() - started)
+        if progress:
+            progress("tower", 0, 0)
+        return self._encode(path, video, decode_ms)
+
+    def _frame_choice(self) -> dict:
+        """Which frames the model looks at, as `load_video` and `open_video` are told."""
+        return {
+            "num_frames": self.sampling.num_frames,
+            "fps": self.sampling.fps,
+            "force_sample": self.force_sample,
+            "decoder": self.decoder,
+            "repeat": self.force_sample,
+        }
+
+    @torch.inference_mode()
+    def _encode(self, path: str, video: Video, decode_ms: float) -> Loaded:
+        started = time.perf_counter()
+        # attention is captured even while compression is off: /retention may turn it on for this video
+        self.model.config.aot = self._base
+        pixels = self.image_processor.resize(video.frames)
+        features = self.model.encode_video(pixels.to(self.model.device))
+        return self._loaded(path, video, features, started, decode=decode_ms)
+
+    @torch.inference_mode()
+    def _compress_while_decoding(self, path: str, frames: FrameStream, started: float) -> Loaded:
+        self.model.config.aot = self.compression
+        pinned = self.model.device.type == "cuda"
+        with Prefetcher(pixel_chunks(frames, self.image_processor), frames.stop, pinned=pinned) as chunks:
+            compressed = compress_stream(self.model, chunks)
+        spent = self.model.last_timing
+        return self._loaded(path, frames, compressed, started, decode=spent["wait"], compress=spent["compress"])
+
+    def _loaded(self, path: str, video: Video | FrameStream, features, started: float, **timings: float) -> Loaded:
+        spent = self.model.last_timing
+        timings |= {"tower": spent["tower"], "projector": spent["projector"]}
+        timings["encode"] = 1e3 * (time.perf_counter() - started)
+        return Loaded(path, video, features, Tokens(*self.model.uncompressed_count(len(video.times))), timings)
+
+    # the compression
+
+    def set_retention(self, retention: float) -> None:
+        """Keeps this share of the tokens from now on; 1 turns compression off.
+
+        The video stays encoded, but one that was streamed is read again for the next question.
+        """
+        self.compression = None if retention == 1 else self._base.replace(retention=retention)
+
+    @torch.inference_mode()
+    def traced(self) -> CompressedVideo:
+        """The video under the compression in force, with what pictures of it need; asks nothing."""
+        if self.loaded is None:
+            raise ChatError("There is no video to draw yet; give one first.")
+        self.model.config.aot = self.compression or AOTConfig(retention=1.0)
+        _, compressed = self.model.video_tokens(self.loaded.features, trace=True)
+        return compressed
+
+    # the questions
+
+    def ask(self, question: str, *, on_text: Callable[[str], None] | None = None, remember: bool = True) -> Answer:
+        """Answers a question about the video; on_text gets the text as it comes. remember: keep the turn."""
+        if self.loaded is None:
+            raise ChatError("There is no video to ask about yet; give one first, with /video PATH.")
+        if not question.strip():
+            raise ChatError("The question is empty; type one.")
+        started = time.perf_counter()
+        # the prompt: the turns so far and the question, with a mark where the video goes
+        ids = self._prompt(question)
+        self._check_length(ids.shape[1])
+        # the video: encoded already, unless it was compressed while it was read, for other settings
+        if self._must_reload():
+            self.loaded = self._load(self.loaded.path)
+        # the answer: the model compresses the video by `config.aot` and puts its tokens in the place of the mark
+        self.model.config.aot = self.compression
+        stream = TextStream(self.tokenizer, on_text)
+        stopped = self._generate(ids, stream)
+        total = 1e3 * (time.perf_counter() - started)
+        # the cost
+        answer = Answer(
+            question=question,
+            text=stream.text().strip(),
+            frames=len(self.loaded.video.times),
+            before=self.loaded.before,
+            after=self._tokens_after(),
+            settings=None if self.compression is None else self.compression.to_dict(),
+            timings={
+                "decode": self.loaded.timings["decode"],
+                "tower": self.loaded.timings["tower"],
+                # of a streamed video once, of any other at each question
+                "compress": self.loaded.timings.get("compress", self.model.last_timing["compress"]),
+                "first_token": 1e3 * (stream.first - started) if stream.first else total,
+                "total": total,
+            },
+            peak_memory=peak_memory(),
+            new_tokens=len(stream.tokens),
+            stopped=stopped,
+        )
+        if remember:
+            self.turns.append((question, answer.text))
+            self.answers.append(answer)
+        return answer
+
+    def compare(self, question: str, *, on_text: Callable[[str], None] | None = None) -> tuple[Answer, Answer]:
+        """The same question without compression and with it; the compressed answer joins the conversation."""
+        compression, self.compression = self.compression, None
+        try:
+            whole = self.ask(question, remember=False)
+        finally:
+            self.compression = compression
+        return whole, self.ask(question, on_text=on_text)
+
+    def forget(self) -> None:
+        """Drops the turns and keeps the video."""
+        self.turns.clear()
+
+    @property
+    def token_limit(self) -> int:
+        """Tokens that prompt and answer may take together."""
+        limit = getattr(self.model.config, "tokenizer_model_max_length", None) or self.context_length
+        return min(limit, self.context_length)
+
+    def _prompt(self, question: str) -> torch.Tensor:
+        """(1, L) ids of the conversation with the open question, the video in its first turn."""
+        earlier = [] if self.prompt_style.single_turn else self.turns
+        messages = [Message(*said) for turn in earlier for said in zip(("user", "assistant"), turn, strict=True)]
+        messages.append(Message("user", question))
+        messages[0] = Message("user", messages[0].text, ("video",))
+        times = {"video": time_text(self.loaded.video)} if self.sampling.tell_times else {}
+        ids = prompt_ids(messages, self.tokenizer, template=self.template, style=self.prompt_style, times=times)
+        return ids.unsqueeze(0).to(self.model.device)
+
+    def _check_length(self, prompt: int) -> None:
+        """Raises ChatError when prompt, video and the longest answer do not fit the model's context."""
+        before, visual, newlines = self.loaded.before, self.loaded.before.visual, self.loaded.before.newline
+        # methods inside the language model let every token in
+        if self.compression and self.compression.retention and not is_in_llm(self.compression):
+            frames = len(self.loaded.video.times)
+            position = getattr(self.model.config, "mm_newline_position", None) or "one_token"
+            try:
+                count = self.compression.newline_count(frames, before.visual // frames, newline_position=position)
+            except AOTError:  # not known before the video is compressed
+                count = newlines
+            visual, newlines = int(self.compression.retention * visual), min(count, newlines)
+        needed = prompt + visual + newlines + self.max_new_tokens
+        if needed > self.token_limit:
+            raise ChatError(
+                f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; "
+                "lower the retention, allow shorter answers, or start afresh with /clear."
+            )
+
+    def _must_reload(self) -> bool:
+        """Was a long video encoded under another compression than the one in force?"""
+        if self.stream_above is None or len(self.loaded.video.times) <= self.stream_above:
+            return False
+        held = self.loaded.features.config if self.loaded.streamed else None
+        return held != (self.compression if can_stream(self.compression) else None)
+
+    def _generate(self, ids: torch.Tensor, stream: TextStream) -> bool:
+        """Runs the model; True when the person stopped it."""
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        # ids that end an answer
+        stops = self.model.generation_config.eos_token_id
+        stops = {*stops} if isinstance(stops, list) else {stops}
+        stops |= {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
+        try:
+            self.model.generate(
+                ids,
+                images=[self.loaded.features],
+                modalities=["video"],
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=self.max_new_tokens,
+                eos_token_id=sorted(stop for stop in stops if stop is not None),
+                pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
+                streamer=stream,
+                **({"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy),
+            )
+        except KeyboardInterrupt:
+            if stream.first is None:
+                raise
+            return True
+        return False
+
+    def _tokens_after(self) -> Tokens:
+        """Tokens of the video in the last call."""
+        if self.compression is None:
+            return self.loaded.before
+        compressed = self.model.last_compression[-1]
+        compressed.check()  # on a GPU nobody has looked at the values yet, and the counts wait for it anyway
+        return Tokens(compressed.num_visual, compressed.num_newlines)
+
+    aot = renamed_attribute("aot", "compression")
+
+
+ChatSession.__init__ = renamed_keyword("aot", "compression")(ChatSession.__init__)
