@@ -7,7 +7,6 @@ and `result.json`, which says what it was made with and what the reduction cost;
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -28,6 +27,7 @@ from llava.eval.exam.reduction import Counts, counts_inside, fit_anchors, own_co
 from llava.eval.exam.settings import KNOWN, Setting, parse_setting
 from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.jsonl import write_json
+from llava.eval.provenance import folder_hash
 from llava.eval.records import Record, write_records
 from llava.model.builder import load_pretrained_model
 from llava.shipped import shipped
@@ -98,12 +98,9 @@ def _score(number: int, items: list[Item], said: list[Said]) -> list[Record]:
     return records
 
 
-def fingerprint(folder: Path, pattern: str = "*.safetensors") -> str:
-    """SHA-256 of the files of a folder, of a checkpoint's weights unless told otherwise."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob(pattern)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over the weights of a checkpoint folder, as the header of a result names it."""
+    return folder_hash(folder, "*.safetensors")
 
 
 def run(
@@ -121,7 +118,7 @@ def run(
     """
     parsed = [parse_setting(name) for name in settings]
     items = make_exam(questions, seed=seed)
-    weights, code = fingerprint(model_path), fingerprint(Path(aot.__file__).parent, "*.py")
+    weights, code = weights_hash(model_path), folder_hash(Path(aot.__file__).parent, "*.py")
     wanted = {}
     for setting in parsed:
         header = {

@@ -18,12 +18,17 @@ from aot_cli.parser import Parser, share
 from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run
 from llava.eval.exam.settings import OWN_COUNTS, parse_setting
 from llava.eval.markdown import write_section
-from llava.eval.tables.ablation_report import ablation_section, ablations_csv
-from llava.eval.tables.ablations import ABLATIONS
-from llava.eval.tables.exam_report import chosen, identity, read_runs, report
-from llava.eval.tables.method_report import methods_csv, methods_section
+from llava.eval.tables.exam_page import (
+    ABLATIONS,
+    ablation_section,
+    ablations_csv,
+    exam_section,
+    methods_csv,
+    methods_section,
+)
+from llava.eval.tables.exam_report import identity
+from llava.eval.tables.exam_results import chosen, ranking, read_runs
 from llava.eval.tables.plots import accuracy_plot
-from llava.eval.tables.standing import standings
 
 PARTS = ("methods", "ablations", "inside")  # inside the language model: every prompt by itself, so the slowest
 LEFT_OUT = "left-out.txt"
@@ -96,10 +101,10 @@ def left_out(folder: Path) -> dict[str, str]:
 def write(args: argparse.Namespace) -> None:
     """The sections of the page, the plot and the CSV files, from what is there."""
     runs, refused = read_runs(args.output, **identity(args)), left_out(args.output)
-    write_section(args.page, "exam", report(chosen(runs, DEFAULT_SETTINGS)))
+    write_section(args.page, "exam", exam_section(chosen(runs, DEFAULT_SETTINGS)))
     asked = complete(args.retentions, {*runs, *refused})
     methods = [*method_settings(asked), *inside_settings(asked)]
-    rows = standings(runs, [name for name in methods if name in runs])
+    rows = ranking(runs, [name for name in methods if name in runs])
     if rows:
         missing = {name: reason for name, reason in refused.items() if name in methods}
         write_section(args.page, "methods", methods_section(rows, runs, missing))

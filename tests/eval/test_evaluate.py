@@ -19,6 +19,7 @@ from llava.eval.exam.reduction import fit_anchors, reduce
 from llava.eval.exam.settings import parse_setting
 from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.tables import exam_report
+from llava.eval.tables.exam_results import read_runs, scores
 from llava.model.builder import load_pretrained_model
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
@@ -33,7 +34,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exam")
     arguments = ["--model-path", str(TINY), "--questions", str(QUESTIONS), "--seed", "7000", "--output", str(folder)]
     evaluate.main([*arguments, "--settings", *SETTINGS])
-    return folder, arguments, exam_report.read_runs(folder)
+    return folder, arguments, read_runs(folder)
 
 
 def test_every_question_is_asked_in_both_forms(runs):
@@ -46,9 +47,9 @@ def test_every_question_is_asked_in_both_forms(runs):
 def test_the_embedded_model_sees_and_a_blank_video_leaves_it_guessing(runs):
     # docs/results.md has 84 % and more in both forms on 1,040 questions; the standard error on 64 is 4.6 points
     for form in ("open", "choice"):
-        right = exam_report.scores(runs[2]["full"]["questions"], form=form).mean()
+        right = scores(runs[2]["full"]["questions"], form=form).mean()
         assert right >= 0.75
-        assert right - exam_report.scores(runs[2]["blank"]["questions"], form=form).mean() >= 0.4
+        assert right - scores(runs[2]["blank"]["questions"], form=form).mean() >= 0.4
 
 
 def test_results_that_are_there_are_not_made_again(runs, capsys):
@@ -63,7 +64,7 @@ def test_settings_are_written_with_the_result(runs):
     assert cost["tokens"] == cost["before"] // 10 and cost["milliseconds"] > 0 < cost["extra_mib"]
     assert runs[2]["full"]["cost"] is None
     header = runs[2]["aot@0.1"]["header"]
-    assert header["aot"]["retention"] == 0.1 and header["weights"] == evaluate.fingerprint(TINY)
+    assert header["aot"]["retention"] == 0.1 and header["weights"] == evaluate.weights_hash(TINY)
 
 
 def test_the_report_names_every_setting(runs, tmp_path):

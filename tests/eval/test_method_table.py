@@ -13,11 +13,9 @@ from llava.eval import method_table
 from llava.eval.exam.altered import altered_input, altered_order
 from llava.eval.exam.settings import parse_setting
 from llava.eval.records import Record
-from llava.eval.tables.ablation_report import ablation_section
-from llava.eval.tables.ablations import ABLATIONS
-from llava.eval.tables.method_report import methods_csv, methods_section, verdict
+from llava.eval.tables.exam_page import ABLATIONS, ablation_section, methods_csv, methods_section, verdict
+from llava.eval.tables.exam_results import ranking
 from llava.eval.tables.plots import accuracy_plot
-from llava.eval.tables.standing import standings
 from llava.model.compression import VideoFeatures
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
@@ -59,10 +57,10 @@ def runs():
 
 
 def rows_of(runs):
-    return standings(runs, [name for name in runs if "@" in name])
+    return ranking(runs, [name for name in runs if "@" in name])
 
 
-def test_standings_go_from_best_to_worst_of_each_retention(runs):
+def test_the_ranking_goes_from_best_to_worst_of_each_retention(runs):
     rows = rows_of(runs)
     assert [r.setting.name for r in rows] == [
         "aot@0.1", "uniform@0.1", "random@0.1", "uniform@0.05", "aot@0.05"

@@ -7,11 +7,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.identity import checkpoint_hash, digest, harness_folders, task_hash
-from llava.eval.campaign.manifest import versions
 from llava.eval.campaign.published import check_published
 from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, effective
 from llava.eval.jsonl import write_json
+from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, harness_folders, task_hash, versions
 
 
 @dataclass(frozen=True)
@@ -70,18 +69,6 @@ def run_status(folder: Path) -> RunStatus:
     if result is None:
         return RunStatus(False)
     return RunStatus(True, result["questions"], result["failed"], next(iter(result["failures"]), ""))
-
-
-def checkpoint_folder(name: str) -> Path | None:
-    """Where a checkpoint lies: the folder itself, or the snapshot of a hub name in the local cache."""
-    if Path(name).is_dir():
-        return Path(name)
-    if name.count("/") != 1 or name.startswith((".", "/")):
-        return None
-    from huggingface_hub import try_to_load_from_cache
-
-    found = try_to_load_from_cache(name, "config.json")
-    return Path(found).parent if isinstance(found, str) else None
 
 
 def make_plan(campaign: Campaign, output: Path) -> list[Run]:

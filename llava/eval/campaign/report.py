@@ -6,11 +6,11 @@ from pathlib import Path
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
-from llava.eval.campaign.plot import plot
 from llava.eval.campaign.render import as_csv, markdown
 from llava.eval.campaign.spec import CampaignError
 from llava.eval.campaign.tables import Table, load_tables
 from llava.eval.jsonl import LineError
+from llava.eval.tables.plots import table_plot
 
 
 def add_options(parser: Parser) -> None:
@@ -52,7 +52,7 @@ def write_table(table: Table, folder: Path, *, name: str | None = None) -> Path:
     page = folder / f"{name}.md"
     page.write_text(markdown(table), encoding="utf-8")
     (folder / f"{name}.csv").write_text(as_csv(table), encoding="utf-8")
-    if plot(table, folder / f"{name}.png"):
+    if table_plot(table, folder / f"{name}.png"):
         page.write_text(markdown(table, image=f"{name}.png"), encoding="utf-8")
     return page
 

@@ -10,13 +10,14 @@ from aot_cli.main import entry
 from aot_cli.parser import Parser
 from llava.eval.campaign.cli import add_launch_options, finish, launch_of
 from llava.eval.campaign.embedded import ROOT, embedded_checkpoint, stand_in
-from llava.eval.campaign.plan import checkpoint_folder, with_limit
+from llava.eval.campaign.plan import with_limit
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.report import write_table
 from llava.eval.campaign.runner import Summary, run_campaign
 from llava.eval.campaign.spec import CAMPAIGNS, Campaign, CampaignError, known_campaigns, load_campaign
 from llava.eval.campaign.tables import load_tables
 from llava.eval.markdown import write_section
+from llava.eval.provenance import checkpoint_folder
 
 ALIASES = {"main-vid": "main-video"}
 PAGES = ROOT / "docs" / "reproduced"

@@ -16,7 +16,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.manifest import environment
 from llava.eval.campaign.plan import Run, check_installed, make_plan, run_status, write_plan
 from llava.eval.campaign.progress import CampaignProgress
 from llava.eval.campaign.results import Outcome, ResultError, read_outcome
@@ -24,6 +23,7 @@ from llava.eval.campaign.spec import Campaign, CampaignError
 from llava.eval.campaign.store import ResponseStore
 from llava.eval.campaign.tally import Tally
 from llava.eval.jsonl import write_json
+from llava.eval.provenance import environment
 from llava.eval.records import task_score, write_records
 
 LAUNCHERS = ("torchrun", "accelerate")

@@ -1,24 +1,49 @@
-"""How a setting stands: its scores, its cost, and its distance to all tokens and to the best of its retention.
+"""The exam's runs in figures: what a folder holds, and each setting's scores, cost and distance to the others.
 
 A run of the exam is a dict: what `result.json` holds, and under "questions" the records.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from aot_tiny.shapes.questions import FAMILIES
 from llava.eval.exam.settings import Setting, parse_setting
-from llava.eval.records import Record
+from llava.eval.records import Record, read_records
 from llava.eval.stats import cluster_difference
 
-LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
 BOTH = ("open", "choice")  # the forms that count
 FORMS = ("open", "choice", "likelihood", "caption")
 SLACK = 1.05  # of the asked share that still counts as equal: presets reach it in steps of an anchor a frame
+
+
+def read_runs(folder: Path, **wanted) -> dict[str, dict]:
+    """What `evaluate` left in a folder, by setting.
+
+    wanted: fields of the header that must be so; runs of other checkpoints or exams are passed over. SystemExit when
+    no full run is among the rest or when they are of several checkpoints or exams.
+    """
+    found = []
+    for path in sorted(folder.glob("*/result.json")):
+        run = json.loads(path.read_text())
+        if wanted.items() <= run["header"].items():
+            found.append({**run, "questions": read_records(path.with_name("questions.jsonl"))})
+    runs = {run["header"]["setting"]: run for run in found}
+    if "full" not in runs:
+        raise SystemExit(f"{folder} holds no such replies under 'full'; run python -m llava.eval.evaluate first")
+    if len({tuple(run["header"][key] for key in ("weights", "questions", "seed")) for run in found}) > 1:
+        raise SystemExit(f"{folder} mixes checkpoints or exams; keep one folder for each")
+    return runs
+
+
+def chosen(runs: dict[str, dict], settings: Sequence[str]) -> dict[str, dict]:
+    """The full run and those of these settings that are there, in this order."""
+    return {name: runs[name] for name in dict.fromkeys(["full", *settings]) if name in runs}
 
 
 def scores(records: list[Record], *, form: str | None = None, family: str | None = None) -> np.ndarray:
@@ -36,27 +61,8 @@ def interval(records: list[Record], others: list[Record]) -> tuple[float, float]
     return found.low, found.high
 
 
-def label(setting: str) -> str:
-    """A setting as the tables print it."""
-    if setting in LABELS:
-        return LABELS[setting]
-    head, _, fields = setting.partition(",")
-    method, _, retention = head.partition("@")
-    return f"{method} {100 * float(retention):g} %" + (f", {fields}" if fields else "")
-
-
-def percent(values: np.ndarray) -> str:
-    """Mean of scores in per cent; a dash for none."""
-    return f"{100 * values.mean():.1f}" if len(values) else "–"
-
-
-def between(low: float, high: float) -> str:
-    """An interval in points."""
-    return f"{low:+.1f} … {high:+.1f}"
-
-
 @dataclass(frozen=True)
-class Standing:
+class Ranked:
     """One setting in figures, in per cent and points.
 
     overall: open answers and letters. relative: of all tokens'. to_full, to_first: 95 % intervals of the difference
@@ -91,8 +97,8 @@ def overall(run: dict) -> float:
     return 100 * scores(run["questions"]).mean()
 
 
-def standings(runs: dict[str, dict], names: Sequence[str]) -> list[Standing]:
-    """Standings of these settings, by retention from high to low and then from best to worst.
+def ranking(runs: dict[str, dict], names: Sequence[str]) -> list[Ranked]:
+    """Ranking of these settings, by retention from high to low and then from best to worst.
 
     The first of a retention is the best of those that reduce to this share before the language model.
     """
@@ -101,7 +107,7 @@ def standings(runs: dict[str, dict], names: Sequence[str]) -> list[Standing]:
     for retention in sorted({s.retention for s in parsed}, reverse=True):
         here = sorted((s for s in parsed if s.retention == retention), key=lambda s: -overall(runs[s.name]))
         equal = [s for s in here if within(s, kept_share(runs[s.name]))]
-        rows += [standing(runs, s, equal[0].name if equal else None) for s in here]
+        rows += [_ranked(runs, s, equal[0].name if equal else None) for s in here]
     return rows
 
 
@@ -116,12 +122,12 @@ def within(setting: Setting, kept: float | None) -> bool:
     return not setting.inside and kept is not None and kept <= 100 * setting.retention * SLACK
 
 
-def standing(runs: dict[str, dict], setting: Setting, first: str | None) -> Standing:
-    """Standing of one setting against runs["full"] and, unless it is the first itself, against the first."""
+def _ranked(runs: dict[str, dict], setting: Setting, first: str | None) -> Ranked:
+    """One setting against runs["full"] and, unless it is the first itself, against the first."""
     run, full = runs[setting.name], runs["full"]
     records = run["questions"]
     points, whole = overall(run), overall(full)
-    return Standing(
+    return Ranked(
         setting=setting,
         overall=points,
         relative=100 * points / whole if whole else float("nan"),
