@@ -105,7 +105,7 @@ COMMANDS = {
     ),
     "eval": Command(
         "evaluate",
-        "llava.eval.campaign.cli",
+        "llava.eval.sweep.cli",
         "models × settings × benchmarks, resumable",
         "Run models under settings on lmms-eval's tasks, and resume.",
         (
@@ -116,10 +116,10 @@ COMMANDS = {
     ),
     "report": Command(
         "evaluate",
-        "llava.eval.campaign.report",
+        "llava.eval.sweep.report",
         "tables of what was run, beside published ones",
-        "Write tables of campaigns: measured beside published, with intervals.",
-        ("aot report runs/campaigns/tiny",),
+        "Write tables of sweeps: measured beside published, with intervals.",
+        ("aot report runs/sweeps/tiny",),
     ),
     "benchmark": Command(
         "evaluate",
@@ -133,7 +133,7 @@ COMMANDS = {
     ),
     "reproduce": Command(
         "evaluate",
-        "llava.eval.campaign.reproduce",
+        "llava.eval.sweep.reproduce",
         "a published table from nothing to a page",
         "Reproduce a published table; on the embedded model where there is no GPU.",
         (

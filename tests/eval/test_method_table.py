@@ -10,7 +10,7 @@ import torch
 import aot
 from aot_tiny.shapes.questions import FAMILIES
 from llava.eval import method_table
-from llava.eval.exam.altered import altered_input, altered_order
+from llava.eval.exam.perturb import perturb_input, perturbed_order
 from llava.eval.exam.settings import parse_setting
 from llava.eval.records import Record
 from llava.eval.tables.exam_page import ABLATIONS, ablation_section, methods_csv, methods_section, verdict
@@ -171,10 +171,10 @@ def reduced(setting, frames):
     if config.num_anchors:
         config = config.replace(num_anchors=40)
     features, shallow, deep = video(frames)
-    seen = altered_input(VideoFeatures(features, (12, 12), shallow, deep), parsed.alteration, 0)
+    seen = perturb_input(VideoFeatures(features, (12, 12), shallow, deep), parsed.perturbation, 0)
     newline = torch.ones(32)
     result = aot.compress(seen.features, seen.shallow, seen.deep, config, newline=newline, newline_position="grid")
-    order = altered_order(result, parsed.alteration, 0)
+    order = perturbed_order(result, parsed.perturbation, 0)
     return result.tokens if order is None else result.tokens[order]
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from aot_cli.parser import meant
-from llava.eval.campaign.store import StoreReader, question_key
 from llava.eval.jsonl import LineError, numbered_lines, parse_line
 from llava.eval.provenance import checkpoint_fingerprint
+from llava.eval.sweep.store import StoreReader, question_key
 from llava.serve.options import compression, model_path
 from llava.serve.session import ChatError
 

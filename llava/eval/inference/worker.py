@@ -5,9 +5,9 @@ import sys
 import torch
 
 from aot_cli.tree import make_parser
-from llava.eval.campaign.store import ResponseStore
 from llava.eval.infer import work_folder
 from llava.eval.inference.job import Asked, read_job
+from llava.eval.sweep.store import ResponseStore
 from llava.serve.cli import EXPECTED, load_session, one_sentence
 from llava.serve.report import cost
 from llava.serve.session import ChatSession

@@ -12,13 +12,13 @@ from loguru import logger
 from tqdm import tqdm
 
 from aot import AOTConfig
-from llava.eval.campaign.store import ResponseStore
 from llava.eval.lmms.build import exit_on_error
 from llava.eval.lmms.distributed import InMemoryStore, all_questions, longest_first
 from llava.eval.lmms.measure import Measure, retention
 from llava.eval.lmms.questions import PADDING, Question, question_of, reply_to_grade, use_stock_prompt
 from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
 from llava.eval.provenance import checkpoint_fingerprint
+from llava.eval.sweep.store import ResponseStore
 from llava.mm_utils import process_images
 from llava.video import DECODERS, Video, VideoError, load_video
 

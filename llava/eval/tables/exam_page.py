@@ -13,8 +13,8 @@ import numpy as np
 import yaml
 
 from aot_tiny.shapes.questions import FAMILIES
+from llava.eval.exam.compress_clip import TIMED
 from llava.eval.exam.items import guess_rate, make_exam
-from llava.eval.exam.reduction import TIMED
 from llava.eval.exam.settings import OWN_COUNTS
 from llava.eval.markdown import markdown_table
 from llava.eval.tables.exam_results import FORMS, Ranked, interval, overall, scores

@@ -68,7 +68,7 @@ class Ranked:
     overall: open answers and letters. relative: of all tokens'. to_full, to_first: 95 % intervals of the difference
     to all tokens and to the first at this retention (None for the first itself). forms, families: means, None
     where nothing was asked. kept: share of the visual tokens that were kept, None when the setting does not say.
-    cost: means of `reduction.Counts` and `reduction.own_cost`, or None.
+    cost: means of `compress_clip.Counts` and `compress_clip.own_cost`, or None.
     """
 
     setting: Setting

@@ -1,4 +1,4 @@
-"""Accuracy against the share of tokens kept, of the exam and of campaigns, as PNG."""
+"""Accuracy against the share of tokens kept, of the exam and of sweeps, as PNG."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
-from llava.eval.campaign.render import title as table_title
-from llava.eval.campaign.tables import Row, Table
+from llava.eval.sweep.render import title as table_title
+from llava.eval.sweep.tables import Row, Table
 from llava.eval.tables.exam_page import OURS, title
 from llava.eval.tables.exam_results import Ranked, overall
 

@@ -3,17 +3,17 @@
 import csv
 import io
 
-from llava.eval.campaign.published import source
-from llava.eval.campaign.tables import Row, Table
 from llava.eval.markdown import DASH, interval, markdown_table, number
+from llava.eval.sweep.published import source
+from llava.eval.sweep.tables import Row, Table
 
 _FAILURES = 20  # reasons listed
 
 
 def title(table: Table) -> str:
     """The table's title; what stands in for what is part of it."""
-    parts = [table.campaign.title, table.campaign.note]
-    if len(table.campaign.models) > 1:
+    parts = [table.sweep.title, table.sweep.note]
+    if len(table.sweep.models) > 1:
         parts.append(table.model.name)
     return ": ".join(part for part in parts if part)
 
@@ -161,4 +161,4 @@ def as_csv(table: Table) -> str:
 
 def _line(table: Table, row: Row, values: list) -> list:
     numbers = ["" if v is None or v != v else round(v, 4) if isinstance(v, float) else v for v in values]
-    return [table.campaign.table or table.campaign.name, table.model.name, row.setting.name, *numbers]
+    return [table.sweep.table or table.sweep.name, table.model.name, row.setting.name, *numbers]

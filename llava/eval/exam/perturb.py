@@ -9,24 +9,24 @@ import torch
 from aot import CompressedVideo, Kind
 from llava.model.compression import VideoFeatures
 
-ALTERATIONS = ("random_importance", "shuffled_in_frames", "shuffled")
+PERTURBATIONS = ("random_importance", "shuffled_in_frames", "shuffled")
 
 
-def altered_input(video: VideoFeatures, alteration: str | None, seed: int) -> VideoFeatures:
+def perturb_input(video: VideoFeatures, perturbation: str | None, seed: int) -> VideoFeatures:
     """The video with uniform random importance of both layers, if that is asked for."""
-    if alteration != "random_importance":
+    if perturbation != "random_importance":
         return video
     noise = torch.Generator().manual_seed(seed)
     shallow, deep = (torch.rand(video.features.shape[:2], generator=noise).to(video.features.device) for _ in range(2))
     return replace(video, shallow=shallow, deep=deep)
 
 
-def altered_order(result: CompressedVideo, alteration: str | None, seed: int) -> torch.Tensor | None:
+def perturbed_order(result: CompressedVideo, perturbation: str | None, seed: int) -> torch.Tensor | None:
     """(S,) order in which the tokens are to be read, newline tokens where they were; None as they come."""
-    if alteration not in ("shuffled_in_frames", "shuffled"):
+    if perturbation not in ("shuffled_in_frames", "shuffled"):
         return None
     visual = (result.kind != int(Kind.NEWLINE)).nonzero().squeeze(-1)
     shuffled = visual[torch.randperm(len(visual), generator=torch.Generator().manual_seed(seed)).to(visual.device)]
-    if alteration == "shuffled_in_frames":
+    if perturbation == "shuffled_in_frames":
         shuffled = shuffled[result.frame[shuffled].argsort(stable=True)]
     return torch.arange(len(result.kind), device=visual.device).scatter(0, visual, shuffled)

@@ -1,6 +1,6 @@
 """The plain way to ask: every prompt by itself through `generate`, every option behind the whole prompt.
 
-For methods that drop tokens inside the language model, where prompts share nothing, and as the measure of `asking`.
+For methods that drop tokens inside the language model, where prompts share nothing, and as the measure of `query`.
 """
 
 from __future__ import annotations
@@ -10,17 +10,17 @@ from copy import deepcopy
 
 import torch
 
-from llava.eval.exam.asking import Asked, Said, option_ids, prompt_ids
+from llava.eval.exam.query import Query, Reply, option_ids, prompt_ids
 from llava.model.pruning import CACHE
 
 
 @torch.inference_mode()
-def ask_plainly(model, tokenizer, video, asked: Sequence[Asked]) -> list[Said]:
-    """As `asking.ask`. video: `VideoFeatures`, compressed by ``model.config.aot`` at every question."""
+def generate_plain(model, tokenizer, video, asked: Sequence[Query]) -> list[Reply]:
+    """As `query.query`. video: `VideoFeatures`, compressed by ``model.config.aot`` at every question."""
     return [_ask(model, tokenizer, video, a) for a in asked]
 
 
-def _ask(model, tokenizer, video, asked: Asked) -> Said:
+def _ask(model, tokenizer, video, asked: Query) -> Reply:
     ids = torch.tensor([prompt_ids(asked.prompt, tokenizer)], device=model.device)
     out = model.generate(
         ids,
@@ -35,7 +35,7 @@ def _ask(model, tokenizer, video, asked: Asked) -> Said:
     if asked.options:
         chances = likelihoods(model, video, ids, [option_ids(option, tokenizer) for option in asked.options])
         best = asked.options[chances.index(max(chances))]
-    return Said(tokenizer.decode(out[0], skip_special_tokens=True).strip(), best)
+    return Reply(tokenizer.decode(out[0], skip_special_tokens=True).strip(), best)
 
 
 def likelihoods(model, video, ids: torch.Tensor, replies: Sequence[list[int]]) -> list[float]:

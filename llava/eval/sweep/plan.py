@@ -1,4 +1,4 @@
-"""The runs of a campaign: one for each model, setting and task, in a folder named by what its result depends on."""
+"""The runs of a sweep: one for each model, setting and task, in a folder named by what its result depends on."""
 
 import json
 from dataclasses import dataclass, replace
@@ -7,18 +7,18 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.published import check_published
-from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, effective
 from llava.eval.jsonl import write_json
 from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, harness_folders, task_hash, versions
+from llava.eval.sweep.published import check_published
+from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task, effective
 
 
 @dataclass(frozen=True)
 class Run:
     """One task under one setting by one model.
 
-    identity: everything the replies depend on; runs of other campaigns with an equal one share the folder. seed and
-    limit as in the campaign.
+    identity: everything the replies depend on; runs of other sweeps with an equal one share the folder. seed and
+    limit as in the sweep.
     """
 
     model: Model
@@ -71,16 +71,16 @@ def run_status(folder: Path) -> RunStatus:
     return RunStatus(True, result["questions"], result["failed"], next(iter(result["failures"]), ""))
 
 
-def make_plan(campaign: Campaign, output: Path) -> list[Run]:
+def make_plan(sweep: Sweep, output: Path) -> list[Run]:
     """All runs, model by model and task by task, so that what is cached of a task's videos is still warm."""
     output = output.resolve()
     runs = []
-    for model in campaign.models:
+    for model in sweep.models:
         folder = checkpoint_folder(model.checkpoint)
         weights = checkpoint_hash(str(folder), cache=output / "hashes.json") if folder else None
-        for task in campaign.tasks:
-            described = task_hash(task.name, campaign.include_path)
-            for setting in campaign.settings:
+        for task in sweep.tasks:
+            described = task_hash(task.name, sweep.include_path)
+            for setting in sweep.settings:
                 config = effective(setting, task)
                 identity = {
                     "model": model.id,
@@ -91,21 +91,21 @@ def make_plan(campaign: Campaign, output: Path) -> list[Run]:
                     "task": task.name,
                     "task_hash": described,
                     "lmms_eval": versions()["lmms-eval"],
-                    "seed": campaign.seed,
-                    "limit": campaign.limit,
+                    "seed": sweep.seed,
+                    "limit": sweep.limit,
                 }
                 name = f"{task.name}-{digest(identity)[:12]}"
                 run = Run(
                     model, setting, task, identity, output / "runs" / name,
-                    campaign.seed, campaign.limit, campaign.include_path,
+                    sweep.seed, sweep.limit, sweep.include_path,
                 )  # fmt: skip
                 runs.append(run)
     return runs
 
 
-def write_plan(campaign: Campaign, runs: list[Run], output: Path) -> Path:
-    """Leaves `campaign.json` in output/NAME: the campaign and where its runs are. Returns that folder."""
-    folder = output / campaign.name
+def write_plan(sweep: Sweep, runs: list[Run], output: Path) -> Path:
+    """Leaves `sweep.json` in output/NAME: the sweep and where its runs are. Returns that folder."""
+    folder = output / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {
@@ -116,43 +116,43 @@ def write_plan(campaign: Campaign, runs: list[Run], output: Path) -> Path:
         }
         for run in runs
     ]
-    write_json(folder / "campaign.json", {"campaign": campaign.to_dict(), "runs": rows})
+    write_json(folder / "sweep.json", {"sweep": sweep.to_dict(), "runs": rows})
     return folder
 
 
-def with_limit(campaign: Campaign, limit: int | None) -> Campaign:
-    """The campaign with another number of questions a task; None leaves it."""
-    return campaign if limit is None else replace(campaign, limit=limit)
+def with_limit(sweep: Sweep, limit: int | None) -> Sweep:
+    """The sweep with another number of questions a task; None leaves it."""
+    return sweep if limit is None else replace(sweep, limit=limit)
 
 
-def check_installed(campaign: Campaign, module: str = "lmms_eval") -> None:
-    """Raises CampaignError, one sentence, for the first thing that is missing.
+def check_installed(sweep: Sweep, module: str = "lmms_eval") -> None:
+    """Raises SweepError, one sentence, for the first thing that is missing.
 
     module: what stands for lmms-eval. Checkpoints must be here: results are filed under the hash of the weights.
     """
-    check_published(campaign)
+    check_published(sweep)
     if find_spec(module) is None:
-        raise CampaignError("lmms-eval is not installed here; install it with `pip install 'aot-video[eval]'`.")
-    for model in campaign.models:
+        raise SweepError("lmms-eval is not installed here; install it with `pip install 'aot-video[eval]'`.")
+    for model in sweep.models:
         if checkpoint_folder(model.checkpoint) is None:
-            raise CampaignError(
+            raise SweepError(
                 f"The checkpoint {model.checkpoint} of model {model.name!r} is not here; "
                 "correct the path, or fetch it with scripts/download.sh."
             )
-    if campaign.include_path and not Path(campaign.include_path).is_dir():
-        raise CampaignError(f"There is no folder of tasks at {campaign.include_path}; correct include_path.")
+    if sweep.include_path and not Path(sweep.include_path).is_dir():
+        raise SweepError(f"There is no folder of tasks at {sweep.include_path}; correct include_path.")
     if module != "lmms_eval":
         return
     known = shipped_ids()
-    if any(model.id not in known for model in campaign.models):
+    if any(model.id not in known for model in sweep.models):
         known |= added_ids()
-    for model in campaign.models:
+    for model in sweep.models:
         if model.id not in known:
             ours = ", ".join(name for name in sorted(known) if name.startswith("llava_"))
-            raise CampaignError(f"lmms-eval has no model id {model.id!r} here; use one of: {ours}.")
-    for task in campaign.tasks:
-        if task_hash(task.name, campaign.include_path) is None:
-            raise CampaignError(f"lmms-eval has no task {task.name!r} here; check its name, or set include_path.")
+            raise SweepError(f"lmms-eval has no model id {model.id!r} here; use one of: {ours}.")
+    for task in sweep.tasks:
+        if task_hash(task.name, sweep.include_path) is None:
+            raise SweepError(f"lmms-eval has no task {task.name!r} here; check its name, or set include_path.")
 
 
 def shipped_ids() -> set[str]:

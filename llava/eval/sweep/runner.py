@@ -1,4 +1,4 @@
-"""Runs what a campaign still lacks, run by run: lmms-eval's command line, its process, and what it left."""
+"""Runs what a sweep still lacks, run by run: lmms-eval's command line, its process, and what it left."""
 
 import ctypes
 import fcntl
@@ -16,15 +16,14 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.plan import Run, check_installed, make_plan, run_status, write_plan
-from llava.eval.campaign.progress import CampaignProgress
-from llava.eval.campaign.results import Outcome, ResultError, read_outcome
-from llava.eval.campaign.spec import Campaign, CampaignError
-from llava.eval.campaign.store import ResponseStore
-from llava.eval.campaign.tally import Tally
 from llava.eval.jsonl import write_json
 from llava.eval.provenance import environment
 from llava.eval.records import task_score, write_records
+from llava.eval.sweep.plan import Run, check_installed, make_plan, run_status, write_plan
+from llava.eval.sweep.progress import QuestionCount, SweepProgress
+from llava.eval.sweep.results import Outcome, ResultError, read_outcome
+from llava.eval.sweep.spec import Sweep, SweepError
+from llava.eval.sweep.store import ResponseStore
 
 LAUNCHERS = ("torchrun", "accelerate")
 # slow to import, so imported once for all runs; none of them starts threads or touches a GPU
@@ -42,7 +41,7 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Launch:
-    """Where a campaign runs.
+    """Where a sweep runs.
 
     processes: on each machine, one a GPU. main_address: HOST:PORT of machine 0. device: None takes the GPUs.
     module: what stands for lmms-eval.
@@ -58,15 +57,15 @@ class Launch:
 
     def __post_init__(self) -> None:
         if self.processes < 1 or self.machines < 1:
-            raise CampaignError("--processes and --machines must be 1 or more.")
+            raise SweepError("--processes and --machines must be 1 or more.")
         if not 0 <= self.machine_rank < self.machines:
-            raise CampaignError(f"--machine-rank counts from 0 to {self.machines - 1}, and is {self.machine_rank}.")
+            raise SweepError(f"--machine-rank counts from 0 to {self.machines - 1}, and is {self.machine_rank}.")
         if self.launcher not in LAUNCHERS:
-            raise CampaignError(f"There is no launcher {self.launcher!r}; use {' or '.join(LAUNCHERS)}.")
+            raise SweepError(f"There is no launcher {self.launcher!r}; use {' or '.join(LAUNCHERS)}.")
         if self.machines > 1 and not (self.main_address and self.main_address.rpartition(":")[2].isdigit()):
-            raise CampaignError("Several machines need --main-address HOST:PORT, the address of machine 0.")
+            raise SweepError("Several machines need --main-address HOST:PORT, the address of machine 0.")
         if self.launcher == "accelerate" and self.device == "cpu" and self.processes * self.machines > 1:
-            raise CampaignError("accelerate starts one process only on CPUs; use --launcher torchrun there.")
+            raise SweepError("accelerate starts one process only on CPUs; use --launcher torchrun there.")
 
     @property
     def world(self) -> int:
@@ -76,7 +75,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Summary:
-    """How a campaign ended: runs that did not complete, with the reason, and failed questions by run."""
+    """How a sweep ended: runs that did not complete, with the reason, and failed questions by run."""
 
     folder: Path
     broken: dict[str, str]
@@ -87,28 +86,28 @@ class Summary:
         return not self.broken and not self.failed
 
 
-def run_campaign(campaign: Campaign, output: Path, launch: Launch, progress: CampaignProgress) -> Summary:
+def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgress) -> Summary:
     """Runs what is missing and asks failed questions again; complete runs are left as they are.
 
-    On machines other than 0 it only takes part: machine 0 writes the results. Raises CampaignError when another
-    process works on the same campaign.
+    On machines other than 0 it only takes part: machine 0 writes the results. Raises SweepError when another
+    process works on the same sweep.
     """
-    check_installed(campaign, launch.module)
-    runs = make_plan(campaign, output)
+    check_installed(sweep, launch.module)
+    runs = make_plan(sweep, output)
     for run in runs:
         command(run, launch, run.folder)  # arguments that cannot be passed on are refused before any work
-    folder = output / campaign.name
+    folder = output / sweep.name
     distinct = list({run.folder: run for run in reversed(runs)}.values())[::-1]  # equal runs are made once
-    tally = Tally(distinct)
+    counted = QuestionCount(distinct)
     broken: dict[str, str] = {}
     failed: dict[str, int] = {}
     with _locked(folder, launch), progress:
         if launch.machine_rank == 0:
-            write_plan(campaign, runs, output)
+            write_plan(sweep, runs, output)
         for run in distinct:
             status = run_status(run.folder)
             if not status.complete or status.failed:
-                error = launch_run(run, launch, on_poll=lambda run=run: progress.show(run.name, *tally.count()))
+                error = launch_run(run, launch, on_poll=lambda run=run: progress.show(run.name, *counted.count()))
                 if launch.machine_rank == 0:
                     status = run_status(run.folder)
                 if error:
@@ -177,7 +176,7 @@ def _scores(outcome: Outcome) -> dict[str, float]:
 
 @contextmanager
 def _locked(folder: Path, launch: Launch):
-    """Holds the campaign's lock, on machine 0."""
+    """Holds the sweep's lock, on machine 0."""
     if launch.machine_rank != 0:
         yield
         return
@@ -186,7 +185,7 @@ def _locked(folder: Path, launch: Launch):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise CampaignError(f"Another process works on {folder}; wait for it, or use another --output.") from None
+            raise SweepError(f"Another process works on {folder}; wait for it, or use another --output.") from None
         yield
 
 
@@ -245,7 +244,7 @@ def _text(name: str, value: Any) -> str:
         return json.dumps(value, separators=(",", ":"))
     text = str(value)
     if not text.isprintable() or any(mark in text for mark in ",'\"{}[]"):
-        raise CampaignError(f"{name} is {text!r}, but lmms-eval takes no commas, quotes or brackets there; rename it.")
+        raise SweepError(f"{name} is {text!r}, but lmms-eval takes no commas, quotes or brackets there; rename it.")
     return text
 
 
@@ -272,7 +271,7 @@ def run_module(words: list[str], log: Path, *, on_poll: Callable[[], None], prel
 
 def _run_forked(words: list[str], log: Path, environ: dict[str, str]) -> None:
     """In the fork: a module as `python -m` runs it, whose output goes into the log."""
-    if sys.platform == "linux":  # the fork server ends with the process that runs the campaign, and this with it
+    if sys.platform == "linux":  # the fork server ends with the process that runs the sweep, and this with it
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
     out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     for stream in (1, 2):

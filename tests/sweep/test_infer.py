@@ -7,9 +7,9 @@ import pytest
 import llava.eval.infer as infer
 from aot_cli.tree import make_parser
 from aot_tiny.shapes.clips import write_clip
-from llava.eval.campaign.store import ResponseStore
 from llava.eval.inference.job import read_job
 from llava.eval.jsonl import read_jsonl
+from llava.eval.sweep.store import ResponseStore
 
 
 def questions(path, rows):

@@ -23,7 +23,7 @@ def shared_plan(tower, configs: Iterable[AOTConfig | None]) -> CapturePlan:
     return CapturePlan(received, {name: layer for plan in plans for name, layer in plan.keys.items()})
 
 
-class Shelf:
+class FeatureCache:
     """Features of the clips of an exam, made when they are first asked for.
 
     files: by clip number. room: bytes of features that may be kept.

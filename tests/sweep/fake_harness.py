@@ -13,7 +13,7 @@ from pathlib import Path
 
 import light  # noqa: F401
 
-from llava.eval.campaign.store import ResponseStore, question_key
+from llava.eval.sweep.store import ResponseStore, question_key
 
 SIZE = 12
 

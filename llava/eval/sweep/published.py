@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task
+from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task
 
 _FILE = Path(__file__).parent / "data" / "published.json"
 
@@ -19,7 +19,7 @@ def published() -> dict[str, Any]:
 def published_row(model: Model, setting: Setting) -> dict[str, Any] | None:
     """The published values of a setting, by benchmark, with `avg`, `relative` and `source`; None when it names none.
 
-    Raises CampaignError for a model, section or row that is not there.
+    Raises SweepError for a model, section or row that is not there.
     """
     if model.published is None or setting.published is None:
         return None
@@ -27,7 +27,7 @@ def published_row(model: Model, setting: Setting) -> dict[str, Any] | None:
     for name in (model.published, "sections", *setting.published):
         if name not in place:
             known = ", ".join(place)
-            raise CampaignError(f"Setting {setting.name!r}: there is no published {name!r}; known are: {known}.")
+            raise SweepError(f"Setting {setting.name!r}: there is no published {name!r}; known are: {known}.")
         place = place[name]
     return place
 
@@ -37,13 +37,13 @@ def published_value(row: dict[str, Any] | None, task: Task) -> float | None:
     return None if row is None or task.published is None else row.get(task.published)
 
 
-def check_published(campaign: Campaign) -> None:
-    """Raises CampaignError when the campaign names published values that are not there."""
-    for model in campaign.models:
-        for setting in campaign.settings:
+def check_published(sweep: Sweep) -> None:
+    """Raises SweepError when the sweep names published values that are not there."""
+    for model in sweep.models:
+        for setting in sweep.settings:
             row = published_row(model, setting)
             if row is not None and len(setting.published) != 2:
-                raise CampaignError(f"Setting {setting.name!r}: published takes a section and a row.")
+                raise SweepError(f"Setting {setting.name!r}: published takes a section and a row.")
 
 
 def source(row: dict[str, Any]) -> str:

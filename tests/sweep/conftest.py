@@ -27,8 +27,8 @@ def checkpoint(tmp_path):
 
 
 @pytest.fixture
-def campaign(checkpoint):
-    """Plain values of a small campaign: two settings on two tasks."""
+def sweep(checkpoint):
+    """Plain values of a small sweep: two settings on two tasks."""
     return {
         "name": "small",
         "title": "A small table",

@@ -7,14 +7,14 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from llava.eval.campaign.graders import question_group, question_score
-from llava.eval.campaign.plan import RunStatus, make_plan, run_status, write_plan
-from llava.eval.campaign.report import main as report
-from llava.eval.campaign.spec import campaign_from
-from llava.eval.campaign.tables import load_tables
 from llava.eval.jsonl import write_json
 from llava.eval.records import Record, read_records, write_records
 from llava.eval.stats import average, compare
+from llava.eval.sweep.graders import question_group, question_score
+from llava.eval.sweep.plan import RunStatus, make_plan, run_status, write_plan
+from llava.eval.sweep.report import main as report
+from llava.eval.sweep.spec import sweep_from
+from llava.eval.sweep.tables import load_tables
 
 
 def test_the_interval_is_that_of_all_possible_draws():
@@ -79,13 +79,13 @@ def question(number, score, *, failure=None, group="t", kept=10):
 
 
 @pytest.fixture
-def results(tmp_path, campaign):
+def results(tmp_path, sweep):
     """Results of two settings on one task, the second with a failed question, written as `aot eval` does."""
-    campaign["tasks"] = [{"name": "t", "published": "videomme"}]
-    campaign["models"][0]["published"] = "llava-onevision-7b"
-    campaign["settings"][0]["published"] = ["all tokens", "all tokens"]
-    campaign["settings"][1]["published"] = ["10%", "AOT"]
-    made = campaign_from(campaign)
+    sweep["tasks"] = [{"name": "t", "published": "videomme"}]
+    sweep["models"][0]["published"] = "llava-onevision-7b"
+    sweep["settings"][0]["published"] = ["all tokens", "all tokens"]
+    sweep["settings"][1]["published"] = ["10%", "AOT"]
+    made = sweep_from(sweep)
     runs = make_plan(made, tmp_path / "out")
     replies = [
         [question(i, float(i < 8), kept=100) for i in range(10)],
@@ -157,7 +157,7 @@ def test_a_damaged_line_is_named(results, capsys):
     path.write_bytes(path.read_bytes() + b"{\n")
     assert report([str(folder)]) == 2
     assert "questions.jsonl:11 is no JSON" in capsys.readouterr().err
-    (folder / "campaign.json").write_text("{")
+    (folder / "sweep.json").write_text("{")
     assert report([str(folder)]) == 2
     assert "is damaged" in capsys.readouterr().err
 
@@ -181,21 +181,21 @@ def test_settings_with_other_questions_have_no_interval(results):
     assert any("same questions" in warning for warning in table.warnings)
 
 
-def test_a_folder_without_a_campaign_is_refused(tmp_path, capsys):
+def test_a_folder_without_a_sweep_is_refused(tmp_path, capsys):
     assert report([str(tmp_path)]) == 2
-    assert "There is no campaign in" in capsys.readouterr().err
+    assert "There is no sweep in" in capsys.readouterr().err
 
 
-def test_campaigns_of_one_name_are_put_together(results, tmp_path):
+def test_sweeps_of_one_name_are_put_together(results, tmp_path):
     folder, _ = results
-    data = json.loads((folder / "campaign.json").read_text())
+    data = json.loads((folder / "sweep.json").read_text())
     other = tmp_path / "other" / "small"
     other.mkdir(parents=True)
-    first = {**data, "campaign": {**data["campaign"], "settings": data["campaign"]["settings"][:1]}}
+    first = {**data, "sweep": {**data["sweep"], "settings": data["sweep"]["settings"][:1]}}
     first["runs"] = data["runs"][:1]
     for row in first["runs"]:
         row["folder"] = str((folder / row["folder"]).resolve())
-    (other / "campaign.json").write_text(json.dumps(first))
+    (other / "sweep.json").write_text(json.dumps(first))
     (table,) = load_tables([other, folder])
     assert [row.setting.name for row in table.rows] == ["all tokens", "a tenth"]
     assert asdict(table.rows[1].relative_interval)["high"] <= 100

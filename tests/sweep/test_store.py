@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llava.eval.campaign.store import ResponseStore, question_key
+from llava.eval.sweep.store import ResponseStore, question_key
 
 KEYS = [f"q{i}" for i in range(60)]
 
@@ -16,7 +16,7 @@ KEYS = [f"q{i}" for i in range(60)]
 WORKER = """
 import sys, time
 import light
-from llava.eval.campaign.store import ResponseStore
+from llava.eval.sweep.store import ResponseStore
 keys = [f"q{i}" for i in range(60)]
 with ResponseStore(sys.argv[1]) as store:
     for key in store.work(keys, wait=0.02):

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from llava.eval.campaign.plan import read_result
-from llava.eval.campaign.published import published_row, published_value
-from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, campaign_from
 from llava.eval.records import Record, read_records, score_groups, task_score
 from llava.eval.stats import Interval, compare
+from llava.eval.sweep.plan import read_result
+from llava.eval.sweep.published import published_row, published_value
+from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task, sweep_from
 
+EARLIER = "campaign.json"  # what it was called, its key "campaign" too
 _ROUNDING = 0.06  # points; some of lmms-eval's scores are rounded
 
 
@@ -59,7 +60,7 @@ class Row:
 class Table:
     """A model under all settings. manifests: of the runs. warnings: what a reader must know."""
 
-    campaign: Campaign
+    sweep: Sweep
     model: Model
     tasks: tuple[Task, ...]
     rows: tuple[Row, ...]
@@ -68,33 +69,33 @@ class Table:
 
 
 def load_tables(folders: list[Path]) -> list[Table]:
-    """The tables of campaigns' folders; campaigns of one name in several folders are put together.
+    """The tables of sweeps' folders; sweeps of one name in several folders are put together.
 
-    Raises CampaignError for a folder that holds no campaign.
+    Raises SweepError for a folder that holds no sweep.
     """
-    found: dict[str, tuple[Campaign, dict[tuple[str, str, str], Path]]] = {}
+    found: dict[str, tuple[Sweep, dict[tuple[str, str, str], Path]]] = {}
     for folder in folders:
-        path = folder / "campaign.json"
-        if not path.is_file():
-            raise CampaignError(f"There is no campaign in {folder}; give the folder that `aot eval` named at its end.")
+        path = next((p for p in (folder / "sweep.json", folder / EARLIER) if p.is_file()), None)
+        if path is None:
+            raise SweepError(f"There is no sweep in {folder}; give the folder that `aot eval` named at its end.")
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
-            campaign = campaign_from(data["campaign"])
+            sweep = sweep_from(data.get("sweep") or data["campaign"])
             runs = {(row["model"], row["setting"], row["task"]): folder / row["folder"] for row in data["runs"]}
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise CampaignError(f"{path} is damaged; run `aot eval` with this campaign again.") from error
-        if campaign.name in found:
-            first, known = found[campaign.name]
-            campaign, runs = _together(first, campaign), {**runs, **_complete(known)}
-        found[campaign.name] = campaign, runs
-    return [_table(campaign, model, runs) for campaign, runs in found.values() for model in campaign.models]
+            raise SweepError(f"{path} is damaged; run `aot eval` with this sweep again.") from error
+        if sweep.name in found:
+            first, known = found[sweep.name]
+            sweep, runs = _together(first, sweep), {**runs, **_complete(known)}
+        found[sweep.name] = sweep, runs
+    return [_table(sweep, model, runs) for sweep, runs in found.values() for model in sweep.models]
 
 
 def _complete(runs: dict) -> dict:
     return {key: folder for key, folder in runs.items() if read_result(folder) is not None}
 
 
-def _together(one: Campaign, other: Campaign) -> Campaign:
+def _together(one: Sweep, other: Sweep) -> Sweep:
     """The models, settings and tasks of both; where both name one, the first one's."""
 
     def union(name: str) -> tuple:
@@ -105,31 +106,31 @@ def _together(one: Campaign, other: Campaign) -> Campaign:
     return replace(one, models=union("models"), settings=union("settings"), tasks=union("tasks"))
 
 
-def _table(campaign: Campaign, model: Model, runs: dict[tuple[str, str, str], Path]) -> Table:
+def _table(sweep: Sweep, model: Model, runs: dict[tuple[str, str, str], Path]) -> Table:
     answers: dict[tuple[str, str], list[Record]] = {}
     manifests = []
-    for setting in campaign.settings:
-        for task in campaign.tasks:
+    for setting in sweep.settings:
+        for task in sweep.tasks:
             folder = runs.get((model.name, setting.name, task.name))
             manifest = None if folder is None else read_result(folder)
             if manifest is not None:
                 answers[setting.name, task.name] = read_records(folder / "questions.jsonl")
                 manifests.append(manifest)
-    warnings = _warnings(campaign, answers) + [text for manifest in manifests for text in _disagreements(manifest)]
-    reference = next((s.name for s in campaign.settings if s.aot is None), None)
-    intervals = _compare(campaign, reference, answers)
-    rows = tuple(_row(campaign, model, setting, answers, intervals) for setting in campaign.settings)
-    return Table(campaign, model, campaign.tasks, rows, tuple(manifests), tuple(warnings))
+    warnings = _warnings(sweep, answers) + [text for manifest in manifests for text in _disagreements(manifest)]
+    reference = next((s.name for s in sweep.settings if s.aot is None), None)
+    intervals = _compare(sweep, reference, answers)
+    rows = tuple(_row(sweep, model, setting, answers, intervals) for setting in sweep.settings)
+    return Table(sweep, model, sweep.tasks, rows, tuple(manifests), tuple(warnings))
 
 
-def _row(campaign: Campaign, model: Model, setting: Setting, answers: dict, intervals: dict) -> Row:
+def _row(sweep: Sweep, model: Model, setting: Setting, answers: dict, intervals: dict) -> Row:
     published = published_row(model, setting)
     cells = []
-    for task in campaign.tasks:
+    for task in sweep.tasks:
         questions = answers.get((setting.name, task.name), [])
         failed = sum(q.failure is not None for q in questions)
         cells.append(Cell(task_score(questions), published_value(published, task), len(questions), failed))
-    asked = [q for task in campaign.tasks for q in answers.get((setting.name, task.name), []) if q.failure is None]
+    asked = [q for task in sweep.tasks for q in answers.get((setting.name, task.name), []) if q.failure is None]
     shares = [q.tokens["visual"] / q.tokens["visual_before"] for q in asked if q.tokens.get("visual_before")]
     times = [1e3 * q.seconds["compress"] for q in asked if "compress" in q.seconds]
     whole = all(cell.measured is not None for cell in cells)
@@ -147,24 +148,24 @@ def _row(campaign: Campaign, model: Model, setting: Setting, answers: dict, inte
     )
 
 
-def _compare(campaign: Campaign, reference: str | None, answers: dict) -> dict:
+def _compare(sweep: Sweep, reference: str | None, answers: dict) -> dict:
     """(average, relative, its interval, interval of the difference) of every setting that answered every task."""
-    names = [s.name for s in campaign.settings]
+    names = [s.name for s in sweep.settings]
     whole = [
         name
         for name in names
-        if all(task_score(answers.get((name, task.name), [])) is not None for task in campaign.tasks)
+        if all(task_score(answers.get((name, task.name), [])) is not None for task in sweep.tasks)
     ]
     if reference not in whole:
         return {}
     found = {}
-    base = answers_of(campaign, reference, answers)
+    base = answers_of(sweep, reference, answers)
     # settings that answered the same questions are drawn together; others are left without an interval
     same = [reference] + [
-        name for name in whole if name != reference and answers_of(campaign, name, answers).keys() == base.keys()
+        name for name in whole if name != reference and answers_of(sweep, name, answers).keys() == base.keys()
     ]
     tasks = []
-    for task in campaign.tasks:
+    for task in sweep.tasks:
         rows = [score_groups(answers[name, task.name]) for name in same]
         tasks.append([np.array([row[group] for row in rows]) for group in rows[0]])
     compared = compare(tasks)
@@ -189,21 +190,21 @@ def _disagreements(manifest: dict[str, Any]) -> list[str]:
     return found
 
 
-def answers_of(campaign: Campaign, setting: str, answers: dict) -> dict[tuple[str, str, str], Record]:
+def answers_of(sweep: Sweep, setting: str, answers: dict) -> dict[tuple[str, str, str], Record]:
     """A setting's questions on all tasks by (task, subtask, document)."""
-    return {(t.name, *q.key): q for t in campaign.tasks for q in answers.get((setting, t.name), [])}
+    return {(t.name, *q.key): q for t in sweep.tasks for q in answers.get((setting, t.name), [])}
 
 
-def _warnings(campaign: Campaign, answers: dict) -> list[str]:
+def _warnings(sweep: Sweep, answers: dict) -> list[str]:
     found = []
-    for task in campaign.tasks:
+    for task in sweep.tasks:
         sets = {name: {q.key for q in answers[name, task.name]} for name, t in answers if t == task.name}
         if len({frozenset(keys) for keys in sets.values()}) > 1:
             found.append(f"{task.name}: not all settings were asked the same questions; those have no interval.")
     missing = [
         f"{setting.name} on {task.name}"
-        for setting in campaign.settings
-        for task in campaign.tasks
+        for setting in sweep.settings
+        for task in sweep.tasks
         if (setting.name, task.name) not in answers
     ]
     if missing:

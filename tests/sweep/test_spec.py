@@ -4,31 +4,31 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llava.eval.campaign.cli import main
-from llava.eval.campaign.plan import check_installed, make_plan
-from llava.eval.campaign.published import check_published, published
-from llava.eval.campaign.runner import Launch, command
-from llava.eval.campaign.spec import CAMPAIGNS, CampaignError, campaign_from, load_campaign
+from llava.eval.sweep.cli import main
+from llava.eval.sweep.plan import check_installed, make_plan
+from llava.eval.sweep.published import check_published, published
+from llava.eval.sweep.runner import Launch, command
+from llava.eval.sweep.spec import SWEEPS, SweepError, load_sweep, sweep_from
 
 NAMES = {
     "main-ov", "main-video", "components", "aggregation", "random-anchors", "clips", "iterations", "frames", "mlvu",
 }  # fmt: skip
 
 
-def test_the_tables_of_the_project_are_sound_campaigns():
-    assert {path.stem for path in CAMPAIGNS.glob("*.yaml")} == NAMES | {"tiny"}
+def test_the_tables_of_the_project_are_sound_sweeps():
+    assert {path.stem for path in SWEEPS.glob("*.yaml")} == NAMES | {"tiny"}
     for name in NAMES:
-        campaign = load_campaign(name)
-        check_published(campaign)
-        assert campaign.table == name and any(s.aot is None for s in campaign.settings)
+        sweep = load_sweep(name)
+        check_published(sweep)
+        assert sweep.table == name and any(s.aot is None for s in sweep.settings)
 
 
-def test_the_campaign_for_any_machine_is_found_from_any_folder(tmp_path, monkeypatch):
+def test_the_sweep_for_any_machine_is_found_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    campaign = load_campaign("tiny")
-    assert (Path(campaign.models[0].checkpoint) / "config.json").is_file()
-    assert (Path(campaign.include_path) / "aot_clips").is_dir()
-    assert load_campaign("main-ov").models[0].checkpoint == "lmms-lab/llava-onevision-qwen2-7b-ov"
+    sweep = load_sweep("tiny")
+    assert (Path(sweep.models[0].checkpoint) / "config.json").is_file()
+    assert (Path(sweep.include_path) / "aot_clips").is_dir()
+    assert load_sweep("main-ov").models[0].checkpoint == "lmms-lab/llava-onevision-qwen2-7b-ov"
 
 
 def test_every_published_row_names_a_source():
@@ -47,7 +47,7 @@ def change(values, *path, to):
 @pytest.mark.parametrize(
     "path, value, words",
     [
-        (("colour",), "red", "Unknown key colour in the campaign"),
+        (("colour",), "red", "Unknown key colour in the sweep"),
         (("models", 0, "colour"), "red", r"Unknown key colour in model 1 \(M\)"),
         (("settings", 1, "retention"), 0.1, r"Unknown key retention in setting 2 \(a tenth\)"),
         (("settings", 1, "aot"), {"retentoin": 0.1}, "Unknown setting retentoin"),
@@ -82,22 +82,22 @@ def change(values, *path, to):
         (("tasks", 0), {"name": "t", "published": 3}, "write names as text"),
     ],
 )
-def test_what_is_wrong_is_said_in_one_sentence(campaign, path, value, words):
-    change(campaign, *path, to=value)
-    with pytest.raises(CampaignError, match=words) as caught:
-        campaign_from(campaign)
+def test_what_is_wrong_is_said_in_one_sentence(sweep, path, value, words):
+    change(sweep, *path, to=value)
+    with pytest.raises(SweepError, match=words) as caught:
+        sweep_from(sweep)
     assert "\n" not in str(caught.value)
 
 
-def test_unknown_published_values_are_refused(campaign):
-    campaign["models"][0]["published"] = "llava-onevision-7b"
-    campaign["settings"][1]["published"] = ["10%", "Magic"]
-    with pytest.raises(CampaignError, match="no published 'Magic'"):
-        check_published(campaign_from(campaign))
+def test_unknown_published_values_are_refused(sweep):
+    sweep["models"][0]["published"] = "llava-onevision-7b"
+    sweep["settings"][1]["published"] = ["10%", "Magic"]
+    with pytest.raises(SweepError, match="no published 'Magic'"):
+        check_published(sweep_from(sweep))
 
 
 @pytest.mark.parametrize("text", ["models: [", "- 1\n- 2", "", "\x00"])
-def test_files_that_are_no_campaign(tmp_path, text, capsys):
+def test_files_that_are_no_sweep(tmp_path, text, capsys):
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     assert main([str(path)]) == 2
@@ -134,7 +134,7 @@ def test_aliases_that_stand_for_little_are_taken(tmp_path):
     path.write_text(
         ROWS + "settings:\n- &s {name: s, args: &a {x: 1}}\n- {<<: *s, name: r, args: *a}\n", encoding="utf-8-sig"
     )
-    assert [s.args for s in load_campaign(path).settings] == [{"x": 1}, {"x": 1}]
+    assert [s.args for s in load_sweep(path).settings] == [{"x": 1}, {"x": 1}]
 
 
 def test_an_unknown_name_tells_the_known_ones(capsys):
@@ -142,24 +142,24 @@ def test_an_unknown_name_tells_the_known_ones(capsys):
     assert "main-ov" in capsys.readouterr().err
 
 
-def test_what_is_missing_is_told_before_any_work(tmp_path, campaign, capsys, harness):
+def test_what_is_missing_is_told_before_any_work(tmp_path, sweep, capsys, harness):
     path = tmp_path / "c.yaml"
-    path.write_text(yaml.safe_dump(campaign))
-    with pytest.raises(CampaignError, match="lmms-eval is not installed"):
-        check_installed(campaign_from(campaign), "no_such_harness")
-    with pytest.raises(CampaignError, match="no folder of tasks"):
-        check_installed(campaign_from({**campaign, "include_path": "nowhere"}), harness)
-    campaign["models"][0]["checkpoint"] = str(tmp_path / "nowhere")
-    with pytest.raises(CampaignError, match="nowhere"):
-        check_installed(campaign_from(campaign), harness)
+    path.write_text(yaml.safe_dump(sweep))
+    with pytest.raises(SweepError, match="lmms-eval is not installed"):
+        check_installed(sweep_from(sweep), "no_such_harness")
+    with pytest.raises(SweepError, match="no folder of tasks"):
+        check_installed(sweep_from({**sweep, "include_path": "nowhere"}), harness)
+    sweep["models"][0]["checkpoint"] = str(tmp_path / "nowhere")
+    with pytest.raises(SweepError, match="nowhere"):
+        check_installed(sweep_from(sweep), harness)
 
 
-def test_the_command_of_lmms_eval(tmp_path, campaign):
-    campaign["settings"][1] = {
+def test_the_command_of_lmms_eval(tmp_path, sweep):
+    sweep["settings"][1] = {
         "name": "r", "aot": {"method": "random", "retention": 0.1, "options": {"seed": 2}},
         "args": {"max_frames_num": 8}, "per_task": {"other": {"retention": 0.2}},
     }  # fmt: skip
-    runs = make_plan(campaign_from(campaign), tmp_path)
+    runs = make_plan(sweep_from(sweep), tmp_path)
     words = command(runs[1], Launch(device="cpu"), tmp_path / "a")
     given = words[words.index("--model_args") + 1]
     assert 'method=random,retention=0.1,options={"seed":2},store=' in given
@@ -169,8 +169,8 @@ def test_the_command_of_lmms_eval(tmp_path, campaign):
     assert "retention=0.2" in " ".join(command(runs[3], Launch(), tmp_path))
 
 
-def test_several_processes_and_machines(tmp_path, campaign):
-    run = make_plan(campaign_from(campaign), tmp_path)[0]
+def test_several_processes_and_machines(tmp_path, sweep):
+    run = make_plan(sweep_from(sweep), tmp_path)[0]
     words = " ".join(command(run, Launch(processes=8), tmp_path))
     assert "torch.distributed.run --nproc_per_node 8 --standalone -m lmms_eval" in words
     several = Launch(processes=8, machines=2, machine_rank=1, main_address="10.0.0.1:29500")
@@ -192,12 +192,12 @@ def test_several_processes_and_machines(tmp_path, campaign):
     ],
 )
 def test_launches_that_cannot_be(wrong):
-    with pytest.raises(CampaignError):
+    with pytest.raises(SweepError):
         Launch(**wrong)
 
 
-def test_a_path_that_lmms_eval_would_cut_is_refused(tmp_path, campaign):
-    campaign["models"][0]["checkpoint"] = "a,b"
-    run = make_plan(campaign_from(campaign), tmp_path)[0]
-    with pytest.raises(CampaignError, match="no commas"):
+def test_a_path_that_lmms_eval_would_cut_is_refused(tmp_path, sweep):
+    sweep["models"][0]["checkpoint"] = "a,b"
+    run = make_plan(sweep_from(sweep), tmp_path)[0]
+    with pytest.raises(SweepError, match="no commas"):
         command(run, Launch(), tmp_path)

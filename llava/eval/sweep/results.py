@@ -5,10 +5,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from llava.eval.campaign.graders import question_group, question_score
-from llava.eval.campaign.store import StoreReader
 from llava.eval.jsonl import LineError, read_jsonl
 from llava.eval.records import Record
+from llava.eval.sweep.graders import question_group, question_score
+from llava.eval.sweep.store import StoreReader
 
 _PREFERRED = ("accuracy", "acc", "exact_match", "f1")
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llava.eval.campaign.spec import Campaign, CampaignError, Model, Setting, Task, campaign_from
+from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task, sweep_from
 from llava.shipped import shipped
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -16,14 +16,14 @@ _FRAMES = re.compile(r"\b(\d+) frames\b")
 
 
 def embedded_checkpoint() -> Path:
-    """The embedded model's folder. Raises CampaignError when it is not there."""
+    """The embedded model's folder. Raises SweepError when it is not there."""
     if (folder := shipped("checkpoints/aot-tiny")) is None:
-        raise CampaignError("The embedded model is not part of this installation; run this in a checkout.")
+        raise SweepError("The embedded model is not part of this installation; run this in a checkout.")
     return folder
 
 
-def stand_in(campaign: Campaign, checkpoint: Path, *, limit: int | None = None) -> Campaign:
-    """The campaign with the embedded model and tasks in the place of its own, and a title that says so.
+def stand_in(sweep: Sweep, checkpoint: Path, *, limit: int | None = None) -> Sweep:
+    """The sweep with the embedded model and tasks in the place of its own, and a title that says so.
 
     What is counted for large models is scaled: anchors by tokens of the tower's grid, frames by the number of frames
     the model was made for. Published values stay in sight; those of single benchmarks have no place any more.
@@ -31,14 +31,14 @@ def stand_in(campaign: Campaign, checkpoint: Path, *, limit: int | None = None) 
     config = json.loads((checkpoint / "config.json").read_text(encoding="utf-8"))
     tower = config["mm_vision_config"]
     tokens = (tower["image_size"] // tower["patch_size"]) ** 2
-    first = campaign.models[0]
+    first = sweep.models[0]
     frames = config["mm_video_frames"] / first.args.get("max_frames_num", 32)
-    settings = tuple(_scaled(setting, tokens / TOWER_TOKENS, frames) for setting in campaign.settings)
+    settings = tuple(_scaled(setting, tokens / TOWER_TOKENS, frames) for setting in sweep.settings)
     model = Model(checkpoint.name, "llava_onevision_aot", str(checkpoint), {}, first.published)
-    others = " and ".join(other.name for other in campaign.models)
+    others = " and ".join(other.name for other in sweep.models)
     scaled = replace(
-        campaign,
-        name=f"{campaign.name}-embedded",
+        sweep,
+        name=f"{sweep.name}-embedded",
         note=f"on the embedded model {checkpoint.name} over procedural clips, not on {others} over the benchmarks",
         models=(model,),
         settings=settings,
@@ -46,7 +46,7 @@ def stand_in(campaign: Campaign, checkpoint: Path, *, limit: int | None = None) 
         limit=limit,
         include_path=str(ROOT / "lmms_eval_tasks"),
     )
-    return campaign_from(scaled.to_dict())
+    return sweep_from(scaled.to_dict())
 
 
 def _scaled(setting: Setting, anchors: float, frames: float) -> Setting:

@@ -2,7 +2,7 @@
 
 The prompts agree up to and including the visual tokens. Behind one copy of this prefix all prompts, options and
 replies are packed into a single sequence of branches: a token sees the prefix, the branches its own one grew from and
-its own, at the positions it would have alone. So every reply is what `plain_asking` gives, without a key of the
+its own, at the positions it would have alone. So every reply is what `generate_plain` gives, without a key of the
 prefix being computed or copied twice.
 """
 
@@ -20,7 +20,7 @@ from llava.model.pruning import CACHE
 
 
 @dataclass(frozen=True)
-class Asked:
+class Query:
     """One prompt, the longest reply in tokens, and options whose likelihood as the whole reply is asked for."""
 
     prompt: str
@@ -29,7 +29,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Said:
+class Reply:
     """The greedy reply, and the likeliest option (None without options)."""
 
     text: str
@@ -111,7 +111,7 @@ class Branches:
 
 
 @torch.inference_mode()
-def ask(model, tokenizer, visual: torch.Tensor, asked: Sequence[Asked]) -> list[Said]:
+def query(model, tokenizer, visual: torch.Tensor, asked: Sequence[Query]) -> list[Reply]:
     """Answers several prompts about one video. visual: (S, D) tokens of `model.video_tokens`."""
     rows = [prompt_ids(a.prompt, tokenizer) for a in asked]
     mark = rows[0].index(IMAGE_TOKEN_INDEX)
@@ -132,7 +132,7 @@ def ask(model, tokenizer, visual: torch.Tensor, asked: Sequence[Asked]) -> list[
     replies = _greedy(tree, prompts, firsts, asked, end_tokens(model))
     texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
     best = {o.row: o.text for _, o in sorted(zip(likelihoods, options, strict=True), key=lambda pair: pair[0])}
-    return [Said(text.strip(), best.get(i)) for i, text in enumerate(texts)]
+    return [Reply(text.strip(), best.get(i)) for i, text in enumerate(texts)]
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class _Option:
     ids: list[int]
 
 
-def _greedy(tree: Branches, prompts: list[int], first: list[int], asked: Sequence[Asked], ends: set[int]):
+def _greedy(tree: Branches, prompts: list[int], first: list[int], asked: Sequence[Query], ends: set[int]):
     """Tokens of every reply, its end included, from the first one of each."""
     replies = [[token] for token in first]
     while True:

@@ -1,4 +1,4 @@
-"""`aot eval`: runs a campaign; what is there already is not made again."""
+"""`aot eval`: runs a sweep; what is there already is not made again."""
 
 import argparse
 import sys
@@ -9,32 +9,32 @@ import torch
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
-from llava.eval.campaign.plan import with_limit
-from llava.eval.campaign.progress import CampaignProgress
-from llava.eval.campaign.runner import LAUNCHERS, Launch, Summary, run_campaign
-from llava.eval.campaign.spec import CampaignError, known_campaigns, load_campaign
 from llava.eval.jsonl import LineError
+from llava.eval.sweep.plan import with_limit
+from llava.eval.sweep.progress import SweepProgress
+from llava.eval.sweep.runner import LAUNCHERS, Launch, Summary, run_sweep
+from llava.eval.sweep.spec import SweepError, known_sweeps, load_sweep
 
-OUTPUT = Path("runs/campaigns")
+OUTPUT = Path("runs/sweeps")
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Runs a campaign; 0 when every question has a reply, 1 when something failed, 2 for a wrong command."""
+    """Runs a sweep; 0 when every question has a reply, 1 when something failed, 2 for a wrong command."""
 
     def work() -> Summary:
-        campaign = with_limit(load_campaign(options.campaign), options.limit)
-        return run_campaign(campaign, options.output, launch_of(options), CampaignProgress())
+        sweep = with_limit(load_sweep(options.sweep), options.limit)
+        return run_sweep(sweep, options.output, launch_of(options), SweepProgress())
 
     return finish("aot eval", work)
 
 
 def finish(prog: str, work: Callable[[], Summary]) -> int:
-    """Runs the work of a command that runs campaigns, says how it ended, and returns the exit code."""
+    """Runs the work of a command that runs sweeps, says how it ended, and returns the exit code."""
     try:
         summary = work()
-    except (CampaignError, LineError, OSError) as error:
+    except (SweepError, LineError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
-        return 2 if isinstance(error, CampaignError) else 1
+        return 2 if isinstance(error, SweepError) else 1
     except KeyboardInterrupt:
         print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
@@ -43,13 +43,13 @@ def finish(prog: str, work: Callable[[], Summary]) -> int:
 
 
 def add_options(parser: Parser) -> None:
-    parser.add_argument("campaign", metavar="CAMPAIGN", help=f"a YAML file, or one of: {known_campaigns()}")
+    parser.add_argument("sweep", metavar="SWEEP", help=f"a YAML file, or one of: {known_sweeps()}")
     parser.add_argument("--limit", type=int, metavar="N", help="questions a task, to try things out")
     add_launch_options(parser)
 
 
 def add_launch_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say where and on what a campaign runs."""
+    """Options that say where and on what a sweep runs."""
     add = parser.add_argument
     add("--output", type=Path, default=OUTPUT, metavar="DIR", help=f"folder of all results (default {OUTPUT})")
     add("--processes", type=int, default=1, metavar="N", help="processes on this machine, one a GPU (default 1)")

@@ -1,4 +1,4 @@
-"""`aot report`: campaigns' results as Markdown, CSV and a picture for each table."""
+"""`aot report`: sweeps' results as Markdown, CSV and a picture for each table."""
 
 import re
 import sys
@@ -6,10 +6,10 @@ from pathlib import Path
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
-from llava.eval.campaign.render import as_csv, markdown
-from llava.eval.campaign.spec import CampaignError
-from llava.eval.campaign.tables import Table, load_tables
 from llava.eval.jsonl import LineError
+from llava.eval.sweep.render import as_csv, markdown
+from llava.eval.sweep.spec import SweepError
+from llava.eval.sweep.tables import Table, load_tables
 from llava.eval.tables.plots import table_plot
 
 
@@ -25,7 +25,7 @@ def execute(options) -> int:
         for table in tables:
             page = write_table(table, options.output or options.folders[0])
             print(page)
-    except (CampaignError, LineError, OSError) as error:
+    except (SweepError, LineError, OSError) as error:
         print(f"aot report: {error}", file=sys.stderr)
         return 2
     whole = all(row.average is not None and not row.failed for table in tables for row in table.rows)
@@ -40,13 +40,13 @@ def plain(name: str) -> str:
 
 
 def page_name(table: Table, name: str | None = None) -> str:
-    """The name of a table's files: the campaign's, or another one, with the model's where there are several."""
-    name = name or table.campaign.name
-    return f"{name}-{plain(table.model.name)}" if len(table.campaign.models) > 1 else name
+    """The name of a table's files: the sweep's, or another one, with the model's where there are several."""
+    name = name or table.sweep.name
+    return f"{name}-{plain(table.model.name)}" if len(table.sweep.models) > 1 else name
 
 
 def write_table(table: Table, folder: Path, *, name: str | None = None) -> Path:
-    """Writes NAME.md, NAME.csv and, with matplotlib, NAME.png, by default by the campaign's name; returns the first."""
+    """Writes NAME.md, NAME.csv and, with matplotlib, NAME.png, by default by the sweep's name; returns the first."""
     folder.mkdir(parents=True, exist_ok=True)
     name = page_name(table, name)
     page = folder / f"{name}.md"

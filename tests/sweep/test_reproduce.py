@@ -2,29 +2,29 @@ import json
 
 import pytest
 
-import llava.eval.campaign.reproduce as reproduce
-from llava.eval.campaign.embedded import embedded_checkpoint, stand_in
-from llava.eval.campaign.spec import CAMPAIGNS, load_campaign
+import llava.eval.sweep.reproduce as reproduce
 from llava.eval.records import read_records
+from llava.eval.sweep.embedded import embedded_checkpoint, stand_in
+from llava.eval.sweep.spec import SWEEPS, load_sweep
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in CAMPAIGNS.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(path.stem for path in SWEEPS.glob("*.yaml")))
 def test_every_table_has_a_stand_in_that_says_so(name):
-    campaign = stand_in(load_campaign(name), embedded_checkpoint(), limit=5)
-    assert "embedded model aot-tiny" in campaign.note and campaign.name == f"{name}-embedded"
-    assert len(campaign.models) == 1 and {task.name for task in campaign.tasks} == {
+    sweep = stand_in(load_sweep(name), embedded_checkpoint(), limit=5)
+    assert "embedded model aot-tiny" in sweep.note and sweep.name == f"{name}-embedded"
+    assert len(sweep.models) == 1 and {task.name for task in sweep.tasks} == {
         "aot_clips_open",
         "aot_clips_choice",
     }
-    for setting in campaign.settings:
+    for setting in sweep.settings:
         if (setting.aot or {}).get("preset") in ("released", "paper"):
             assert setting.aot["num_anchors"] < 60  # of 144 tokens a frame, as 205 or fewer are of 729
 
 
 def test_frames_are_scaled_and_named_anew():
-    campaign = stand_in(load_campaign("frames"), embedded_checkpoint())
-    counts = {s.args["max_frames_num"] for s in campaign.settings if s.args}
-    assert counts == {8, 16, 32, 64} and any(s.name == "AOT, 64 frames, 10 %" for s in campaign.settings)
+    sweep = stand_in(load_sweep("frames"), embedded_checkpoint())
+    counts = {s.args["max_frames_num"] for s in sweep.settings if s.args}
+    assert counts == {8, 16, 32, 64} and any(s.name == "AOT, 64 frames, 10 %" for s in sweep.settings)
 
 
 def test_unknown_tables_and_wrong_numbers(capsys):
@@ -52,7 +52,7 @@ def test_a_table_through_lmms_eval_itself(tmp_path, monkeypatch):
     page = (tmp_path / "pages" / "iterations.md").read_text()
     assert page.startswith("# LLaVA-OneVision-7B") and "on the embedded model" in page.splitlines()[0]
     assert "of its rows only all tokens and no such setting" in page.splitlines()[0]
-    data = json.loads((tmp_path / "out" / "iterations-embedded" / "campaign.json").read_text())
+    data = json.loads((tmp_path / "out" / "iterations-embedded" / "sweep.json").read_text())
     folder = tmp_path / "out" / "iterations-embedded" / data["runs"][0]["folder"]
     questions = read_records(folder / "questions.jsonl")
     assert len(questions) == 2 and all(q.tokens["visual"] == q.tokens["visual_before"] for q in questions)

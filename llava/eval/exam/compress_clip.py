@@ -9,8 +9,8 @@ from statistics import mean
 import torch
 
 from aot import AOTError
-from llava.eval.exam.altered import altered_input, altered_order
-from llava.eval.exam.peak import PeakMemory
+from llava.eval.exam.memory import PeakMemory
+from llava.eval.exam.perturb import perturb_input, perturbed_order
 from llava.eval.exam.settings import Setting
 
 TIMED = 5  # runs of which the fastest counts
@@ -34,16 +34,16 @@ class Counts:
 
 
 @torch.inference_mode()
-def reduce(model, video, setting: Setting, *, seed: int = 0) -> tuple[torch.Tensor, Counts | None]:
+def compress_clip(model, video, setting: Setting, *, seed: int = 0) -> tuple[torch.Tensor, Counts | None]:
     """Visual tokens (S, D) of an encoded video, newline tokens included, under a setting.
 
     seed: of what the setting alters at random.
     """
     model.config.aot = None if setting.config is None else setting.config.to_dict()
-    tokens, result = model.video_tokens(altered_input(video, setting.alteration, seed))
+    tokens, result = model.video_tokens(perturb_input(video, setting.perturbation, seed))
     if result is None:
         return tokens, None
-    order = altered_order(result, setting.alteration, seed)
+    order = perturbed_order(result, setting.perturbation, seed)
     counts = Counts(result.num_visual, result.num_newlines, result.tokens_before)
     return (tokens if order is None else tokens[order]), counts
 
@@ -64,7 +64,7 @@ def own_cost(model, video, setting: Setting) -> dict[str, float | None]:
         return {"milliseconds": None, "extra_mib": None}
     times = []
     for _ in range(TIMED):
-        reduce(model, video, setting)
+        compress_clip(model, video, setting)
         times.append(model.last_timing["compress"])
     with PeakMemory() as memory:
         model.video_tokens(video)
@@ -82,7 +82,7 @@ def fit_anchors(model, videos: Sequence, setting: Setting) -> Setting:
     def share(anchors: int) -> float:
         try:
             fitted = replace(setting, config=setting.config.replace(num_anchors=anchors))
-            counts = [reduce(model, v, fitted)[1] for v in videos]
+            counts = [compress_clip(model, v, fitted)[1] for v in videos]
         except AOTError:  # a tower frame has room for them, so they are too few to leave a token
             return 0.0
         return sum(c.tokens for c in counts) / sum(c.before for c in counts)
