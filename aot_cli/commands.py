@@ -111,6 +111,7 @@ COMMANDS = {
         (
             "aot eval tiny                        the embedded model: two minutes, no GPU",
             "aot eval main-ov --processes 8       a published table, on eight GPUs",
+            "aot eval main-ov --embedded --limit 2 --pages tables     its rows on the CPU",
             "aot eval my.yaml --limit 20",
         ),
     ),
@@ -118,8 +119,8 @@ COMMANDS = {
         "evaluate",
         "llava.eval.sweep.report",
         "tables of what was run, beside published ones",
-        "Write tables of sweeps: measured beside published, with intervals.",
-        ("aot report runs/sweeps/tiny",),
+        "Write what sweeps and exams found: tables with intervals, and pictures.",
+        ("aot report runs/sweeps/tiny", "aot report runs/exam --page docs/results.md"),
     ),
     "benchmark": Command(
         "evaluate",
@@ -129,16 +130,6 @@ COMMANDS = {
         (
             "aot benchmark --name ov --model llava_onevision_aot --model-path CHECKPOINT \\",
             "    --args max_frames_num=32 --tasks videomme --retention 25% 10%",
-        ),
-    ),
-    "reproduce": Command(
-        "evaluate",
-        "llava.eval.sweep.reproduce",
-        "a published table from nothing to a page",
-        "Reproduce a published table; on the embedded model where there is no GPU.",
-        (
-            'aot reproduce main-ov --limit 2 --settings "AOT, 10 %"     two rows alone',
-            "aot reproduce main-ov --processes 8                        on eight GPUs",
         ),
     ),
     "methods": Command(

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from aot_cli.commands import COMMANDS
 from aot_cli.parser import meant
+from aot_cli.renamed import renamed
 from aot_cli.tree import make_parser
 
 
@@ -18,6 +19,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words == ["help"]:
         parser.print_help()
         return 0
+    words = renamed(words)
     if not words[0].startswith("-") and words[0] not in COMMANDS:
         print(f"aot: there is no command {words[0]!r}{meant(words[0], COMMANDS)}; see aot --help.", file=sys.stderr)
         return 2

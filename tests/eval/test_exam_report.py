@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from aot_cli.main import main
 from llava.eval.jsonl import write_json
 from llava.eval.markdown import write_section
 from llava.eval.records import Record, write_records
@@ -91,3 +92,13 @@ def test_a_folder_of_two_exams_is_refused(tmp_path):
     assert set(read_runs(tmp_path, questions=8)) == {"full"}
     with pytest.raises(SystemExit, match="full"):
         read_runs(tmp_path, questions=16)
+
+
+def test_report_takes_the_folder_of_an_exam(tmp_path, capsys):
+    folder, page = tmp_path / "exam" / "full-0-8", tmp_path / "results.md"
+    folder.mkdir(parents=True)
+    header = {"setting": "full", "weights": "w", "questions": 8, "seed": 0, "torch": "2"}
+    write_json(folder / "result.json", {"header": header})
+    write_records(folder / "questions.jsonl", replies([1, 0], [1, 1]))
+    assert main(["report", str(tmp_path / "exam"), "--page", str(page)]) == 0
+    assert "| all tokens | 75.0 | 100.0 |" in page.read_text() and capsys.readouterr().out.strip() == str(page)

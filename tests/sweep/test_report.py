@@ -186,6 +186,15 @@ def test_a_folder_without_a_sweep_is_refused(tmp_path, capsys):
     assert "There is no sweep in" in capsys.readouterr().err
 
 
+def test_the_results_of_an_earlier_release_are_read(results):
+    folder, _ = results
+    data = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").unlink()
+    (folder / "campaign.json").write_text(json.dumps({"campaign": data["sweep"], "runs": data["runs"]}))
+    (table,) = load_tables([folder])
+    assert [row.average for row in table.rows] == [80.0, 60.0]
+
+
 def test_sweeps_of_one_name_are_put_together(results, tmp_path):
     folder, _ = results
     data = json.loads((folder / "sweep.json").read_text())

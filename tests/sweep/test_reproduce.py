@@ -2,8 +2,9 @@ import json
 
 import pytest
 
-import llava.eval.sweep.reproduce as reproduce
+from aot_cli.main import main
 from llava.eval.records import read_records
+from llava.eval.sweep.cli import listing
 from llava.eval.sweep.embedded import embedded_checkpoint, stand_in
 from llava.eval.sweep.spec import SWEEPS, load_sweep
 
@@ -28,17 +29,18 @@ def test_frames_are_scaled_and_named_anew():
 
 
 def test_unknown_tables_and_wrong_numbers(capsys):
-    assert reproduce.main(["main-vo"]) == 2
-    assert "There is no table 'main-vo'" in capsys.readouterr().err
-    assert reproduce.main(["main-vid", "--machines", "2"]) == 2
-    assert "--main-address" in capsys.readouterr().err
+    assert main(["eval", "main-vo", "--or-embedded"]) == 2
+    assert "There is no sweep 'main-vo'" in capsys.readouterr().err
+    assert main(["reproduce", "main-vid", "--machines", "2"]) == 2  # as the release before called it
+    said = capsys.readouterr().err
+    assert "aot reproduce is now aot eval --or-embedded" in said and "--main-address" in said
 
 
 def test_pages_are_listed_with_their_titles(tmp_path):
     (tmp_path / "b.md").write_text("# Second: on the embedded model\n\ntext")
     (tmp_path / "a.md").write_text("# First\n")
     (tmp_path / "a.png").write_bytes(b"")
-    lines = reproduce.listing(tmp_path).splitlines()
+    lines = listing(tmp_path).splitlines()
     assert f"- [First]({tmp_path.name}/a.md)" in lines and f"  ![First]({tmp_path.name}/a.png)" in lines
     assert lines[-1] == f"- [Second: on the embedded model]({tmp_path.name}/b.md)"
 
@@ -46,9 +48,9 @@ def test_pages_are_listed_with_their_titles(tmp_path):
 def test_a_table_through_lmms_eval_itself(tmp_path, monkeypatch):
     pytest.importorskip("lmms_eval")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
-    words = ["iterations", "--embedded", "--limit", "2", "--settings", "no such setting", "--device", "cpu"]
+    words = ["eval", "iterations", "--embedded", "--limit", "2", "--settings", "no such setting", "--device", "cpu"]
     words += ["--output", str(tmp_path / "out"), "--pages", str(tmp_path / "pages")]
-    assert reproduce.main(words) == 0
+    assert main(words) == 0
     page = (tmp_path / "pages" / "iterations.md").read_text()
     assert page.startswith("# LLaVA-OneVision-7B") and "on the embedded model" in page.splitlines()[0]
     assert "of its rows only all tokens and no such setting" in page.splitlines()[0]

@@ -1,4 +1,4 @@
-"""`aot report`: sweeps' results as Markdown, CSV and a picture for each table."""
+"""`aot report`: what sweeps and exams left, as Markdown, CSV and pictures."""
 
 import re
 import sys
@@ -10,18 +10,27 @@ from llava.eval.jsonl import LineError
 from llava.eval.sweep.render import as_csv, markdown
 from llava.eval.sweep.spec import SweepError
 from llava.eval.sweep.tables import Table, load_tables
+from llava.eval.tables.exam_results import holds_exam
 from llava.eval.tables.plots import table_plot
 
 
 def add_options(parser: Parser) -> None:
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what `aot eval` named at its end")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what `aot eval` or `aot exam` wrote")
+    page = "where an exam's sections go (default: docs/results.md)"
+    parser.add_argument("--page", type=Path, default=Path("docs/results.md"), metavar="FILE", help=page)
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: the first FOLDER)")
 
 
 def execute(options) -> int:
     """Writes the tables; 0, or 2 after one sentence for what cannot be read, or 1 when questions failed or lack."""
     try:
-        tables = load_tables(options.folders)
+        exams = [folder for folder in options.folders if holds_exam(folder)]
+        for folder in exams:
+            from llava.eval.method_table import write  # loads the model's code
+
+            write(folder, options.page, {})
+            print(options.page)
+        tables = load_tables([folder for folder in options.folders if folder not in exams])
         for table in tables:
             page = write_table(table, options.output or options.folders[0])
             print(page)

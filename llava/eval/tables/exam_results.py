@@ -41,6 +41,11 @@ def read_runs(folder: Path, **wanted) -> dict[str, dict]:
     return runs
 
 
+def holds_exam(folder: Path) -> bool:
+    """Whether `aot exam` left runs in a folder; those of `aot eval` have no header."""
+    return any("header" in json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json")))
+
+
 def chosen(runs: dict[str, dict], settings: Sequence[str]) -> dict[str, dict]:
     """The full run and those of these settings that are there, in this order."""
     return {name: runs[name] for name in dict.fromkeys(["full", *settings]) if name in runs}
