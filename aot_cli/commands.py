@@ -105,21 +105,22 @@ COMMANDS = {
     ),
     "eval": Command(
         "evaluate",
-        "llava.eval.campaign.cli",
+        "llava.eval.sweep.cli",
         "models × settings × benchmarks, resumable",
         "Run models under settings on lmms-eval's tasks, and resume.",
         (
             "aot eval tiny                        the embedded model: two minutes, no GPU",
             "aot eval main-ov --processes 8       a published table, on eight GPUs",
+            "aot eval main-ov --embedded --limit 2 --pages tables     its rows on the CPU",
             "aot eval my.yaml --limit 20",
         ),
     ),
     "report": Command(
         "evaluate",
-        "llava.eval.campaign.report",
+        "llava.eval.sweep.report",
         "tables of what was run, beside published ones",
-        "Write tables of campaigns: measured beside published, with intervals.",
-        ("aot report runs/campaigns/tiny",),
+        "Write what sweeps and exams found: tables with intervals, and pictures.",
+        ("aot report runs/sweeps/tiny", "aot report runs/exam --page docs/results.md"),
     ),
     "benchmark": Command(
         "evaluate",
@@ -129,16 +130,6 @@ COMMANDS = {
         (
             "aot benchmark --name ov --model llava_onevision_aot --model-path CHECKPOINT \\",
             "    --args max_frames_num=32 --tasks videomme --retention 25% 10%",
-        ),
-    ),
-    "reproduce": Command(
-        "evaluate",
-        "llava.eval.campaign.reproduce",
-        "a published table from nothing to a page",
-        "Reproduce a published table; on the embedded model where there is no GPU.",
-        (
-            'aot reproduce main-ov --limit 2 --settings "AOT, 10 %"     two rows alone',
-            "aot reproduce main-ov --processes 8                        on eight GPUs",
         ),
     ),
     "methods": Command(

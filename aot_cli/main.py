@@ -11,6 +11,7 @@ from importlib import import_module, metadata
 
 from aot_cli.commands import COMMANDS, EXAMPLES, Command
 from aot_cli.parser import Parser, meant
+from aot_cli.renamed import renamed
 
 SHOWN = ("torch", "transformers")  # beside our own version, for reports of defects
 
@@ -22,6 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not words or words == ["help"]:
         parser.print_help()
         return 0
+    words = renamed(words)
     if not words[0].startswith("-") and words[0] not in COMMANDS:
         print(f"aot: there is no command {words[0]!r}{meant(words[0], COMMANDS)}; see aot --help.", file=sys.stderr)
         return 2

@@ -8,4 +8,4 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 make_environment demo lmms
-exec .venv/bin/aot reproduce "$@"
+exec .venv/bin/aot eval --or-embedded --pages docs/reproduced "$@"

@@ -7,7 +7,6 @@ and `result.json`, which says what it was made with and what the reduction cost;
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import sys
 import time
@@ -21,13 +20,14 @@ from aot_cli.main import entry
 from aot_cli.parser import Parser
 from aot_tiny.shapes.clips import sample_clip
 from aot_tiny.shapes.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
-from llava.eval.exam.asking import Asked, Said, ask
+from llava.eval.exam.compress_clip import Counts, compress_clip, counts_inside, fit_anchors, own_cost
+from llava.eval.exam.feature_cache import FeatureCache, shared_plan
+from llava.eval.exam.generate_plain import generate_plain
 from llava.eval.exam.items import QUESTIONS, SEED, Item, clip_files, make_exam
-from llava.eval.exam.plain_asking import ask_plainly
-from llava.eval.exam.reduction import Counts, counts_inside, fit_anchors, own_cost, reduce
+from llava.eval.exam.query import Query, Reply, query
 from llava.eval.exam.settings import KNOWN, Setting, parse_setting
-from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.jsonl import write_json
+from llava.eval.provenance import folder_hash
 from llava.eval.records import Record, write_records
 from llava.model.builder import load_pretrained_model
 from llava.utils import shipped
@@ -38,36 +38,36 @@ CAPTIONED = 50  # clips whose captions are scored
 FITTED = 8  # clips on which a preset's num_anchors is found
 
 
-class Examiner:
+class Evaluator:
     """A model, its tokenizer and the clips of an exam, to be asked under any setting."""
 
-    def __init__(self, model, tokenizer, shelf: Shelf):
-        self.model, self.tokenizer, self.shelf = model, tokenizer, shelf
+    def __init__(self, model, tokenizer, cache: FeatureCache):
+        self.model, self.tokenizer, self.cache = model, tokenizer, cache
 
-    def ask(self, number: int, asked: Sequence[Asked], setting: Setting) -> tuple[list[Said], Counts | None]:
+    def query(self, number: int, asked: Sequence[Query], setting: Setting) -> tuple[list[Reply], Counts | None]:
         """Replies about a clip, and the tokens that they were made from (None for all)."""
-        video = self.shelf.blank() if setting.blank else self.shelf.clip(number)
+        video = self.cache.blank() if setting.blank else self.cache.clip(number)
         if setting.inside:
             self.model.config.aot = setting.config.to_dict()
-            return ask_plainly(self.model, self.tokenizer, video, asked), counts_inside(self.model)
-        tokens, counts = reduce(self.model, video, setting, seed=number)
-        return ask(self.model, self.tokenizer, tokens, asked), counts
+            return generate_plain(self.model, self.tokenizer, video, asked), counts_inside(self.model)
+        tokens, counts = compress_clip(self.model, video, setting, seed=number)
+        return query(self.model, self.tokenizer, tokens, asked), counts
 
     def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:
         """The setting with its num_anchors found, where it has token counts of its own."""
-        return fit_anchors(self.model, [self.shelf.clip(n) for n in numbers[:FITTED]], setting)
+        return fit_anchors(self.model, [self.cache.clip(n) for n in numbers[:FITTED]], setting)
 
 
-def sit(examiner: Examiner, items: list[Item], setting: Setting, *, captioned: int = CAPTIONED, progress=None):
+def run_exam(evaluator: Evaluator, items: list[Item], setting: Setting, *, captioned: int = CAPTIONED, progress=None):
     """(records, counts of tokens) of every clip of the exam, clip by clip."""
     records, counts = [], []
     numbers = sorted({item.clip for item in items})
     for done, number in enumerate(numbers):
         mine = [item for item in items if item.clip == number]
-        asked = [Asked(item.question.open_prompt(), 8, item.options) for item in mine]
-        asked += [Asked(item.choice_prompt, 8) for item in mine]
-        asked += [Asked(CAPTION_PROMPTS[0], 120)] if done < captioned else []
-        said, kept = examiner.ask(number, asked, setting)
+        asked = [Query(item.question.open_prompt(), 8, item.options) for item in mine]
+        asked += [Query(item.choice_prompt, 8) for item in mine]
+        asked += [Query(CAPTION_PROMPTS[0], 120)] if done < captioned else []
+        said, kept = evaluator.query(number, asked, setting)
         records += _score(number, mine, said)
         counts.append(kept)
         if progress:
@@ -75,7 +75,7 @@ def sit(examiner: Examiner, items: list[Item], setting: Setting, *, captioned: i
     return records, counts
 
 
-def _score(number: int, items: list[Item], said: list[Said]) -> list[Record]:
+def _score(number: int, items: list[Item], said: list[Reply]) -> list[Record]:
     """Records of the open prompts, the choices and perhaps the caption of one clip."""
     records = []
 
@@ -98,12 +98,9 @@ def _score(number: int, items: list[Item], said: list[Said]) -> list[Record]:
     return records
 
 
-def fingerprint(folder: Path, pattern: str = "*.safetensors") -> str:
-    """SHA-256 of the files of a folder, of a checkpoint's weights unless told otherwise."""
-    digest = hashlib.sha256()
-    for path in sorted(folder.rglob(pattern)):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over the weights of a checkpoint folder, as the header of a result names it."""
+    return folder_hash(folder, "*.safetensors")
 
 
 def run(
@@ -121,7 +118,7 @@ def run(
     """
     parsed = [parse_setting(name) for name in settings]
     items = make_exam(questions, seed=seed)
-    weights, code = fingerprint(model_path), fingerprint(Path(aot.__file__).parent, "*.py")
+    weights, code = weights_hash(model_path), folder_hash(Path(aot.__file__).parent, "*.py")
     wanted = {}
     for setting in parsed:
         header = {
@@ -139,15 +136,15 @@ def run(
         str(model_path), None, "", device_map="auto", attn_implementation="sdpa"
     )
     refused, plan = _plan(model, [setting for setting, _ in wanted.values()])
-    examiner = Examiner(model, tokenizer, Shelf(model, processor, files, plan))
+    evaluator = Evaluator(model, tokenizer, FeatureCache(model, processor, files, plan))
     for folder, (setting, header) in wanted.items():
         if setting.name in refused:
             continue
         started = time.perf_counter()
         try:
-            effective = examiner.fitted(setting, sorted(files))
-            cost = own_cost(model, examiner.shelf.clip(items[0].clip), effective)
-            records, counts = sit(examiner, items, effective, captioned=captioned, progress=_progress)
+            effective = evaluator.fitted(setting, sorted(files))
+            cost = own_cost(model, evaluator.cache.clip(items[0].clip), effective)
+            records, counts = run_exam(evaluator, items, effective, captioned=captioned, progress=_progress)
         except ValueError as error:
             refused[setting.name] = str(error)
             continue

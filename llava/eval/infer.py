@@ -14,12 +14,12 @@ from aot_cli.main import entry
 from aot_cli.parser import Parser
 from llava.chat.model_defaults import default_prompt_style
 from llava.chat.options import add_model_options, model_path
-from llava.eval.campaign.progress import CampaignProgress
-from llava.eval.campaign.runner import Launch, last_log_line, module_words, run_module
-from llava.eval.campaign.spec import CampaignError
-from llava.eval.campaign.store import ResponseStore, StoreReader
 from llava.eval.inference.job import Job, answer_lines, read_job
 from llava.eval.jsonl import write_jsonl
+from llava.eval.sweep.progress import SweepProgress
+from llava.eval.sweep.runner import Launch, last_log_line, module_words, run_module
+from llava.eval.sweep.spec import SweepError
+from llava.eval.sweep.store import ResponseStore, StoreReader
 from llava.model.checkpoint import read_settings
 
 
@@ -56,9 +56,9 @@ def add_options(parser: Parser) -> None:
 
 
 def launch_of(options) -> Launch:
-    """Where the processes run. Raises CampaignError when the numbers do not go together."""
+    """Where the processes run. Raises SweepError when the numbers do not go together."""
     if options.nnodes > 1 and not options.master_addr:
-        raise CampaignError("Several machines need --master_addr HOST, the address of machine 0.")
+        raise SweepError("Several machines need --master_addr HOST, the address of machine 0.")
     return Launch(
         processes=options.nproc_per_node,
         machines=options.nnodes,
@@ -79,7 +79,7 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
         _forget_failures(job, folder)
     reader, keys = StoreReader(folder), [asked.key for asked in job.questions]
     log = folder / f"log-{launch.machine_rank}.txt"
-    with CampaignProgress() as progress:
+    with SweepProgress() as progress:
         code = run_module(words, log, on_poll=lambda: progress.show(prog, reader.answered(keys), len(keys)))
     missing = len(keys) - reader.answered(keys)
     if missing:

@@ -18,12 +18,17 @@ from aot_cli.parser import Parser, share
 from llava.eval.evaluate import CAPTIONED, DEFAULT_SETTINGS, exam_arguments, run
 from llava.eval.exam.settings import OWN_COUNTS, parse_setting
 from llava.eval.markdown import write_section
-from llava.eval.tables.ablation_report import ablation_section, ablations_csv
-from llava.eval.tables.ablations import ABLATIONS
-from llava.eval.tables.exam_report import chosen, identity, read_runs, report
-from llava.eval.tables.method_report import methods_csv, methods_section
+from llava.eval.tables.exam_page import (
+    ABLATIONS,
+    ablation_section,
+    ablations_csv,
+    exam_section,
+    methods_csv,
+    methods_section,
+)
+from llava.eval.tables.exam_report import identity
+from llava.eval.tables.exam_results import chosen, ranking, read_runs
 from llava.eval.tables.plots import accuracy_plot
-from llava.eval.tables.standing import standings
 
 PARTS = ("methods", "ablations", "inside")  # inside the language model: every prompt by itself, so the slowest
 LEFT_OUT = "left-out.txt"
@@ -93,21 +98,26 @@ def left_out(folder: Path) -> dict[str, str]:
     return dict(line.split("\t", 1) for line in path.read_text().splitlines()) if path.exists() else {}
 
 
-def write(args: argparse.Namespace) -> None:
-    """The sections of the page, the plot and the CSV files, from what is there."""
-    runs, refused = read_runs(args.output, **identity(args)), left_out(args.output)
-    write_section(args.page, "exam", report(chosen(runs, DEFAULT_SETTINGS)))
-    asked = complete(args.retentions, {*runs, *refused})
+def write(
+    folder: Path, page: Path, wanted: dict, *, retentions: Sequence[float] = RETENTIONS, ablations_at: float = 0.1
+) -> None:
+    """The sections of the page, the plot and the CSV files, from what is in a folder.
+
+    wanted: as in `read_runs`. retentions: the shares to rank at, where every method was asked.
+    """
+    runs, refused = read_runs(folder, **wanted), left_out(folder)
+    write_section(page, "exam", exam_section(chosen(runs, DEFAULT_SETTINGS)))
+    asked = complete(retentions, {*runs, *refused})
     methods = [*method_settings(asked), *inside_settings(asked)]
-    rows = standings(runs, [name for name in methods if name in runs])
+    rows = ranking(runs, [name for name in methods if name in runs])
     if rows:
         missing = {name: reason for name, reason in refused.items() if name in methods}
-        write_section(args.page, "methods", methods_section(rows, runs, missing))
-        args.page.with_name("results-methods.csv").write_text(methods_csv(rows, runs))
-        accuracy_plot(rows, runs, args.page.parent / "images" / "methods.png")
-    if any(name in runs for name in ablation_settings(args.ablations_at)):
-        write_section(args.page, "ablations", ablation_section(runs, args.ablations_at, refused))
-        args.page.with_name("results-ablations.csv").write_text(ablations_csv(runs, args.ablations_at))
+        write_section(page, "methods", methods_section(rows, runs, missing))
+        page.with_name("results-methods.csv").write_text(methods_csv(rows, runs))
+        accuracy_plot(rows, runs, page.parent / "images" / "methods.png")
+    if any(name in runs for name in ablation_settings(ablations_at)):
+        write_section(page, "ablations", ablation_section(runs, ablations_at, refused))
+        page.with_name("results-ablations.csv").write_text(ablations_csv(runs, ablations_at))
 
 
 def add_options(parser: Parser) -> None:
@@ -130,7 +140,7 @@ def execute(args: argparse.Namespace) -> int:
     }
     if not args.report:
         measure(list(dict.fromkeys(["full", "blank", *(s for part in args.only for s in settings[part])])), args)
-    write(args)
+    write(args.output, args.page, identity(args), retentions=args.retentions, ablations_at=args.ablations_at)
     return 0
 
 

@@ -11,14 +11,15 @@ from aot.registry import get_method
 from aot_tiny.shapes.clips import TIMES, render, sample_clip
 from aot_tiny.shapes.questions import CAPTION_PROMPTS
 from llava.eval import evaluate
-from llava.eval.exam.asking import Asked, Branches, ask, option_ids, prompt_ids
+from llava.eval.exam.compress_clip import compress_clip, fit_anchors
+from llava.eval.exam.feature_cache import FeatureCache, shared_plan
+from llava.eval.exam.generate_plain import generate_plain, likelihoods
 from llava.eval.exam.items import clip_files, make_exam
-from llava.eval.exam.peak import PeakMemory
-from llava.eval.exam.plain_asking import ask_plainly, likelihoods
-from llava.eval.exam.reduction import fit_anchors, reduce
+from llava.eval.exam.memory import PeakMemory
+from llava.eval.exam.query import Branches, Query, option_ids, prompt_ids, query
 from llava.eval.exam.settings import parse_setting
-from llava.eval.exam.shelf import Shelf, shared_plan
 from llava.eval.tables import exam_report
+from llava.eval.tables.exam_results import read_runs, scores
 from llava.model.builder import load_pretrained_model
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
@@ -33,7 +34,7 @@ def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("exam")
     arguments = ["--model-path", str(TINY), "--questions", str(QUESTIONS), "--seed", "7000", "--output", str(folder)]
     evaluate.main([*arguments, "--settings", *SETTINGS])
-    return folder, arguments, exam_report.read_runs(folder)
+    return folder, arguments, read_runs(folder)
 
 
 def test_every_question_is_asked_in_both_forms(runs):
@@ -46,9 +47,9 @@ def test_every_question_is_asked_in_both_forms(runs):
 def test_the_embedded_model_sees_and_a_blank_video_leaves_it_guessing(runs):
     # docs/results.md has 84 % and more in both forms on 1,040 questions; the standard error on 64 is 4.6 points
     for form in ("open", "choice"):
-        right = exam_report.scores(runs[2]["full"]["questions"], form=form).mean()
+        right = scores(runs[2]["full"]["questions"], form=form).mean()
         assert right >= 0.75
-        assert right - exam_report.scores(runs[2]["blank"]["questions"], form=form).mean() >= 0.4
+        assert right - scores(runs[2]["blank"]["questions"], form=form).mean() >= 0.4
 
 
 def test_results_that_are_there_are_not_made_again(runs, capsys):
@@ -63,7 +64,7 @@ def test_settings_are_written_with_the_result(runs):
     assert cost["tokens"] == cost["before"] // 10 and cost["milliseconds"] > 0 < cost["extra_mib"]
     assert runs[2]["full"]["cost"] is None
     header = runs[2]["aot@0.1"]["header"]
-    assert header["aot"]["retention"] == 0.1 and header["weights"] == evaluate.fingerprint(TINY)
+    assert header["aot"]["retention"] == 0.1 and header["weights"] == evaluate.weights_hash(TINY)
 
 
 def test_the_report_names_every_setting(runs, tmp_path):
@@ -83,16 +84,16 @@ def embedded():
 def test_packed_replies_and_choices_equal_plain_ones(embedded, setting):
     tokenizer, model, processor, _ = embedded
     items = [item for item in make_exam(16, seed=7000) if item.clip == 7001]
-    asked = [Asked(item.question.open_prompt(), 8, item.options) for item in items]
-    asked += [Asked(item.choice_prompt, 8) for item in items] + [Asked(CAPTION_PROMPTS[0], 40)]
+    asked = [Query(item.question.open_prompt(), 8, item.options) for item in items]
+    asked += [Query(item.choice_prompt, 8) for item in items] + [Query(CAPTION_PROMPTS[0], 40)]
     config = parse_setting(setting).config
     pixels = processor.preprocess(render(sample_clip(7001), TIMES, 192), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
         model.config.aot = config and config.to_dict()
         video = model.encode_video(pixels)
         tokens, _ = model.video_tokens(video)
-    said = ask(model, tokenizer, tokens, asked)
-    assert said == ask_plainly(model, tokenizer, video, asked)
+    said = query(model, tokenizer, tokens, asked)
+    assert said == generate_plain(model, tokenizer, video, asked)
     assert len({s.text for s in said}) > 3  # not one word for everything
 
 
@@ -124,13 +125,13 @@ def test_clips_are_encoded_once_while_there_is_room(embedded, tmp_path, monkeypa
     passes = []
     encode = type(model).encode_video
     monkeypatch.setattr(type(model), "encode_video", lambda *a, **k: passes.append(1) or encode(*a, **k))
-    shelf = Shelf(model, processor, files, plan)
+    cache = FeatureCache(model, processor, files, plan)
     number = min(files)
-    assert shelf.clip(number) is shelf.clip(number) and shelf.blank() is shelf.blank() and len(passes) == 2
-    size = sum(t.nbytes for t in (shelf.blank().features, shelf.blank().shallow, shelf.blank().deep))
+    assert cache.clip(number) is cache.clip(number) and cache.blank() is cache.blank() and len(passes) == 2
+    size = sum(t.nbytes for t in (cache.blank().features, cache.blank().shallow, cache.blank().deep))
     for room, expected in ((size, 1), (size - 1, 2)):
         passes.clear()
-        narrow = Shelf(model, processor, files, plan, room=room)
+        narrow = FeatureCache(model, processor, files, plan, room=room)
         assert torch.equal(narrow.clip(number).features, narrow.clip(number).features) and len(passes) == expected
 
 
@@ -157,11 +158,11 @@ def test_a_preset_with_counts_of_its_own_gets_the_anchors_nearest_to_the_share(e
     _, model, processor, _ = embedded
     files = clip_files(make_exam(8, seed=7000), tmp_path)
     setting = parse_setting("released@0.1")
-    shelf = Shelf(model, processor, files, shared_plan(model.get_vision_tower(), [setting.config]))
-    videos = [shelf.clip(number) for number in files]
+    cache = FeatureCache(model, processor, files, shared_plan(model.get_vision_tower(), [setting.config]))
+    videos = [cache.clip(number) for number in files]
 
     def share(config):
-        counts = [reduce(model, video, replace(setting, config=config))[1] for video in videos]
+        counts = [compress_clip(model, video, replace(setting, config=config))[1] for video in videos]
         return sum(c.tokens for c in counts) / sum(c.before for c in counts)
 
     found = fit_anchors(model, videos, setting).config
@@ -173,10 +174,10 @@ def test_an_ablation_alters_importance_or_order_and_nothing_else(embedded, tmp_p
     _, model, processor, _ = embedded
     (number, path), *_ = clip_files(make_exam(1, seed=7000), tmp_path).items()
     plan = shared_plan(model.get_vision_tower(), [parse_setting("aot@0.2").config])
-    video = Shelf(model, processor, {number: path}, plan).clip(number)
+    video = FeatureCache(model, processor, {number: path}, plan).clip(number)
 
     def run(change, seed=0):
-        tokens, counts = reduce(model, video, parse_setting(f"aot@0.2{change}"), seed=seed)
+        tokens, counts = compress_clip(model, video, parse_setting(f"aot@0.2{change}"), seed=seed)
         return tokens, counts, model.last_compression[0].kind == int(aot.TokenKind.NEWLINE)
 
     tokens, counts, newline = run("")
@@ -203,7 +204,7 @@ def test_settings_are_parsed_and_wrong_ones_named():
     assert parse_setting('random@0.1,options={"seed": 3},newlines=all').config.options == {"seed": 3}
     assert (parse_setting("paper@0.1").fit, parse_setting("paper@0.1").config.retention) == (True, None)
     altered = parse_setting("paper@0.1,epsilon=1e+1+shuffled")
-    assert (altered.config.epsilon, altered.alteration, setting.alteration) == (10, "shuffled", None)
+    assert (altered.config.epsilon, altered.perturbation, setting.perturbation) == (10, "shuffled", None)
     wrong_ones = ("aot", "aot@2", "nothing@0.1", "aot@0.1,clip=dynamic", "released@2", "aot@0.1,x", "aot@0.1+turned")
     assert (altered.method, setting.method) == ("paper,epsilon=1e+1+shuffled", "aot,clips=dynamic,merge_cap=0")
     for wrong in (*wrong_ones, "fastv@0.1+shuffled", "uniform@0.1+random_importance"):
@@ -214,12 +215,12 @@ def test_settings_are_parsed_and_wrong_ones_named():
 def test_methods_inside_the_language_model_sit_the_exam(embedded, tmp_path):
     tokenizer, model, processor, _ = embedded
     items = make_exam(1, seed=7000)
-    shelf = Shelf(model, processor, clip_files(items, tmp_path), shared_plan(model.get_vision_tower(), []))
-    examiner = evaluate.Examiner(model, tokenizer, shelf)
-    whole, _ = evaluate.sit(examiner, items, parse_setting("full"), captioned=0)
+    cache = FeatureCache(model, processor, clip_files(items, tmp_path), shared_plan(model.get_vision_tower(), []))
+    evaluator = evaluate.Evaluator(model, tokenizer, cache)
+    whole, _ = evaluate.run_exam(evaluator, items, parse_setting("full"), captioned=0)
     everything = parse_setting('fastv@1,options={"layer":1},newlines=all')
-    assert everything.inside and evaluate.sit(examiner, items, everything, captioned=0)[0] == whole
-    _, (counts,) = evaluate.sit(examiner, items, parse_setting("fastv@0.5"), captioned=0)
+    assert everything.inside and evaluate.run_exam(evaluator, items, everything, captioned=0)[0] == whole
+    _, (counts,) = evaluate.run_exam(evaluator, items, parse_setting("fastv@0.5"), captioned=0)
     assert counts.before / 2 - 1 < counts.tokens <= counts.before / 2
 
 

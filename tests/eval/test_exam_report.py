@@ -1,13 +1,14 @@
-"""The results page: intervals, standings and sections follow from the replies; scripts replace only their own part."""
+"""The results page: intervals, ranking and sections follow from the replies; scripts replace only their own part."""
 
 import numpy as np
 import pytest
 
+from aot_cli.main import main
 from llava.eval.jsonl import write_json
 from llava.eval.markdown import write_section
 from llava.eval.records import Record, write_records
-from llava.eval.tables import exam_report
-from llava.eval.tables.standing import interval, label, scores
+from llava.eval.tables.exam_page import label
+from llava.eval.tables.exam_results import interval, read_runs, scores
 
 
 def replies(open_, choice, *, clips=None):
@@ -83,11 +84,21 @@ def test_a_folder_of_two_exams_is_refused(tmp_path):
         write_records(folder / "questions.jsonl", replies([1, 0], [1, 1]))
 
     leave("full", 8)
-    (run,) = exam_report.read_runs(tmp_path).values()
+    (run,) = read_runs(tmp_path).values()
     assert run["header"]["setting"] == "full" and run["questions"] == replies([1, 0], [1, 1])
     leave("blank", 16)
     with pytest.raises(SystemExit, match="mixes"):
-        exam_report.read_runs(tmp_path)
-    assert set(exam_report.read_runs(tmp_path, questions=8)) == {"full"}
+        read_runs(tmp_path)
+    assert set(read_runs(tmp_path, questions=8)) == {"full"}
     with pytest.raises(SystemExit, match="full"):
-        exam_report.read_runs(tmp_path, questions=16)
+        read_runs(tmp_path, questions=16)
+
+
+def test_report_takes_the_folder_of_an_exam(tmp_path, capsys):
+    folder, page = tmp_path / "exam" / "full-0-8", tmp_path / "results.md"
+    folder.mkdir(parents=True)
+    header = {"setting": "full", "weights": "w", "questions": 8, "seed": 0, "torch": "2"}
+    write_json(folder / "result.json", {"header": header})
+    write_records(folder / "questions.jsonl", replies([1, 0], [1, 1]))
+    assert main(["report", str(tmp_path / "exam"), "--page", str(page)]) == 0
+    assert "| all tokens | 75.0 | 100.0 |" in page.read_text() and capsys.readouterr().out.strip() == str(page)

@@ -10,14 +10,12 @@ import torch
 import aot
 from aot_tiny.shapes.questions import FAMILIES
 from llava.eval import method_table
-from llava.eval.exam.altered import altered_input, altered_order
+from llava.eval.exam.perturb import perturb_input, perturbed_order
 from llava.eval.exam.settings import parse_setting
 from llava.eval.records import Record
-from llava.eval.tables.ablation_report import ablation_section
-from llava.eval.tables.ablations import ABLATIONS
-from llava.eval.tables.method_report import methods_csv, methods_section, verdict
+from llava.eval.tables.exam_page import ABLATIONS, ablation_section, methods_csv, methods_section, verdict
+from llava.eval.tables.exam_results import ranking
 from llava.eval.tables.plots import accuracy_plot
-from llava.eval.tables.standing import standings
 from llava.model.compression import VideoFeatures
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
@@ -59,10 +57,10 @@ def runs():
 
 
 def rows_of(runs):
-    return standings(runs, [name for name in runs if "@" in name])
+    return ranking(runs, [name for name in runs if "@" in name])
 
 
-def test_standings_go_from_best_to_worst_of_each_retention(runs):
+def test_the_ranking_goes_from_best_to_worst_of_each_retention(runs):
     rows = rows_of(runs)
     assert [r.setting.name for r in rows] == [
         "aot@0.1", "uniform@0.1", "random@0.1", "uniform@0.05", "aot@0.05"
@@ -173,10 +171,10 @@ def reduced(setting, frames):
     if config.num_anchors:
         config = config.replace(num_anchors=40)
     features, shallow, deep = video(frames)
-    seen = altered_input(VideoFeatures(features, (12, 12), shallow, deep), parsed.alteration, 0)
+    seen = perturb_input(VideoFeatures(features, (12, 12), shallow, deep), parsed.perturbation, 0)
     newline = torch.ones(32)
     result = aot.compress(seen.features, seen.shallow, seen.deep, config, newline=newline, newline_position="grid")
-    order = altered_order(result, parsed.alteration, 0)
+    order = perturbed_order(result, parsed.perturbation, 0)
     return result.tokens if order is None else result.tokens[order]
 
 

@@ -9,10 +9,10 @@ pytest.importorskip("lmms_eval")
 from lmms_eval.models import get_model
 
 from aot_tiny.shapes.questions import choice_correct, open_correct
-from llava.eval.evaluate import Examiner, sit
+from llava.eval.evaluate import Evaluator, run_exam
+from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.items import clip_files, make_exam
 from llava.eval.exam.settings import parse_setting
-from llava.eval.exam.shelf import Shelf, shared_plan
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "checkpoints" / "aot-tiny"
 CLIPS = 2
@@ -26,8 +26,10 @@ def test_replies_and_scores_are_those_of_the_direct_exam(tmp_path, ask):
     wrapper = get_model("llava_onevision_aot")(pretrained=str(EMBEDDED), batch_size=1, device="cpu", retention=1)
 
     plan = shared_plan(wrapper.model.get_vision_tower(), [None])
-    examiner = Examiner(wrapper.model, wrapper.tokenizer, Shelf(wrapper.model, wrapper._image_processor, files, plan))
-    direct, _ = sit(examiner, items, parse_setting("full"), captioned=0)
+    evaluator = Evaluator(
+        wrapper.model, wrapper.tokenizer, FeatureCache(wrapper.model, wrapper._image_processor, files, plan)
+    )
+    direct, _ = run_exam(evaluator, items, parse_setting("full"), captioned=0)
     assert len(items) >= 2 * CLIPS
 
     for form, prompt_of, right in (

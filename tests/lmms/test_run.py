@@ -3,19 +3,19 @@
 import pytest
 
 from aot_cli.main import main, make_parser
-from llava.eval.campaign.spec import CampaignError
-from llava.eval.lmms.run import TASKS, campaign_of
+from llava.eval.lmms.run import TASKS, sweep_of
+from llava.eval.sweep.spec import SweepError
 
 MODEL = ["--name", "m", "--model", "llava_onevision_aot", "--model-path", "checkpoints/aot-tiny"]
 
 
-def campaign(*options):
+def sweep(*options):
     words = ["benchmark", *MODEL, "--tasks", "aot_clips_open", "videomme", *options]
-    return campaign_of(make_parser().parse_args(words))
+    return sweep_of(make_parser().parse_args(words))
 
 
 def test_all_tokens_come_first_and_then_what_is_asked_for():
-    made = campaign("--retention", "0.25", "0.1", "--preset", "released,num_anchors=126", "--set", "clips=dynamic")
+    made = sweep("--retention", "0.25", "0.1", "--preset", "released,num_anchors=126", "--set", "clips=dynamic")
     assert [s.name for s in made.settings] == ["all tokens", "aot, 25 %", "aot, 10 %", "released,num_anchors=126"]
     assert made.settings[0].aot is None
     assert made.settings[2].aot == {"method": "aot", "retention": 0.1, "clips": "dynamic"}
@@ -25,8 +25,8 @@ def test_all_tokens_come_first_and_then_what_is_asked_for():
 
 
 def test_what_is_given_last_wins():
-    assert campaign("--tasks", "mlvu_dev", "--retention").tasks[0].name == "mlvu_dev"
-    assert campaign("--args", "max_frames_num=8").models[0].args == {"max_frames_num": 8}
+    assert sweep("--tasks", "mlvu_dev", "--retention").tasks[0].name == "mlvu_dev"
+    assert sweep("--args", "max_frames_num=8").models[0].args == {"max_frames_num": 8}
 
 
 @pytest.mark.parametrize("options", [["--retention", "2"], ["--set", "clips"], ["--preset", "best"]])
@@ -37,5 +37,5 @@ def test_bad_settings_are_refused_before_any_work(options, tmp_path, capsys):
 
 
 def test_a_pair_needs_a_value():
-    with pytest.raises(CampaignError, match="NAME=VALUE"):
-        campaign("--args", "max_frames_num")
+    with pytest.raises(SweepError, match="NAME=VALUE"):
+        sweep("--args", "max_frames_num")

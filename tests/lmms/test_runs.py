@@ -21,7 +21,7 @@ import yaml
 pytest.importorskip("lmms_eval")
 
 from aot_tiny.shapes.clips import write_clip
-from llava.eval.campaign.results import read_outcome
+from llava.eval.sweep.results import read_outcome
 
 pytestmark = pytest.mark.slow
 

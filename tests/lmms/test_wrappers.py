@@ -15,8 +15,8 @@ from lmms_eval.models import get_model
 
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
-from llava.eval.campaign.store import ResponseStore
 from llava.eval.lmms.questions import EMPTY, FAILED
+from llava.eval.sweep.store import ResponseStore
 from llava.mm_utils import tokenizer_image_token
 from llava.video import load_video
 

@@ -3,7 +3,7 @@
 "full" (no compression), "blank" (no compression, grey frames), METHOD@RETENTION with further fields of AOTConfig behind
 it (aot@0.1,clips=dynamic; options as METHOD@RETENTION,options={"seed":1}), or PRESET@RETENTION for a preset with token
 counts of its own: its num_anchors is then the one that comes nearest to this retention on the exam's first clips.
-"+CHANGE" behind a name asks for an ablation of `llava.eval.exam.altered`.
+"+CHANGE" behind a name asks for an ablation of `llava.eval.exam.perturb`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from aot.methods.in_llm import is_in_llm
 from aot.registry import get_method
 from aot_cli.parser import share
 from llava.chat.options import json_or_word
-from llava.eval.exam.altered import ALTERATIONS
+from llava.eval.exam.perturb import PERTURBATIONS
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("variant") == "paper")
 KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…], and +CHANGE"
@@ -28,7 +28,7 @@ class Setting:
     """How the exam is sat.
 
     config: compression, or None. fit: the num_anchors that meets the retention is to be found. retention: None
-    without reduction. alteration: one of `ALTERATIONS`, or None.
+    without reduction. perturbation: one of `PERTURBATIONS`, or None.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Setting:
     blank: bool = False
     fit: bool = False
     retention: float | None = None
-    alteration: str | None = None
+    perturbation: str | None = None
 
     @property
     def inside(self) -> bool:
@@ -54,8 +54,8 @@ def parse_setting(name: str) -> Setting:
     name = re.sub(r"@([\d.]+ ?%)", lambda found: f"@{share(found[1]):g}", name)  # 10% is 0.1
     if name in ("full", "blank"):
         return Setting(name, blank=name == "blank")
-    described, *alterations = re.split(r"\+(?=[a-z_]+$)", name)
-    alteration = alterations[0] if alterations else None
+    described, *perturbations = re.split(r"\+(?=[a-z_]+$)", name)
+    perturbation = perturbations[0] if perturbations else None
     head, *fields = re.split(r",(?=\w+=)", described)
     method, _, kept = head.partition("@")
     try:
@@ -68,18 +68,20 @@ def parse_setting(name: str) -> Setting:
             if own
             else AOTConfig.from_dict({"method": method, "retention": retention, **changes})
         )
-        if alteration:
-            _check_alteration(alteration, config)
-        return Setting(name, config, fit=own, retention=retention, alteration=alteration)
+        if perturbation:
+            _check_perturbation(perturbation, config)
+        return Setting(name, config, fit=own, retention=retention, perturbation=perturbation)
     except ValueError as error:
         raise ValueError(f"{name!r} is not a setting ({KNOWN}): {error}") from error
 
 
-def _check_alteration(alteration: str, config: AOTConfig) -> None:
+def _check_perturbation(perturbation: str, config: AOTConfig) -> None:
     """ValueError for a change that there is not, or that would change nothing."""
-    if alteration not in ALTERATIONS:
-        raise ValueError(f"+{alteration} is none of the changes {', '.join(ALTERATIONS)}")
+    if perturbation not in PERTURBATIONS:
+        raise ValueError(f"+{perturbation} is none of the changes {', '.join(PERTURBATIONS)}")
     if is_in_llm(config):
-        raise ValueError(f"+{alteration} changes what stands before the language model; {config.method} acts inside it")
-    if alteration == "random_importance" and not {"shallow", "deep"} & {*get_method(config.method).requires}:
-        raise ValueError(f"+{alteration} changes nothing, since {config.method} reads no importance")
+        raise ValueError(
+            f"+{perturbation} changes what stands before the language model; {config.method} acts inside it"
+        )
+    if perturbation == "random_importance" and not {"shallow", "deep"} & {*get_method(config.method).requires}:
+        raise ValueError(f"+{perturbation} changes nothing, since {config.method} reads no importance")

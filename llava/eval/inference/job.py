@@ -9,9 +9,9 @@ from typing import Any
 from aot_cli.parser import meant
 from llava.chat.options import compression, model_path
 from llava.chat.session import ChatError
-from llava.eval.campaign.store import StoreReader, question_key
 from llava.eval.jsonl import LineError, numbered_lines, parse_line
-from llava.eval.lmms.fingerprint import checkpoint_fingerprint, checkpoint_folder
+from llava.eval.provenance import checkpoint_fingerprint
+from llava.eval.sweep.store import StoreReader, question_key
 
 _KEYS = ("id", "video", "question")  # of a line
 # options of the chat that change an answer
@@ -62,7 +62,7 @@ def read_job(options: Namespace) -> Job:
     aot = compression(options)
     checkpoint = model_path(options)
     identity = {
-        "checkpoint": checkpoint_fingerprint(checkpoint_folder(checkpoint)),
+        "checkpoint": checkpoint_fingerprint(checkpoint),
         "aot": None if aot is None else aot.to_dict(),
         **{name: getattr(options, name) for name in _ASKED_WITH},
     }

@@ -8,9 +8,9 @@ from aot_cli.main import make_parser
 from llava.chat.answer_cost import cost
 from llava.chat.options import EXPECTED, load_session, one_sentence
 from llava.chat.session import ChatSession
-from llava.eval.campaign.store import ResponseStore
 from llava.eval.infer import work_folder
 from llava.eval.inference.job import Asked, read_job
+from llava.eval.sweep.store import ResponseStore
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -7,7 +7,7 @@ from typing import Any
 
 from lmms_eval.api.instance import Instance
 
-from llava.eval.campaign.store import question_key
+from llava.eval.sweep.store import question_key
 
 PADDING = "__padding_only__"  # lmms-eval marks requests that only even out the ranks
 FAILED, EMPTY = "[failed]", "[empty]"

@@ -1,6 +1,6 @@
 """One model on lmms-eval's tasks, with all tokens and at some retentions: what scripts/eval_*.sh start.
 
-It is a campaign that is written on the command line instead of in a YAML file, and resumes as one does.
+It is a sweep that is written on the command line instead of in a YAML file, and resumes as one does.
 """
 
 import argparse
@@ -8,12 +8,12 @@ from typing import Any
 
 from aot_cli.parser import Parser, share
 from llava.chat.options import json_or_word
-from llava.eval.campaign.cli import add_launch_options, finish, launch_of
-from llava.eval.campaign.progress import CampaignProgress
-from llava.eval.campaign.report import write_table
-from llava.eval.campaign.runner import Summary, run_campaign
-from llava.eval.campaign.spec import Campaign, CampaignError, campaign_from
-from llava.eval.campaign.tables import load_tables
+from llava.eval.sweep.cli import add_launch_options, finish, launch_of
+from llava.eval.sweep.progress import SweepProgress
+from llava.eval.sweep.report import write_table
+from llava.eval.sweep.runner import Summary, run_sweep
+from llava.eval.sweep.spec import Sweep, SweepError, sweep_from
+from llava.eval.sweep.tables import load_tables
 from llava.utils import shipped
 
 TASKS = shipped("lmms_eval_tasks")
@@ -23,8 +23,8 @@ def execute(options: argparse.Namespace) -> int:
     """0 when every question has a reply, 1 when some failed or a run did not complete, 2 for a wrong command."""
 
     def work() -> Summary:
-        campaign, launch = campaign_of(options), launch_of(options)
-        summary = run_campaign(campaign, options.output, launch, CampaignProgress())
+        sweep, launch = sweep_of(options), launch_of(options)
+        summary = run_sweep(sweep, options.output, launch, SweepProgress())
         if launch.machine_rank == 0:
             for table in load_tables([summary.folder]):
                 print(write_table(table, summary.folder))
@@ -48,8 +48,8 @@ def add_options(parser: Parser) -> None:
     add_launch_options(parser)
 
 
-def campaign_of(options: argparse.Namespace) -> Campaign:
-    """The campaign that the options describe. Raises CampaignError."""
+def sweep_of(options: argparse.Namespace) -> Sweep:
+    """The sweep that the options describe. Raises SweepError."""
     fields = dict(_pair(text) for text in options.set)
     settings: list[dict[str, Any]] = [{"name": "all tokens"}]
     for retention in options.retention:
@@ -58,7 +58,7 @@ def campaign_of(options: argparse.Namespace) -> Campaign:
     for text in options.preset:
         name, *changes = text.split(",")
         settings.append({"name": text, "aot": {"preset": name, **dict(_pair(change) for change in changes)}})
-    return campaign_from(
+    return sweep_from(
         {
             "name": options.name,
             "title": options.name,
@@ -82,5 +82,5 @@ def _pair(text: str) -> tuple[str, Any]:
     """NAME=VALUE, the value as JSON where it is JSON and as a word otherwise."""
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise CampaignError(f"{text!r} is not NAME=VALUE.")
+        raise SweepError(f"{text!r} is not NAME=VALUE.")
     return name, json_or_word(value)

@@ -12,13 +12,13 @@ from loguru import logger
 from tqdm import tqdm
 
 from aot import AOTConfig
-from llava.eval.campaign.store import ResponseStore
 from llava.eval.lmms.build import exit_on_error
 from llava.eval.lmms.distributed import InMemoryStore, all_questions, longest_first
-from llava.eval.lmms.fingerprint import checkpoint_fingerprint, checkpoint_folder
 from llava.eval.lmms.measure import Measure, retention
 from llava.eval.lmms.questions import PADDING, Question, question_of, reply_to_grade, use_stock_prompt
 from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
+from llava.eval.provenance import checkpoint_fingerprint
+from llava.eval.sweep.store import ResponseStore
 from llava.mm_utils import process_images
 from llava.video import DECODERS, Video, VideoError, load_video
 
@@ -67,8 +67,9 @@ class AOTWrapperMixin:
             "dtype": str(self._model.dtype).removeprefix("torch."),
             **effective,
         }
-        fingerprint = checkpoint_fingerprint(checkpoint_folder(self.pretrained))
-        self._identity = {"model": fingerprint, "wrapper": self.stock_id, "settings": self._settings}
+        self._identity = {
+            "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": self._settings,
+        }  # fmt: skip
         self._answers = InMemoryStore() if store is None else ResponseStore(store)
         self._shared = store is not None
         self.accelerator = accelerator

@@ -1,1 +1,0 @@
-"""Campaigns: models × method settings × tasks, run to the end, resumed after a kill, turned into tables."""

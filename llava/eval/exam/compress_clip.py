@@ -1,0 +1,95 @@
+"""The reduction of one video under a setting, and what it cost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import mean
+
+import torch
+
+from aot import AOTError
+from llava.eval.exam.memory import PeakMemory
+from llava.eval.exam.perturb import perturb_input, perturbed_order
+from llava.eval.exam.settings import Setting
+
+TIMED = 5  # runs of which the fastest counts
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Tokens of one video. tokens, newlines: kept, inside the language model the mean over its layers; before: pooled
+    tokens of the video.
+    """
+
+    tokens: float
+    newlines: int
+    before: int
+
+    @staticmethod
+    def mean(counts: Sequence[Counts | None]) -> dict[str, float] | None:
+        """Means as plain JSON values; None where nothing was reduced."""
+        counts = [c for c in counts if c is not None]
+        return {name: mean(getattr(c, name) for c in counts) for name in Counts.__annotations__} if counts else None
+
+
+@torch.inference_mode()
+def compress_clip(model, video, setting: Setting, *, seed: int = 0) -> tuple[torch.Tensor, Counts | None]:
+    """Visual tokens (S, D) of an encoded video, newline tokens included, under a setting.
+
+    seed: of what the setting alters at random.
+    """
+    model.config.aot = None if setting.config is None else setting.config.to_dict()
+    tokens, result = model.video_tokens(perturb_input(video, setting.perturbation, seed))
+    if result is None:
+        return tokens, None
+    order = perturbed_order(result, setting.perturbation, seed)
+    counts = Counts(result.num_visual, result.num_newlines, result.tokens_before)
+    return (tokens if order is None else tokens[order]), counts
+
+
+def counts_inside(model) -> Counts:
+    """Counts of the last prompt of a model that dropped tokens inside."""
+    (inside,), (video,) = model.last_pruning, model.last_compression
+    return Counts(inside.layer_average * inside.visual, video.num_newlines, inside.visual)
+
+
+@torch.inference_mode()
+def own_cost(model, video, setting: Setting) -> dict[str, float | None]:
+    """Milliseconds (the fastest of `TIMED` runs) and MiB on top of its inputs of a reduction before the language model.
+
+    None for both where there is none.
+    """
+    if setting.config is None or setting.inside:
+        return {"milliseconds": None, "extra_mib": None}
+    times = []
+    for _ in range(TIMED):
+        compress_clip(model, video, setting)
+        times.append(model.last_timing["compress"])
+    with PeakMemory() as memory:
+        model.video_tokens(video)
+    return {"milliseconds": min(times), "extra_mib": memory.peak / 2**20}
+
+
+def fit_anchors(model, videos: Sequence, setting: Setting) -> Setting:
+    """The setting with the num_anchors whose mean share of kept tokens comes nearest to its retention.
+
+    Settings that keep an exact share come back as they are. The share grows with the anchors, so it is bisected.
+    """
+    if not setting.fit:
+        return setting
+
+    def share(anchors: int) -> float:
+        try:
+            fitted = replace(setting, config=setting.config.replace(num_anchors=anchors))
+            counts = [compress_clip(model, v, fitted)[1] for v in videos]
+        except AOTError:  # a tower frame has room for them, so they are too few to leave a token
+            return 0.0
+        return sum(c.tokens for c in counts) / sum(c.before for c in counts)
+
+    low, high = 1, videos[0].features.shape[1]  # share(high) is everything or more
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if share(middle) <= setting.retention else (low, middle)
+    best = min((low, high), key=lambda anchors: abs(share(anchors) - setting.retention))
+    return replace(setting, config=setting.config.replace(num_anchors=best))

@@ -1,0 +1,157 @@
+"""All prompts about one video in one pass; what they share goes through the language model once.
+
+The prompts agree up to and including the visual tokens. Behind one copy of this prefix all prompts, options and
+replies are packed into a single sequence of branches: a token sees the prefix, the branches its own one grew from and
+its own, at the positions it would have alone. So every reply is what `generate_plain` gives, without a key of the
+prefix being computed or copied twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+from llava.conversation import conv_templates
+from llava.mm_utils import tokenizer_image_token
+from llava.model.pruning import CACHE
+
+
+@dataclass(frozen=True)
+class Query:
+    """One prompt, the longest reply in tokens, and options whose likelihood as the whole reply is asked for."""
+
+    prompt: str
+    new_tokens: int
+    options: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The greedy reply, and the likeliest option (None without options)."""
+
+    text: str
+    likeliest: str | None = None
+
+
+def prompt_ids(prompt: str, tokenizer) -> list[int]:
+    """A prompt about a video as the model reads it, with one `IMAGE_TOKEN_INDEX`."""
+    conversation = conv_templates["qwen_1_5"].copy()
+    conversation.append_message(conversation.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{prompt}")
+    conversation.append_message(conversation.roles[1], None)
+    return list(tokenizer_image_token(conversation.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX))
+
+
+def option_ids(option: str, tokenizer) -> list[int]:
+    """An option as a whole reply, its end included."""
+    return tokenizer(f"{option}<|im_end|>").input_ids
+
+
+def end_tokens(model) -> set[int]:
+    """Ids that end a reply."""
+    ends = model.generation_config.eos_token_id
+    return {*ends} if isinstance(ends, list) else {ends}
+
+
+class Branches:
+    """A growing tree of token sequences in one key-value cache; branch 0 is the shared prefix.
+
+    `fork` opens a branch, `push` puts tokens behind one, `run` takes all that was pushed through the model at once.
+    """
+
+    def __init__(self, model, prefix: torch.Tensor):
+        """prefix: (L, D) embeddings."""
+        self.model, self.device = model, prefix.device
+        self.cache = model(inputs_embeds=prefix[None], use_cache=True, logits_to_keep=1)[CACHE]
+        self.owner = torch.zeros(len(prefix), dtype=torch.long, device=self.device)  # (K,) branch of every key
+        self.position = torch.arange(len(prefix), device=self.device)  # (K,)
+        self.seen = [{0}]  # per branch, the branches that it sees
+        self.length = [len(prefix)]  # per branch, with what it grew from
+        self.pending: list[tuple[int, int, int]] = []  # token, branch, position
+
+    def fork(self, parent: int = 0) -> int:
+        """A new branch behind the last token of ``parent``."""
+        self.seen.append({*self.seen[parent], len(self.seen)})
+        self.length.append(self.length[parent])
+        return len(self.seen) - 1
+
+    def push(self, branch: int, tokens: Sequence[int]) -> list[int]:
+        """Appends tokens to a branch; returns their rows in the logits of the next `run`."""
+        first, start = len(self.pending), self.length[branch]
+        self.pending += [(token, branch, start + i) for i, token in enumerate(tokens)]
+        self.length[branch] += len(tokens)
+        return list(range(first, len(self.pending)))
+
+    def run(self, rows: list[int]) -> torch.Tensor:
+        """Float32 logits (len(rows), vocabulary) behind those of the tokens pushed since the last run."""
+        ids, owner, position = torch.tensor(self.pending, device=self.device).unbind(1)
+        self.pending = []
+        self.owner, self.position = torch.cat([self.owner, owner]), torch.cat([self.position, position])
+        logits = self.model(
+            inputs_embeds=self.model.get_model().embed_tokens(ids)[None],
+            attention_mask=self._mask(owner, position),
+            position_ids=position[None],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=torch.tensor(rows, device=self.device),
+        ).logits
+        return logits[0].float()
+
+    def _mask(self, owner: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+        """(1, 1, Q, K) to be added to the scores: 0 where a query sees a key, else the lowest number."""
+        seen = torch.zeros(len(self.seen), len(self.seen), dtype=torch.bool)
+        for branch, others in enumerate(self.seen):
+            seen[branch, list(others)] = True
+        visible = seen.to(self.device)[owner][:, self.owner] & (self.position <= position[:, None])
+        dtype = self.model.dtype
+        mask = torch.zeros(visible.shape, dtype=dtype, device=self.device)
+        return mask.masked_fill_(~visible, torch.finfo(dtype).min)[None, None]
+
+
+@torch.inference_mode()
+def query(model, tokenizer, visual: torch.Tensor, asked: Sequence[Query]) -> list[Reply]:
+    """Answers several prompts about one video. visual: (S, D) tokens of `model.video_tokens`."""
+    rows = [prompt_ids(a.prompt, tokenizer) for a in asked]
+    mark = rows[0].index(IMAGE_TOKEN_INDEX)
+    head = model.get_model().embed_tokens(torch.tensor(rows[0][:mark], device=visual.device))
+    tree = Branches(model, torch.cat([head, visual.to(head)]))
+    prompts = [tree.fork() for _ in rows]
+    last = [tree.push(branch, row[mark + 1 :])[-1] for branch, row in zip(prompts, rows, strict=True)]
+    options = [_Option(i, o, option_ids(o, tokenizer)) for i, a in enumerate(asked) for o in a.options]
+    # rows behind which an option's tokens are expected; its end predicts nothing
+    places = [[last[o.row], *tree.push(tree.fork(prompts[o.row]), o.ids[:-1])] for o in options]
+    rows = sorted({*last, *(row for place in places for row in place)})
+    chances = tree.run(rows).log_softmax(-1)
+    at = {row: i for i, row in enumerate(rows)}
+    firsts = chances[[at[row] for row in last]].argmax(-1).tolist()
+    likelihoods = [
+        sum(chances[[at[row] for row in place], o.ids].tolist()) for o, place in zip(options, places, strict=True)
+    ]
+    replies = _greedy(tree, prompts, firsts, asked, end_tokens(model))
+    texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
+    best = {o.row: o.text for _, o in sorted(zip(likelihoods, options, strict=True), key=lambda pair: pair[0])}
+    return [Reply(text.strip(), best.get(i)) for i, text in enumerate(texts)]
+
+
+@dataclass(frozen=True)
+class _Option:
+    """One option of the prompt with the number ``row``."""
+
+    row: int
+    text: str
+    ids: list[int]
+
+
+def _greedy(tree: Branches, prompts: list[int], first: list[int], asked: Sequence[Query], ends: set[int]):
+    """Tokens of every reply, its end included, from the first one of each."""
+    replies = [[token] for token in first]
+    while True:
+        growing = [i for i, r in enumerate(replies) if r[-1] not in ends and len(r) < asked[i].new_tokens]
+        if not growing:
+            return replies
+        for i in growing:
+            tree.push(prompts[i], replies[i][-1:])
+        for i, token in zip(growing, tree.run([*range(len(growing))]).argmax(-1).tolist(), strict=True):
+            replies[i].append(token)

@@ -1,0 +1,109 @@
+"""What a finished run of lmms-eval says, question by question, with the failures of the response store."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from llava.eval.jsonl import LineError, read_jsonl
+from llava.eval.records import Record
+from llava.eval.sweep.graders import question_group, question_score
+from llava.eval.sweep.store import StoreReader
+
+_PREFERRED = ("accuracy", "acc", "exact_match", "f1")
+
+
+class ResultError(ValueError):
+    """A run did not leave what a complete run leaves; the text is one sentence."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """All questions of a run in a fixed order, and lmms-eval's own scores by (sub)task, as it prints them."""
+
+    questions: list[Record]
+    harness_scores: dict[str, dict[str, float]]
+
+
+def read_outcome(attempt: Path, store: Path | None) -> Outcome:
+    """Reads the files lmms-eval left under `attempt`, and the records of its store.
+
+    Raises ResultError when result or sample files are missing, when a question is missing or twice, or when the
+    store knows nothing of one.
+    """
+    files = sorted(attempt.rglob("*_results.json"))
+    if not files:
+        raise ResultError("lmms-eval left no results file")
+    try:
+        results = json.loads(files[-1].read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ResultError(f"lmms-eval's results file {files[-1]} is no JSON") from error
+    records = _records(store) if store else None
+    questions: list[Record] = []
+    scores: dict[str, dict[str, float]] = {}
+    for task, counts in results["n-samples"].items():
+        scores[task] = _numbers(results["results"].get(task, {}))
+        samples = _samples(files[-1].parent, task)
+        if len(samples) != counts["effective"]:
+            raise ResultError(f"lmms-eval left {len(samples)} of {counts['effective']} questions of {task}")
+        metrics = sorted((name.partition(",")[0] for name in results["results"].get(task, {})), key=_preference)
+        questions += [_question(task, sample, metrics, records) for sample in samples]
+    questions.sort(key=lambda q: (q.task, len(q.doc_id), q.doc_id))
+    if len({q.key for q in questions}) != len(questions):
+        raise ResultError("lmms-eval left some questions twice")
+    return Outcome(questions, scores)
+
+
+def _records(store: Path) -> dict[tuple[str, str], dict]:
+    rows = StoreReader(store).records().values()
+    return {(str(row["task"]), str(row["doc_id"])): row for row in rows if "task" in row and "doc_id" in row}
+
+
+def _samples(folder: Path, task: str) -> list[dict]:
+    files = sorted(folder.glob(f"*_samples_{task}.jsonl"))
+    if not files:
+        raise ResultError(f"lmms-eval left no samples of {task}")
+    try:
+        return read_jsonl(files[-1])
+    except LineError as error:
+        raise ResultError(f"lmms-eval's samples cannot be read: {error}") from error
+
+
+def _question(task: str, sample: dict, metrics: list[str], records: dict | None) -> Record:
+    doc_id = str(sample["doc_id"])
+    record: dict = {}
+    if records is not None:
+        if (task, doc_id) not in records:
+            raise ResultError(f"question {doc_id} of {task} is not in the response store")
+        record = records[task, doc_id]
+    named = [name for name in metrics if name != "failed"]
+    value = next((sample[name] for name in named if question_score(sample.get(name)) is not None), None)
+    failure = record.get("failure")
+    reply = sample.get("filtered_resps")
+    while isinstance(reply, list):
+        reply = reply[0] if reply else None
+    return Record(
+        task=task,
+        doc_id=doc_id,
+        group=question_group(task, value),
+        score=0.0 if failure is not None and value is not None else question_score(value),
+        failure=failure,
+        reply=None if failure is not None or reply is None else str(reply),
+        target=str(sample.get("target", "")),
+        tokens=record.get("tokens") or {},
+        seconds=record.get("seconds") or {},
+    )
+
+
+def _preference(metric: str) -> int:
+    """Where a task has several metrics, the one over all its questions goes before those of a kind."""
+    return _PREFERRED.index(metric) if metric in _PREFERRED else len(_PREFERRED)
+
+
+def _numbers(results: dict) -> dict[str, float]:
+    """The metrics that are numbers."""
+    return {
+        name.partition(",")[0]: float(value)
+        for name, value in results.items()
+        if "stderr" not in name and isinstance(value, (int, float)) and math.isfinite(value)
+    }
