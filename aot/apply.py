@@ -78,9 +78,9 @@ def remove(model: nn.Module) -> None:
 
 def _host(model: nn.Module) -> ModuleType:
     """The module of `aot.hosts` for a model, imported now."""
-    from .hosts import configured, onevision
+    from .hosts import configured, onevision, qwen_vl
 
-    hosts = (configured, onevision)
+    hosts = (configured, onevision, qwen_vl)
     for host in hosts:
         if host.fits(model):
             return host
