@@ -12,6 +12,7 @@ import inspect
 from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -83,11 +84,30 @@ def attach(model: Any, config: AOTConfig) -> None:
     if STATE in model.__dict__:
         model.__dict__[STATE].config = config
         return
-    state = steps.begin(model, config, steps.class_named(model, _NAMES), "get_video_features", _encoding)
+    base = steps.class_named(model, _NAMES)
+    state = steps.begin(model, config, base, "get_video_features", _encoding)
+    if not hasattr(base, "_expand_multimodal_outputs") and base.__name__.startswith("Qwen3VL"):
+        model._expand_inputs_for_generation = MethodType(_unexpanded(type(model)._expand_inputs_for_generation), model)
+        state.replaced.append((model, "_expand_inputs_for_generation"))
     state.handles += watch_blocks(model.model.visual)
     state.handles.append(model.register_forward_pre_hook(_before, with_kwargs=True))
     state.handles.append(model.model.language_model.register_forward_pre_hook(_shorten, with_kwargs=True))
     state.handles.append(model.register_forward_hook(_after, with_kwargs=True, always_call=True))
+
+
+def _unexpanded(original: Any) -> Any:
+    """The step of generate that repeats prompts, where it takes every frame for a video (Qwen3-VL, transformers 4)."""
+
+    @functools.wraps(original)
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
+        if expand_size > 1 and kwargs.get("pixel_values_videos") is not None:
+            raise AOTError(
+                "This release of transformers cannot repeat Qwen3-VL's prompts with a video; leave num_beams and "
+                "num_return_sequences at 1, or install transformers 5."
+            )
+        return original(self, expand_size, *args, **kwargs)
+
+    return _expand_inputs_for_generation
 
 
 def _encoding(original: Any) -> Any:
