@@ -1,7 +1,6 @@
 """`apply` and `remove`: token reduction on a model that is already there, in one line."""
 
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -18,7 +17,7 @@ class Applied:
     before `apply`.
     """
 
-    def __init__(self, model: nn.Module, host: ModuleType, config: AOTConfig, previous: AOTConfig | None):
+    def __init__(self, model: nn.Module, host: Any, config: AOTConfig, previous: AOTConfig | None):
         self.model, self.config = model, config
         self._host, self._previous = host, previous
 
@@ -76,11 +75,11 @@ def remove(model: nn.Module) -> None:
     _host(model).detach(model)
 
 
-def _host(model: nn.Module) -> ModuleType:
-    """The module of `aot.hosts` for a model, imported now."""
+def _host(model: nn.Module) -> Any:
+    """What of `aot.hosts` belongs to a model, imported now."""
     from .hosts import configured, onevision, qwen_vl
 
-    hosts = (configured, onevision, qwen_vl)
+    hosts = (configured, onevision.FAMILY, qwen_vl.FAMILY)
     for host in hosts:
         if host.fits(model):
             return host

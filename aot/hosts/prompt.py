@@ -63,16 +63,6 @@ def videos_of_rows(ids: torch.Tensor, token: int, sizes: Sequence[int], *, repea
     return rows
 
 
-def places_to_keep(ids: torch.Tensor, token: int, size: int, lengths: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(B, L) bool: of each video's `size` placeholders only the last so many; lengths by row and video."""
-    video = ids == token
-    number = video.cumsum(1) - 1  # of each placeholder in its row
-    longest = max((len(row) for row in lengths), default=0)
-    table = torch.tensor([[*row, *[0] * (longest - len(row))] for row in lengths], device=ids.device)
-    limit = table.gather(1, (number.clamp_min(0) // size).clamp_max(longest - 1))
-    return ~video | (number % size >= size - limit)
-
-
 def own_places(
     ids: torch.Tensor, token: int, rows: Sequence[Sequence[int]], places: Sequence[tuple[torch.Tensor, int]]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
@@ -107,17 +97,6 @@ def left_filled(rows: Sequence[torch.Tensor], value: int) -> tuple[torch.Tensor,
     for number, row in enumerate(rows):
         table[number, longest - len(row) :], counts[number, longest - len(row) :] = row, True
     return table, counts
-
-
-def shorten(keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, L') columns to gather and which of them count, from (B, L) bool.
-
-    Rows that keep fewer places than the longest are filled on the left, so that the last place stays last; a model
-    can't read nothing, so one place is left where no row keeps any.
-    """
-    longest = max(1, int(keep.sum(1).max()))
-    order = keep.int().argsort(dim=1, stable=True)[:, keep.shape[1] - longest :]
-    return order, keep.gather(1, order)
 
 
 def shortened_labels(labels: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""The calls of a model that one conversation makes: what is shared by the hosts that hook transformers' own models.
+"""The calls of a model that one conversation makes.
 
 A step is one call of the model's forward. `generate` may bring a prompt in pieces, encode its videos before, and go on
 from a cache that is shorter than the caller knows; what a step adds to its cache is found out here.
@@ -6,10 +6,9 @@ from a cache that is shorter than the caller knows; what a step adds to its cach
 
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import MethodType
 from typing import Any
 
 import torch
@@ -17,12 +16,10 @@ from torch import nn
 
 from ..config import AOTConfig
 from ..errors import AOTError
-from ..registry import get_method
 from ..result import CompressedVideo
-from .kv_cache import NAMES, cache_name, take_cache
+from .kv_cache import NAMES, take_cache
 from .prompt import Shortened
 
-STATE = "_aot_applied"  # on the model and on its inner one, a State
 PROMPT = "_aot_prompt"  # on a cache, a Shortened
 ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
 generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=None)
@@ -53,9 +50,9 @@ class EncodedVideo:
     grid: tuple[int, int]
 
     @property
-    def size(self) -> int:
-        """F·N."""
-        return self.features.shape[0] * self.features.shape[1]
+    def extras(self) -> dict[str, torch.Tensor]:
+        """The outputs that are no importance of the shallow and the deep layer."""
+        return {name: value for name, value in self.outputs.items() if name not in ("shallow", "deep")}
 
 
 @dataclass
@@ -83,56 +80,7 @@ class Encoded:
     whole: Generated | None = None
 
 
-def class_named(model: nn.Module, names: Sequence[str]) -> type | None:
-    """The class of transformers that a model is of or made from; None when it is another's."""
-    return next((kind for kind in type(model).__mro__ if kind.__name__ in names), None)
-
-
-def settings(model: nn.Module) -> AOTConfig | None:
-    """The applied settings, None when there are none."""
-    state = model.__dict__.get(STATE)
-    return None if state is None else state.config
-
-
-def last(model: nn.Module) -> list[CompressedVideo]:
-    """What became of each video of the last call that brought one."""
-    state = model.__dict__.get(STATE)
-    return [] if state is None else state.last
-
-
-def check_method(config: AOTConfig) -> None:
-    """AOTError for a method that the model's own code has no place for."""
-    if get_method(config.method).inside:
-        raise AOTError(
-            f"Method {config.method!r} drops tokens inside the language model, which transformers' own model does "
-            "not offer; choose one that acts before it, or use LlavaQwenForCausalLM."
-        )
-
-
-def begin(model: Any, config: AOTConfig, base: type, encoder: str, encoding: Callable) -> State:
-    """Settings on this instance, its `generate` and the method `encoder` of its inner model wrapped by `encoding`."""
-    cache_name(base.forward)  # raises for a release that calls it otherwise
-    inner = model.model
-    setattr(inner, encoder, MethodType(encoding(getattr(type(inner), encoder)), inner))
-    model.generate = MethodType(_generating(type(model).generate, base.forward), model)
-    state = State(config, replaced=[(inner, encoder), (model, "generate")])
-    inner.__dict__[STATE] = model.__dict__[STATE] = state
-    return state
-
-
-def detach(model: Any) -> None:
-    """Takes hooks and wrapped methods off this instance."""
-    state = model.__dict__.pop(STATE, None)
-    if state is None:
-        return
-    for handle in state.handles:
-        handle.remove()
-    del model.model.__dict__[STATE]
-    for owner, name in state.replaced:
-        delattr(owner, name)
-
-
-def _generating(original: Any, forward: Callable) -> Any:
+def generating(original: Any, forward: Callable) -> Any:
     """generate that lets the hook of the model see the whole prompt, which it may get in pieces."""
 
     @functools.wraps(original)

@@ -240,7 +240,10 @@ def test_the_class_token_of_a_clip_tower_is_left_out():
     aot.apply(model, 0.2)
     video = pixels(1)
     inner = model.model
-    encoded = onevision._encode(type(inner).get_video_features, inner, video[None])[1][0]
+    needs = ("shallow", "deep")
+    (encoded,) = onevision.FAMILY.encode(
+        inner, type(inner).get_video_features, (video[None], -2, "default"), {}, needs
+    )[1]
     maps = inner.vision_tower(video, output_attentions=True).attentions
     shallow, deep = aot.anchors.layers(4)  # of five, the last is not used
     for name, layer in (("shallow", shallow), ("deep", deep)):
