@@ -240,10 +240,9 @@ def test_the_class_token_of_a_clip_tower_is_left_out():
     aot.apply(model, 0.2)
     video = pixels(1)
     inner = model.model
-    needs = ("shallow", "deep")
-    (encoded,) = onevision.FAMILY.encode(
-        inner, type(inner).get_video_features, (video[None], -2, "default"), {}, needs
-    )[1]
+    call = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}
+    original = type(inner).get_video_features
+    (encoded,) = onevision.FAMILY.encode(inner, original, (video[None],), call, ("shallow", "deep"))[1]
     maps = inner.vision_tower(video, output_attentions=True).attentions
     shallow, deep = aot.anchors.layers(4)  # of five, the last is not used
     for name, layer in (("shallow", shallow), ("deep", deep)):
