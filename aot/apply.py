@@ -1,7 +1,6 @@
 """`apply` and `remove`: token reduction on a model that is already there, in one line."""
 
 from collections.abc import Mapping
-from types import ModuleType
 from typing import Any
 
 from torch import nn
@@ -18,7 +17,7 @@ class Applied:
     before `apply`.
     """
 
-    def __init__(self, model: nn.Module, integration: ModuleType, config: AOTConfig, previous: AOTConfig | None):
+    def __init__(self, model: nn.Module, integration: Any, config: AOTConfig, previous: AOTConfig | None):
         self.model, self.config = model, config
         self._integration, self._previous = integration, previous
 
@@ -46,14 +45,16 @@ def apply(
 ) -> Applied:
     """Lets a model read its videos reduced; `generate`, `forward` and its processor stay as they are.
 
-    model: transformers' LlavaOnevisionForConditionalGeneration, or this project's LlavaQwenForCausalLM.
+    model: transformers' LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL or Qwen3-VL (the classes ...ForConditionalGeneration; see
+    docs/models.md), or this project's LlavaQwenForCausalLM.
     retention: share of the visual tokens kept, 0.1 when nothing is said. settings: any of `AOTConfig`; or give
     a whole config (an AOTConfig, such as a preset, or its dict) instead. Images are not touched, nor any
     other model. Applying again replaces the settings; `remove` takes them away; used as
     ``with apply(model): …`` they hold for the block.
 
     In a direct call of the model, logits (B, L', V) and labels belong to the shortened prompt: of every
-    video's placeholders only as many are left as it has tokens, and shorter rows are padded on the left.
+    video's placeholders only as many are left as it has tokens, padding is dropped, and shorter rows are filled on the
+    left, so that every row ends with its last token.
     Wrappers come afterwards: apply before `torch.compile`, and to the model inside DistributedDataParallel or PEFT's.
     Raises AOTError for a model or settings that do not fit.
     """
@@ -76,11 +77,11 @@ def remove(model: nn.Module) -> None:
     _integration(model).detach(model)
 
 
-def _integration(model: nn.Module) -> ModuleType:
-    """The module of `aot.integrations` for a model, imported now."""
-    from .integrations import hf_onevision, llava
+def _integration(model: nn.Module) -> Any:
+    """What of `aot.integrations` belongs to a model, imported now."""
+    from .integrations import hf_onevision, llava, qwen_vl
 
-    integrations = (llava, hf_onevision)
+    integrations = (llava, hf_onevision.FAMILY, qwen_vl.FAMILY)
     for integration in integrations:
         if integration.fits(model):
             return integration
@@ -94,5 +95,6 @@ def _integration(model: nn.Module) -> ModuleType:
         )
     raise AOTError(
         f"aot.apply does not know {type(model).__name__}; give transformers' "
-        "LlavaOnevisionForConditionalGeneration or LlavaQwenForCausalLM, or call aot.compress on its features."
+        "LlavaOnevisionForConditionalGeneration, a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or LlavaQwenForCausalLM, or call "
+        "aot.compress on its features."
     )

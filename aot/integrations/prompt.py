@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 
@@ -14,10 +15,12 @@ class PrunedPrompt:
 
     original_length: places of the prompt as the caller counts them
     attention_mask: (B, L') the places that entered, 0 for padding
+    following: (B, 1) position of the token behind the prompt, in models whose positions are no count of tokens
     """
 
     original_length: int
     attention_mask: torch.Tensor
+    following: torch.Tensor | None = None
 
     def original_length_of(self, cached: int) -> int:
         """Places of the caller's count that a cache of `cached` entries stands for."""
@@ -37,44 +40,70 @@ class PrunedPrompt:
         return torch.cat([entered, mask[:, self.original_length : self.original_length + later].to(entered)], dim=1)
 
 
-def videos_of_rows(ids: torch.Tensor, token: int, size: int, videos: int, *, repeats: int = 1) -> list[list[int]]:
+def videos_of_rows(ids: torch.Tensor, token: int, sizes: Sequence[int], *, repeats: int = 1) -> list[list[int]]:
     """Which of the videos each row shows, by number.
 
-    ids: (B, L), with `size` placeholders `token` for every video. repeats: how many rows in turn are the same
-    prompt (for beams) and share their videos. Raises AOTError when placeholders and videos do not match.
+    ids: (B, L), with as many placeholders `token` for every video as sizes say. repeats: how many rows in turn are the
+    same prompt (for beams) and share their videos. Raises AOTError when placeholders and videos do not match.
     """
     counts = (ids == token).sum(1).tolist()
-    if sum(counts) != size * videos * repeats or any(count % size for count in counts):
-        raise AOTError(
-            f"The prompts hold {sum(counts)} video placeholders, which does not fit {videos} videos of {size}; "
-            "make prompts and videos with the model's processor in one call."
-        )
     rows, start = [], 0
     for count in counts[::repeats]:
-        rows += [list(range(start, start + count // size))] * repeats
-        start += count // size
+        end = start
+        while count > 0 and end < len(sizes):
+            count, end = count - sizes[end], end + 1
+        if count:
+            break
+        rows += [list(range(start, end))] * repeats
+        start = end
+    if len(rows) < len(ids) or start < len(sizes):
+        raise AOTError(
+            f"The prompts hold {sum(counts)} video placeholders, which does not fit {len(sizes)} videos of "
+            f"{', '.join(map(str, sizes))}; make prompts and videos with the model's processor in one call."
+        )
     return rows
 
 
-def places_to_keep(ids: torch.Tensor, token: int, size: int, lengths: Sequence[Sequence[int]]) -> torch.Tensor:
-    """(B, L) bool: of each video's `size` placeholders only the last so many; lengths by row and video."""
-    video = ids == token
-    number = video.cumsum(1) - 1  # of each placeholder in its row
-    longest = max((len(row) for row in lengths), default=0)
-    table = torch.tensor([[*row, *[0] * (longest - len(row))] for row in lengths], device=ids.device)
-    limit = table.gather(1, (number.clamp_min(0) // size).clamp_max(longest - 1))
-    return ~video | (number % size >= size - limit)
+def own_places(
+    ids: torch.Tensor, token: int, rows: Sequence[Sequence[int]], places: Sequence[tuple[torch.Tensor, int]]
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """What is left of each row when every kept token stands at its own placeholder: columns and, for each, its token.
 
-
-def shorten(keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, L') columns to gather and which of them count, from (B, L) bool.
-
-    Rows that keep fewer places than the longest are filled on the left, so that the last place stays last; a model
-    can't read nothing, so one place is left where no row keeps any.
+    ids: (B, L). rows: the videos of each row. places: of each video the placeholder of each of its tokens, (S,), and
+    how many placeholders it has. Returns for each row ascending columns (L',) and as many numbers of tokens, counted
+    over all videos, -1 for a column that is no video's. A place that a method emits twice is there twice.
     """
-    longest = max(1, int(keep.sum(1).max()))
-    order = keep.int().argsort(dim=1, stable=True)[:, keep.shape[1] - longest :]
-    return order, keep.gather(1, order)
+    firsts = [0, *accumulate(len(place) for place, _ in places)]
+    columns, numbers = [], []
+    for row, videos in zip(ids, rows, strict=True):
+        video = row == token
+        slots, text = video.nonzero().flatten(), (~video).nonzero().flatten()
+        column, number, start = [text], [torch.full_like(text, -1)], 0
+        for v in videos:
+            place, size = places[v]
+            column.append(slots[start : start + size][place])
+            number.append(torch.arange(len(place), device=ids.device) + firsts[v])
+            start += size
+        order = torch.cat(column).argsort(stable=True)
+        columns.append(torch.cat(column)[order])
+        numbers.append(torch.cat(number)[order])
+    return columns, numbers
+
+
+def left_filled(rows: Sequence[torch.Tensor], value: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, L') of the rows with `value` in front of shorter ones, and which places count; one place at least."""
+    longest = max(1, *(len(row) for row in rows))
+    table = rows[0].new_full((len(rows), longest), value)
+    counts = torch.zeros_like(table, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        table[number, longest - len(row) :], counts[number, longest - len(row) :] = row, True
+    return table, counts
+
+
+def shortened_labels(labels: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
+    """(B, L') labels at the columns left, -100 for what fills, and for the first token, which nothing foretells."""
+    told = counts & torch.nn.functional.pad(counts, (1, -1))
+    return labels.gather(1, order).masked_fill(~told, -100)
 
 
 def positions(mask: torch.Tensor, count: int) -> torch.Tensor:

@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import AOTError
 from ..ops.received_attention import layers, received_attention
 
-_store: ContextVar[dict[str, torch.Tensor | None] | None] = ContextVar("aot_capture", default=None)
+_store: ContextVar[dict[str, Any] | None] = ContextVar("aot_capture", default=None)
 
 
 def watch(module: nn.Module, name: str) -> RemovableHandle:
@@ -31,10 +31,21 @@ def _keep(name: str, module: nn.Module, args: tuple, output: torch.Tensor) -> No
         store[name] = output.detach()
 
 
+def watch_input(module: nn.Module, name: str) -> RemovableHandle:
+    """Keeps the module's first argument and its `position_embeddings` under `name` whenever a call asks for it."""
+    return module.register_forward_pre_hook(partial(_keep_input, name), with_kwargs=True)
+
+
+def _keep_input(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+    store = _store.get()
+    if store is not None and name in store:
+        store[name] = (args[0] if args else kwargs["hidden_states"]).detach(), kwargs["position_embeddings"]
+
+
 @contextmanager
-def capturing(names: Sequence[str]) -> Iterator[dict[str, torch.Tensor]]:
-    """A dict that holds the outputs of the modules watched under `names` after the forward pass inside."""
-    store: dict[str, Any] = dict.fromkeys(names)
+def capturing(names: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """A dict that holds what the modules watched under `names` gave or got in the forward pass inside."""
+    store = dict.fromkeys(names)
     token = _store.set(store)
     try:
         yield store

@@ -102,7 +102,7 @@ def test_ragged_batch_of_logits_padded_on_the_right(theirs):
     together = theirs(**batch(*rows, side="right"), pixel_values_videos=videos).logits
     for number, row in enumerate(rows):
         alone = theirs(**batch(row), pixel_values_videos=videos[number : number + 1]).logits[0]
-        torch.testing.assert_close(together[number, : len(alone)], alone, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together[number, -len(alone) :], alone, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("settings", [{"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 1}])

@@ -242,8 +242,9 @@ def test_the_class_token_of_a_clip_tower_is_left_out():
     aot.apply(model, 0.2)
     video = pixels(1)
     inner = model.model
-    which = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}  # 4.57 has no defaults
-    encoded = hf_onevision._encode(type(inner).get_video_features, inner, video[None], **which)[1][0]
+    call = {"vision_feature_layer": -2, "vision_feature_select_strategy": "default"}  # 4.57 has no defaults
+    original = type(inner).get_video_features
+    (encoded,) = hf_onevision.FAMILY.encode(inner, original, (video[None],), call, ("shallow", "deep"))[1]
     maps = inner.vision_tower(video, output_attentions=True).attentions
     shallow, deep = aot.layers(4)  # of five, the last is not used
     for name, layer in (("shallow", shallow), ("deep", deep)):

@@ -1,0 +1,99 @@
+"""What methods read from the vision tower of the Qwen-VL models, whose attention has one projection for q, k and v.
+
+Patches come in blocks of merge·merge, each of which the merger makes one token; Qwen2.5-VL orders the blocks by windows
+while its layers run, and only some of its layers see a whole frame.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.hooks import RemovableHandle
+
+from ..errors import AOTError
+from ..ops import received_attention
+from ..ops.received_attention import layers
+from .vision_outputs import watch_input
+
+
+def watch_blocks(tower: nn.Module) -> list[RemovableHandle]:
+    """Watches what the attention of every layer gets."""
+    return [watch_input(block.attn, f"attention{number}") for number, block in enumerate(tower.blocks)]
+
+
+class TowerReader:
+    """Which layers of a tower give the outputs that a method needs, and what these outputs are.
+
+    needs: names out of "shallow", "deep", "attention_last" and "keys". Each is read in the nearest layer that sees a
+    whole frame. Raises AOTError for other names and other towers.
+    """
+
+    def __init__(self, tower: Any, needs: Sequence[str]):
+        blocks = getattr(tower, "blocks", ())
+        if not blocks or not all(hasattr(getattr(block, "attn", None), "qkv") for block in blocks):
+            raise AOTError(f"The vision tower {type(tower).__name__} is not supported; use a Qwen-VL model.")
+        self.tower, self.unit = tower, tower.spatial_merge_size**2
+        whole = getattr(tower, "fullatt_block_indexes", None) or range(len(blocks))
+        shallow, deep = layers(len(blocks)) if {"shallow", "deep"} & set(needs) else (0, 0)
+        wanted = {"shallow": shallow, "deep": deep, "attention_last": len(blocks) - 1, "keys": len(blocks) - 1}
+        unknown = sorted(set(needs) - wanted.keys())
+        if unknown:
+            raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
+        nearest = {
+            name: min(whole, key=lambda layer, to=layer: (abs(layer - to), layer)) for name, layer in wanted.items()
+        }
+        self.layers = {name: nearest[name] for name in needs}
+
+    @property
+    def names(self) -> list[str]:
+        """What `capturing` must be asked for."""
+        return sorted({f"attention{layer}" for layer in self.layers.values()})
+
+    @torch.no_grad()
+    def read(self, captured: Mapping[str, Any], thw: torch.Tensor) -> list[dict[str, torch.Tensor]]:
+        """Of each video by name: received attention (T, N) float32, keys (T, N, d) as mean over heads.
+
+        thw: (V, 3) of the videos in patches. A token's received attention is the sum over its patches, its key their
+        mean; keys are those before rotation, which tell what a patch shows and not where it is.
+        """
+        grids = thw.tolist()
+        raster = self._raster(thw)
+        videos: list[dict[str, torch.Tensor]] = [{} for _ in grids]
+        for name, layer in self.layers.items():
+            attention = self.tower.blocks[layer].attn
+            hidden, (cos, sin) = captured[f"attention{layer}"]
+            # (n, H, d) each
+            queries, keys = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)[:2]
+            if name == "keys":
+                values = keys.mean(1).unflatten(0, (-1, self.unit)).mean(1)
+            else:
+                rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
+                values = self._received(*rotate(queries, keys, cos, sin), attention.scaling, grids)
+            parts = values[raster].split([t * h * w // self.unit for t, h, w in grids])
+            for video, part, (t, _, _) in zip(videos, parts, grids, strict=True):
+                video[name] = part.unflatten(0, (t, -1))
+        return videos
+
+    def _received(self, queries: torch.Tensor, keys: torch.Tensor, scale: float, grids: list) -> torch.Tensor:
+        """(n / unit,) received attention of the merged tokens, in the tower's order. queries, keys: (n, H, d)."""
+        sizes = [t * h * w for t, h, w in grids]
+        maps = []
+        for q, k, (t, _, _) in zip(queries.split(sizes), keys.split(sizes), grids, strict=True):
+            q, k = (side.unflatten(0, (t, -1)).transpose(1, 2) for side in (q, k))  # (T, H, h·w, d)
+            maps.append(received_attention(q, k, scale).flatten())
+        return torch.cat(maps).unflatten(0, (-1, self.unit)).sum(1)
+
+    def _raster(self, thw: torch.Tensor) -> Any:
+        """Where in the tower's order each merged token of the videos is."""
+        tower = self.tower
+        if not hasattr(tower, "window_size"):
+            return slice(None)
+        if hasattr(tower, "get_window_index"):  # transformers 4
+            windows = tower.get_window_index(thw)[0]
+        else:
+            windows = sys.modules[type(tower).__module__].get_vision_window_index(
+                thw, tower.spatial_merge_size, tower.window_size, tower.patch_size
+            )[0]
+        return windows.to(thw.device).argsort()

@@ -1,0 +1,127 @@
+"""transformers' Qwen-VL models: three planes of positions, of which a kept token keeps its own, and DeepStack."""
+
+import functools
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from ..compress import compress
+from ..config import AOTConfig
+from ..errors import AOTError
+from ..types import CompressedVideo
+from . import steps
+from .prompt import positions
+from .qwen_tower import TowerReader, watch_blocks
+from .shortening import Family, Step
+from .steps import EncodedVideo
+from .vision_outputs import capturing
+
+
+class QwenVL(Family):
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL and its mixture of experts."""
+
+    names = (
+        "Qwen2VLForConditionalGeneration",
+        "Qwen2_5_VLForConditionalGeneration",
+        "Qwen3VLForConditionalGeneration",
+        "Qwen3VLMoeForConditionalGeneration",
+    )
+
+    def check(self, model: Any, needs: Sequence[str]) -> None:
+        TowerReader(model.model.visual, needs)
+
+    def watch(self, model: Any) -> list:
+        return watch_blocks(model.model.visual)
+
+    def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
+        thw = inspect.signature(original).bind(inner, *args, **kwargs).arguments["video_grid_thw"]
+        reader = TowerReader(inner.visual, needs)
+        with capturing(reader.names) as captured:
+            result = original(inner, *args, **kwargs)
+        outputs = reader.read(captured, thw)
+        features = getattr(result, "pooler_output", result)
+        features = features[0] if isinstance(features[0], tuple) else features  # transformers 4 with DeepStack
+        merge = inner.visual.spatial_merge_size
+        return result, [
+            EncodedVideo(part.unflatten(0, (t, -1)), output, (h // merge, w // merge))
+            for part, output, (t, h, w) in zip(features, outputs, thw.tolist(), strict=True)
+        ]
+
+    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig) -> CompressedVideo:
+        """T are the tower's frames, of two of the file each; the merger has pooled them, and there is no newline."""
+        return compress(
+            video.features,
+            video.outputs.get("shallow"),
+            video.outputs.get("deep"),
+            config,
+            pool=None,
+            newline_position="no_token",
+            grid=video.grid,
+            extras=video.extras,
+        )
+
+    def places(self, step: Step, kwargs: dict) -> tuple[torch.Tensor, bool]:
+        given, call, known = kwargs.get("position_ids"), steps.generated.get(), step.known
+        reads_prompt = call is not None and call.start == 0 and step.covered < call.ids.shape[1]
+        first = known.following is None or reads_prompt
+        if first and given is not None:
+            given = given if given.dim() == 3 else given.unsqueeze(0)
+            return given[-3:, :, -step.ids.shape[1] :].expand(3, len(step.ids), -1), True
+        if first and step.entered.shape[1]:
+            raise AOTError("A video came behind a prompt without one; give the whole conversation, without a cache.")
+        seen = (step.model.config.image_token_id, step.model.config.video_token_id)
+        vision = step.ids.shape[1] > 1 and any(bool((step.ids == token).any()) for token in seen)
+        if vision or first:
+            places = _rope_index(step, kwargs)
+        else:
+            places = positions(step.mask, step.mask.shape[1]).expand(3, -1, -1)
+        if not first:  # the prompt's end, and what entered the cache since, or was cut from it
+            since = step.entered.sum(1, keepdim=True) - known.attention_mask.sum(1, keepdim=True)
+            places = places + known.following + since
+        return places, vision or first
+
+    def replaced(self, model: Any) -> dict[str, Any]:
+        base = self.base(model)
+        if hasattr(base, "_expand_multimodal_outputs") or not base.__name__.startswith("Qwen3VL"):
+            return {}
+        return {"_expand_inputs_for_generation": _unexpanded(type(model)._expand_inputs_for_generation)}
+
+
+FAMILY = QwenVL()
+
+
+def _unexpanded(original: Any) -> Any:
+    """The step of generate that repeats prompts, where it takes every frame for a video (Qwen3-VL, transformers 4)."""
+
+    @functools.wraps(original)
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
+        if expand_size > 1 and kwargs.get("pixel_values_videos") is not None:
+            raise AOTError(
+                "This release of transformers cannot repeat Qwen3-VL's prompts with a video; leave num_beams and "
+                "num_return_sequences at 1, or install transformers 5."
+            )
+        return original(self, expand_size, *args, **kwargs)
+
+    return _expand_inputs_for_generation
+
+
+def _rope_index(step: Step, kwargs: dict) -> torch.Tensor:
+    """(3, B, n) the model's own positions of the step's places, from 0 on."""
+    ids, encoded, config, inner = step.ids, step.encoded, step.model.config, step.model.model
+    grids = {name: kwargs.get(name) for name in ("image_grid_thw", "video_grid_thw", "second_per_grid_ts")}
+    if grids["image_grid_thw"] is None and bool((ids == config.image_token_id).any()):
+        raise AOTError(
+            "An image in a later turn came without image_grid_thw; give the whole conversation, without a cache."
+        )
+    if encoded is not None and grids["video_grid_thw"] is None:  # generate has taken it out
+        merge = inner.visual.spatial_merge_size
+        videos = [encoded.videos[v] for row in step.rows() for v in row]
+        thw = [[len(v.features), v.grid[0] * merge, v.grid[1] * merge] for v in videos]
+        grids["video_grid_thw"] = torch.tensor(thw, device=ids.device)
+    types = (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()
+    known = inspect.signature(inner.get_rope_index).parameters
+    call = {**grids, "attention_mask": step.mask, "mm_token_type_ids": types}
+    places, inner.rope_deltas = inner.get_rope_index(ids, **{name: v for name, v in call.items() if name in known})
+    return places

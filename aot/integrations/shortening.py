@@ -1,0 +1,290 @@
+"""Models of transformers whose videos are shortened on the way into their language model: what all families share.
+
+The model itself encodes, puts features at their placeholders and makes positions for the whole prompt. A hook before
+its language model then compresses the videos, and of all that belongs to a place (embedding, position, mask, DeepStack)
+leaves that of kept places: a kept token stays at its own placeholder. The key-value cache remembers how long the prompt
+was, so that later steps, which `generate` counts on by itself, are put right before the model sees them.
+"""
+
+import functools
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass
+from functools import partial
+from types import MethodType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config import AOTConfig
+from ..errors import AOTError
+from ..registry import get_method
+from ..types import CompressedVideo
+from . import steps
+from .kv_cache import cache_name, take_cache
+from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
+from .steps import Encoded, EncodedVideo, State, entries
+
+_STATE = "_aot_applied"  # on the model and on its inner one, a State
+_pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
+
+
+@dataclass
+class Step:
+    """A call of the model on its way through it.
+
+    ids, mask: (B, n) of the places behind the `covered` ones of the cache (in the caller's count), and which count.
+    known: what the cache holds. entered: (B, cached) mask of its entries. places: (3, B, n) positions, None where they
+    count tokens. encoded: the call's videos, once there are any. shortens: it brings videos. prompt, labels: what the
+    cache is to remember, and the labels left.
+    """
+
+    model: Any
+    family: "Family"
+    ids: torch.Tensor
+    mask: torch.Tensor
+    covered: int
+    known: PrunedPrompt
+    entered: torch.Tensor
+    encoded: Encoded | None
+    shortens: bool
+    labels: torch.Tensor | None = None
+    places: torch.Tensor | None = None
+    prompt: PrunedPrompt | None = None
+
+    def rows(self) -> list[list[int]]:
+        """The videos of each prompt; AOTError when its placeholders are not theirs."""
+        whole, _ = steps.whole_prompt(self.encoded, self.ids, self.covered)
+        sizes = [self.family.size(video) for video in self.encoded.videos]
+        return videos_of_rows(whole, self.model.config.video_token_id, sizes, repeats=self.encoded.repeats)
+
+    def place(self, kwargs: dict, mask: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
+        """Puts mask and positions of the places (B, n') that enter now in kwargs; returns the mask (B, L') of all."""
+        full = torch.cat([self.entered.to(mask), mask], dim=1)
+        count = positions(full, mask.shape[1])
+        if places is not None:  # three planes, behind a row without gaps by which masks are made
+            count = torch.cat([count.unsqueeze(0).to(places), places])
+        kwargs |= {"attention_mask": full, "position_ids": count}
+        if kwargs.get("cache_position") is not None:  # transformers 4
+            kwargs["cache_position"] = torch.arange(self.entered.shape[1], full.shape[1], device=full.device)
+        return full
+
+    def remembered(self, full: torch.Tensor) -> PrunedPrompt:
+        """What the cache knows afterwards; full: (B, L') mask of all that entered."""
+        following = None
+        if self.places is not None:
+            ends = self.mask * torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
+            following = self.places.amax(0).gather(1, ends.argmax(1, keepdim=True)) + 1
+        return PrunedPrompt(self.covered + self.ids.shape[1], full, following)
+
+
+class Family:
+    """The hooks on models of one kind, and what `aot.apply` does with them.
+
+    names: classes of transformers. Subclasses say how a family encodes its videos and what a place is.
+    """
+
+    names: tuple[str, ...] = ()
+
+    def check(self, model: Any, needs: Sequence[str]) -> None:
+        """AOTError for a model whose tower cannot give these outputs."""
+        raise NotImplementedError
+
+    def watch(self, model: Any) -> list:
+        """Hooks on the tower, as handles."""
+        raise NotImplementedError
+
+    def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
+        """What the model's own get_video_features returns, and each video as EncodedVideo with what a method needs."""
+        raise NotImplementedError
+
+    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig) -> CompressedVideo:
+        """One video, compressed."""
+        raise NotImplementedError
+
+    def size(self, video: EncodedVideo) -> int:
+        """How many placeholders a video has."""
+        return video.features.shape[0] * video.features.shape[1]
+
+    def own(self, compressed: CompressedVideo) -> torch.Tensor:
+        """(S,) which of its video's placeholders each token stands at."""
+        height, width = compressed.grid
+        return (compressed.frame * height + compressed.position[:, 0]) * width + compressed.position[:, 1]
+
+    def places(self, step: Step, kwargs: dict) -> tuple[torch.Tensor | None, bool]:
+        """Positions of the step's places, None where they count tokens; is the cache to remember a prompt's end?"""
+        return None, False
+
+    def replaced(self, model: Any) -> dict[str, Any]:
+        """Further methods of the instance to stand in front of its class's, by name."""
+        return {}
+
+    def base(self, model: nn.Module) -> type | None:
+        """The class of transformers that a model is of or made from; None when it is another's."""
+        return next((kind for kind in type(model).__mro__ if kind.__name__ in self.names), None)
+
+    def fits(self, model: nn.Module) -> bool:
+        """Is this one of the classes, or one made from it?"""
+        return self.base(model) is not None
+
+    def settings(self, model: nn.Module) -> AOTConfig | None:
+        """The applied settings, None when there are none."""
+        state = model.__dict__.get(_STATE)
+        return None if state is None else state.config
+
+    def last(self, model: nn.Module) -> list[CompressedVideo]:
+        """What became of each video of the last call that brought one."""
+        state = model.__dict__.get(_STATE)
+        return [] if state is None else state.last
+
+    def attach(self, model: Any, config: AOTConfig) -> None:
+        """Puts the hooks on this instance, or changes the settings of those that are there."""
+        method = get_method(config.method)
+        if method.in_llm:
+            raise AOTError(
+                f"Method {config.method!r} drops tokens inside the language model, which transformers' own model does "
+                "not offer; choose one that acts before it, or use LlavaQwenForCausalLM."
+            )
+        self.check(model, method.requires)
+        if _STATE in model.__dict__:
+            model.__dict__[_STATE].config = config
+            return
+        forward, inner = self.base(model).forward, model.model
+        cache_name(forward)  # raises for a release that calls it otherwise
+        owners = {"generate": steps.generating(type(model).generate, forward), **self.replaced(model)}
+        for name, method in owners.items():
+            setattr(model, name, MethodType(method, model))
+        inner.get_video_features = MethodType(self._encoding(type(inner).get_video_features), inner)
+        handles = [
+            *self.watch(model),
+            model.register_forward_pre_hook(self._before, with_kwargs=True),
+            inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
+            model.register_forward_hook(_after, with_kwargs=True, always_call=True),
+        ]
+        replaced = [(inner, "get_video_features"), *((model, name) for name in owners)]
+        inner.__dict__[_STATE] = model.__dict__[_STATE] = State(config, handles, replaced)
+
+    def detach(self, model: Any) -> None:
+        """Takes hooks and wrapped methods off this instance."""
+        state = model.__dict__.pop(_STATE, None)
+        if state is None:
+            return
+        del model.model.__dict__[_STATE]
+        for handle in state.handles:
+            handle.remove()
+        for owner, name in state.replaced:
+            delattr(owner, name)
+
+    def _encoding(self, original: Any) -> Any:
+        """get_video_features that leaves with its result, or with the step, what compression needs."""
+
+        @functools.wraps(original)  # generate reads its signature
+        def get_video_features(inner, *args: Any, **kwargs: Any) -> Any:
+            needs = get_method(inner.__dict__[_STATE].config.method).requires
+            result, encoded = self.encode(inner, original, args, kwargs, needs)
+            if not isinstance(result, (tuple, torch.Tensor)):
+                setattr(result, steps.ENCODED, encoded)
+            if (call := steps.generated.get()) is not None:
+                call.encoded = encoded
+            if (step := _pending.get()) is not None:
+                step.encoded = Encoded(encoded)
+                step.rows()  # tells what does not fit before the model does
+            return result
+
+        return get_video_features
+
+    def _before(self, model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        """Forward pre-hook of the model: the places that its cache does not cover; None leaves the call as it is."""
+        _pending.set(None)
+        kwargs = steps.call_arguments(model, args, kwargs)
+        cache, token = take_cache(dict(kwargs)), model.config.video_token_id
+        ready = (kwargs.get("mm_encoder_outputs") or {}).get("video")  # transformers 5 encodes before it generates
+        brings = ready is not None or kwargs.get("pixel_values_videos") is not None
+        known = getattr(cache, steps.PROMPT, None)
+        if known is None and not brings:
+            steps.check_unknown(kwargs, cache, token)
+            return None
+        steps.check_step(kwargs, shortens=brings)
+        # what is new in this step
+        mask, cached = kwargs.get("attention_mask"), entries(cache)
+        known = steps.start_of(known, kwargs["input_ids"], mask, cached)
+        covered = known.original_length_of(cached)
+        ids, mask = steps.new_part(kwargs, covered, cached)
+        if not brings:
+            steps.check_text(ids, token)
+        new = ids.new_ones(ids.shape) if mask is None else mask[:, covered:].to(ids)
+        encoded = None if ready is None else steps.taken_before(ready, ids)
+        entered = known.entered_mask(cached, mask)
+        step = Step(model, self, ids, new, covered, known, entered, encoded, brings, kwargs.get("labels"))
+        if encoded is not None:
+            step.rows()
+        step.places, of_prompt = self.places(step, kwargs)
+        # the call
+        kwargs["input_ids"] = ids
+        kwargs.pop("mm_token_type_ids", None)  # only for positions, which are there
+        if kwargs.get("mm_encoder_outputs") is not None:
+            kwargs["mm_encoder_outputs"] = dict(kwargs["mm_encoder_outputs"])  # the model writes into it
+        if brings:
+            kwargs |= {"position_ids": step.places, "attention_mask": None, "labels": None}
+        else:
+            full = step.place(kwargs, new, step.places)
+            step.prompt = step.remembered(full) if of_prompt else None
+        _pending.set(step)
+        return (), kwargs
+
+
+def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    """Forward pre-hook of the language model: of all it gets, what belongs to kept places, with the tokens there."""
+    step = _pending.get()
+    if step is None or not step.shortens:
+        return None
+    kwargs, token, family = dict(kwargs), step.model.config.video_token_id, step.family
+    state, encoded = step.model.__dict__[_STATE], step.encoded
+    videos = steps.compressed_videos(state, encoded, partial(family.compress, step.model, config=state.config))
+    # which columns stay, and the token at each; padding goes, and what belongs to other pieces of the prompt
+    whole, at = steps.whole_prompt(encoded, step.ids, step.covered)
+    own = [family.own(video) for video in videos]
+    columns, numbers = own_places(
+        whole, token, step.rows(), list(zip(own, map(family.size, encoded.videos), strict=True))
+    )
+    real = torch.nn.functional.pad(step.mask.bool(), (at, whole.shape[1] - at - step.mask.shape[1]))
+    here = [one[column] for one, column in zip(real, columns, strict=True)]
+    order, counts = left_filled([column[piece] - at for column, piece in zip(columns, here, strict=True)], 0)
+    number, _ = left_filled([number[piece] for number, piece in zip(numbers, here, strict=True)], -1)
+    # embeddings, mask and positions
+    embeds = kwargs["inputs_embeds"]
+    embeds = embeds.gather(1, order.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))
+    kept = number >= 0
+    embeds[kept] = torch.cat([video.tokens for video in videos]).to(embeds)[number[kept]]
+    kwargs["inputs_embeds"] = embeds
+    places = None if step.places is None else step.places.gather(2, order.expand(3, -1, -1))
+    full = step.place(kwargs, step.mask.gather(1, order) * counts, places)
+    # DeepStack
+    visual = kwargs.get("visual_pos_masks")
+    if visual is not None:
+        row = (visual.flatten().cumsum(0) - 1).view_as(visual).gather(1, order)
+        kwargs["visual_pos_masks"] = visual.gather(1, order) & counts
+        row = row[kwargs["visual_pos_masks"]]
+        kwargs["deepstack_visual_embeds"] = [level[row] for level in kwargs["deepstack_visual_embeds"]]
+    step.prompt = step.remembered(full)
+    if step.labels is not None:
+        step.labels = shortened_labels(step.labels, order, counts)
+    return (), kwargs
+
+
+def _after(model: Any, args: tuple, kwargs: dict, output: Any) -> Any:
+    """Forward hook: the cache learns how its prompt was shortened; labels that were left give the loss."""
+    step = _pending.get()
+    _pending.set(None)
+    if step is None or output is None:  # None when the call failed
+        return None
+    if step.prompt is not None:
+        steps.remember(output, step.prompt)
+    if step.labels is None or not step.shortens:
+        return None
+    logits = output[0] if isinstance(output, tuple) else output.logits
+    items = {name: value for name, value in kwargs.items() if name == "num_items_in_batch"}
+    vocabulary = model.config.get_text_config().vocab_size
+    loss = model.loss_function(logits=logits, labels=step.labels, vocab_size=vocabulary, **items)
+    return (loss, *output) if isinstance(output, tuple) else type(output)(**{**output, "loss": loss})

@@ -1,0 +1,224 @@
+"""The calls of a model that one conversation makes.
+
+A step is one call of the model's forward. `generate` may bring a prompt in pieces, encode its videos before, and go on
+from a cache that is shorter than the caller knows; what a step adds to its cache is found out here.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..config import AOTConfig
+from ..errors import AOTError
+from ..types import CompressedVideo
+from .kv_cache import NAMES, take_cache
+from .prompt import PrunedPrompt
+
+PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
+ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
+generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=None)
+
+
+@dataclass
+class State:
+    """What is in force on one model: settings, hooks, and what became of the last videos.
+
+    replaced: (owner, name) of the methods that stand on an instance in front of its class's.
+    """
+
+    config: AOTConfig
+    handles: list = field(default_factory=list)
+    replaced: list[tuple[nn.Module, str]] = field(default_factory=list)
+    last: list[CompressedVideo] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class EncodedVideo:
+    """features: (F, N, D) projected, before pooling; outputs: further tower outputs by name, (F, N, ...).
+
+    grid: (H, W) of the N tokens of a frame.
+    """
+
+    features: torch.Tensor
+    outputs: dict[str, torch.Tensor]
+    grid: tuple[int, int]
+
+    @property
+    def extras(self) -> dict[str, torch.Tensor]:
+        """The outputs that are no importance of the shallow and the deep layer."""
+        return {name: value for name, value in self.outputs.items() if name not in ("shallow", "deep")}
+
+
+@dataclass
+class Generated:
+    """The prompts of a call of `generate`, as far as no cache holds them yet, and their videos once they are encoded.
+
+    ids: (B, n). start: places behind the prompts that the cache held before.
+    """
+
+    ids: torch.Tensor
+    start: int
+    encoded: list[EncodedVideo] | None = None
+    videos: list[CompressedVideo] | None = None
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Videos of a call of the model.
+
+    repeats: how often `generate` repeats each for its beams. whole: the prompts when this call reads a piece of them.
+    """
+
+    videos: list[EncodedVideo]
+    repeats: int = 1
+    whole: Generated | None = None
+
+
+def generating(original: Any, forward: Callable) -> Any:
+    """generate that lets the hook of the model see the whole prompt, which it may get in pieces."""
+
+    @functools.wraps(original)
+    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        ids = kwargs.get("input_ids") if inputs is None else inputs
+        token = generated.set(None if ids is None else _uncovered(self, forward, ids, args, kwargs))
+        try:
+            return original(self, inputs, *args, **kwargs)
+        finally:
+            generated.reset(token)
+
+    return generate
+
+
+def _uncovered(model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kwargs: dict) -> Generated:
+    """What a call of `generate` adds to its cache; AOTError when it reads pieces that the hooks do not see."""
+    settings = next((value for value in (*args, kwargs.get("generation_config")) if value is not None), None)
+    settings = model.generation_config if settings is None else settings
+    in_pieces = kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None))
+    if in_pieces and "mm_encoder_outputs" not in inspect.signature(forward).parameters:
+        raise AOTError("This release of transformers cannot read a video in pieces; leave prefill_chunk_size out.")
+    cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
+    known = getattr(cache, PROMPT, None)
+    if in_pieces and known is not None:
+        raise AOTError("Behind a shortened prompt generate does not find the pieces; leave prefill_chunk_size out.")
+    if known is not None and known.following is not None:
+        # others may have generated since
+        model.model.rope_deltas = known.following - known.attention_mask.sum(1, keepdim=True)
+    start = entries(cache) if known is None else known.original_length_of(entries(cache))
+    before = 0 if mask is None else mask.shape[1] - ids.shape[1]  # places that only the mask speaks of
+    return Generated(ids[:, max(0, start - before) :], start)
+
+
+def call_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
+    """A copy of the arguments of a call of the model, all of them by name."""
+    names = list(inspect.signature(type(model).forward).parameters)[1:] if args else []
+    return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def check_step(kwargs: dict, *, shortens: bool) -> None:
+    """AOTError for masks and prompts that cannot be gone on from, or be shortened."""
+    mask = kwargs.get("attention_mask")
+    if mask is not None and not (isinstance(mask, torch.Tensor) and mask.dim() == 2):
+        raise AOTError("aot.apply works with the growing cache that generate uses by itself; leave static caches out.")
+    if kwargs.get("input_ids") is None:
+        raise AOTError("aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds.")
+    if shortens and isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
+        raise AOTError("logits_to_keep names places of the unshortened prompt; give a number of last places.")
+
+
+def check_unknown(kwargs: dict, cache: Any, token: int) -> None:
+    """AOTError for a step that goes on from a prompt with a video of which its cache says nothing."""
+    ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
+    if ids is None or not (mask is None or isinstance(mask, torch.Tensor) and mask.dim() == 2):
+        return
+    if mask is not None and mask.shape[1] > ids.shape[1] and mask.shape[1] > entries(cache) + ids.shape[1]:
+        raise AOTError(
+            "This step goes on from a prompt that its cache does not know; give the very cache that came with the "
+            "answer about the video, or the whole prompt with its video."
+        )
+    call = generated.get()
+    if call is not None and call.encoded is not None or entries(cache) > 0:
+        check_text(ids, token)
+
+
+def check_text(ids: torch.Tensor, token: int) -> None:
+    """AOTError for new ids (B, n) with placeholders of a video that did not come with them."""
+    # a single token is no prompt, and looking at it would wait for the device at every step
+    if ids.shape[1] > 1 and bool((ids == token).any()):
+        raise AOTError(
+            "Placeholders of a video came without it, as this release of transformers loses it in a later turn or in "
+            "pieces; give the whole conversation with its videos, without a cache and without prefill_chunk_size."
+        )
+
+
+def entries(cache: Any) -> int:
+    """Entries of a cache, 0 for None."""
+    return 0 if cache is None else int(cache.get_seq_length())
+
+
+def start_of(known: PrunedPrompt | None, ids: torch.Tensor, mask: torch.Tensor | None, cached: int) -> PrunedPrompt:
+    """What a cache of `cached` entries knows of itself, else that they are all tokens of the mask (B, >= cached)."""
+    if known is not None:
+        return known
+    return PrunedPrompt(cached, ids.new_ones(len(ids), cached) if mask is None else mask[:, :cached])
+
+
+def new_part(kwargs: dict, covered: int, cached: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Ids (B, n) that the cache does not cover, and the caller's mask (B, covered + n) or None."""
+    ids, mask, call = kwargs["input_ids"], kwargs.get("attention_mask"), generated.get()
+    given = ids.shape[1]
+    total = covered + given
+    if mask is not None:
+        total = mask.shape[1]
+    elif given > 1 and cached and call is not None and call.start == covered:
+        total = covered + call.ids.shape[1]  # generate drops a mask without padding
+    # generate takes the cache for as long as it is, and cuts the whole prompt there
+    if given not in (total - covered, total - cached, total) or total <= covered:
+        raise AOTError(
+            f"A step of {given} tokens does not go on from the {covered} behind it; aot.apply does not work with "
+            "a cache that was cut, as the assisted generation of transformers 4 does."
+        )
+    return ids[:, given - (total - covered) :], mask
+
+
+def taken_before(ready: Any, ids: torch.Tensor) -> Encoded:
+    """Videos that `generate` of transformers 5 encoded before this call; ready: what get_video_features gave."""
+    videos, call = getattr(ready, ENCODED, None), generated.get()
+    if videos is not None:
+        return Encoded(videos, len(ready.pooler_output) // len(videos))
+    if call is None or call.encoded is None:
+        raise AOTError("The video was encoded before aot.apply; encode it again, after it.")
+    return Encoded(call.encoded, len(ids) // len(call.ids), call)
+
+
+def whole_prompt(encoded: Encoded, ids: torch.Tensor, covered: int) -> tuple[torch.Tensor, int]:
+    """The prompts (B, L) of which ids (B, n) may be a piece, and where in them it begins."""
+    if encoded.whole is None:
+        return ids, 0
+    whole, at = encoded.whole.ids.repeat_interleave(encoded.repeats, dim=0), covered - encoded.whole.start
+    if not torch.equal(whole[:, at : at + ids.shape[1]], ids):
+        raise AOTError("The prompt that came in pieces is not the one that generate was called with.")
+    return whole, at
+
+
+def compressed_videos(state: State, encoded: Encoded, compress_one: Callable) -> list[CompressedVideo]:
+    """Each video compressed by `compress_one`; a prompt that comes in pieces does it once."""
+    if encoded.whole is not None and encoded.whole.videos is not None:
+        return encoded.whole.videos
+    state.last = [compress_one(video) for video in encoded.videos]
+    if encoded.whole is not None:
+        encoded.whole.videos = state.last
+    return state.last
+
+
+def remember(output: Any, prompt: PrunedPrompt) -> None:
+    """Leaves on the cache of a call's output how its prompt was shortened."""
+    parts = output if isinstance(output, tuple) else output.values()
+    cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
+    if cache is not None:
+        setattr(cache, PROMPT, prompt)
