@@ -281,6 +281,8 @@ def test_models_and_settings_that_do_not_fit(theirs):
         aot.apply(theirs, 0)
     with pytest.raises(aot.AOTError, match="either a whole config"):
         aot.apply(theirs, 0.1, config=aot.AOTConfig())
+    with pytest.raises(aot.AOTError, match="either a whole config"):
+        aot.apply(theirs, config=aot.AOTConfig(), epsilon=0.5)
     with pytest.raises(aot.AOTError, match="inside the language model"):
         aot.apply(theirs, 0.5, method="fastv")
     with pytest.raises(aot.AOTError, match="config is a str"):

@@ -1,0 +1,62 @@
+"""Edges that a small fault would move: sides that differ, places of newlines, what an error lists."""
+
+import pytest
+import torch
+
+from aot import AOTConfig, AOTError, TokenKind, VideoStream, compress
+from aot.pooling import pooled_grid
+from aot.stream import join
+
+
+def video(frames: int, grid: tuple[int, int], width: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(0)
+    tokens = grid[0] * grid[1]
+    return torch.randn(frames, tokens, width), torch.rand(frames, tokens), torch.rand(frames, tokens)
+
+
+@pytest.mark.parametrize("grid", [(1, 6), (6, 1)])
+def test_either_side_may_be_too_small_for_pooling(grid):
+    with pytest.raises(AOTError, match="too small"):
+        pooled_grid(grid, "average")
+
+
+def test_a_stream_counts_the_tokens_of_a_grid_with_unequal_sides():
+    frames, grid = 12, (2, 7)
+    features, shallow, deep = video(frames, grid)
+    config = AOTConfig(retention=0.3)
+    stream = VideoStream(config, pool=None, grid=grid)
+    parts = stream.push(features, shallow, deep)
+    streamed = join([*parts, *stream.finish()])
+    assert streamed.num_visual == config.budget(frames, grid[0] * grid[1])
+    whole = compress(features, shallow, deep, config, pool=None, grid=grid)
+    assert torch.equal(streamed.frame, whole.frame) and torch.equal(streamed.position, whole.position)
+
+
+def test_newlines_by_row_stand_in_their_frame_and_row():
+    grid = (3, 4)
+    features, shallow, deep = video(5, grid)
+    settings = {"pool": None, "grid": grid, "newline": torch.full((8,), 9.0)}
+    result = compress(features, shallow, deep, AOTConfig(retention=0.4, newlines="row"), **settings)
+    newline = result.kind == int(TokenKind.NEWLINE)
+    rows = {(int(f), int(r)) for f, (r, _) in zip(result.frame[newline], result.position[newline], strict=True)}
+    kept = {(int(f), int(r)) for f, (r, _) in zip(result.frame[~newline], result.position[~newline], strict=True)}
+    assert rows == kept and int(newline.sum()) == len(rows)
+    assert (result.position[newline][:, 1] == grid[1]).all() and (result.tokens[newline] == 9).all()
+    # in the order of the video, each behind the last token of its row
+    order = result.frame * 100 + result.position[:, 0] * 10 + result.position[:, 1]
+    assert bool((order.diff() > 0).all())
+
+
+def test_kinds_and_masses_are_what_they_are_called():
+    features, shallow, deep = video(8, (9, 9))
+    result = compress(features, shallow, deep, AOTConfig(retention=0.4), pool=None)
+    assert set(result.kind.tolist()) == {int(TokenKind.LOCAL), int(TokenKind.GLOBAL)}
+    assert result.kind.dtype == torch.int64 and result.mass.dtype == torch.float32
+    assert float(result.mass.min()) >= 1 and float(result.mass.sum()) == pytest.approx(8 * 81, rel=1e-4)
+
+
+def test_an_unknown_option_is_answered_with_the_known_ones():
+    with pytest.raises(AOTError, match="contextual"):
+        AOTConfig(method="visionzip", options={"nonsense": 1})
+    with pytest.raises(AOTError, match="neighbours"):
+        AOTConfig(method="prunevid", options={"neighbours": 0})
