@@ -43,6 +43,7 @@ PAPER = {"variant": "paper", "retention": None, "num_anchors": 9}
         ({"method": "random", "epsilon": 5}, "epsilon has no effect under method 'random'"),
         ({"method": "uniform", "clips": "dynamic"}, "clips has no effect under method 'uniform'"),
         ({"method": "fastv", "clip_length": 8}, "clip_length has no effect under method 'fastv'"),
+        ({"hard_assignment": 0.5}, "hard_assignment has no effect in variant 'default'"),
         ({"iterations": 5}, "iterations has no effect where uniform_marginal is 0"),
         ({"tolerance": 0.1}, "tolerance has no effect where uniform_marginal is 0"),
         ({"sinkhorn_stop": "never"}, "sinkhorn_stop has no effect where uniform_marginal is 0"),

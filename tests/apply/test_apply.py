@@ -303,3 +303,12 @@ def test_importing_aot_imports_no_transformers():
         "import sys, aot; aot.apply; sys.exit(any(m.split('.')[0] in ('transformers', 'llava') for m in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_was_there_before_comes_back_however_often_one_applies(ours):
+    before = ours.config.aot
+    for retention in (0.1, 0.2, 0.3):
+        aot.apply(ours, retention)
+    assert ours.config.aot.retention == 0.3
+    aot.remove(ours)
+    assert ours.config.aot == before

@@ -120,6 +120,15 @@ def test_what_has_no_place_is_refused(write, tmp_path, settings, said):
     assert not (tmp_path / "target").exists()
 
 
+def test_weights_that_are_no_numbers_are_refused(write, tmp_path):
+    model, source = write()
+    with torch.no_grad():
+        model.model.image_newline[0] = torch.nan
+    model.save_pretrained(source)
+    with pytest.raises(CheckpointError, match="image_newline"):
+        convert(source, tmp_path / "target")
+
+
 def test_the_command_says_one_sentence(write, tmp_path, capsys):
     _, source = write()
     capsys.readouterr()
