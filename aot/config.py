@@ -195,8 +195,10 @@ class AOTConfig:
                 del settings[idle.name]
 
     @classmethod
-    def from_dict(cls, settings: Mapping[str, Any]) -> "AOTConfig":
-        """The inverse of `to_dict`; AOTError for keys that are no settings."""
+    def from_dict(cls, settings: "AOTConfig | Mapping[str, Any]") -> "AOTConfig":
+        """The inverse of `to_dict`, and of an AOTConfig itself; AOTError for keys that are no settings."""
+        if isinstance(settings, cls):
+            return settings
         if not isinstance(settings, Mapping):
             raise AOTError(f"Settings must be a mapping of names to values; got {type(settings).__name__}.")
         settings = current_settings(settings, stacklevel=4)

@@ -101,7 +101,7 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
     tokens = reduce(video)
     logits = prefill(tokens)
     if model.config.aot and setting.startswith("aot"):
-        wanted, newlines = AOTConfig.from_dict(model.config.aot).token_count(
+        wanted, newlines = model.config.aot.token_count(
             frames, side**2, newline_position=model.config.mm_newline_position
         )
         check(len(tokens) == wanted + newlines, f"{len(tokens)} tokens, {wanted + newlines} expected")

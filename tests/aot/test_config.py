@@ -217,3 +217,8 @@ def test_other_settings_have_no_end_above(name):
         AOTConfig(**{name: -1e-9})
     if name != "epsilon":
         assert getattr(AOTConfig(**{name: 0}), name) == 0
+
+
+def test_from_dict_leaves_a_configuration_as_it_is():
+    config = AOTConfig(retention=0.2)
+    assert AOTConfig.from_dict(config) is config
