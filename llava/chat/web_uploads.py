@@ -1,5 +1,6 @@
 """The files that visitors of the page send: how much of them may lie on the server, and when they go."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -30,7 +31,7 @@ class Uploads:
     def refusal(self, length: int) -> str:
         """Why a file of so many bytes has no room, "" when it has."""
         sizes = []
-        for path in self.folder.rglob("*"):
+        for path in self._everything():
             with suppress(OSError):  # it has just gone
                 sizes += [path.stat().st_size] if path.is_file() else []
         if sum(sizes) + self.promised + length > self.most_bytes or len(sizes) + self.coming >= self.most_files:
@@ -40,7 +41,7 @@ class Uploads:
     def sweep(self) -> None:
         """Removes what broke off, and what no visitor has looked at for long."""
         used, now = self.in_use(), time.time()
-        for path in self.folder.rglob("*"):
+        for path in self._everything():
             left = path.parent == self.folder and not self.coming
             with suppress(OSError):  # it has just gone, or a folder is not empty
                 age = now - path.lstat().st_mtime
@@ -48,6 +49,11 @@ class Uploads:
                     path.rmdir()
                 elif path.is_file() and (left or (age > UNUSED_SECONDS and str(path) not in used)):
                     path.unlink()
+
+    def _everything(self) -> list[Path]:
+        """All files and folders; what goes meanwhile is left out."""
+        walk = os.walk(self.folder)
+        return [Path(place) / name for place, folders, names in walk for name in (*folders, *names)]
 
     def _sweep_always(self) -> None:
         while self.folder.exists():

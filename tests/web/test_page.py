@@ -1,6 +1,7 @@
 """The page over HTTP, without a browser: who is a visitor, what may be uploaded, and what is left at the end."""
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -62,7 +63,7 @@ def call(address, name: str, values: list, session: str | None = None) -> list:
 
 
 def files(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file()]
+    return [Path(place) / name for place, _, names in os.walk(folder) for name in names]
 
 
 def wait_until_empty(folder: Path) -> None:

@@ -189,7 +189,7 @@ def test_an_answer_and_a_wait_end_in_time(session, clips):
 
 
 def vars_of(session: ChatSession) -> dict:
-    fields = ("model", "tokenizer", "image_processor", "context_length", "aot")
+    fields = ("model", "tokenizer", "image_processor", "context_length", "compression")
     return {name: getattr(session, name) for name in fields}
 
 
