@@ -11,12 +11,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from aot_tiny.drawing import NEEDLE, SHAPES
+
 COLORS = {
     "red": (215, 40, 40), "green": (40, 165, 60), "blue": (50, 80, 225), "yellow": (240, 215, 40),
     "purple": (150, 60, 190), "orange": (240, 135, 30), "white": (245, 245, 245), "cyan": (60, 210, 220),
 }  # fmt: skip
-SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
-NEEDLE = "star"  # the shape of brief events only
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 LENGTHS = {16: 0.4, 24: 0.2, 32: 0.2, 48: 0.1, 64: 0.1}  # frames looked at, and the share of clips that have so many

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from aot_tiny.film.clips import COLORS, FPS, NEEDLE, SHAPES, Clip, sample_clip
+from aot_tiny.drawing import shape_mask, write_video
+from aot_tiny.film.clips import COLORS, FPS, Clip, sample_clip
 from aot_tiny.film.textures import MARGIN, Layer, Swarm, surface
 
 SIZE = 192
@@ -67,7 +68,7 @@ def render_with_coverage(
         for i, t in enumerate(times):
             if not thing.visible(t):
                 continue
-            alpha, box = _mask(thing.shape, path[:, i] * size, radius[i] * size, size)
+            alpha, box = shape_mask(thing.shape, path[:, i] * size, radius[i] * size, size)
             paint = _plate(thing.code, alpha.shape) if thing.code else tints[thing.color_at(t)]
             frames[i][box] += alpha[..., None] * (paint - frames[i][box])
             if grid:
@@ -120,51 +121,8 @@ def _plate(code: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.repeat((225 - 190 * dots[i][:, j])[..., None], 3, -1)
 
 
-def _mask(shape: str, center: np.ndarray, radius: float, size: int):
-    """Antialiased coverage of a thing's bounding box, and the box as slices (rows, columns); in pixels."""
-    x, y = center
-    top, left = max(int(y - radius - 2), 0), max(int(x - radius - 2), 0)
-    rows, cols = np.arange(top, min(int(y + radius + 3), size)), np.arange(left, min(int(x + radius + 3), size))
-    u, v = (cols[None, :] + 0.5 - x) / radius, (rows[:, None] + 0.5 - y) / radius
-    alpha = np.clip(0.5 - _distance(shape, u, v) * radius, 0, 1).astype(np.float32)
-    return alpha, (slice(top, top + len(rows)), slice(left, left + len(cols)))
-
-
-def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance to the outline in units of the radius, negative inside; exact near it, where it matters."""
-    a, b = np.abs(u), np.abs(v)
-    if shape == "circle":
-        return np.hypot(u, v) - 0.95
-    if shape == "square":
-        return np.maximum(a, b) - 0.84
-    if shape == "sign":
-        return np.maximum(a - 0.98, b - 0.7)
-    if shape == "triangle":
-        return np.maximum(v - 0.75, a * 0.88 - v * 0.47 - 0.46)
-    if shape == "cross":
-        return np.minimum(np.maximum(a - 0.95, b - 0.33), np.maximum(a - 0.33, b - 0.95))
-    if shape == "ring":
-        return np.abs(np.hypot(u, v) - 0.7) - 0.24
-    if shape == "diamond":
-        return (a * 1.35 + b - 1.0) / 1.6
-    if shape == NEEDLE:
-        angle = np.mod(np.arctan2(u, -v) + np.pi / 5, 2 * np.pi / 5) - np.pi / 5  # five equal points
-        return np.hypot(u, v) * np.cos(np.abs(angle) - 0.95) - 0.58
-    raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)}, sign or {NEEDLE}")
-
-
 def write_clip(path: str | Path, seed: int = 0, *, size: int = SIZE, crf: int = 18, **kinds) -> Clip:
     """Writes the clip of `seed` as an H.264 MP4 of FPS frames a second; kinds as in `sample_clip`."""
-    import av
-
     clip = sample_clip(seed, **kinds)
-    frames = render(clip, np.arange(clip.frames * FPS) / FPS, size)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "veryfast"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    write_video(path, render(clip, np.arange(clip.frames * FPS) / FPS, size), fps=FPS, crf=crf)
     return clip

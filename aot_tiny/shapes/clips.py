@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from aot_tiny.drawing import NEEDLE, SHAPES, shape_mask, write_video
+
 COLORS = {
     "red": (215, 40, 40), "green": (40, 165, 60), "blue": (50, 80, 225), "yellow": (240, 215, 40),
     "purple": (150, 60, 190), "orange": (240, 135, 30), "white": (245, 245, 245), "cyan": (60, 210, 220),
 }  # fmt: skip
-SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
-NEEDLE = "star"  # the shape of brief events only
 MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
 
 DURATION = 16.0  # seconds
@@ -185,7 +185,8 @@ def render_with_coverage(clip: Clip, times, size: int = 96, grid: int | None = N
         for i, t in enumerate(times):
             if not thing.visible(t):
                 continue
-            alpha, box = _mask(thing, t, size)
+            center = [c * size for c in thing.center(t)]
+            alpha, box = shape_mask(thing.shape, center, thing.radius * size, size)
             frames[i][box] += alpha[..., None] * (tints[thing.color_at(t)] - frames[i][box])
             if grid:
                 full = np.zeros((size, size), np.float32)
@@ -194,39 +195,6 @@ def render_with_coverage(clip: Clip, times, size: int = 96, grid: int | None = N
                 cover[i, k] = full.reshape(grid, cell, grid, cell).mean((1, 3))
     frames += rng.normal(0, 3, frames.shape[1:]).astype(np.float32)
     return np.clip(frames, 0, 255).astype(np.uint8), cover
-
-
-def _mask(thing: Thing, t: float, size: int):
-    """Antialiased coverage of the thing's bounding box, and the box as slices (rows, columns)."""
-    x, y = (c * size for c in thing.center(t))
-    r = thing.radius * size
-    top, left = max(int(y - r - 2), 0), max(int(x - r - 2), 0)
-    rows, cols = np.arange(top, min(int(y + r + 3), size)), np.arange(left, min(int(x + r + 3), size))
-    u, v = (cols[None, :] + 0.5 - x) / r, (rows[:, None] + 0.5 - y) / r
-    alpha = np.clip(0.5 - _distance(thing.shape, u, v) * r, 0, 1).astype(np.float32)
-    return alpha, (slice(top, top + len(rows)), slice(left, left + len(cols)))
-
-
-def _distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Signed distance to the outline in units of the radius (negative inside); exact where it matters: near it."""
-    a, b = np.abs(u), np.abs(v)
-    if shape == "circle":
-        return np.hypot(u, v) - 0.95
-    if shape == "square":
-        return np.maximum(a, b) - 0.84
-    if shape == "triangle":
-        return np.maximum(v - 0.75, a * 0.88 - v * 0.47 - 0.46)
-    if shape == "cross":
-        return np.minimum(np.maximum(a - 0.95, b - 0.33), np.maximum(a - 0.33, b - 0.95))
-    if shape == "ring":
-        return np.abs(np.hypot(u, v) - 0.7) - 0.24
-    if shape == "diamond":
-        return (a * 1.35 + b - 1.0) / 1.6
-    if shape == NEEDLE:
-        angle = np.mod(np.arctan2(u, -v) + np.pi / 5, 2 * np.pi / 5) - np.pi / 5  # five equal points
-        radius = np.hypot(u, v)
-        return radius * np.cos(np.abs(angle) - 0.95) - 0.58
-    raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)} or {NEEDLE}")
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -259,16 +227,6 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def write_clip(path: str | Path, seed: int = 0, *, size: int = 192, crf: int = 18) -> Clip:
     """Write the clip of `seed` as an H.264 MP4 of 16 s at 4 frames per second; returns its description."""
-    import av
-
     clip = sample_clip(seed)
-    frames = render(clip, np.arange(int(DURATION * FPS)) / FPS, size)
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=FPS)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "veryfast"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    write_video(path, render(clip, np.arange(int(DURATION * FPS)) / FPS, size), fps=FPS, crf=crf)
     return clip

@@ -100,10 +100,10 @@ class SingleFlight:
     async def _run(self, key: str, work: Callable[[], Coroutine]) -> Any:
         try:
             result = await work()
-        except Exception:
-            del self._running[key]
-            raise
-        del self._running[key]
+        finally:
+            running = self._running.get(key)  # another one's where this one was given up
+            if running is not None and running.task is asyncio.current_task():
+                del self._running[key]
         self._done[key] = result
         while len(self._done) > self.remember:
             self._done.popitem(last=False)

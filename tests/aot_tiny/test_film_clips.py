@@ -117,8 +117,3 @@ def test_the_file_shows_the_clip(tmp_path):
     assert frames.shape == (clip.frames * FPS, 96, 96, 3)
     drawn = render(clip, np.arange(len(frames)) / FPS, 96)
     assert np.abs(frames.astype(int) - drawn).mean() < 6
-
-
-def test_an_unknown_shape_is_named():
-    with pytest.raises(ValueError, match="heptagon"):
-        drawing._distance("heptagon", np.zeros(1), np.zeros(1))

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from aot_tiny.drawing import signed_distance
 from aot_tiny.shapes import clips
 from aot_tiny.shapes.clips import COLORS, TIMES, render, render_with_coverage, sample_clip, write_clip
 
@@ -57,4 +58,4 @@ def test_the_file_shows_the_clip(tmp_path):
 
 def test_an_unknown_shape_is_named():
     with pytest.raises(ValueError, match="heptagon"):
-        clips._distance("heptagon", np.zeros(1), np.zeros(1))
+        signed_distance("heptagon", np.zeros(1), np.zeros(1))
