@@ -5,6 +5,7 @@ import torch
 
 from aot import AOTConfig, AOTError, TokenKind, VideoStream, compress
 from aot.pooling import pooled_grid
+from aot.registry import register
 from aot.stream import join
 
 
@@ -60,3 +61,22 @@ def test_an_unknown_option_is_answered_with_the_known_ones():
         AOTConfig(method="visionzip", options={"nonsense": 1})
     with pytest.raises(AOTError, match="neighbours"):
         AOTConfig(method="prunevid", options={"neighbours": 0})
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(AOTError, match="'aot' is already registered"):
+        register("aot")(lambda video, config: None)
+
+
+def test_half_precision_cuts_a_video_where_float32_does():
+    """Means of frames are taken in float32; in bfloat16 their cosines would be told apart by their first digits alone.
+
+    Frames come in pairs that differ a little more from pair to pair, around one common picture.
+    """
+    torch.manual_seed(0)
+    base = torch.randn(1, 36, 32)
+    features = (10 * base + 0.02 * torch.randn(24, 36, 32).cumsum(0)).bfloat16()
+    config = AOTConfig(clips="dynamic", clip_length=24, clip_threshold=-1, clip_cuts=12, retention=0.5)
+    maps = torch.rand(2, 24, 36)
+    half, whole = (compress(tokens, *maps, config).clips for tokens in (features, features.float()))
+    assert half == whole and len(half) == 12

@@ -85,6 +85,27 @@ def test_budget_is_exact_and_the_prompt_that_much_shorter(theirs):
     assert output.past_key_values.get_seq_length() == output.logits.shape[1] == 6 + 21 + 1
 
 
+@pytest.mark.parametrize("which", ["theirs", "ours"])
+def test_a_device_is_asked_for_bad_values_when_the_prompt_is_made(request, monkeypatch, which):
+    """As on a GPU, where `compress` waits for nothing: the prompt that takes the tokens has to wait, and tells."""
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
+    model, video = request.getfixturevalue(which), pixels(2)
+    projector = model.model.multi_modal_projector if which == "theirs" else model.model.mm_projector
+
+    def ask():
+        if which == "theirs":
+            return new_ids(model, [ASKED], video[None])
+        return model.generate(torch.tensor([[5, -200, 9]]), images=[video], modalities="video", **GREEDY)
+
+    value = 0.0
+    projector.register_forward_hook(lambda module, args, output: output.index_fill(0, torch.tensor(3), value))
+    with aot.apply(model):
+        ask()
+        value = torch.nan
+        with pytest.raises(aot.AOTError, match="^features cannot be used at 36 of 216 places, first in frame 3 at"):
+            ask()
+
+
 def test_ragged_batch_equals_each_prompt_alone(theirs):
     rows = [prompt(5, 6, "video", 7), prompt(8, "video", 9, "video", 10, 11, 12), prompt(20, 21, 22, 23)]
     videos = torch.stack([pixels(seed) for seed in (1, 2, 3)])
