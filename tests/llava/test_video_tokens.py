@@ -246,6 +246,20 @@ def test_merge_types_without_newlines(make_model, video):
         prepare(model, [[-200]], [video[0]], ["image"])
 
 
+def test_newlines_follow_the_merge_type_of_the_moment(model, video):
+    """One at the very end belongs to the types with "unpad" alone; those of frames to all but "flat"."""
+    features = model.encode_video(video)
+    for merge, position, newlines in (
+        ("spatial_unpad", "one_token", 1),
+        ("spatial", "one_token", 0),
+        ("spatial", "frame", 6),
+        ("flat", "frame", 0),
+    ):
+        model.config.mm_patch_merge_type, model.config.mm_newline_position = merge, position
+        assert len(model.video_tokens(features)[0]) == 6 * 36 + newlines
+        assert model.uncompressed_count(6) == (6 * 36, newlines)
+
+
 def test_an_image_of_many_tiles_is_no_long_video(model, video, monkeypatch):
     model.config.aot = {"retention": 0.1}
     model.config.image_aspect_ratio, model.config.image_grid_pinpoints = "anyres", [[96, 96], [192, 96]]

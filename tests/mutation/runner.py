@@ -52,18 +52,18 @@ class Tests:
     def of(self, mutant: Mutant) -> list[list[str]]:
         """Node ids of the tests that enter the function, or the file where the fault is outside of functions.
 
-        Two lists: those of the file that found most faults of this module, and the others, the quickest first, as many
-        as take `ENOUGH` seconds.
+        Two lists: those of the file that found most faults of this module, and the others, the quickest first and of
+        every file in turn, as many as take `ENOUGH` seconds.
         """
-        found = sorted(
-            (-self.kills[mutant.path, file], file not in FIRST, test["seconds"], name)
-            for file, known in self.files.items()
-            for name, test in known["tests"].items()
-            if _enters(test, mutant)
-        )
+        found = []
+        for file, known in self.files.items():
+            entering = sorted((test["seconds"], name) for name, test in known["tests"].items() if _enters(test, mutant))
+            for place, (seconds, name) in enumerate(entering):
+                found.append((-self.kills[mutant.path, file], file not in FIRST, place, seconds, name))
+        found.sort()
         spent = accumulate(seconds for *_, seconds, _ in found)
         names = [
-            name for (*_, name), so_far in zip(found, spent, strict=True) if so_far <= ENOUGH or name == found[0][3]
+            name for (*_, name), so_far in zip(found, spent, strict=True) if so_far <= ENOUGH or name == found[0][-1]
         ]
         first = names[0].split("::")[0] if names else ""
         return [[name for name in names if (name.split("::")[0] == first) == same] for same in (True, False)]
