@@ -218,7 +218,7 @@ def transport(
     if config.merge_strength > 0 and config.merge_cap > 0:
         carried = aggregate(plan, video.pooled, layout.start_frame, layout.frames, backend=config.backend)
         carried = carried.flatten(0, 1)[layout.kept_slot]
-        merged = merge(tokens.float(), carried, received, strength=config.merge_strength, cap=config.merge_cap)
+        merged = merge(tokens, carried, received, strength=config.merge_strength, cap=config.merge_cap)
         tokens = merged.to(tokens.dtype)
     trace = {}
     if video.trace:

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from aot import AOTConfig, AOTError, TokenKind, VideoStream, compress
+from aot.methods.naive import uniform
 from aot.pooling import pooled_grid
-from aot.registry import register
+from aot.registry import METHODS, Method, register
 from aot.stream import join
 
 
@@ -66,6 +67,16 @@ def test_an_unknown_option_is_answered_with_the_known_ones():
 def test_a_name_is_registered_once():
     with pytest.raises(AOTError, match="'aot' is already registered"):
         register("aot")(lambda video, config: None)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 16, 2, 2), (3, 15), (3, 16, 0)])
+def test_other_outputs_of_a_tower_are_numbers_or_vectors(monkeypatch, shape):
+    monkeypatch.setitem(METHODS, "deep field", Method("deep field", uniform, requires=("depth",)))
+    features, config = torch.randn(3, 16, 4), AOTConfig(method="deep field", retention=0.5)
+    for fitting in ((3, 16), (3, 16, 2)):
+        compress(features, None, None, config, extras={"depth": torch.zeros(fitting)})
+    with pytest.raises(AOTError, match=r"^depth is .*; it must be \(T, N\) or \(T, N, K\), T = 3 and N = 16\.$"):
+        compress(features, None, None, config, extras={"depth": torch.zeros(shape)})
 
 
 def test_half_precision_cuts_a_video_where_float32_does():

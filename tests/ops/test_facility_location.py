@@ -44,3 +44,15 @@ def test_facility_location_meets_its_count_when_a_turn_finds_nothing_free():
     count, settings = torch.tensor([4, 2]), {"max_steps": 4, "max_cost": 2.0, "stride": 2}
     chosen = facility_location(torch.zeros(2, 8, 8), weight, none, free, count, **settings)
     assert chosen.sum(1).tolist() == [4, 2] and not (chosen & ~free).any()
+
+
+def test_a_step_that_may_choose_none_of_its_tokens_explains_nothing():
+    """Of two places, four tokens at one and three at the other, the fuller is chosen first, though by the second step:
+    the first looks at even tokens alone, of which none is free. The place left open goes to the largest weight.
+    """
+    place = torch.tensor([0.0, 0, 1, 1, 0, 1, 0])
+    cost = (place[:, None] - place).abs().unsqueeze(0)
+    weight = torch.tensor([[1.0, 1.0, 1.0, 1.1, 1.0, 1.2, 1.0]])
+    free = torch.tensor([[False, True, False, True, False, True, False]])
+    chosen = facility_location(cost, weight, None, free, torch.tensor([2]), max_steps=2, max_cost=2.0, stride=2)
+    assert chosen[0].nonzero().flatten().tolist() == [1, 5]
