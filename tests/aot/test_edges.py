@@ -8,6 +8,7 @@ from aot.methods.naive import uniform
 from aot.pooling import pooled_grid
 from aot.registry import METHODS, Method, register
 from aot.stream import join
+from aot.types import VideoTokens
 
 
 def video(frames: int, grid: tuple[int, int], width: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -62,6 +63,17 @@ def test_an_unknown_option_is_answered_with_the_known_ones():
         AOTConfig(method="visionzip", options={"nonsense": 1})
     with pytest.raises(AOTError, match="neighbours"):
         AOTConfig(method="prunevid", options={"neighbours": 0})
+
+
+def test_a_part_of_a_video_is_a_video_that_knows_the_frame_before_it():
+    features, shallow, deep = video(6, (2, 2))
+    whole = VideoTokens(features, shallow, None, (2, 2), None, clips=[2, 4], extras={"keys": features})
+    part, start = whole.span(2, 5), whole.span(0, 2)
+    assert torch.equal(part.features, features[2:5]) and torch.equal(part.shallow, shallow[2:5]) and part.frames == 3
+    assert torch.equal(part.before, features[1:2]) and start.before is None
+    assert part.deep is None and part.clips is None and not part.extras
+    part = VideoTokens(features, None, deep, (2, 2), None, before=features[:1]).span(0, 4)
+    assert part.shallow is None and torch.equal(part.deep, deep[:4]) and torch.equal(part.before, features[:1])
 
 
 def test_a_name_is_registered_once():

@@ -25,7 +25,7 @@ def run(*arguments, **variables):
     environment = {k: v for k, v in os.environ.items() if not k.startswith("TRITON")}
     environment |= {"PYTHONPATH": str(ROOT), **variables}
     done = subprocess.run(
-        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300
+        [sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600
     )
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
