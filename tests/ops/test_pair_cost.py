@@ -16,7 +16,7 @@ def test_grid_distances():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize(("spatial", "temporal"), [(0.0, 0.0), (0.7, 0.0), (0.0, 0.3), (0.7, 0.3)])
+@pytest.mark.parametrize(("spatial", "temporal"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0), (0.7, 0.3)])
 def test_costs_are_those_of_a_loop_in_float64(dtype, spatial, temporal):
     """1 - cos, the distance of places on sides of length 1 and the frames in between, each with its weight.
 
