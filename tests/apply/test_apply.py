@@ -9,6 +9,7 @@ import torch
 import transformers
 
 import aot
+from aot import registry
 
 from .conftest import FRAMES, PLACEHOLDERS, VIDEO, batch, make_ours, make_theirs, pixels, prompt
 
@@ -70,6 +71,13 @@ def test_same_tokens_and_logits_as_our_own_path(theirs, ours, settings):
         ids = new_ids(theirs, [ASKED], video[None])
         assert torch.equal(ids, ask_ours(ours, ASKED, video[None]))
         assert torch.equal(ids, new_ids(theirs, [ASKED], video[None], use_cache=False))
+
+
+def test_a_method_that_needs_what_the_tower_does_not_give_is_refused(theirs, monkeypatch):
+    method = registry.Method("deeper", lambda video, config: None, requires=("keys", "depth"))
+    monkeypatch.setitem(registry.METHODS, "deeper", method)
+    with pytest.raises(aot.AOTError, match="needs 'depth', which this vision tower cannot give"):
+        aot.apply(theirs, method="deeper")
 
 
 def test_settings_may_be_a_dict(theirs):

@@ -257,7 +257,7 @@ def test_newlines_follow_the_merge_type_of_the_moment(model, video):
     ):
         model.config.mm_patch_merge_type, model.config.mm_newline_position = merge, position
         assert len(model.video_tokens(features)[0]) == 6 * 36 + newlines
-        assert model.uncompressed_count(6) == (6 * 36, newlines)
+        assert model.uncompressed_count(6) == (6 * 36, newlines) and model.last_timing["compress"] == 0
 
 
 def test_an_image_of_many_tiles_is_no_long_video(model, video, monkeypatch):

@@ -56,3 +56,17 @@ def test_a_step_that_may_choose_none_of_its_tokens_explains_nothing():
     free = torch.tensor([[False, True, False, True, False, True, False]])
     chosen = facility_location(cost, weight, None, free, torch.tensor([2]), max_steps=2, max_cost=2.0, stride=2)
     assert chosen[0].nonzero().flatten().tolist() == [1, 5]
+
+
+def test_what_is_no_number_is_passed_over_and_what_gains_without_end_is_chosen():
+    cost = grouped([0.0, 0.1, 0.2, 1.0, 1.1])
+    none = torch.zeros(1, 5, dtype=torch.bool)
+    settings = {"max_steps": 2, "max_cost": 2.0}
+    plain = facility_location(cost, torch.ones(1, 5), none, ~none, torch.tensor([2]), **settings)
+    assert plain[0].nonzero().flatten().tolist() == [2, 3]
+    spoilt = cost.clone()
+    spoilt[:, 2] = torch.nan
+    chosen = facility_location(spoilt, torch.ones(1, 5), none, ~none, torch.tensor([2]), **settings)
+    assert int(chosen.sum()) == 2 and not chosen[0, 2]
+    spoilt[:, 2], spoilt[:, 4] = cost[:, 2], -torch.inf
+    assert facility_location(spoilt, torch.ones(1, 5), none, ~none, torch.tensor([1]), **settings)[0, 4]
