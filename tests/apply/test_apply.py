@@ -341,3 +341,10 @@ def test_what_was_there_before_comes_back_however_often_one_applies(ours):
     assert ours.config.aot.retention == 0.3
     aot.remove(ours)
     assert ours.config.aot == before
+
+
+@pytest.mark.parametrize("name", ["encode_video", "video_tokens"])
+def test_half_of_our_own_path_is_none(name):
+    model = type("Half", (torch.nn.Module,), {name: lambda self: None})()
+    with pytest.raises(aot.AOTError, match="aot.apply does not know Half"):
+        aot.apply(model)
