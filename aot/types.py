@@ -1,6 +1,6 @@
 """What a method reads and returns, and what `compress` returns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
@@ -153,6 +153,19 @@ class VideoTokens:
         return values
 
 
+def joined_masks(parts: Sequence["VideoTokens | CompressedVideo"]) -> dict[str, torch.Tensor]:
+    """The `usable` of parts of a video as those of the whole; of what one part did not read all places count as usable.
+
+    "before" is the first part's: to the others it is a frame of the part in front of them.
+    """
+    masks = {name: mask for part in reversed(parts) for name, mask in part.usable.items()}
+    whole = {"before": parts[0].usable["before"]} if "before" in parts[0].usable else {}
+    for name in masks.keys() - {"before"}:
+        unread = masks[name].new_ones(1, masks[name].shape[1])
+        whole[name] = torch.cat([part.usable.get(name, unread.expand(part.frames, -1)) for part in parts])
+    return whole
+
+
 class TokenKind(IntEnum):
     """Why a token was kept."""
 
@@ -249,7 +262,8 @@ class CompressedVideo:
     def check(self) -> None:
         """AOTError when the input held values that cannot be used: NaN, Inf, a negative importance.
 
-        On a CPU `compress` has raised it already. This waits for the device, which `compress` does not.
+        On a CPU `compress` has raised it already. This waits for the device, which `compress` does not; a host that
+        puts the tokens in a prompt waits there anyway, and asks then.
         """
         for name, usable in self.usable.items():
             if usable.device.type != "meta" and not usable.all():

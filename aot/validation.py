@@ -136,8 +136,8 @@ def _check_tensor(name: str, values: Any, features: torch.Tensor, axes: tuple[in
 def unusable(name: str, usable: torch.Tensor) -> AOTError:
     """What to say where a mask (T, P) of usable places is not True everywhere; it names the first one."""
     bad = (~usable).nonzero()
-    where = f", first in frame {int(bad[0, 0])} at token {int(bad[0, 1])}" if bad.shape[1] == 2 else ""
     return AOTError(
-        f"{name} cannot be used at {len(bad)} of {usable.numel()} places{where}: NaN, Inf, a negative importance or a "
-        f"length above {LARGEST:g}; look at what made it, such as a tower in float16."
+        f"{name} cannot be used at {len(bad)} of {usable.numel()} places, first in frame {int(bad[0, 0])} at token "
+        f"{int(bad[0, 1])}: NaN, Inf, a negative importance or a length above {LARGEST:g}; look at what made it, such "
+        "as a tower in float16."
     )

@@ -207,10 +207,12 @@ def whole_prompt(encoded: Encoded, ids: torch.Tensor, covered: int) -> tuple[tor
 
 
 def compressed_videos(state: State, encoded: Encoded, compress_one: Callable) -> list[CompressedVideo]:
-    """Each video compressed by `compress_one`; a prompt that comes in pieces does it once."""
+    """Each video compressed by `compress_one` and checked; a prompt that comes in pieces does it once."""
     if encoded.whole is not None and encoded.whole.videos is not None:
         return encoded.whole.videos
     state.last = [compress_one(video) for video in encoded.videos]
+    for video in state.last:
+        video.check()  # which places stay is read from the device anyway
     if encoded.whole is not None:
         encoded.whole.videos = state.last
     return state.last

@@ -33,7 +33,7 @@ from ..indexing import true_indices
 from ..ops import aggregate, facility_location, merge, pair_cost, sinkhorn, softmax_plan, temporal_change
 from ..ops.common import relative_importance
 from ..registry import register
-from ..types import Selection, TokenKind, VideoTokens
+from ..types import Selection, TokenKind, VideoTokens, joined_masks
 from .aot_paper import aot_paper
 
 # a step of the choice of global anchors looks at every 8th token of a clip, but at 64 or so at least
@@ -61,15 +61,14 @@ def aot(video: VideoTokens, config: AOTConfig) -> Selection:
     size = max(1, COST_BYTES // (4 * (longest * per_frame) ** 2))
     if len(lengths) <= size:
         return replace(compress_clips(video, lengths, counts, longest, config), clips=lengths)
-    parts, first = [], 0
+    parts, spans, first = [], [], 0
     for start in range(0, len(lengths), size):
         group = slice(start, start + size)
         span = video.span(first, first + sum(lengths[group]))
         parts.append(_shifted(compress_clips(span, lengths[group], counts[group], longest, config), first, per_frame))
-        for name, usable in span.usable.items():
-            if name != "before":
-                video.usable[f"{name} from frame {first}"] = usable
+        spans.append(span)
         first += span.frames
+    video.usable.update(joined_masks(spans))
     return replace(_joined(parts), clips=lengths)
 
 
@@ -219,7 +218,7 @@ def transport(
     if config.merge_strength > 0 and config.merge_cap > 0:
         carried = aggregate(plan, video.pooled, layout.start_frame, layout.frames, backend=config.backend)
         carried = carried.flatten(0, 1)[layout.kept_slot]
-        merged = merge(tokens.float(), carried, received, strength=config.merge_strength, cap=config.merge_cap)
+        merged = merge(tokens, carried, received, strength=config.merge_strength, cap=config.merge_cap)
         tokens = merged.to(tokens.dtype)
     trace = {}
     if video.trace:

@@ -24,7 +24,7 @@ def merge(
 ) -> torch.Tensor:
     """Kept tokens moved towards what was transported to them: (a + λ·carried) / (1 + λ·mass).
 
-    kept: (..., D). carried: (..., D) = Σ_i T_ij u_i. mass: (...,) = Σ_i T_ij. strength is λ. The share
+    kept: (..., D). carried: (..., D) float32 = Σ_i T_ij u_i. mass: (...,) = Σ_i T_ij. strength is λ. The share
     λ·mass / (1 + λ·mass) taken from others is at most `cap`, which keeps a kept token recognisable.
     """
     share = strength * mass / (1 + strength * mass)

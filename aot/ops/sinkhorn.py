@@ -114,9 +114,9 @@ def _sinkhorn_log(
 
 
 def _marginal_error(reached: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """(B, 1) largest relative error of the marginals (B, M); entries without mass do not count."""
+    """(B, 1) largest relative error of the marginals (B, M); entries without mass reach none, so they do not count."""
     error = (reached - wanted).abs() / wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
-    return torch.where(wanted > 0, error, 0.0).amax(dim=1, keepdim=True)
+    return error.amax(dim=1, keepdim=True)
 
 
 def _divide(wanted: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:

@@ -233,7 +233,8 @@ class LlavaMetaForCausalLM:
 
         Returns (None, position_ids, attention_mask, past_key_values, embeds (B, L', D), labels); what was
         None stays None, except for a mask where rows had to be padded. Without images the inputs come back
-        with embeds None. Raises ValueError for missing or unequal numbers of images.
+        with embeds None. Raises ValueError for missing or unequal numbers of images, AOTError for a video whose
+        features hold NaN or the like.
         """
         if images is None:
             if "video" in ([modalities] if isinstance(modalities, str) else modalities):
@@ -252,6 +253,8 @@ class LlavaMetaForCausalLM:
             entries = list(images)
             visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes)
         rows = self._splice(input_ids, attention_mask, labels, visual, self.get_model().embed_tokens)
+        for video in self.last_compression:
+            video.check()  # the splice has waited for the device
         rows = cut(rows, getattr(self.config, "tokenizer_model_max_length", None))
         side = getattr(self.config, "tokenizer_padding_side", "right")
         embeds, new_labels, mask, places = pad_rows(rows, side=side)

@@ -78,6 +78,15 @@ def test_a_pointer_of_git_lfs(checkpoint, name):
     assert f"{name} is a pointer of Git LFS" in refusal(checkpoint) and "git lfs pull" in refusal(checkpoint)
 
 
+@pytest.mark.parametrize(("size", "pointer"), [(1023, True), (1024, False)])
+def test_pointers_of_git_lfs_are_smaller_than_1024_bytes(checkpoint, size, pointer):
+    (checkpoint / "notes.txt").write_bytes(b"version https://git-lfs".ljust(size))
+    if pointer:
+        assert "notes.txt is a pointer of Git LFS" in refusal(checkpoint)
+    else:
+        load_pretrained_model(checkpoint)
+
+
 def test_parts_of_the_weights(make_model, checkpoint):
     """With their index they load; without one of them, or with a damaged index, it is said which."""
     (checkpoint / "model.safetensors").unlink()
@@ -115,6 +124,7 @@ def test_the_tokenizer_of_another_model(checkpoint):
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
         ({"quant_method": "fp8"}, "fp8"),
         ({"bits": 4}, "quantization_config"),
+        ("fp8", "quantization_config"),
     ],
 )
 def test_quantised_by_its_config(checkpoint, field, said):

@@ -33,15 +33,12 @@ def clips(tmp_path_factory):
     return questions(folder / "q.jsonl", rows)
 
 
-def run(clips, output, *more):
-    words = [sys.executable, "-m", "llava.eval.infer", "--input", str(clips), "--output", str(output)]
-    words += ["--device", "cpu", "--max-new-tokens", "4", "--retention", "0.1", *more]
-    return subprocess.run(words, capture_output=True, text=True, timeout=900)
-
-
 def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tmp_path):
     output = tmp_path / "a.jsonl"
-    done = run(clips, output, "--nproc_per_node", "2")
+    words = ["--input", str(clips), "--output", str(output), "--device", "cpu", "--max-new-tokens", "4"]
+    words += ["--retention", "0.1"]
+    command = [sys.executable, "-m", "llava.eval.infer", *words, "--nproc_per_node", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert done.returncode == 1, done.stderr  # one video cannot be read
     assert "3: VideoError" in done.stderr and "3 answered, 1 failed" in done.stdout
     lines = [json.loads(line) for line in output.read_text().splitlines()]
@@ -51,7 +48,7 @@ def test_two_processes_answer_everything_record_the_failure_and_resume(clips, tm
     assert all(line["retention"] == pytest.approx(0.1, abs=0.01) for line in lines if line["failure"] is None)
     store = tmp_path / "a.jsonl.work"
     before = sum(len(path.read_text().splitlines()) for path in store.glob("answers-*.jsonl"))
-    assert run(clips, output).returncode == 1
+    assert infer.main(words) == 1
     after = sum(len(path.read_text().splitlines()) for path in store.glob("answers-*.jsonl"))
     # only the failed question and its video were forgotten and done again
     assert after == before + 4

@@ -43,6 +43,7 @@ def compress_clip(model, video, setting: Setting, *, seed: int = 0) -> tuple[tor
     tokens, result = model.video_tokens(perturb_input(video, setting.perturbation, seed))
     if result is None:
         return tokens, None
+    result.check()
     order = perturbed_order(result, setting.perturbation, seed)
     counts = Counts(result.num_visual, result.num_newlines, result.tokens_before)
     return (tokens if order is None else tokens[order]), counts
