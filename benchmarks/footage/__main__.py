@@ -18,7 +18,7 @@ from aot import AOTConfig, compress, layers, method_names
 from aot.registry import get_method
 from aot.types import TokenKind
 from benchmarks.footage.report import write
-from benchmarks.measure import circumstances
+from benchmarks.measure import environment
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "benchmarks" / "results" / "footage.csv"
@@ -119,7 +119,7 @@ def main() -> int:
         except MissingPackage as error:
             print(error, file=sys.stderr)
             return 1
-    print(circumstances(torch.device("cpu")))
+    print(environment(torch.device("cpu")))
     write(FIGURES, ROOT / "docs" / "footage.md", ROOT / "docs" / "images" / "footage.png")
     return 0
 
