@@ -146,3 +146,13 @@ def save(result: dict, file: Path | None) -> None:
     """Writes a result as JSON, where a file was asked for."""
     if file:
         file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def fill_page(page: Path, part: str, text: str) -> None:
+    """Puts text between the marks of a part of a page; ValueError when one is missing."""
+    begin, end = f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
+    content = page.read_text(encoding="utf-8")
+    if begin not in content or end not in content:
+        raise ValueError(f"{page.name} lacks its markers {begin} and {end}; put them where the tables go.")
+    before, after = content.split(begin)[0], content.split(end)[1]
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.footage.measures import interval
 from benchmarks.footage.sources import HELD_OUT
+from benchmarks.measure import fill_page
 
 MEASURES = {
     "wasserstein": "Wasserstein distance",
@@ -16,7 +18,6 @@ MEASURES = {
 }
 OURS = "aot"
 RELEASED = "released preset"
-BEGIN, END = "<!-- footage:begin -->", "<!-- footage:end -->"
 
 
 class Figures:
@@ -44,8 +45,6 @@ def percent(retention: str) -> str:
 
 def table(figures: Figures, measure: str) -> str:
     """Markdown: methods by retention, mean [low, high]; the best mean of a column is bold."""
-    from benchmarks.footage.measures import interval
-
     columns = figures.retentions
     cells = {method: [interval(figures.values(measure, method, r)) for r in columns] for method in figures.methods}
     best = [min(row[i][0] for row in cells.values()) for i in range(len(columns))]
@@ -83,8 +82,6 @@ def between(figures: Figures, measure: str, shares: torch.Tensor) -> torch.Tenso
 
 def cell(values: torch.Tensor, sign: str = "") -> str:
     """Mean [low, high] of one value a clip."""
-    from benchmarks.footage.measures import interval
-
     mean, low, high = interval(values)
     return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
@@ -167,14 +164,9 @@ def write(source: Path, page: Path, image: Path) -> None:
     """Puts tables between the page's markers, and the plot beside it; ValueError when a marker is missing."""
     with source.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{page.name} lacks its markers {BEGIN} and {END}; put them where the tables go.")
     held_out, others = ([row for row in rows if (row["clip"] in HELD_OUT) == held] for held in (True, False))
     parts = section("Clips that nothing was chosen on", Figures(held_out))
     parts += section("Clips that settings were chosen on", Figures(others))
     parts += ["## The released preset, all clips", released(Figures(rows))]
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    body = "\n\n".join(parts)
-    page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+    fill_page(page, "footage", "\n\n".join(parts))
     plot(Figures(rows), image)
