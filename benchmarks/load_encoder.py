@@ -25,7 +25,6 @@ from pathlib import Path
 
 import av
 import numpy as np
-import psutil
 
 from aot_tiny.shapes.clips import write_clip
 from benchmarks.measure import process_status
@@ -143,19 +142,19 @@ class Server:
         """A number of /proc/PID/status, such as Threads, or VmRSS in kB."""
         return process_status(name, self.process.pid)
 
-    def decoders(self) -> list[psutil.Process]:
+    def decoders(self) -> list[int]:
         """The processes that it has started and that live."""
-        return [child for child in psutil.Process(self.process.pid).children() if alive(child)]
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has just ended
+                state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+                if int(parent) == self.process.pid and state != "Z":
+                    found.append(int(stat.parent.name))
+        return found
 
     def videos(self) -> list[Path]:
         """Files that lie in its temporary folder."""
         return [path for path in self.folder.rglob("*") if path.is_file() and path.name != "lock"]
-
-
-def alive(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return process.status() != psutil.STATUS_ZOMBIE
-    return False
 
 
 @contextmanager
@@ -266,7 +265,7 @@ def killed(server: Server, slow: Path, vllm: str) -> list[Row]:
         decoders = server.decoders()
         server.process.kill()
         server.process.wait(20)
-    lived = wait_for(lambda: not any(map(alive, decoders)), 5)
+    lived = wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders), 5)
     left = len(server.videos())
     with started(vllm, server.folder) as again:
         answered, swept = post(again.url, TEXT)[0] == 200, not again.videos()
