@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from aot import AOTConfig, AOTError, CompressedVideo
+from aot.deprecated import renamed_attribute, renamed_keyword
 from aot.methods.in_llm import is_in_llm
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.prompt import Message, prompt_ids
@@ -20,7 +21,6 @@ from llava.chat.streaming import TextStream
 from llava.conversation import conv_templates
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
 from llava.model.timing import peak_memory
-from llava.moved import renamed_attribute, renamed_keyword
 from llava.video import FrameStream, Video, load_video, open_video, time_text
 
 Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown

@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError
 
 from aot import AOTConfig
+from aot.deprecated import renamed_keyword
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
 from llava.model.loading import CheckpointError, check_fit
-from llava.moved import renamed_keyword
 from llava.utils import gc_disabled
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
