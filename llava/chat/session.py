@@ -5,8 +5,8 @@ Nothing here prints or reads; a terminal, a web page or a test drives it.
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -253,12 +253,18 @@ class ChatSession:
 
     def compare(self, question: str, *, on_text: Callable[[str], None] | None = None) -> tuple[Answer, Answer]:
         """The same question without compression and with it; the compressed answer joins the conversation."""
+        with self.uncompressed():
+            whole = self.ask(question, remember=False)
+        return whole, self.ask(question, on_text=on_text)
+
+    @contextmanager
+    def uncompressed(self) -> Iterator[None]:
+        """No compression inside."""
         compression, self.compression = self.compression, None
         try:
-            whole = self.ask(question, remember=False)
+            yield
         finally:
             self.compression = compression
-        return whole, self.ask(question, on_text=on_text)
 
     def forget(self) -> None:
         """Drops the turns and keeps the video."""
