@@ -14,7 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -159,7 +159,12 @@ def main() -> int:
     torch.manual_seed(0)
     for shape in options.shapes:
         model = make_model(shape, device, layers=options.layers)
-        attention.append({"shape": shape, **received(model.get_vision_tower(), options)})
+        often = options.repeats * (FAST if device.type == "cuda" else 1)
+        try:
+            added = attention_ratio(model.get_vision_tower(), options.frames[0], repeats=often)
+        except WrongResult as reason:
+            added = {"wrong": str(reason)}
+        attention.append({"shape": shape, **added})
         print(attention[-1], flush=True)
         for frames in options.frames:
             for setting in options.settings:
@@ -178,26 +183,17 @@ def main() -> int:
     return int(any("wrong" in row for row in rows + attention))
 
 
-def received(tower, options) -> dict:
-    """What the received attention of two layers adds to the tower, at the first number of frames."""
-    try:
-        often = options.repeats * (FAST if tower.device.type == "cuda" else 1)
-        return attention_ratio(tower, options.frames[0], repeats=often)
-    except WrongResult as reason:
-        return {"wrong": str(reason)}
-
-
 def attempt(model, plan: dict, options) -> dict:
     """A measured row; a wrong result or too little memory is written down instead of a time."""
     stream, tower = plan["frames"] >= options.stream_from, model.get_vision_tower()
+    way = nullcontext()
+    if plan["setting"] in MODES:
+        way = running(tower, MODES[plan["setting"]])
+    elif "eager" in plan["setting"]:
+        way = eager(model)
     try:
-        if plan["setting"] in MODES:
-            with running(tower, MODES[plan["setting"]]):
-                return measure(model, **plan, repeats=options.repeats, stream=stream)
-        if "eager" in plan["setting"]:
-            with eager(model):
-                return measure(model, **plan, repeats=options.repeats, stream=stream)
-        return measure(model, **plan, repeats=options.repeats, stream=stream)
+        with way:
+            return measure(model, **plan, repeats=options.repeats, stream=stream)
     except WrongResult as reason:
         return plan | {"wrong": str(reason)}
     except torch.OutOfMemoryError:
