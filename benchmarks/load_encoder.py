@@ -27,7 +27,7 @@ import av
 import numpy as np
 
 from aot_tiny.shapes.clips import write_clip
-from benchmarks.measure import process_status
+from benchmarks.measure import process_status, running
 from llava.serve.client import media_part
 
 CHAT = "/v1/chat/completions"
@@ -163,13 +163,8 @@ def started(vllm: str, folder: Path) -> Iterator[Server]:
     program = "import sys, tempfile; tempfile.tempdir = sys.argv.pop(1)\n"
     program += "from llava.serve.encoder_server import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, str(folder), "--vllm", vllm, "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().split()[-1]
-        yield Server(process, address, folder)
-    finally:
-        process.kill()
-        process.wait(20)
+    with running(command) as (process, line):
+        yield Server(process, line.split()[-1], folder)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> float:

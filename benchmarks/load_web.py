@@ -16,7 +16,6 @@ import platform
 import random
 import re
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -31,7 +30,7 @@ import torch
 from aot_cli.parser import Parser
 from aot_tiny.shapes.clips import write_clip
 from aot_tiny.shapes.questions import make_questions
-from benchmarks.measure import process_status
+from benchmarks.measure import process_status, running
 from llava.chat.options import add_model_options, load_session
 from llava.chat.session import ChatSession
 from llava.chat.web_worker import Limits, Worker
@@ -203,13 +202,8 @@ def running_page(options) -> Iterator[tuple[str, int]]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "aot_cli", "web", "--port", str(port), "--max-new-tokens"]
     command += [str(options.max_new_tokens), *(["--model-path", options.model_path] if options.model_path else [])]
-    server = subprocess.Popen([*command, "--device", options.device or "cpu"], stdout=subprocess.PIPE, text=True)
-    try:
-        server.stdout.readline()
-        yield f"http://127.0.0.1:{port}", server.pid
-    finally:
-        server.terminate()
-        server.wait(30)
+    with running([*command, "--device", options.device or "cpu"]) as (process, _):
+        yield f"http://127.0.0.1:{port}", process.pid
 
 
 def plot(report: dict, path: Path) -> None:

@@ -6,6 +6,8 @@ import platform
 import statistics
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -108,6 +110,17 @@ def process_status(field: str, process: int | str = "self") -> int:
     """A number of /proc/PROCESS/status (Linux): VmRSS, the KiB in memory now, VmHWM, their highest, or Threads."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
+
+
+@contextmanager
+def running(command: list[str]) -> Iterator[tuple[subprocess.Popen, str]]:
+    """(process, first line that it prints) of a server, which ends with the block."""
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        yield process, process.stdout.readline()
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 def environment(device: torch.device) -> dict:
