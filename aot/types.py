@@ -10,6 +10,7 @@ import torch
 
 from . import validation
 from .config import AOTConfig
+from .deprecated import old_names
 from .errors import AOTError
 from .pooling import pool_tokens, pooled_grid
 
@@ -308,3 +309,6 @@ class CompressedVideo:
             "mass": float(self.mass.sum()),
             "config": self.config.to_dict(),
         }
+
+
+__getattr__ = old_names(__name__, {"Kind": "TokenKind", "kept": "Selection.from_indices"})

@@ -1,6 +1,5 @@
 """What kept tokens still say about all tokens: three pure measures, 0 when nothing is lost."""
 
-import ot
 import torch
 
 
@@ -16,6 +15,8 @@ def wasserstein(tokens: torch.Tensor, kept: torch.Tensor, mass: torch.Tensor) ->
     tokens: (n, D). kept: (S, D). mass: (S,), scaled to sum 1. The ground distance is Euclidean between tokens of
     length 1, so in [0, 2]. Raises ArithmeticError when the solver did not reach the optimum.
     """
+    import ot
+
     cost = (2 - 2 * (unit(tokens) @ unit(kept).T)).clamp_min(0).sqrt()
     supply = torch.full((len(tokens),), 1 / len(tokens), dtype=torch.float64)
     demand = mass.double() / mass.double().sum()

@@ -5,14 +5,15 @@ Nothing here prints or reads; a terminal, a web page or a test drives it.
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 import torch
 
 from aot import AOTConfig, AOTError, CompressedVideo
+from aot.deprecated import renamed_attribute, renamed_keyword
 from aot.methods.in_llm import is_in_llm
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.prompt import Message, prompt_ids
@@ -20,7 +21,6 @@ from llava.chat.streaming import TextStream
 from llava.conversation import conv_templates
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
 from llava.model.timing import peak_memory
-from llava.moved import renamed_attribute, renamed_keyword
 from llava.video import FrameStream, Video, load_video, open_video, time_text
 
 Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
@@ -253,12 +253,18 @@ class ChatSession:
 
     def compare(self, question: str, *, on_text: Callable[[str], None] | None = None) -> tuple[Answer, Answer]:
         """The same question without compression and with it; the compressed answer joins the conversation."""
+        with self.uncompressed():
+            whole = self.ask(question, remember=False)
+        return whole, self.ask(question, on_text=on_text)
+
+    @contextmanager
+    def uncompressed(self) -> Iterator[None]:
+        """No compression inside."""
         compression, self.compression = self.compression, None
         try:
-            whole = self.ask(question, remember=False)
+            yield
         finally:
             self.compression = compression
-        return whole, self.ask(question, on_text=on_text)
 
     def forget(self) -> None:
         """Drops the turns and keeps the video."""

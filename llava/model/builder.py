@@ -9,10 +9,10 @@ import torch
 from safetensors import SafetensorError
 
 from aot import AOTConfig
+from aot.deprecated import renamed_keyword
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
 from llava.model.loading import CheckpointError, check_fit
-from llava.moved import renamed_keyword
 from llava.utils import gc_disabled
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
@@ -76,8 +76,6 @@ def load_pretrained_model(
     if placed is None:
         model.to(device)
     if tower_dtype is not None:
-        if tower_dtype == "auto":
-            raise ValueError("tower_dtype 'auto' says nothing; name a dtype or leave it out.")
         model.get_vision_tower().to(_dtype(tower_dtype, device, "tower_dtype"))
     if tower_mode != "eager":
         model.get_vision_tower().set_mode(tower_mode)
@@ -130,6 +128,8 @@ def _place(device_map) -> tuple[torch.device, object | None]:
 
 
 def _dtype(name: str | torch.dtype, device: torch.device, argument: str = "torch_dtype") -> torch.dtype | str:
+    if argument == "tower_dtype" and name == "auto":
+        raise ValueError("tower_dtype 'auto' says nothing; name a dtype or leave it out.")
     dtype = _DTYPES.get(name) if isinstance(name, str) else name
     if dtype is None:
         raise ValueError(f"Unknown {argument} {name!r}; use one of: {', '.join(_DTYPES)}.")

@@ -8,13 +8,7 @@ from torch import nn
 from aot import AOTConfig, CompressedVideo, TokenKind, VideoStream, pool_tokens, pooled_grid
 from aot.methods.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from llava.model.compression import (
-    NO_CAPTURE,
-    CapturePlan,
-    VideoFeatures,
-    capture_plan,
-    compress_video,
-)
+from llava.model.compression import CapturePlan, VideoFeatures, capture_plan, compress_video
 from llava.model.fields import pool_of
 from llava.model.long_video import CHUNK, STREAM_ABOVE, can_stream, compress_stream
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
@@ -77,7 +71,7 @@ class LlavaMetaForCausalLM:
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Pixels (n, 3, S, S) -> projected features (n, N, D)."""
-        return self._encode(images, NO_CAPTURE).features
+        return self._encode(images, capture_plan(self.get_vision_tower(), None)).features
 
     def encode_video(self, pixels: torch.Tensor, *, plan: CapturePlan | None = None) -> VideoFeatures:
         """Pixels (F, 3, S, S) of one video -> its features, with the received attention that compression
@@ -142,39 +136,34 @@ class LlavaMetaForCausalLM:
         return newline, position
 
     def _encode(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
-        tower = self.get_vision_tower()
-        tower.check_pixels(pixels)
-        # pass by pass through both: the tower's output and the inside of the projector are never held for all frames
-        return VideoFeatures.join([self._encode_pass(part, plan) for part in pixels.split(tower.frames_per_pass)])
-
-    def _encode_pass(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
         tower, projector = self.get_vision_tower(), self.get_model().mm_projector
-        with self.last_timing.stage("tower", tower.device):
-            output = tower.encode(pixels, received=set(plan.received.values()), keys=set(plan.keys.values()))
-        with self.last_timing.stage("projector", tower.device):
-            features = projector(output.features.to(next(projector.parameters())))
-        side = tower.num_patches_per_side
-        named = plan.name(output)
-        shallow, deep = named.pop("shallow", None), named.pop("deep", None)
-        return VideoFeatures(features, (side, side), shallow, deep, named)
+        tower.check_pixels(pixels)
+        side, parts = tower.num_patches_per_side, []
+        # pass by pass through both: the tower's output and the inside of the projector are never held for all frames
+        for part in pixels.split(tower.frames_per_pass):
+            with self.last_timing.stage("tower", tower.device):
+                output = tower.encode(part, received=set(plan.received.values()), keys=set(plan.keys.values()))
+            with self.last_timing.stage("projector", tower.device):
+                features = projector(output.features.to(next(projector.parameters())))
+            parts.append(VideoFeatures.of(features, (side, side), plan.name(output)))
+        return VideoFeatures.join(parts)
 
     def _encode_videos(self, pixels: list[torch.Tensor]) -> list[VideoFeatures]:
         """Several videos in one tower pass; attention is captured only when compression is on."""
-        lengths = [len(video) for video in pixels]
-        settings = self.config.aot
-        if settings is not None:
-            together = self._encode(torch.cat(pixels), capture_plan(self.get_vision_tower(), settings))
-        else:
-            side = self.get_vision_tower().num_patches_per_side
-            together = VideoFeatures(self.encode_images(torch.cat(pixels)), (side, side))
-        return together.split(lengths)
+        tower, together = self.get_vision_tower(), torch.cat(pixels)
+        if self.config.aot is not None:
+            video = self._encode(together, capture_plan(tower, self.config.aot))
+        else:  # what a caller puts in the place of encode_images counts
+            video = VideoFeatures(self.encode_images(together), (tower.num_patches_per_side,) * 2)
+        return video.split([len(one) for one in pixels])
 
     def _visual_tokens(self, images, modalities: list[str], image_sizes) -> list[torch.Tensor]:
         """Tokens (S, D) of every entry of images; videos are compressed one by one, images never."""
         images = [self._streamed(x, kind) for x, kind in zip(images, modalities, strict=True)]
         entries = [x[None] if isinstance(x, torch.Tensor) and x.ndim == 3 else x for x in images]
-        videos = [i for i, entry in enumerate(entries) if modalities[i] == "video" and not _encoded(entry)]
-        stills = [i for i, entry in enumerate(entries) if modalities[i] != "video" and not _encoded(entry)]
+        new = [i for i, entry in enumerate(entries) if not isinstance(entry, VideoFeatures | CompressedVideo)]
+        videos = [i for i in new if modalities[i] == "video"]
+        stills = [i for i in new if modalities[i] != "video"]
         for i in (*videos, *stills):
             self.get_vision_tower().check_pixels(entries[i])
         features = dict(enumerate(entries))
@@ -299,10 +288,6 @@ class LlavaMetaForCausalLM:
 def _no_marks(tokens: torch.Tensor) -> torch.Tensor:
     """(L, 1) float zeros, one for each token."""
     return torch.zeros(len(tokens), 1, device=tokens.device)
-
-
-def _encoded(entry) -> bool:
-    return isinstance(entry, VideoFeatures | CompressedVideo)
 
 
 def _modality_of_each(modalities: list[str] | str, entries: int) -> list[str]:

@@ -9,8 +9,7 @@ from transformers import DynamicCache
 from aot import AOTConfig
 from aot.methods.in_llm import prune_stages
 from llava.eval.lmms.measure import Measure
-from llava.model.attention_mask import attention_mask_for
-from llava.model.pruning import Role, _check_plain, choose, roles_of
+from llava.model.pruning import Role, _check_plain, attention_mask_for, choose, roles_of
 
 LAYERS, VISUAL = 6, 6 * 36
 GREEDY = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": None}

@@ -1,4 +1,4 @@
-"""The table of aims for a GPU, from a result as run_gpu.sh leaves it."""
+"""The table of targets for a GPU, from a result as run_gpu.sh leaves it."""
 
 import copy
 import json
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from benchmarks.verdict import AIMS
+from benchmarks.check_targets import TARGETS
 
 
 def row(setting, **milliseconds):
@@ -38,15 +38,15 @@ RESULT = {
 def run(tmp_path, result, *options):
     file = tmp_path / "result.json"
     file.write_text(json.dumps(result))
-    command = [sys.executable, "-m", "benchmarks.verdict", str(file), *options]
+    command = [sys.executable, "-m", "benchmarks.check_targets", str(file), *options]
     done = subprocess.run(command, capture_output=True, text=True)
     assert not done.stderr
     return done.returncode, done.stdout
 
 
-def test_all_aims_met(tmp_path):
+def test_all_targets_met(tmp_path):
     code, said = run(tmp_path, RESULT)
-    assert code == 0 and said.count("| met |") == len(AIMS)
+    assert code == 0 and said.count("| met |") == len(TARGETS)
     assert "| method, share of the tower's time | 1.8 % | ≤ 3 % | met |" in said
     assert "| straightforward version over ours | 100× | ≥ 50× | met |" in said
     assert "| error of a bfloat16 kernel over plain bfloat16 | 1.5× | ≤ 2× | met |" in said
@@ -86,5 +86,5 @@ def test_a_file_that_is_no_result_is_told_in_one_sentence(tmp_path, text):
     file = tmp_path / "other.json"
     if text:
         file.write_text(text)
-    done = subprocess.run([sys.executable, "-m", "benchmarks.verdict", str(file)], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-m", "benchmarks.check_targets", str(file)], capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr.count("\n") == 1 and "give the file that it wrote" in done.stderr
