@@ -5,10 +5,11 @@ import pytest
 
 from aot_cli.main import main
 from llava.eval.jsonl import write_json
-from llava.eval.markdown import write_section
 from llava.eval.records import Record, write_records
+from llava.eval.sweep import SweepError
+from llava.eval.tables.exam import interval, read_runs, scores
 from llava.eval.tables.exam_page import label
-from llava.eval.tables.exam_results import interval, read_runs, scores
+from llava.eval.tables.markdown import write_section
 
 
 def replies(open_, choice, *, clips=None):
@@ -87,10 +88,10 @@ def test_a_folder_of_two_exams_is_refused(tmp_path):
     (run,) = read_runs(tmp_path).values()
     assert run["header"]["setting"] == "full" and run["questions"] == replies([1, 0], [1, 1])
     leave("blank", 16)
-    with pytest.raises(SystemExit, match="mixes"):
+    with pytest.raises(SweepError, match="mixes"):
         read_runs(tmp_path)
     assert set(read_runs(tmp_path, questions=8)) == {"full"}
-    with pytest.raises(SystemExit, match="full"):
+    with pytest.raises(SweepError, match="full"):
         read_runs(tmp_path, questions=16)
 
 

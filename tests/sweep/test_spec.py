@@ -4,11 +4,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llava.eval.sweep.cli import main
-from llava.eval.sweep.plan import check_installed, make_plan
-from llava.eval.sweep.published import check_published, published
-from llava.eval.sweep.runner import Launch, command
-from llava.eval.sweep.spec import SWEEPS, SweepError, load_sweep, sweep_from
+from llava.eval.evaluate import main
+from llava.eval.plan import check_installed, make_plan
+from llava.eval.runner import Launch, command
+from llava.eval.sweep import SWEEPS, SweepError, check_published, load_sweep, published, sweep_from
 
 NAMES = {
     "main-ov", "main-video", "components", "aggregation", "random-anchors", "clips", "iterations", "frames", "mlvu",
@@ -16,7 +15,7 @@ NAMES = {
 
 
 def test_the_tables_of_the_project_are_sound_sweeps():
-    assert {path.stem for path in SWEEPS.glob("*.yaml")} == NAMES | {"tiny"}
+    assert {path.stem for path in SWEEPS.glob("*.yaml")} == NAMES | {"tiny", "exam", "methods"}
     for name in NAMES:
         sweep = load_sweep(name)
         check_published(sweep)
@@ -171,12 +170,12 @@ def test_the_command_of_lmms_eval(tmp_path, sweep):
 
 def test_several_processes_and_machines(tmp_path, sweep):
     run = make_plan(sweep_from(sweep), tmp_path)[0]
-    words = " ".join(command(run, Launch(processes=8), tmp_path))
+    words = " ".join(command(run, Launch(nproc_per_node=8), tmp_path))
     assert "torch.distributed.run --nproc_per_node 8 --standalone -m lmms_eval" in words
-    several = Launch(processes=8, machines=2, machine_rank=1, main_address="10.0.0.1:29500")
+    several = Launch(nproc_per_node=8, nnodes=2, node_rank=1, master_addr="10.0.0.1")
     words = " ".join(command(run, several, tmp_path))
     assert "--nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500" in words
-    several = Launch(processes=8, machines=2, main_address="10.0.0.1:29500", launcher="accelerate")
+    several = Launch(nproc_per_node=8, nnodes=2, master_addr="10.0.0.1", launcher="accelerate")
     words = " ".join(command(run, several, tmp_path))
     assert "--num_processes 16 --num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1" in words
 
@@ -184,11 +183,11 @@ def test_several_processes_and_machines(tmp_path, sweep):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"processes": 0},
-        {"machines": 2},
-        {"machines": 2, "machine_rank": 2, "main_address": "a:1"},
+        {"nproc_per_node": 0},
+        {"nnodes": 2},
+        {"nnodes": 2, "node_rank": 2, "master_addr": "a"},
         {"launcher": "mpirun"},
-        {"launcher": "accelerate", "device": "cpu", "processes": 2},
+        {"launcher": "accelerate", "device": "cpu", "nproc_per_node": 2},
     ],
 )
 def test_launches_that_cannot_be(wrong):

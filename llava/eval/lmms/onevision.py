@@ -3,9 +3,8 @@
 from accelerate import Accelerator
 from lmms_eval.models.simple import llava_onevision as stock
 
+from llava.eval.lmms.arguments import ONEVISION, check_family, check_pool, default_pool, read_config, split_arguments
 from llava.eval.lmms.build import device_of, exit_on_error, single_device
-from llava.eval.lmms.checks import ONEVISION, check_family, check_pool, default_pool, read_config
-from llava.eval.lmms.settings import split_arguments
 from llava.eval.lmms.visuals import Visual
 from llava.eval.lmms.wrapper import AOTWrapperMixin
 
@@ -13,7 +12,7 @@ from llava.eval.lmms.wrapper import AOTWrapperMixin
 class LlavaOneVisionAOT(AOTWrapperMixin, stock.Llava_OneVision):
     """Arguments of the stock wrapper, the method's settings, and
 
-    store: folder of the responses; a run that was interrupted goes on from there, and several ranks share one queue.
+    store: folder of the responses; a run that was interrupted goes on from there, and ranks share what is open.
     max_frames_num: frames a video, by default what the checkpoint was made for, else 32. mm_spatial_pool_mode: by
     default the one the checkpoint is evaluated with. video_decode_backend: "auto", "decord" or "pyav".
     """

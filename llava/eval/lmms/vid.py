@@ -4,9 +4,8 @@ from accelerate import Accelerator
 from lmms_eval.models.simple import llava_vid as stock
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
+from llava.eval.lmms.arguments import VIDEO, check_family, check_pool, default_pool, read_config, split_arguments
 from llava.eval.lmms.build import device_of, exit_on_error, single_device
-from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool, read_config
-from llava.eval.lmms.settings import split_arguments
 from llava.eval.lmms.visuals import Visual, VisualError
 from llava.eval.lmms.wrapper import AOTWrapperMixin
 

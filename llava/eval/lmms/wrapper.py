@@ -1,4 +1,4 @@
-"""What both wrappers of the method share: asking question by question, recording each, and working in a queue."""
+"""What both wrappers of the method share: asking question by question, recording each, in equal shares."""
 
 import os
 import time
@@ -13,27 +13,36 @@ from tqdm import tqdm
 
 from aot import AOTConfig
 from llava.eval.lmms.build import exit_on_error
-from llava.eval.lmms.distributed import InMemoryStore, all_questions, longest_first
 from llava.eval.lmms.measure import Measure, retention
-from llava.eval.lmms.questions import PADDING, Question, question_of, reply_to_grade, use_stock_prompt
+from llava.eval.lmms.questions import (
+    PADDING,
+    Question,
+    deal,
+    gather,
+    question_of,
+    reply_to_grade,
+    use_stock_prompt,
+)
 from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
 from llava.eval.provenance import checkpoint_fingerprint
-from llava.eval.sweep.store import ResponseStore
+from llava.eval.records import Record
+from llava.eval.store import ResponseStore
 from llava.mm_utils import process_images
 from llava.video import DECODERS, Video, VideoError, load_video
 
 _LOOK = 2.0  # seconds between two looks at how far all ranks are
-_REPORTED = ("settings", "failure", "tokens", "retention", "seconds", "rank")  # the rest is in the row already
 
 
 @dataclass
 class Cost(TokenCounts):
     """Carries a question's record into the rows of samples that lmms-eval writes beside its results."""
 
-    record: dict | None = None
+    record: Record | None = None
 
     def to_dict(self) -> dict:
-        return {**super().to_dict(), **{name: self.record[name] for name in _REPORTED}}
+        told = self.record
+        measured = {"failure": told.failure, "tokens": told.tokens, "seconds": told.seconds}
+        return {**super().to_dict(), **told.details, **measured}
 
 
 class AOTWrapperMixin:
@@ -70,12 +79,11 @@ class AOTWrapperMixin:
         self._identity = {
             "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": self._settings,
         }  # fmt: skip
-        self._answers = InMemoryStore() if store is None else ResponseStore(store)
-        self._shared = store is not None
+        self._answers = ResponseStore(store)
         self.accelerator = accelerator
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Replies to all requests of this rank; with a store, whoever is free takes the next question."""
+        """Replies to all requests of this rank; with a store the ranks share what is open equally."""
         with exit_on_error():
             return self._generate(requests)
 
@@ -90,6 +98,7 @@ class AOTWrapperMixin:
         super().clean()
 
     def _generate(self, requests: list[Instance]) -> list[GenerationResult]:
+        # 1. the questions of this rank, in the wording of the stock wrapper; None evens out the ranks
         questions: list[Question | None] = []
         visuals: dict[str, Callable] = {}
         for request in requests:
@@ -102,40 +111,48 @@ class AOTWrapperMixin:
             question = question_of(request, self._identity)
             questions.append(question_of(request, self._identity, self._size(question, doc_to_visual)))
         mine = [question for question in questions if question is not None]
-        if self._world_size > 1 and not self._shared:
+        # 2. what has no record yet, dealt to the ranks; without a store each rank keeps its own
+        shared = self._answers.folder is not None
+        if self._world_size > 1 and not shared:
             logger.warning("without store=FOLDER in --model_args the ranks share their work unevenly")
-        queue = all_questions(mine) if self._shared else longest_first(mine)
-        # a task of which this rank has no document of its own is left to the others
-        self._work([question for question in queue if question.task in visuals], visuals)
+        open_ = [question for question in mine if self._answers.get(question.key) is None]
+        shares = gather((mine, open_)) if shared else [(mine, open_)]
+        holders: dict[str, list[int]] = {}
+        for rank, (share, _) in enumerate(shares):
+            for task in dict.fromkeys(question.task for question in share):
+                holders.setdefault(task, []).append(rank)
+        dealt = deal([share for _, share in shares], holders)
+        # 3. the answers of this rank; then those of the others
+        keys = {question.key for share, _ in shares for question in share}
+        self._work(dealt[self.rank if shared else 0], visuals, keys)
+        self.accelerator.wait_for_everyone()
+        failed = sum(self._answers.get(key).failure is not None for key in keys)
+        if failed and self.rank == 0:
+            logger.error(f"{failed} of {len(keys)} questions FAILED; they count as wrong")
         return [self._result(question) for question in questions]
 
-    def _work(self, queue: list[Question], visuals: dict[str, Callable]) -> None:
-        by_key = {question.key: question for question in queue}
-        if self._shared:
-            self._answers.expect(len(by_key))
+    def _work(self, share: list[Question], visuals: dict[str, Callable], keys: set[str]) -> None:
+        """Answers the questions of this rank. keys: of the questions of all ranks."""
+        self._answers.expect(len(keys))
         looked = 0.0
-        with tqdm(total=len(by_key), desc="questions of all ranks", disable=self.rank != 0) as bar:
-            for key in self._answers.work(by_key):
-                question = by_key[key]
-                self._answers.put(key, self._answer(question, visuals[question.task]))
+        with tqdm(total=len(keys), desc="questions of all ranks", disable=self.rank != 0) as bar:
+            for question in share:
+                self._answers.put(question.key, self._answer(question, visuals[question.task]))
                 if time.monotonic() - looked > _LOOK:
                     looked = time.monotonic()
-                    bar.update(len(by_key.keys() & self._answers.records().keys()) - bar.n)
-            bar.update(len(by_key) - bar.n)
-        failed = sum(self._answers.get(key)["failure"] is not None for key in by_key)
-        if failed and self.rank == 0:
-            logger.error(f"{failed} of {len(by_key)} questions FAILED; they count as wrong")
+                    bar.update(self._answers.answered(keys) - bar.n)
+            bar.update(self._answers.answered(keys) - bar.n)
 
     def _result(self, question: Question | None) -> GenerationResult:
         if question is None:
             return GenerationResult("")
         record = self._answers.get(question.key)
         reply = reply_to_grade(record, self._doc(question))
-        return GenerationResult(reply, Cost(output_tokens=record["tokens"]["generated"], record=record))
+        return GenerationResult(reply, Cost(output_tokens=record.tokens["generated"], record=record))
 
     def _size(self, question: Question, doc_to_visual: Callable) -> int:
         """Bytes of the videos, where the order of work asks for it; a missing file fails when its turn comes."""
-        if not self._shared:
+        if self._answers.folder is None:
             return 0
         try:
             visuals = listed(doc_to_visual(self._doc(question)))
@@ -147,7 +164,7 @@ class AOTWrapperMixin:
     def _doc(self, question: Question) -> dict:
         return self.task_dict[question.task][question.split][question.doc_id]
 
-    def _answer(self, question: Question, doc_to_visual: Callable) -> dict:
+    def _answer(self, question: Question, doc_to_visual: Callable) -> Record:
         """The record of one question, answered or failed."""
         self._measure.start()
         reply, failure = None, None
@@ -160,18 +177,16 @@ class AOTWrapperMixin:
         if failure is not None:
             logger.error(f"{question.task} {question.doc_id} failed: {failure}")
         tokens = self._measure.tokens()
-        return {
-            **self._identity,
-            "task": question.task,
-            "doc_id": question.doc_id,
-            "prompt": question.prompt,
-            "reply": reply,
-            "failure": failure,
-            "tokens": tokens,
-            "retention": retention(tokens),
-            "seconds": self._measure.seconds(),
-            "rank": self.rank,
-        }
+        return Record(
+            task=question.task,
+            doc_id=str(question.doc_id),
+            failure=failure,
+            reply=reply,
+            tokens=tokens,
+            seconds=self._measure.seconds(),
+            prompt=question.prompt,
+            details={"settings": self._settings, "retention": retention(tokens), "rank": self.rank},
+        )
 
     def _ask(self, question: Question, doc_to_visual: Callable) -> str:
         """The reply to one question, about all of its visuals."""

@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from llava.eval.plan import read_result
 from llava.eval.records import Record, read_records, score_groups, task_score
-from llava.eval.stats import Interval, compare
-from llava.eval.sweep.plan import read_result
-from llava.eval.sweep.published import published_row, published_value
-from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task, sweep_from
+from llava.eval.statistics import Interval, compare
+from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, published_row, published_value, sweep_from
 
 EARLIER = "campaign.json"  # what it was called, its key "campaign" too
 _ROUNDING = 0.06  # points; some of lmms-eval's scores are rounded

@@ -1,7 +1,7 @@
 """The runs of a sweep: one for each model, setting and task, in a folder named by what its result depends on."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,8 +9,7 @@ from typing import Any
 
 from llava.eval.jsonl import write_json
 from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, harness_folders, task_hash, versions
-from llava.eval.sweep.published import check_published
-from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task, effective
+from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, check_published, effective
 
 
 @dataclass(frozen=True)
@@ -118,11 +117,6 @@ def write_plan(sweep: Sweep, runs: list[Run], output: Path) -> Path:
     ]
     write_json(folder / "sweep.json", {"sweep": sweep.to_dict(), "runs": rows})
     return folder
-
-
-def with_limit(sweep: Sweep, limit: int | None) -> Sweep:
-    """The sweep with another number of questions a task; None leaves it."""
-    return sweep if limit is None else replace(sweep, limit=limit)
 
 
 def check_installed(sweep: Sweep, module: str = "lmms_eval") -> None:
