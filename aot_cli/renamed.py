@@ -6,9 +6,8 @@ TABLES = {"main-vid": "main-video"}
 RENAMED = {
     "reproduce": ("eval", "--or-embedded", "--pages", "docs/reproduced"),
     "benchmark": ("eval",),
-    "exam": ("eval", "exam"),
-    "methods": ("eval", "methods", "--page", "docs/results.md"),
-    "exam-report": ("eval", "exam", "--report"),
+    "methods": ("exam", "methods", "--page", "docs/results.md"),
+    "exam-report": ("exam", "--report"),
 }
 # options by the command of today and, where that differs, by the one they were typed with
 OPTIONS = {
@@ -17,8 +16,8 @@ OPTIONS = {
         "--machines": "--nnodes",
         "--machine-rank": "--node_rank",
         "--main-address": "--master_addr",
-        "--retentions": "--retention",
     },
+    "exam": {"--retentions": "--retention"},
     "exam-report": {"--output": "--page", "--runs": "--output"},
 }
 

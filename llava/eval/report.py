@@ -25,7 +25,7 @@ LEFT_OUT = "left-out.txt"  # beside an exam's runs: settings that cannot run, an
 
 
 def add_options(parser: Parser) -> None:
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what `aot eval` wrote")
+    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="what `aot eval` or `aot exam` wrote")
     page = "where an exam's sections go (default: docs/results.md)"
     parser.add_argument("--page", type=Path, default=Path("docs/results.md"), metavar="FILE", help=page)
     parser.add_argument("--output", type=Path, metavar="DIR", help="where to write (default: the first FOLDER)")

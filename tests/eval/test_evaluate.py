@@ -11,7 +11,7 @@ from aot.registry import get_method
 from aot_cli.main import main as command
 from aot_tiny.shapes.clips import TIMES, render, sample_clip
 from aot_tiny.shapes.questions import CAPTION_PROMPTS
-from llava.eval.evaluate import main
+from llava.eval.exam.command import main
 from llava.eval.exam.compress_clip import PeakMemory, compress_clip, fit_anchors
 from llava.eval.exam.evaluator import Evaluator, run_exam, weights_hash
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
@@ -32,7 +32,7 @@ def runs(tmp_path_factory):
     """A small exam on clips that no table reports."""
     folder = tmp_path_factory.mktemp("exam")
     arguments = ["--model-path", str(TINY), "--questions", str(QUESTIONS), "--seed", "7000", "--output", str(folder)]
-    assert main(["exam", *arguments, "--settings", *SETTINGS]) == 0
+    assert main([*arguments, "--settings", *SETTINGS]) == 0
     return folder, arguments, read_runs(folder)
 
 
@@ -54,7 +54,7 @@ def test_the_embedded_model_sees_and_a_blank_video_leaves_it_guessing(runs):
 def test_results_that_are_there_are_not_made_again(runs, capsys):
     folder, arguments, _ = runs
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.json*")}
-    assert main(["exam", *arguments, "--settings", *SETTINGS]) == 0
+    assert main([*arguments, "--settings", *SETTINGS]) == 0
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.json*")} == before
 
 
@@ -68,7 +68,7 @@ def test_a_setting_that_was_interrupted_goes_on_where_it_was(runs, monkeypatch):
     asked = []
     query = Evaluator.query
     monkeypatch.setattr(Evaluator, "query", lambda self, number, *a: asked.append(number) or query(self, number, *a))
-    assert main(["exam", *arguments, "--settings", "blank"]) == 0
+    assert main([*arguments, "--settings", "blank"]) == 0
     clips = sorted({int(record.source) for record in found["blank"]["questions"]})
     assert 1 <= len(asked) <= 4 and asked == clips[-len(asked) :]
     assert read_runs(folder)["blank"]["questions"] == found["blank"]["questions"]

@@ -9,7 +9,7 @@ import torch
 
 import aot
 from aot_tiny.shapes.questions import FAMILIES
-from llava.eval.evaluate import main
+from llava.eval.exam.command import main
 from llava.eval.exam.perturb import perturb_input, perturbed_order
 from llava.eval.exam.settings import methods_at, parse_setting
 from llava.eval.jsonl import write_json

@@ -45,5 +45,5 @@ def test_a_pair_needs_a_value():
 
 
 def test_neither_a_sweep_nor_one_model_says_what_is_missing(capsys):
-    assert main(["eval", "--name", "m", "--settings", "10 %", "main-ov"]) == 2
-    assert "Name a sweep before the options" in capsys.readouterr().err
+    assert main(["eval", "--name", "m", "--model", "llava_vid_aot"]) == 2
+    assert "--model-path is missing" in capsys.readouterr().err

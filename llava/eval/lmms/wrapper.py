@@ -185,7 +185,7 @@ class AOTWrapperMixin:
             tokens=tokens,
             seconds=self._measure.seconds(),
             prompt=question.prompt,
-            details={"settings": self._settings, "retention": retention(tokens), "rank": self.rank},
+            details={"settings": self._identity["settings"], "retention": retention(tokens), "rank": self.rank},
         )
 
     def _ask(self, question: Question, doc_to_visual: Callable) -> str:

@@ -24,7 +24,7 @@ SLACK = 1.05  # of the asked share that still counts as equal: presets reach it 
 
 
 def read_runs(folder: Path, **wanted) -> dict[str, dict]:
-    """What `aot eval exam` left in a folder, by setting.
+    """What `aot exam` left in a folder, by setting.
 
     wanted: fields of the header that must be so; runs of other checkpoints or exams are passed over. ValueError when
     no full run is among the rest or when they are of several checkpoints or exams.
@@ -36,7 +36,7 @@ def read_runs(folder: Path, **wanted) -> dict[str, dict]:
             found.append({**run, "questions": read_records(path.with_name("questions.jsonl"))})
     runs = {run["header"]["setting"]: run for run in found}
     if "full" not in runs:
-        raise SweepError(f"{folder} holds no such replies under 'full'; run aot eval exam first.")
+        raise SweepError(f"{folder} holds no such replies under 'full'; run aot exam first.")
     if len({tuple(run["header"].get(key) for key in ("weights", "questions", "seed", "world")) for run in found}) > 1:
         raise SweepError(f"{folder} mixes checkpoints or exams; keep one folder for each.")
     return runs

@@ -51,7 +51,7 @@ def exam_section(runs: dict[str, dict]) -> str:
     """The section, from setting name to what `evaluate` wrote; "full" must be among them."""
     whole = runs["full"]["questions"]
     families = world_of(runs).questions.FAMILIES
-    written = "Written by `aot eval exam --report`. "
+    written = "Written by `aot exam --report`. "
     parts = ["## The exam", written + _made_with(runs), _summary(runs, whole)]
     guesses = guess_rate(_items(runs))
     for form, title in FORM_TITLES.items():
@@ -163,7 +163,7 @@ def verdict(rows: Sequence[Ranked]) -> str:
 def _explain(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
     machine = " and ".join(sorted({runs[row.setting.name].get("machine", "machine unknown") for row in rows}))
     text = (
-        f"Written by `aot eval methods --report`. {_made_with(runs)} *Kept* is the share "
+        f"Written by `aot exam methods --report`. {_made_with(runs)} *Kept* is the share "
         "of the visual tokens that the method really let through; newline tokens come on top. *To all tokens* "
         "and *to the first* are 95 % intervals of the difference in points (paired bootstrap over clips), the first "
         "being the best at this share. *ms* is the method's own time on one "
@@ -250,7 +250,7 @@ def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str,
     lines = ablation_figures(runs, sweep)
     parts = [
         f"## Ablations at {100 * sweep.ablations_at:g} %",
-        "Written by `aot eval methods --report`, from the list in `llava/eval/sweeps/methods.yaml`, on the "
+        "Written by `aot exam methods --report`, from the list in `llava/eval/sweeps/methods.yaml`, on the "
         "exam above. *Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over "
         "clips). `paper` and `released` have token counts of their own; their anchors are set so that the share kept "
         "comes nearest to the one asked, variant by variant.",
