@@ -38,7 +38,7 @@ def checkpoint_hash(checkpoint: str, *, cache: Path | None = None) -> str | None
     folder = Path(checkpoint)
     if not folder.is_dir():
         return None
-    known = _read_cache(cache)
+    known = json.loads(cache.read_text()) if cache and cache.is_file() else {}
     whole = hashlib.sha256()
     for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
         stat = path.stat()
@@ -83,12 +83,6 @@ def harness_folders(part: str) -> list[Path]:
     spec = find_spec("lmms_eval")
     roots = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
     return [Path(root) / part for root in roots if (Path(root) / part).is_dir()]
-
-
-def _read_cache(cache: Path | None) -> dict[str, str]:
-    if cache is None or not cache.is_file():
-        return {}
-    return json.loads(cache.read_text())
 
 
 def folder_hash(folder: Path, pattern: str) -> str:

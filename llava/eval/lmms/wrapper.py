@@ -2,9 +2,10 @@
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -12,17 +13,10 @@ from loguru import logger
 from tqdm import tqdm
 
 from aot import AOTConfig
-from llava.eval.lmms.build import exit_on_error
+from llava.eval.lmms.arguments import check_family, check_pool, default_pool, read_config, split_arguments
+from llava.eval.lmms.build import device_of, exit_on_error, single_device
 from llava.eval.lmms.measure import Measure, retention
-from llava.eval.lmms.questions import (
-    PADDING,
-    Question,
-    deal,
-    gather,
-    question_of,
-    reply_to_grade,
-    use_stock_prompt,
-)
+from llava.eval.lmms.questions import PADDING, Question, deal, gather, question_of, reply_to_grade, use_stock_prompt
 from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
 from llava.eval.provenance import checkpoint_fingerprint
 from llava.eval.records import Record
@@ -52,16 +46,60 @@ class AOTWrapperMixin:
     to the grader as something that it counts as wrong. The run goes on.
     """
 
+    stock: ModuleType  # of lmms-eval, which the stock wrapper is in
     stock_id: str
+    family: str
+    frames: int  # a video, where the checkpoint says nothing
 
-    def prepare(
-        self, accelerator: Accelerator, *, config: AOTConfig | None, store: str | None, decoder: str, **effective
-    ) -> None:
-        """To be called once the stock wrapper is built.
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        device: str | None = None,
+        store: str | None = None,
+        max_frames_num: int | None = None,
+        mm_spatial_pool_mode: str | None = None,
+        mm_spatial_pool_stride: int = 2,
+        video_decode_backend: str = "auto",
+        **arguments,
+    ):
+        """Arguments of the stock wrapper, the method's settings, and
 
-        accelerator: of all ranks. config: the method's settings, None for no reduction. store: folder of the
-        responses. effective: what else the replies depend on, as plain JSON values.
+        store: folder of the responses; a run that was interrupted goes on from there, and ranks share what is open.
+        max_frames_num: frames a video, by default what the checkpoint was made for. mm_spatial_pool_mode: by default
+        the one the checkpoint is evaluated with. video_decode_backend: "auto", "decord" or "pyav".
         """
+        with exit_on_error():
+            config, rest = split_arguments(arguments)
+            made = read_config(pretrained)
+            pool = mm_spatial_pool_mode or default_pool(made)
+            check_family(pretrained, made, self.family)
+            check_pool(made, pool, mm_spatial_pool_stride)
+            accelerator = Accelerator()
+            place = device_of(accelerator.local_process_index, device)
+            with single_device(self.stock, accelerator, place) as placing:
+                super().__init__(
+                    pretrained=pretrained,
+                    max_frames_num=max_frames_num or made.get("mm_video_frames") or self.frames,
+                    mm_spatial_pool_mode=pool,
+                    **{**self.defaults(made), **rest, **placing},
+                )
+            self._prepare(accelerator, config, store, video_decode_backend)
+
+    def defaults(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the stock wrapper that differ from its own defaults. made: the checkpoint's config.json."""
+        return {}
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """What else of the wrapper the replies depend on, as plain JSON values."""
+        raise NotImplementedError
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How the frames of a video are chosen."""
+        raise NotImplementedError
+
+    def _prepare(self, accelerator: Accelerator, config: AOTConfig | None, store: str | None, decoder: str) -> None:
         if decoder not in DECODERS:
             raise ValueError(f"There is no video_decode_backend {decoder!r}; choose one of {', '.join(DECODERS)}.")
         self._config.aot = config
@@ -74,7 +112,7 @@ class AOTWrapperMixin:
             "newline_position": getattr(self._config, "mm_newline_position", None) or "one_token",
             "template": self.conv_template,
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            **effective,
+            **self.effective,
         }
         self._identity = {
             "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": self._settings,

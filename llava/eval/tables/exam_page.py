@@ -13,7 +13,7 @@ from llava.eval.exam.compress_clip import TIMED
 from llava.eval.exam.questions import Item, guess_rate, make_exam
 from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep
 from llava.eval.tables.exam import FORMS, Ranked, interval, overall, scores, world_of
-from llava.eval.tables.markdown import markdown_table
+from llava.eval.tables.markdown import markdown_table, number
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
 FORM_TITLES = {
@@ -111,7 +111,9 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
     for retention in dict.fromkeys(row.setting.retention for row in rows):
         here = [row for row in rows if row.setting.retention == retention]
         parts += [f"### {100 * retention:g} % of the tokens", verdict(here), _methods_summary(here)]
-        parts += ["By family, open answers and letters together:", _families(here)]
+        families = [[name(row), *map(number, row.families.values())] for row in here]
+        parts.append("By family, open answers and letters together:")
+        parts.append(markdown_table(["method", *here[0].families], families))
     missing = [f"- {name}: {reason}" for name, reason in refused.items()]
     parts += ["Left out:", "\n".join(missing)] if missing else []
     return "\n\n".join(part for part in parts if part)
@@ -181,22 +183,13 @@ def _methods_summary(rows: Sequence[Ranked]) -> str:
     head += ["open", "multiple choice", "by likelihood", "captions", "ms", "MiB"]
     body = [
         [
-            name(row), _number(row.kept), _number(row.overall), _number(row.relative), between(*row.to_full),
-            between(*row.to_first) if row.to_first else "", *(_number(row.forms[form]) for form in FORMS),
-            _number(row.cost and row.cost["milliseconds"]), _number(row.cost and row.cost["extra_mib"]),
+            name(row), number(row.kept), number(row.overall), number(row.relative), between(*row.to_full),
+            between(*row.to_first) if row.to_first else "", *(number(row.forms[form]) for form in FORMS),
+            number(row.cost and row.cost["milliseconds"]), number(row.cost and row.cost["extra_mib"]),
         ]
         for row in rows
     ]  # fmt: skip
     return markdown_table(head, body)
-
-
-def _families(rows: Sequence[Ranked]) -> str:
-    body = [[name(row), *map(_number, row.families.values())] for row in rows]
-    return markdown_table(["method", *rows[0].families], body)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
 
 
 def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
@@ -215,12 +208,9 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
             *row.forms.values(), *row.families.values(), cost.get("milliseconds"), cost.get("extra_mib"),
         ]  # fmt: skip
         where = "inside" if row.inside else "before"
-        writer.writerow([row.setting.method, row.setting.retention, where, *map(_plain, figures)])
+        plain = ["" if value in (None, "") else f"{value:.3f}" for value in figures]
+        writer.writerow([row.setting.method, row.setting.retention, where, *plain])
     return out.getvalue()
-
-
-def _plain(value: float | str | None) -> str:
-    return "" if value in (None, "") else f"{value:.3f}"
 
 
 def ablation_figures(runs: dict[str, dict], sweep: ExamSweep) -> list[dict]:
