@@ -1,5 +1,7 @@
 """The results page: intervals, ranking and sections follow from the replies; scripts replace only their own part."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -8,7 +10,7 @@ from llava.eval.jsonl import write_json
 from llava.eval.records import Record, write_records
 from llava.eval.sweep import SweepError
 from llava.eval.tables.exam import interval, read_runs, scores
-from llava.eval.tables.exam_page import label
+from llava.eval.tables.exam_page import exam_section, label
 from llava.eval.tables.markdown import write_section
 
 
@@ -59,6 +61,17 @@ def test_questions_of_one_clip_are_drawn_together():
 def test_replies_to_other_questions_are_not_compared():
     with pytest.raises(AssertionError):
         interval(replies([1, 0], [1, 0]), replies([1, 0], [1, 0], clips=[3, 4]))
+
+
+def test_strata_are_further_columns():
+    rows = [replace(record, strata={"camera": "pan" if record.doc_id == "0" else "still"}) for record in replies(
+        [1, 0, 0], [1, 1, 0]
+    )]  # fmt: skip
+    assert scores(rows, camera="pan").tolist() == [1, 1]
+    assert scores(rows, form="open", camera="still").tolist() == [0, 0]
+    runs = {"full": {"header": {"questions": 8, "seed": 7000, "weights": "w", "torch": "2"}, "questions": rows}}
+    assert "### Both forms, by camera\n\n| tokens | pan | still |" in exam_section(runs)
+    assert "| all tokens | 100.0 | 25.0 |" in exam_section(runs)
 
 
 def test_labels():

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from aot_cli.main import main as command_main
 from llava.eval.evaluate import main
 from llava.eval.plan import check_installed, make_plan
 from llava.eval.runner import Launch, command
@@ -134,6 +135,30 @@ def test_aliases_that_stand_for_little_are_taken(tmp_path):
         ROWS + "settings:\n- &s {name: s, args: &a {x: 1}}\n- {<<: *s, name: r, args: *a}\n", encoding="utf-8-sig"
     )
     assert [s.args for s in load_sweep(path).settings] == [{"x": 1}, {"x": 1}]
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("exam: {questions: 0}", "questions is 0"),
+        ("exam: {seed: x}", "seed is 'x'"),
+        ("exam: 3", "exam must be a mapping"),
+        ("exam: {colour: red}", "Unknown key colour"),
+        ("exam: {}\nretentions: [10]", "10 is no share"),
+        ("exam: {}\nsettings: [1]", "put it in quotes"),
+        ("exam: {}\nsettings: 1", "wrong kind"),
+        ("exam: {}\nablations: [x]", "wrong kind"),
+        ("exam: {world: mars}\nsettings: [full]", "no world 'mars'"),
+        ("exam: {}\nsettings: [full]", "no checkpoint in nowhere"),
+        (ROWS + "settings: [{name: s}]", "use aot eval"),
+    ],
+)
+def test_a_sweep_of_the_exam_that_is_wrong_is_told_in_one_sentence(tmp_path, text, words, capsys):
+    path = tmp_path / "e.yaml"
+    path.write_text(text + ("" if "models" in text else "\ncheckpoint: nowhere\n"))
+    assert command_main(["exam", str(path), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
 
 
 def test_an_unknown_name_tells_the_known_ones(capsys):

@@ -127,6 +127,18 @@ class ExamSweep:
     ablations: tuple[Ablation, ...] = ()
     ablations_at: float = 0.1
 
+    def __post_init__(self) -> None:
+        for name, low in (("questions", 1), ("seed", 0), ("captioned", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise SweepError(f"{name} is {value!r}; use a whole number of {low} or more.")
+        for value in (*self.retentions, self.ablations_at):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+                raise SweepError(f"{value!r} is no share of the tokens; use a number such as 0.1.")
+        for value in (self.name, self.title, self.checkpoint, self.world, *self.settings, *self.inside):
+            if not isinstance(value, str):
+                raise SweepError(f"{value!r} stands where a text is needed; put it in quotes.")
+
     def part(self, name: str) -> list[str]:
         """The settings of one of `PARTS`."""
         if name == "methods":
@@ -160,5 +172,5 @@ def exam_sweep_from(data: Mapping[str, Any]) -> ExamSweep:
         )
         lists = {key: tuple(values.pop(key, None) or ()) for key in ("settings", "retentions", "inside")}
         return ExamSweep(**{"title": values["name"], **values}, **lists, ablations=ablations)
-    except (TypeError, KeyError, AttributeError) as error:
+    except (TypeError, KeyError, AttributeError) as error:  # a group of ablations that is no mapping
         raise SweepError(f"The exam's sweep has a part of the wrong kind or lacks one ({error}).") from error

@@ -66,6 +66,13 @@ def exam_section(runs: dict[str, dict]) -> str:
         else:
             rows.append(["chance", *["25.0"] * len(families)])
         parts += [f"### {title}", markdown_table(["tokens", *families], rows)]
+    for stratum in dict.fromkeys(name for record in whole for name in record.strata):
+        values = sorted({record.strata[stratum] for record in whole if stratum in record.strata})
+        rows = [
+            [label(name), *(percent(scores(run["questions"], **{stratum: value})) for value in values)]
+            for name, run in runs.items()
+        ]
+        parts += [f"### Both forms, by {stratum}", markdown_table(["tokens", *values], rows)]
     return "\n\n".join(parts)
 
 
