@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from llava.eval.jsonl import write_json
+
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 PACKAGES = ("aot-video", "torch", "transformers", "tokenizers", "lmms-eval", "accelerate", "numpy", "av", "decord")
 _BLOCK = 1 << 16
@@ -48,9 +50,7 @@ def checkpoint_hash(checkpoint: str, *, cache: Path | None = None) -> str | None
         whole.update(f"{path.name}:{known[key]}\n".encode())
     if cache:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_suffix(".part")
-        part.write_text(json.dumps(known, indent=0))
-        part.replace(cache)
+        write_json(cache, known)
     return whole.hexdigest()
 
 

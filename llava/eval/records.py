@@ -48,9 +48,16 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 def read_records(path: Path) -> list[Record]:
     """The inverse of `write_records`. Raises LineError for a line that is no record."""
     try:
-        return [Record(**row) for row in read_jsonl(path)]
+        return [record_from(row) for row in read_jsonl(path)]
     except TypeError as error:
         raise LineError(f"{path} has a line that is no question; remove the run's folder and run it again.") from error
+
+
+def record_from(row: Mapping[str, Any]) -> Record:
+    """The record of a row that may hold more, as those of earlier releases. TypeError without task and doc_id."""
+    known = {field.name for field in fields(Record)}
+    values = {name: value for name, value in row.items() if name in known}
+    return Record(**{**values, **({"doc_id": str(row["doc_id"])} if "doc_id" in row else {})})
 
 
 def task_score(records: list[Record]) -> float | None:
@@ -66,10 +73,3 @@ def score_groups(records: list[Record]) -> dict[str, list[float]]:
     for record in sorted(records, key=lambda record: (record.group, record.key)):
         groups.setdefault(record.group, []).append(record.score)
     return groups
-
-
-def record_from(row: Mapping[str, Any]) -> Record:
-    """The record of a row that may hold more, as those of earlier releases. TypeError without task and doc_id."""
-    known = {field.name for field in fields(Record)}
-    values = {name: value for name, value in row.items() if name in known}
-    return Record(**{**values, **({"doc_id": str(row["doc_id"])} if "doc_id" in row else {})})

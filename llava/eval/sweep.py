@@ -327,11 +327,6 @@ def published_row(model: Model, setting: Setting) -> dict[str, Any] | None:
     return place
 
 
-def published_value(row: dict[str, Any] | None, task: Task) -> float | None:
-    """The published accuracy on a task in percent, where there is one."""
-    return None if row is None or task.published is None else row.get(task.published)
-
-
 def check_published(sweep: Sweep) -> None:
     """Raises SweepError when the sweep names published values that are not there."""
     for model in sweep.models:

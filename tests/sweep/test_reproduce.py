@@ -3,6 +3,7 @@ import json
 import pytest
 
 from aot_cli.main import main
+from aot_cli.renamed import renamed
 from llava.eval.embedded import embedded_checkpoint, stand_in
 from llava.eval.records import read_records
 from llava.eval.report import listing
@@ -35,6 +36,22 @@ def test_unknown_tables_and_wrong_numbers(capsys):
     said = capsys.readouterr().err
     assert "aot reproduce is now aot eval --or-embedded" in said
     assert "--machines is now --nnodes" in said and "--master_addr" in said
+
+
+@pytest.mark.parametrize(
+    "typed, today",
+    [
+        ("benchmark --name a --processes=2", "eval --name a --nproc_per_node 2"),
+        ("eval x --main-address a.b:5 --machine-rank 1", "eval x --master_addr a.b --master_port 5 --node_rank 1"),
+        ("methods --retentions 0.1 --report", "exam methods --page docs/results.md --retention 0.1 --report"),
+        ("exam-report --runs r --output p --seed 3", "exam --report --output r --page p --seed 3"),
+        ("infer --output a:5", "infer --output a:5"),
+    ],
+)
+def test_what_the_release_before_called_otherwise_is_told(capsys, typed, today):
+    assert renamed(typed.split()) == today.split()
+    said = capsys.readouterr().err.splitlines()
+    assert all("is now" in line for line in said) and bool(said) == (typed != today)
 
 
 def test_pages_are_listed_with_their_titles(tmp_path):
