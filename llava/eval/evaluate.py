@@ -21,6 +21,7 @@ from llava.eval.progress import SweepProgress
 from llava.eval.provenance import checkpoint_folder
 from llava.eval.report import write_benchmarks
 from llava.eval.runner import LAUNCHERS, Summary, add_launch_options, launch_of, run_sweep
+from llava.eval.store import InUseError
 from llava.eval.sweep import Sweep, SweepError, known_sweeps, load_sweep, sweep_from
 from llava.eval.tables.benchmarks import load_tables
 from llava.utils import shipped
@@ -59,7 +60,7 @@ def execute(options: argparse.Namespace) -> int:
         if not isinstance(sweep, Sweep):
             raise SweepError(f"{sweep.name} is over the embedded model's exam; use aot exam {options.sweep}.")
         return run_benchmarks(sweep, options)
-    except (ValueError, OSError) as error:
+    except (SweepError, InUseError, LineError, OSError) as error:
         print(f"aot eval: {error}", file=sys.stderr)
         return 1 if isinstance(error, LineError | OSError) else 2
     except KeyboardInterrupt:

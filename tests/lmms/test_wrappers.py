@@ -270,11 +270,11 @@ def test_marks_in_the_text_say_where_the_visuals_go(ours, shown, ask, monkeypatc
         return record_of(ours, f"{names} {prompt}", 0)
 
     marked = record(["A", "B"], "<image>\nFirst clip.\n<image>\nSecond clip. " + QUESTION)
-    assert marked["failure"] is None and marked["tokens"]["visual"] == 288
+    assert marked.failure is None and marked.tokens["visual"] == 288
     single = record(["A"], "[00:01] a subtitle says <image> here\n" + QUESTION)
-    assert single["failure"] is None and single["tokens"]["visual"] == 144
+    assert single.failure is None and single.tokens["visual"] == 144
     wrong = record(["A", "B"], "<image>\n" + QUESTION)
-    assert wrong["reply"] is None and "1 <image> marks and 2 visuals" in wrong["failure"]
+    assert wrong.reply is None and "1 <image> marks and 2 visuals" in wrong.failure
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ from llava.eval.exam.settings import ExamSweep, Setting, parse_setting
 from llava.eval.jsonl import write_json
 from llava.eval.provenance import folder_hash
 from llava.eval.records import Record, write_records
-from llava.eval.store import ResponseStore, locked, question_key
+from llava.eval.store import InUseError, ResponseStore, locked, question_key
 from llava.eval.sweep import SweepError
 from llava.model.builder import load_pretrained_model
 
@@ -113,6 +113,8 @@ def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> d
             try:
                 with locked(folder):
                     _sit(evaluator, items, setting, folder, header, code, world)
+            except InUseError:
+                print(f"{setting.name}: another process is at it", file=sys.stderr)
             except ValueError as error:
                 refused[setting.name] = str(error)
     return refused
