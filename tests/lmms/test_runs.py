@@ -21,7 +21,7 @@ import yaml
 pytest.importorskip("lmms_eval")
 
 from aot_tiny.shapes.clips import write_clip
-from llava.eval.sweep.results import read_outcome
+from llava.eval.lmms.results import read_outcome
 
 pytestmark = pytest.mark.slow
 
@@ -200,7 +200,7 @@ def test_two_ranks_one_killed_and_resumed_answer_as_one_process(site, runs):
     assert {key: reply(rows[key]) for key in both} == {key: reply(runs["ov"][key]) for key in both}
     everything = records(store)
     assert max(Counter(line["key"] for line in everything).values()) == 1  # nothing was asked twice
-    assert {line["record"]["rank"] for line in everything} == {0, 1}
+    assert {line["record"]["details"]["rank"] for line in everything} == {0, 1}
 
 
 def test_several_visuals_odd_texts_and_a_broken_video_through_lmms_eval_itself(site, runs):

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from llava.eval.stats import Interval
+from llava.eval.statistics import Interval
 
 DASH = "–"
 TITLE = "# Results on the embedded model"

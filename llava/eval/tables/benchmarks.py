@@ -8,11 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from llava.eval.plan import read_result
 from llava.eval.records import Record, read_records, score_groups, task_score
-from llava.eval.stats import Interval, compare
-from llava.eval.sweep.plan import read_result
-from llava.eval.sweep.published import published_row, published_value
-from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task, sweep_from
+from llava.eval.statistics import Interval, compare
+from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, published_row, sweep_from
 
 EARLIER = "campaign.json"  # what it was called, its key "campaign" too
 _ROUNDING = 0.06  # points; some of lmms-eval's scores are rounded
@@ -86,13 +85,10 @@ def load_tables(folders: list[Path]) -> list[Table]:
             raise SweepError(f"{path} is damaged; run `aot eval` with this sweep again.") from error
         if sweep.name in found:
             first, known = found[sweep.name]
-            sweep, runs = _together(first, sweep), {**runs, **_complete(known)}
+            complete = {key: run for key, run in known.items() if read_result(run) is not None}
+            sweep, runs = _together(first, sweep), {**runs, **complete}
         found[sweep.name] = sweep, runs
     return [_table(sweep, model, runs) for sweep, runs in found.values() for model in sweep.models]
-
-
-def _complete(runs: dict) -> dict:
-    return {key: folder for key, folder in runs.items() if read_result(folder) is not None}
 
 
 def _together(one: Sweep, other: Sweep) -> Sweep:
@@ -129,7 +125,8 @@ def _row(sweep: Sweep, model: Model, setting: Setting, answers: dict, intervals:
     for task in sweep.tasks:
         questions = answers.get((setting.name, task.name), [])
         failed = sum(q.failure is not None for q in questions)
-        cells.append(Cell(task_score(questions), published_value(published, task), len(questions), failed))
+        printed = published.get(task.published) if published and task.published else None
+        cells.append(Cell(task_score(questions), printed, len(questions), failed))
     asked = [q for task in sweep.tasks for q in answers.get((setting.name, task.name), []) if q.failure is None]
     shares = [q.tokens["visual"] / q.tokens["visual_before"] for q in asked if q.tokens.get("visual_before")]
     times = [1e3 * q.seconds["compress"] for q in asked if "compress" in q.seconds]

@@ -2,14 +2,19 @@
 
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from llava.eval.jsonl import LineError, read_jsonl
 from llava.eval.records import Record
-from llava.eval.sweep.graders import question_group, question_score
-from llava.eval.sweep.store import StoreReader
+from llava.eval.store import ResponseStore
 
+# benchmarks whose score is the mean over kinds of questions, and the field that names the kind
+GROUPED_BY = {"mlvu_dev": "task_type", "mlvu_test": "task_type"}
+# pairs of fields that say what was taken from the reply and what is right
+_PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("parsed_pred", "answer"))
 _PREFERRED = ("accuracy", "acc", "exact_match", "f1")
 
 
@@ -38,7 +43,7 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
         results = json.loads(files[-1].read_text(encoding="utf-8"))
     except ValueError as error:
         raise ResultError(f"lmms-eval's results file {files[-1]} is no JSON") from error
-    records = _records(store) if store else None
+    records = {r.key: r for r in ResponseStore(store).records().values()} if store else None
     questions: list[Record] = []
     scores: dict[str, dict[str, float]] = {}
     for task, counts in results["n-samples"].items():
@@ -54,11 +59,6 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
     return Outcome(questions, scores)
 
 
-def _records(store: Path) -> dict[tuple[str, str], dict]:
-    rows = StoreReader(store).records().values()
-    return {(str(row["task"]), str(row["doc_id"])): row for row in rows if "task" in row and "doc_id" in row}
-
-
 def _samples(folder: Path, task: str) -> list[dict]:
     files = sorted(folder.glob(f"*_samples_{task}.jsonl"))
     if not files:
@@ -69,29 +69,24 @@ def _samples(folder: Path, task: str) -> list[dict]:
         raise ResultError(f"lmms-eval's samples cannot be read: {error}") from error
 
 
-def _question(task: str, sample: dict, metrics: list[str], records: dict | None) -> Record:
+def _question(task: str, sample: dict, metrics: list[str], records: dict[tuple[str, str], Record] | None) -> Record:
+    """The record that the wrapper left, or a new one, with score and target."""
     doc_id = str(sample["doc_id"])
-    record: dict = {}
-    if records is not None:
-        if (task, doc_id) not in records:
-            raise ResultError(f"question {doc_id} of {task} is not in the response store")
-        record = records[task, doc_id]
+    record = Record(task, doc_id) if records is None else records.get((task, doc_id))
+    if record is None:
+        raise ResultError(f"question {doc_id} of {task} is not in the response store")
     named = [name for name in metrics if name != "failed"]
     value = next((sample[name] for name in named if question_score(sample.get(name)) is not None), None)
-    failure = record.get("failure")
+    failed = record.failure is not None
     reply = sample.get("filtered_resps")
     while isinstance(reply, list):
         reply = reply[0] if reply else None
-    return Record(
-        task=task,
-        doc_id=doc_id,
+    return replace(
+        record,
         group=question_group(task, value),
-        score=0.0 if failure is not None and value is not None else question_score(value),
-        failure=failure,
-        reply=None if failure is not None or reply is None else str(reply),
+        score=0.0 if failed and value is not None else question_score(value),
+        reply=None if failed or reply is None else str(reply),
         target=str(sample.get("target", "")),
-        tokens=record.get("tokens") or {},
-        seconds=record.get("seconds") or {},
     )
 
 
@@ -107,3 +102,31 @@ def _numbers(results: dict) -> dict[str, float]:
         for name, value in results.items()
         if "stderr" not in name and isinstance(value, (int, float)) and math.isfinite(value)
     }
+
+
+def question_score(value: Any) -> float | None:
+    """The score in 0..1 of one question from a metric's per-question value; None when it holds none.
+
+    MVBench and Video-MME state a score, MLVU, EgoSchema and LongVideoBench what was understood and what is right,
+    other tasks give the number itself.
+    """
+    if isinstance(value, bool):
+        return float(value)
+    if isinstance(value, (int, float)):
+        return float(value) if 0 <= value <= 1 else None
+    if not isinstance(value, Mapping):
+        return None
+    if isinstance(value.get("score"), (int, float)):
+        return question_score(value["score"])
+    for said, right in _PAIRS:
+        if said in value and right in value:
+            return float(str(value[said]) == str(value[right]))
+    return None
+
+
+def question_group(task: str, value: Any) -> str:
+    """The group within which a benchmark averages first: the subtask, and for MLVU its kind of question."""
+    field = GROUPED_BY.get(task)
+    if field and isinstance(value, Mapping) and field in value:
+        return f"{task}/{value[field]}"
+    return task

@@ -1,7 +1,7 @@
 """The runs of a sweep: one for each model, setting and task, in a folder named by what its result depends on."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -9,8 +9,7 @@ from typing import Any
 
 from llava.eval.jsonl import write_json
 from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, harness_folders, task_hash, versions
-from llava.eval.sweep.published import check_published
-from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task, effective
+from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, check_published, effective
 
 
 @dataclass(frozen=True)
@@ -108,21 +107,11 @@ def write_plan(sweep: Sweep, runs: list[Run], output: Path) -> Path:
     folder = output / sweep.name
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
-        {
-            "model": run.model.name,
-            "setting": run.setting.name,
-            "task": run.task.name,
-            "folder": f"../runs/{run.folder.name}",
-        }
-        for run in runs
+        {"model": r.model.name, "setting": r.setting.name, "task": r.task.name, "folder": f"../runs/{r.folder.name}"}
+        for r in runs
     ]
     write_json(folder / "sweep.json", {"sweep": sweep.to_dict(), "runs": rows})
     return folder
-
-
-def with_limit(sweep: Sweep, limit: int | None) -> Sweep:
-    """The sweep with another number of questions a task; None leaves it."""
-    return sweep if limit is None else replace(sweep, limit=limit)
 
 
 def check_installed(sweep: Sweep, module: str = "lmms_eval") -> None:
@@ -143,9 +132,14 @@ def check_installed(sweep: Sweep, module: str = "lmms_eval") -> None:
         raise SweepError(f"There is no folder of tasks at {sweep.include_path}; correct include_path.")
     if module != "lmms_eval":
         return
-    known = shipped_ids()
+    # ids of the wrappers that lmms-eval ships, and where those do not do, of those that installed packages add
+    known = {path.stem for folder in harness_folders("models") for path in (folder / "simple").glob("*.py")}
     if any(model.id not in known for model in sweep.models):
-        known |= added_ids()
+        import_module("lmms_eval.models")  # a plugin that is the first to import it meets itself half loaded
+        for entry in metadata.entry_points(group="lmms_eval.models"):
+            made = entry.load()
+            made = made() if callable(made) else made
+            known |= {manifest.model_id for manifest in (made if isinstance(made, (list, tuple)) else [made])}
     for model in sweep.models:
         if model.id not in known:
             ours = ", ".join(name for name in sorted(known) if name.startswith("llava_"))
@@ -153,19 +147,3 @@ def check_installed(sweep: Sweep, module: str = "lmms_eval") -> None:
     for task in sweep.tasks:
         if task_hash(task.name, sweep.include_path) is None:
             raise SweepError(f"lmms-eval has no task {task.name!r} here; check its name, or set include_path.")
-
-
-def shipped_ids() -> set[str]:
-    """lmms-eval's ids of the wrappers it ships."""
-    return {path.stem for folder in harness_folders("models") for path in (folder / "simple").glob("*.py")}
-
-
-def added_ids() -> set[str]:
-    """lmms-eval's ids of the wrappers that installed packages add; imports lmms-eval to ask them."""
-    import_module("lmms_eval.models")  # a plugin that is the first to import it meets itself half loaded
-    found = set()
-    for entry in metadata.entry_points(group="lmms_eval.models"):
-        made = entry.load()
-        made = made() if callable(made) else made
-        found |= {manifest.model_id for manifest in (made if isinstance(made, (list, tuple)) else [made])}
-    return found

@@ -4,8 +4,9 @@ import math
 import reprlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
@@ -13,7 +14,11 @@ from aot import AOTConfig
 from aot.errors import AOTError
 from llava.utils import shipped
 
-SWEEPS = Path(__file__).parent / "data"  # those that come with the project, by name
+if TYPE_CHECKING:
+    from llava.eval.exam.settings import ExamSweep
+
+SWEEPS = Path(__file__).parent / "sweeps"  # those that come with the project, by name
+PUBLISHED = Path(__file__).parent / "tables" / "published.yaml"
 _MOST_NODES = 100_000  # of a YAML file with its aliases written out
 _TEXTS = ("title", "table", "note", "include_path")
 _OURS = ("pretrained", "store")  # arguments that follow from the sweep itself
@@ -95,19 +100,31 @@ class Sweep:
         return asdict(self)
 
 
-def load_sweep(name: str | Path) -> Sweep:
-    """The sweep of a YAML file, or one that comes with the project, by its name. Raises SweepError."""
+def load_sweep(name: str | Path) -> "Sweep | ExamSweep":
+    """The sweep of a YAML file, or one that comes with the project, by its name; with a key `exam` one over the
+    embedded model's exam, otherwise over tasks of lmms-eval. Raises SweepError.
+    """
     path = Path(name)
     ours = not path.suffix and not path.exists()
     if ours:
         path = SWEEPS / f"{name}.yaml"
         if not path.is_file():
             raise SweepError(f"There is no sweep {str(name)!r}; give a YAML file or one of: {known_sweeps()}.")
-    sweep = sweep_from(_read_yaml(path), default_name=path.stem)
-    return _located(sweep) if ours else sweep
+    values = read_yaml(path)
+    if isinstance(values, Mapping) and "exam" in values:
+        from llava.eval.exam.settings import exam_sweep_from  # loads the method's code
+
+        exam = exam_sweep_from({"name": path.stem, **values})
+        return replace(exam, checkpoint=_locate(exam.checkpoint)) if ours else exam
+    sweep = sweep_from(values, default_name=path.stem)
+    if not ours:
+        return sweep
+    # the project's own files are named by where they are, whatever the working folder
+    models = tuple(replace(model, checkpoint=_locate(model.checkpoint)) for model in sweep.models)
+    return replace(sweep, models=models, include_path=sweep.include_path and _locate(sweep.include_path))
 
 
-def _read_yaml(path: Path) -> Any:
+def read_yaml(path: Path) -> Any:
     """The values of a YAML file. Raises SweepError.
 
     Aliases of aliases grow without bound when they are written out, so they are counted before anything is made.
@@ -128,12 +145,6 @@ def _read_yaml(path: Path) -> Any:
         where = getattr(error, "problem_mark", None)
         line = f" at line {where.line + 1}" if where else ""
         raise SweepError(f"The sweep {path} is no valid YAML{line}; correct it there.") from error
-
-
-def _located(sweep: Sweep) -> Sweep:
-    """A sweep of the project with its own files named by where they are, whatever the working folder."""
-    models = tuple(replace(model, checkpoint=_locate(model.checkpoint)) for model in sweep.models)
-    return replace(sweep, models=models, include_path=sweep.include_path and _locate(sweep.include_path))
 
 
 def _locate(path: str) -> str:
@@ -292,3 +303,39 @@ def _short(error: Exception) -> str:
     """The text of an error, cut where it quotes a value at length."""
     text = str(error)
     return text if len(text) <= 500 else f"{text[:500]}…"
+
+
+@lru_cache
+def published() -> dict[str, Any]:
+    """Accuracies as their authors print them: `sources`, and under `models` the sections and rows of each model."""
+    return read_yaml(PUBLISHED)
+
+
+def published_row(model: Model, setting: Setting) -> dict[str, Any] | None:
+    """The published values of a setting, by benchmark, with `avg`, `relative` and `source`; None when it names none.
+
+    Raises SweepError for a model, section or row that is not there.
+    """
+    if model.published is None or setting.published is None:
+        return None
+    place: Any = published()["models"]
+    for name in (model.published, "sections", *setting.published):
+        if name not in place:
+            known = ", ".join(place)
+            raise SweepError(f"Setting {setting.name!r}: there is no published {name!r}; known are: {known}.")
+        place = place[name]
+    return place
+
+
+def check_published(sweep: Sweep) -> None:
+    """Raises SweepError when the sweep names published values that are not there."""
+    for model in sweep.models:
+        for setting in sweep.settings:
+            row = published_row(model, setting)
+            if row is not None and len(setting.published) != 2:
+                raise SweepError(f"Setting {setting.name!r}: published takes a section and a row.")
+
+
+def published_source(row: dict[str, Any]) -> str:
+    """Where a row was published, in words."""
+    return published()["sources"][row["source"]]

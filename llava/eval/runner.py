@@ -1,7 +1,7 @@
 """Runs what a sweep still lacks, run by run: lmms-eval's command line, its process, and what it left."""
 
+import argparse
 import ctypes
-import fcntl
 import json
 import multiprocessing
 import os
@@ -10,20 +10,20 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from llava.eval.jsonl import write_json
+from llava.eval.lmms.results import Outcome, ResultError, read_outcome
+from llava.eval.plan import Run, check_installed, make_plan, run_status, write_plan
+from llava.eval.progress import QuestionCount, SweepProgress
 from llava.eval.provenance import environment
 from llava.eval.records import task_score, write_records
-from llava.eval.sweep.plan import Run, check_installed, make_plan, run_status, write_plan
-from llava.eval.sweep.progress import QuestionCount, SweepProgress
-from llava.eval.sweep.results import Outcome, ResultError, read_outcome
-from llava.eval.sweep.spec import Sweep, SweepError
-from llava.eval.sweep.store import ResponseStore
+from llava.eval.store import ResponseStore, locked
+from llava.eval.sweep import Sweep, SweepError
 
 LAUNCHERS = ("torchrun", "accelerate")
 # slow to import, so imported once for all runs; none of them starts threads or touches a GPU
@@ -41,36 +41,70 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Launch:
-    """Where a sweep runs.
+    """Where processes run, named as torchrun names it.
 
-    processes: on each machine, one a GPU. main_address: HOST:PORT of machine 0. device: None takes the GPUs.
-    module: what stands for lmms-eval.
+    nproc_per_node: processes on each machine, one a GPU. master_addr, master_port: of machine 0. device: None takes
+    the GPUs. module: what stands for lmms-eval.
     """
 
-    processes: int = 1
-    machines: int = 1
-    machine_rank: int = 0
-    main_address: str | None = None
+    nproc_per_node: int = 1
+    nnodes: int = 1
+    node_rank: int = 0
+    master_addr: str | None = None
+    master_port: int = 29500
     launcher: str = "torchrun"
     device: str | None = None
     module: str = "lmms_eval"
 
     def __post_init__(self) -> None:
-        if self.processes < 1 or self.machines < 1:
-            raise SweepError("--processes and --machines must be 1 or more.")
-        if not 0 <= self.machine_rank < self.machines:
-            raise SweepError(f"--machine-rank counts from 0 to {self.machines - 1}, and is {self.machine_rank}.")
+        if self.nproc_per_node < 1 or self.nnodes < 1:
+            raise SweepError("--nproc_per_node and --nnodes must be 1 or more.")
+        if not 0 <= self.node_rank < self.nnodes:
+            raise SweepError(f"--node_rank counts from 0 to {self.nnodes - 1}, and is {self.node_rank}.")
         if self.launcher not in LAUNCHERS:
             raise SweepError(f"There is no launcher {self.launcher!r}; use {' or '.join(LAUNCHERS)}.")
-        if self.machines > 1 and not (self.main_address and self.main_address.rpartition(":")[2].isdigit()):
-            raise SweepError("Several machines need --main-address HOST:PORT, the address of machine 0.")
-        if self.launcher == "accelerate" and self.device == "cpu" and self.processes * self.machines > 1:
+        if self.nnodes > 1 and not self.master_addr:
+            raise SweepError("Several machines need --master_addr HOST, the address of machine 0.")
+        if self.launcher == "accelerate" and self.device == "cpu" and self.world > 1:
             raise SweepError("accelerate starts one process only on CPUs; use --launcher torchrun there.")
 
     @property
     def world(self) -> int:
         """Processes in all."""
-        return self.processes * self.machines
+        return self.nproc_per_node * self.nnodes
+
+    def words(self, module: str) -> list[str]:
+        """The words after `python -m` that start a module: its name, behind a launcher where it runs several times."""
+        if self.world == 1:
+            return [module]
+        address, port = str(self.master_addr), str(self.master_port)
+        if self.launcher == "accelerate":
+            several = ["--main_process_ip", address, "--main_process_port", port] if self.nnodes > 1 else []
+            return [
+                "accelerate.commands.launch", "--num_processes", str(self.world), "--num_machines", str(self.nnodes),
+                "--machine_rank", str(self.node_rank), *several, "-m", module,
+            ]  # fmt: skip
+        where = ["--standalone"]
+        if self.nnodes > 1:
+            where = ["--nnodes", str(self.nnodes), "--node_rank", str(self.node_rank)]
+            where += ["--master_addr", address, "--master_port", port]
+        return ["torch.distributed.run", "--nproc_per_node", str(self.nproc_per_node), *where, "-m", module]
+
+
+def add_launch_options(group) -> None:
+    """Those of `Launch` that every command with several processes has. group: of a parser."""
+    add = group.add_argument
+    add("--nproc_per_node", type=int, default=1, metavar="N", help="processes on this machine, one a GPU")
+    add("--nnodes", type=int, default=1, metavar="N", help="machines; start the same command on each")
+    add("--node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
+    add("--master_addr", metavar="HOST", help="where machine 0 can be reached")
+    add("--master_port", type=int, default=29500, metavar="PORT", help="and its port (default 29500)")
+
+
+def launch_of(options: argparse.Namespace, **more) -> Launch:
+    """Where to run, from the options. Raises SweepError when the numbers do not go together."""
+    names = ("nproc_per_node", "nnodes", "node_rank", "master_addr", "master_port")
+    return Launch(**{name: getattr(options, name) for name in names}, **more)
 
 
 @dataclass(frozen=True)
@@ -89,7 +123,7 @@ class Summary:
 def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgress) -> Summary:
     """Runs what is missing and asks failed questions again; complete runs are left as they are.
 
-    On machines other than 0 it only takes part: machine 0 writes the results. Raises SweepError when another
+    On machines other than 0 it only takes part: machine 0 writes the results. Raises InUseError when another
     process works on the same sweep.
     """
     check_installed(sweep, launch.module)
@@ -101,14 +135,14 @@ def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgres
     counted = QuestionCount(distinct)
     broken: dict[str, str] = {}
     failed: dict[str, int] = {}
-    with _locked(folder, launch), progress:
-        if launch.machine_rank == 0:
+    with locked(folder) if launch.node_rank == 0 else nullcontext(), progress:
+        if launch.node_rank == 0:
             write_plan(sweep, runs, output)
         for run in distinct:
             status = run_status(run.folder)
             if not status.complete or status.failed:
                 error = launch_run(run, launch, on_poll=lambda run=run: progress.show(run.name, *counted.count()))
-                if launch.machine_rank == 0:
+                if launch.node_rank == 0:
                     status = run_status(run.folder)
                 if error:
                     broken[run.name] = error
@@ -123,7 +157,7 @@ def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str 
     """Runs lmms-eval for one run, calling on_poll() now and then; why it did not complete, or None."""
     attempt = run.folder / "attempts" / f"{datetime.now(timezone.utc):%Y%m%dT%H%M%S.%f}-{os.getpid()}"
     attempt.mkdir(parents=True)
-    if launch.machine_rank == 0:
+    if launch.node_rank == 0:
         write_json(run.folder / "identity.json", run.identity)
         if run.model.keeps_answers:
             with ResponseStore(run.store) as store:
@@ -133,7 +167,7 @@ def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str 
     code = run_module(words, log, on_poll=on_poll, preloaded=PRELOADED.get(launch.module, []))
     if code != 0:
         return f"lmms-eval ended with exit code {code}: {last_log_line(log)} (see {log})"
-    if launch.machine_rank != 0:
+    if launch.node_rank != 0:
         return None
     try:
         outcome = read_outcome(attempt, run.store if run.model.keeps_answers else None)
@@ -147,6 +181,10 @@ def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str 
 def _manifest(run: Run, launch: Launch, outcome: Outcome, words: list[str], started: datetime, seconds: float) -> dict:
     """Everything needed to trace the result; written last, so that its presence says the run is complete."""
     failures = [q.failure for q in outcome.questions if q.failure is not None]
+    by_task: dict[str, list] = {}
+    for question in outcome.questions:
+        by_task.setdefault(question.task, []).append(question)
+    scores = {task: task_score(questions) for task, questions in by_task.items()}
     return {
         "identity": run.identity,
         "model": run.model.name,
@@ -154,70 +192,32 @@ def _manifest(run: Run, launch: Launch, outcome: Outcome, words: list[str], star
         "questions": len(outcome.questions),
         "failed": len(failures),
         "failures": sorted(set(failures))[:20],
-        "scores": _scores(outcome),
+        "scores": {task: score for task, score in scores.items() if score is not None},
         "harness_scores": outcome.harness_scores,
         "command": [sys.executable, "-m", *words],
-        "processes": launch.processes,
-        "machines": launch.machines,
+        "processes": launch.nproc_per_node,
+        "machines": launch.nnodes,
         "started": started.isoformat(timespec="seconds"),
         "seconds_of_last_start": round(seconds, 1),
         **environment(),
     }
 
 
-def _scores(outcome: Outcome) -> dict[str, float]:
-    """Our score of each (sub)task in percent."""
-    by_task: dict[str, list] = {}
-    for question in outcome.questions:
-        by_task.setdefault(question.task, []).append(question)
-    found = {task: task_score(questions) for task, questions in by_task.items()}
-    return {task: score for task, score in found.items() if score is not None}
-
-
-@contextmanager
-def _locked(folder: Path, launch: Launch):
-    """Holds the sweep's lock, on machine 0."""
-    if launch.machine_rank != 0:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise SweepError(f"Another process works on {folder}; wait for it, or use another --output.") from None
-        yield
-
-
 def command(run: Run, launch: Launch, attempt: Path) -> list[str]:
-    """The words after `python -m` that run lmms-eval; results go to `attempt`."""
-    return [*module_words(launch, launch.module), *harness_arguments(run, launch, attempt)]
-
-
-def module_words(launch: Launch, module: str) -> list[str]:
-    """The words after `python -m` that start a module: its name, behind a launcher where it runs several times."""
-    if launch.world == 1:
-        return [module]
-    host, _, port = (launch.main_address or "").rpartition(":")
-    if launch.launcher == "accelerate":
-        several = ["--main_process_ip", host, "--main_process_port", port] if launch.machines > 1 else []
-        return [
-            "accelerate.commands.launch", "--num_processes", str(launch.world), "--num_machines",
-            str(launch.machines), "--machine_rank", str(launch.machine_rank), *several, "-m", module,
-        ]  # fmt: skip
-    where = ["--standalone"]
-    if launch.machines > 1:
-        where = ["--nnodes", str(launch.machines), "--node_rank", str(launch.machine_rank)]
-        where += ["--master_addr", host, "--master_port", port]
-    return ["torch.distributed.run", "--nproc_per_node", str(launch.processes), *where, "-m", module]
-
-
-def harness_arguments(run: Run, launch: Launch, attempt: Path) -> list[str]:
-    """lmms-eval's own arguments. Without DEBUG it leaves with 0 after an exception."""
+    """The words after `python -m` that run lmms-eval; results go to `attempt`. Without DEBUG it leaves with 0 after an
+    exception.
+    """
+    # --model_args: checkpoint, the wrapper's arguments, the method's settings, the response store
+    values: dict[str, Any] = {"pretrained": run.model.checkpoint, **run.arguments}
+    if launch.device:
+        values["device_map"] = "auto"  # with --device; either alone goes to the GPU
+    if run.model.keeps_answers:
+        values |= run.setting.aot_on(run.task.name) or {"retention": 1}  # 1 leaves every token
+        values["store"] = str(run.store)
+    model_args = ",".join(f"{name}={_text(name, value)}" for name, value in values.items())
     arguments = [
-        "--model", run.model.id, "--model_args", model_arguments(run, launch), "--tasks", run.task.name,
-        "--batch_size", "1", "--seed", str(run.seed), "--output_path", str(attempt), "--log_samples",
-        "--verbosity", "DEBUG",
+        "--model", run.model.id, "--model_args", model_args, "--tasks", run.task.name, "--batch_size", "1",
+        "--seed", str(run.seed), "--output_path", str(attempt), "--log_samples", "--verbosity", "DEBUG",
     ]  # fmt: skip
     if run.limit is not None:
         arguments += ["--limit", str(run.limit)]
@@ -225,18 +225,7 @@ def harness_arguments(run: Run, launch: Launch, attempt: Path) -> list[str]:
         arguments += ["--include_path", str(Path(run.include_path).resolve())]
     if launch.device:
         arguments += ["--device", launch.device]
-    return arguments
-
-
-def model_arguments(run: Run, launch: Launch) -> str:
-    """--model_args: checkpoint, the wrapper's arguments, the method's settings, the response store."""
-    values: dict[str, Any] = {"pretrained": run.model.checkpoint, **run.arguments}
-    if launch.device:
-        values["device_map"] = "auto"  # with --device; either alone goes to the GPU
-    if run.model.keeps_answers:
-        values |= run.setting.aot_on(run.task.name) or {"retention": 1}  # 1 leaves every token
-        values["store"] = str(run.store)
-    return ",".join(f"{name}={_text(name, value)}" for name, value in values.items())
+    return [*launch.words(launch.module), *arguments]
 
 
 def _text(name: str, value: Any) -> str:

@@ -6,8 +6,8 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llava.eval.sweep.plan import Run, run_status
-from llava.eval.sweep.store import StoreReader
+from llava.eval.plan import Run, run_status
+from llava.eval.store import ResponseStore
 
 EVERY = 60.0  # seconds between lines where there is no terminal
 # tasks whose size is known before they run: (subtasks, questions of each)
@@ -73,7 +73,7 @@ class QuestionCount:
 
     def __init__(self, runs: list[Run]):
         self.runs = runs
-        self._readers = {run.folder: StoreReader(run.store) for run in runs}
+        self._readers = {run.folder: ResponseStore(run.store) for run in runs}
         self._finished: dict = {}
 
     def count(self) -> tuple[int, int | None]:

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
-from aot_tiny.shapes.questions import FAMILIES
+from llava.eval.exam.questions import WORLDS, World
 from llava.eval.exam.settings import Setting, parse_setting
 from llava.eval.records import Record, read_records
-from llava.eval.stats import cluster_difference
+from llava.eval.statistics import cluster_difference
+from llava.eval.sweep import SweepError
 
 BOTH = ("open", "choice")  # the forms that count
 FORMS = ("open", "choice", "likelihood", "caption")
@@ -23,9 +24,9 @@ SLACK = 1.05  # of the asked share that still counts as equal: presets reach it 
 
 
 def read_runs(folder: Path, **wanted) -> dict[str, dict]:
-    """What `evaluate` left in a folder, by setting.
+    """What `aot exam` left in a folder, by setting.
 
-    wanted: fields of the header that must be so; runs of other checkpoints or exams are passed over. SystemExit when
+    wanted: fields of the header that must be so; runs of other checkpoints or exams are passed over. ValueError when
     no full run is among the rest or when they are of several checkpoints or exams.
     """
     found = []
@@ -35,33 +36,34 @@ def read_runs(folder: Path, **wanted) -> dict[str, dict]:
             found.append({**run, "questions": read_records(path.with_name("questions.jsonl"))})
     runs = {run["header"]["setting"]: run for run in found}
     if "full" not in runs:
-        raise SystemExit(f"{folder} holds no such replies under 'full'; run python -m llava.eval.evaluate first")
-    if len({tuple(run["header"][key] for key in ("weights", "questions", "seed")) for run in found}) > 1:
-        raise SystemExit(f"{folder} mixes checkpoints or exams; keep one folder for each")
+        raise SweepError(f"{folder} holds no such replies under 'full'; run aot exam first.")
+    if len({tuple(run["header"].get(key) for key in ("weights", "questions", "seed", "world")) for run in found}) > 1:
+        raise SweepError(f"{folder} mixes checkpoints or exams; keep one folder for each.")
     return runs
 
 
 def holds_exam(folder: Path) -> bool:
-    """Whether `aot exam` left runs in a folder; those of `aot eval` have no header."""
+    """Whether runs of the exam are in a folder; those of lmms-eval have no header."""
     return any("header" in json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json")))
 
 
-def chosen(runs: dict[str, dict], settings: Sequence[str]) -> dict[str, dict]:
-    """The full run and those of these settings that are there, in this order."""
-    return {name: runs[name] for name in dict.fromkeys(["full", *settings]) if name in runs}
+def world_of(runs: dict[str, dict]) -> World:
+    """The world that the runs were asked about."""
+    return WORLDS[runs["full"]["header"].get("world", "shapes")]
 
 
-def scores(records: list[Record], *, form: str | None = None, family: str | None = None) -> np.ndarray:
-    """Scores of the records of one form and family; of open answers and letters together when form is None."""
+def scores(records: list[Record], *, form: str | None = None, family: str | None = None, **strata: str) -> np.ndarray:
+    """Scores of the records of one form, family and strata; of open answers and letters together when form is None."""
     forms = (form,) if form else BOTH
-    return np.array([r.score for r in records if r.task in forms and family in (None, r.group)])
+    found = (r for r in records if r.task in forms and family in (None, r.group))
+    return np.array([r.score for r in found if strata.items() <= r.strata.items()])
 
 
 def interval(records: list[Record], others: list[Record]) -> tuple[float, float]:
     """95 % interval of how far records are ahead of others, in points: open answers and letters, drawn by clip."""
     ours, theirs = ([r for r in them if r.task in BOTH] for them in (records, others))
     asked = [[(r.source, r.task, r.prompt) for r in them] for them in (ours, theirs)]
-    assert asked[0] == asked[1]
+    assert asked[0] == asked[1], "the two runs were asked other questions"
     found = cluster_difference(scores(ours), scores(theirs), [r.source for r in ours])
     return found.low, found.high
 
@@ -73,7 +75,7 @@ class Ranked:
     overall: open answers and letters. relative: of all tokens'. to_full, to_first: 95 % intervals of the difference
     to all tokens and to the first at this retention (None for the first itself). forms, families: means, None
     where nothing was asked. kept: share of the visual tokens that were kept, None when the setting does not say.
-    cost: means of `compress_clip.Counts` and `compress_clip.own_cost`, or None.
+    cost: mean counts of tokens and `compress_clip.own_cost`, or None.
     """
 
     setting: Setting
@@ -139,7 +141,7 @@ def _ranked(runs: dict[str, dict], setting: Setting, first: str | None) -> Ranke
         to_full=interval(records, full["questions"]),
         to_first=None if first in (None, setting.name) else interval(records, runs[first]["questions"]),
         forms={form: _mean(records, form=form) for form in FORMS},
-        families={family: _mean(records, family=family) for family in FAMILIES},
+        families={family: _mean(records, family=family) for family in world_of(runs).questions.FAMILIES},
         kept=kept_share(run),
         cost=run.get("cost"),
     )

@@ -3,9 +3,9 @@
 import csv
 import io
 
-from llava.eval.markdown import DASH, interval, markdown_table, number
-from llava.eval.sweep.published import source
-from llava.eval.sweep.tables import Row, Table
+from llava.eval.sweep import published_source
+from llava.eval.tables.benchmarks import Row, Table
+from llava.eval.tables.markdown import DASH, interval, markdown_table, number
 
 _FAILURES = 20  # reasons listed
 
@@ -80,7 +80,7 @@ def _published_only(table: Table) -> str:
         [row.setting.name, *(number(row.published.get(k), 2 if k in ("intra", "inter") else 1) for k in fields)]
         for row in rows
     ]
-    named = sorted({f"{source(row.published)}" for row in rows})
+    named = sorted({f"{published_source(row.published)}" for row in rows})
     text = "## Published\n\nAs the authors print them, none measured here"
     if table.model.published:
         text += f"; the model is {table.model.published}"

@@ -1,13 +1,18 @@
-"""What must fit between a wrapper, its arguments and a checkpoint before a single question is asked."""
+"""``--model_args`` of a wrapper: the method's settings among them, and what must fit the checkpoint beforehand."""
 
+import json
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
+from aot import AOTConfig
+from aot.errors import AOTError
 from llava.model.checkpoint import read_settings
 
 ONEVISION, VIDEO = "LLaVA-OneVision", "LLaVA-Video"
 WRAPPERS = {ONEVISION: "llava_onevision", VIDEO: "llava_vid"}
 _POOLS = {ONEVISION: ("bilinear",), VIDEO: ("average", "bilinear")}  # the first is how the family is evaluated
+_NAMES = {field.name for field in fields(AOTConfig)}
 _KNOWN_POOLS = ("average", "bilinear", "max")
 
 
@@ -49,3 +54,30 @@ def check_pool(settings: Mapping[str, Any], mode: str, stride: int) -> None:
         raise ValueError(f"mm_spatial_pool_mode is {mode!r}; this checkpoint takes: {', '.join(allowed)}.")
     if int(stride) != 2:
         raise ValueError(f"mm_spatial_pool_stride is {stride}; pooling is always by 2 here, leave it out.")
+
+
+def split_arguments(arguments: Mapping[str, Any]) -> tuple[AOTConfig | None, dict[str, Any]]:
+    """(settings, the other arguments) of ``--model_args``; settings None for no reduction (``retention=1``).
+
+    ``preset`` and every field of AOTConfig are taken; ``options`` as JSON, such as options={"seed": 1}. Without any
+    of them the method's default settings hold. Raises AOTError for a value that is no good.
+    """
+    named = {key: _value(key, value) for key, value in arguments.items() if key in _NAMES}
+    rest = {key: value for key, value in arguments.items() if key not in _NAMES and key != "preset"}
+    config = AOTConfig.preset(str(arguments.get("preset", "default")), **named)
+    everything = config.retention == 1 and config.method == "aot"
+    return None if everything else config, rest
+
+
+def _value(name: str, value: Any) -> Any:
+    """lmms-eval hands over numbers, booleans and words; "none" and JSON are still words."""
+    if not isinstance(value, str):
+        return value
+    if value.lower() in ("none", "null"):
+        return None
+    if name != "options":
+        return value
+    try:
+        return json.loads(value)
+    except json.JSONDecodeError as error:
+        raise AOTError(f'options is {value!r}; write it as JSON, such as options={{"seed": 1}}.') from error

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llava.eval.sweep.spec import Model, Setting, Sweep, SweepError, Task, sweep_from
+from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, sweep_from
 from llava.utils import shipped
 
 ROOT = Path(__file__).resolve().parents[3]
