@@ -16,36 +16,40 @@ from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, VideoTokens
+from ..validation import count
 
-CHUNK = 32  # frames
+
+def _check(options: dict) -> None:
+    count("option chunk", options["chunk"], 1)
 
 
-@register("floc")
+@register("floc", options={"chunk": 32}, check=_check)
 def floc(video: VideoTokens, config: AOTConfig) -> Selection:
-    """Facility location on cosines in chunks of the video."""
+    """Facility location on cosines. Option: chunk, frames that are chosen from at once."""
+    chunk_frames = config.options["chunk"]
     per_frame, flat = video.tokens_per_frame, video.pooled.flatten(0, 1)
     index, kept = [], 0
-    for first in range(0, video.frames, CHUNK):
-        chunk = flat[first * per_frame : (first + CHUNK) * per_frame]
-        count = config.budget(first + len(chunk) // per_frame, per_frame) - kept
+    for first in range(0, video.frames, chunk_frames):
+        chunk = flat[first * per_frame : (first + chunk_frames) * per_frame]
+        share = config.budget(first + len(chunk) // per_frame, per_frame) - kept
         units = unit(chunk)
-        index.append(lazy_greedy(units @ units.T, count) + first * per_frame)
-        kept += count
+        index.append(lazy_greedy(units @ units.T, share) + first * per_frame)
+        kept += share
     place = torch.cat(index)
     return Selection.from_indices(flat[place], place, video.pooled_grid)
 
 
-def lazy_greedy(likeness: torch.Tensor, count: int) -> torch.Tensor:
-    """(count,) int64 ascending: the tokens that greedily maximise Σ_v max(0, max_{u kept} likeness_vu).
+def lazy_greedy(likeness: torch.Tensor, most: int) -> torch.Tensor:
+    """(most,) int64 ascending: the tokens that greedily maximise Σ_v max(0, max_{u kept} likeness_vu).
 
     likeness: (n, n) float32, symmetric.
     """
-    if count == len(likeness):
-        return torch.arange(count, device=likeness.device)
+    if most == len(likeness):
+        return torch.arange(most, device=likeness.device)
     covered = likeness.new_zeros(len(likeness))  # how much each token is like the kept one it is most like
     bound = likeness.clamp_min(0).sum(dim=1)
     kept: list[int] = []
-    for _ in range(count):
+    for _ in range(most):
         computed: set[int] = set() if kept else set(range(len(likeness)))
         while (best := int(bound.argmax())) not in computed:
             bound[best] = (likeness[best] - covered).clamp_min_(0).sum()

@@ -23,27 +23,31 @@ from .holitom import adjacent_cosine, lowest_cosine, merge_and_choose, static_wi
 
 POWER = 1.1
 PEAK_WEIGHT = 0.3
-THRESHOLD = 0.8  # of static places
 CENTER_WEIGHT, NEIGHBOURS = 0.6, 7  # HoliTom's
 
 
 def _check(options: dict) -> None:
+    number("option threshold", options["threshold"], -1, 1, False)
     for name in ("spatial", "temporal"):
         number(f"option {name}", options[name], 0, 100, False)
 
 
-@register("stop", options={"spatial": 0.04, "temporal": 0.07}, requires=("attention_last",), check=_check)
+@register(
+    "stop", options={"spatial": 0.04, "temporal": 0.07, "threshold": 0.8}, requires=("attention_last",), check=_check
+)
 def stop(video: VideoTokens, config: AOTConfig) -> Selection:
-    """Options: spatial μ_s and temporal μ_t, what a sink's score counts against attention and beside cosines."""
+    """Options: spatial μ_s and temporal μ_t, what a sink's score counts against attention and beside cosines; threshold
+    τ of static places."""
+    threshold = float(config.options["threshold"])
     budget = config.budget(video.frames, video.tokens_per_frame)
     attention = video.pooled_extra("attention_last") / video.features.shape[1]
     sink = sink_score(attention)
     cosine = adjacent_cosine(unit(video.pooled))
-    lengths = video.clips or static_windows(cosine > THRESHOLD)
+    lengths = video.clips or static_windows(cosine > threshold)
     alike = lowest_cosine(cosine + float(config.options["temporal"]) * sink, lengths)
     return merge_and_choose(
         video,
-        split_static(video.pooled, lengths, alike, THRESHOLD, budget),
+        split_static(video.pooled, lengths, alike, threshold, budget),
         attention - float(config.options["spatial"]) * sink,
         budget,
         center_weight=CENTER_WEIGHT,

@@ -40,10 +40,12 @@ def test_published_constants():
     assert get_method("ott_vid").options == {"temporal_share": 0.3}
     assert get_method("fastv").options == {"layer": 2, "counts": "average"}
     assert get_method("pdrop").options == {"layers": None, "counts": "average"}
+    assert get_method("vidcom2").options == {"temperature": 0.01}
+    assert get_method("evs").options == {"first_share": None}
     assert get_method("random").options == {"seed": 0}
     assert get_method("dycoke").options == {"window": None, "first_share": None}
-    assert (flashvid.DIVERSE_PART, flashvid.LINK_ABOVE, flashvid.NEIGHBOURS) == (0.7, 0.8, 7)
+    assert flashvid.NEIGHBOURS == 7 and get_method("flashvid").options == {"diverse": 0.7, "link_above": 0.8}
     assert (flashvid.SEGMENT_BELOW, flashvid.SEGMENTS) == (0.9, 8)
     assert (ott_vid.TEMPERATURE, ott_vid.MAX_COST, ott_vid.EPSILON, ott_vid.ITERATIONS) == (0.3, 0.3, 0.01, 200)
-    assert vidcom2.SCALES == (0.125, 0.25, 0.5, 1, 2) and vidcom2.TEMPERATURE == 0.01
+    assert vidcom2.SCALES == (0.125, 0.25, 0.5, 1, 2)
     assert (dycoke.WINDOW, dycoke.WHOLE_FRAMES, dycoke.ALL_FRAMES) == (4, 10, 13)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from aot import AOTConfig, compress
-from aot.methods import floc
+from aot.registry import get_method
 
 
 def plain_greedy(features, count):
@@ -30,7 +30,7 @@ def test_it_keeps_what_the_plain_choice_keeps(retention):
 
 
 def test_chunks_of_32_frames_share_the_budget():
-    assert floc.CHUNK == 32
+    assert get_method("floc").options == {"chunk": 32}
     features = torch.randn(40, 4, 5, generator=torch.Generator().manual_seed(2))
     video = compress(features, None, None, AOTConfig(method="floc", retention=0.1), pool=None)
     kept = (video.frame * 4 + video.position[:, 0] * 2 + video.position[:, 1]).tolist()

@@ -55,7 +55,7 @@ def test_a_sink_counts_as_static():
 
 
 def test_published_weights():
-    assert get_method("stop").options == {"spatial": 0.04, "temporal": 0.07}
-    assert (stop.POWER, stop.PEAK_WEIGHT, stop.THRESHOLD) == (1.1, 0.3, 0.8)
+    assert get_method("stop").options == {"spatial": 0.04, "temporal": 0.07, "threshold": 0.8}
+    assert (stop.POWER, stop.PEAK_WEIGHT) == (1.1, 0.3)
     with pytest.raises(AOTError, match="option spatial"):
         AOTConfig(method="stop", options={"spatial": -1})
