@@ -18,7 +18,7 @@ def rounded_share(count: int, part: float) -> int:
     return int(part * count + 0.5)
 
 
-def set_budgets(budget: int, sizes: torch.Tensor) -> torch.Tensor:
+def set_budgets(budget: int | torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     """(G,) int64 tokens of each set, in proportion to its size, that sum to the budget (largest remainder).
 
     sizes: (G,) int64 that sum to at least the budget. Every set that is not empty gets at least one token if
@@ -104,10 +104,12 @@ def chain_roots(joined: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
 class StaticSplit:
     """A video of T frames in G segments.
 
-    segment: (T,) int64 segment of each frame. start, length: (G,) int64. static: (G, P) bool places that are
-    averaged over their segment; the others are dynamic. means: (G, P, D) float32 averages of all places.
+    lengths: frames of each segment. segment: (T,) int64 segment of each frame. start, length: (G,) int64.
+    static: (G, P) bool places that are averaged over their segment; the others are dynamic. means: (G, P, D) float32
+    averages of all places.
     """
 
+    lengths: list[int]
     segment: torch.Tensor
     start: torch.Tensor
     length: torch.Tensor
@@ -155,7 +157,7 @@ def split_static(
     allowed = torch.zeros_like(static.flatten()).index_copy_(0, order, saved <= frames * per_frame - budget)
     sums = torch.zeros(len(lengths), *tokens.shape[1:], device=tokens.device)
     means = sums.index_add_(0, segment, tokens.float()) / length.view(-1, 1, 1)
-    return StaticSplit(segment, start, length, static & allowed.view_as(static), means)
+    return StaticSplit(lengths, segment, start, length, static & allowed.view_as(static), means)
 
 
 # DPC-kNN: density peak clustering on nearest neighbours (Du, Ding, Jia, Knowledge-Based Systems 2016), batched.
@@ -209,14 +211,25 @@ def log_peaks(distance: torch.Tensor, valid: torch.Tensor, neighbours: int) -> t
     return score.masked_fill(~valid, -torch.inf)
 
 
-def dpc_knn(points: torch.Tensor, valid: torch.Tensor, counts: torch.Tensor, *, neighbours: int) -> Clusters:
+def dpc_knn(
+    points: torch.Tensor,
+    valid: torch.Tensor,
+    counts: torch.Tensor,
+    *,
+    neighbours: int,
+    penalty: torch.Tensor | None = None,
+) -> Clusters:
     """Clusters G sets of points at once; nothing waits for the device.
 
     points: (G, M, D). valid: (G, M) bool, which points belong to a set. counts: (G,) int64 centres of each set, at
-    most its valid points. A set of no centres leaves its points without a label.
+    most its valid points. A set of no centres leaves its points without a label. penalty: broadcastable to (G, M),
+    subtracted from ρ·δ where centres are chosen.
     """
     distance = mean_squared_distances(points, valid)
-    rank = rank_descending(log_peaks(distance, valid, neighbours))
+    peaks = log_peaks(distance, valid, neighbours)
+    if penalty is not None:
+        peaks = (peaks.exp() - penalty).masked_fill(~valid, -torch.inf)
+    rank = rank_descending(peaks)
     center = (rank < counts.unsqueeze(-1)) & valid
     nearest = distance.masked_fill(~center.unsqueeze(1), torch.inf).argmin(-1)
     place = torch.arange(valid.shape[-1], device=valid.device)

@@ -99,7 +99,11 @@ def test_members_are_summed_at_their_token_and_dropped_ones_nowhere():
 def test_clusters_of_frames_become_contiguous():
     assert contiguous_lengths([5, 5, 2, 2, 2]) == [2, 3]
     assert contiguous_lengths([1, 0, 0, 1, 1, 0]) == [3, 3]  # frame 0 joins the first segment, frame 5 the last
-    assert contiguous_lengths([0, 1, 0, 1]) == [1, 3]  # of equal runs the first
+    assert contiguous_lengths([0, 0, 1, 1, 0, 0]) == [2, 2, 2]  # of equal runs both
+    assert contiguous_lengths([0, 0, 2, 1, 1, 1]) == [2, 4]  # a run of one frame goes to the longer neighbour
+    assert contiguous_lengths([1, 1, 2, 0, 0]) == [3, 2]  # to the earlier of equals
+    assert contiguous_lengths([0, 0, 2, 3, 0, 0]) == [6]  # what was cut by it is one
+    assert contiguous_lengths([0, 1, 0, 1]) == [4]
     assert contiguous_lengths([4]) == [1]
 
 
