@@ -22,7 +22,7 @@ import torch
 from ..clips import dynamic_clips
 from ..config import AOTConfig
 from ..indexing import rank_descending, true_indices
-from ..ops.common import unit
+from ..ops.common import at_least_float32, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
@@ -64,7 +64,7 @@ def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
     sums, mass = gather_members(flat, target, index)
     weight = mass.reciprocal().clamp_min(float(options["anchor_weight"]))  # mass is members + 1
     return Selection.from_indices(
-        anchored_mean(flat[index].float(), sums, mass, weight).to(flat.dtype),
+        anchored_mean(at_least_float32(flat[index]), sums, mass, weight).to(flat.dtype),
         index,
         video.pooled_grid,
         kind=torch.where(context.flatten()[index], int(TokenKind.LOCAL), int(TokenKind.GLOBAL)),
