@@ -140,7 +140,8 @@ class VideoTokens:
         (G, T, N), which must lie in [0, LARGEST]. names: one, or one each on the first axis.
         """
         if values.dim() == 3 and len(names) == 1:
-            usable = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32) <= validation.LARGEST
+            exact = torch.float64 if values.dtype == torch.float64 else torch.float32
+            usable = torch.linalg.vector_norm(values, dim=-1, dtype=exact) <= validation.LARGEST
             masks, place = {names[0]: usable}, usable.unsqueeze(-1)
         else:
             usable = place = values == values.clamp(0, validation.LARGEST)

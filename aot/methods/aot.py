@@ -31,7 +31,7 @@ from ..clips import (
 from ..config import AOTConfig
 from ..indexing import true_indices
 from ..ops import aggregate, facility_location, merge, pair_cost, sinkhorn, softmax_plan, temporal_change
-from ..ops.common import relative_importance
+from ..ops.common import at_least_float32, relative_importance
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens, joined_masks
 from .aot_paper import aot_paper
@@ -218,7 +218,9 @@ def transport(
     if config.merge_strength > 0 and config.merge_cap > 0:
         carried = aggregate(plan, video.pooled, layout.start_frame, layout.frames, backend=config.backend)
         carried = carried.flatten(0, 1)[layout.kept_slot]
-        merged = merge(tokens, carried, received, strength=config.merge_strength, cap=config.merge_cap)
+        merged = merge(
+            at_least_float32(tokens), carried, received, strength=config.merge_strength, cap=config.merge_cap
+        )
         tokens = merged.to(tokens.dtype)
     trace = {}
     if video.trace:

@@ -24,7 +24,7 @@ import torch
 from ..clips import dynamic_clips
 from ..config import AOTConfig
 from ..indexing import rank_descending, true_indices
-from ..ops.common import unit
+from ..ops.common import at_least_float32, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
@@ -60,12 +60,12 @@ def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
     own = [n - k for n, k in zip(counts, most, strict=True)]
     quota, spans = context_quota(own, [video.tokens_per_frame - k for k in most], lengths, options["stride"])
     context = context_tokens(pooled, ~salient, quota, options["neighbours"])
-    sums, members, dropped = context_members(pooled.float(), salient, context, quota, spans)
+    sums, members, dropped = context_members(at_least_float32(pooled), salient, context, quota, spans)
     index = true_indices((salient | context).flatten(), budget)
     flat = pooled.flatten(0, 1)
     members = members[index].unsqueeze(1)
     weight = (members + 1).reciprocal().clamp_min(float(options["anchor_weight"]))
-    centre = flat[index].float()
+    centre = at_least_float32(flat[index])
     tokens = torch.where(members > 0, torch.lerp(sums[index] / members.clamp_min(1), centre, weight), centre)
     return Selection.from_indices(
         tokens.to(flat.dtype),

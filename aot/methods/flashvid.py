@@ -22,7 +22,7 @@ import torch
 from ..clips import dynamic_clips
 from ..config import AOTConfig
 from ..indexing import true_indices
-from ..ops.common import relative_importance, unit
+from ..ops.common import at_least_float32, relative_importance, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number
@@ -63,7 +63,7 @@ def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
     root = chain_roots(joined, partner)
     own = torch.arange(frames * per_frame, device=device)
     size = torch.zeros(frames * per_frame, device=device).index_add_(0, root, torch.ones_like(root).float())
-    average = torch.zeros(flat.shape, device=device).index_add_(0, root, flat.float())
+    average = at_least_float32(torch.zeros_like(flat)).index_add_(0, root, at_least_float32(flat))
     average = average / size.clamp_min(1).unsqueeze(-1)
 
     held = (root == own).view(frames, per_frame) & ~chosen

@@ -24,7 +24,7 @@ import torch
 
 from ..config import AOTConfig
 from ..indexing import rank_descending
-from ..ops.common import unit
+from ..ops.common import at_least_float32, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number
@@ -47,7 +47,8 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     lengths = frame_groups(alike, 1 - float(config.options["frame_threshold"]), int(1 / config.retention))
     start, segment = frame_segments(lengths, pooled.device)
     length = torch.tensor(lengths, device=pooled.device)
-    sums = torch.zeros(len(lengths), *pooled.shape[1:], device=pooled.device).index_add_(0, segment, pooled.float())
+    values = at_least_float32(pooled)
+    sums = values.new_zeros(len(lengths), *pooled.shape[1:]).index_add_(0, segment, values)
     tokens = sums / length.view(-1, 1, 1)
     # 2. shares
     firsts = [sum(lengths[:group]) for group in range(len(lengths))]
@@ -64,7 +65,7 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     order = (turn - ~taken * (2 * budget + per_frame)).flatten().argsort(descending=True, stable=True)
     kept = order[:budget].sort().values  # flat over groups
     whole = budget == len(lengths) * per_frame
-    fused = tokens if whole else (torch.bmm(near.float(), tokens) / near.sum(-1, keepdim=True) + tokens) / 2
+    fused = tokens if whole else (torch.bmm(near.to(tokens), tokens) / near.sum(-1, keepdim=True) + tokens) / 2
     mass = length.unsqueeze(1) * stood_for(near, torch.zeros_like(taken.flatten()).index_fill_(0, kept, True))
     index = start[kept // per_frame] * per_frame + kept % per_frame
     merged = near.flatten(0, 1).sum(-1)[kept] > 1

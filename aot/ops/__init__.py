@@ -2,7 +2,8 @@
 
 A Triton kernel stands in `aot/ops/triton` under the same file name. backend: "auto" takes the kernel on a GPU where
 it can run and the reference elsewhere, "reference" the latter, "triton" the kernel. An explicit request that cannot
-be met raises AOTError.
+be met raises AOTError. What decides (costs, choices, plans) takes no gradient; `aggregate` and `merge` do, without a
+kernel.
 """
 
 from .aggregate import aggregate, merge

@@ -2,7 +2,7 @@
 
 import torch
 
-from .common import group_frames, use_triton
+from .common import at_least_float32, group_frames, use_triton
 
 
 def aggregate(
@@ -16,7 +16,8 @@ def aggregate(
         from .triton.aggregate import aggregate as kernel
 
         return kernel(plan, tokens, starts, length)
-    return torch.bmm(plan.transpose(1, 2), group_frames(tokens, starts, length).float())
+    grouped = at_least_float32(group_frames(tokens, starts, length))
+    return torch.bmm(plan.transpose(1, 2).to(grouped.dtype), grouped)
 
 
 def merge(

@@ -8,6 +8,7 @@ from .common import use_triton
 STOPS = ("marginal", "change", "change_batch", "never")
 
 
+@torch.no_grad()
 def sinkhorn(
     cost: torch.Tensor,
     supply: torch.Tensor,

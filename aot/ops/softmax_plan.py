@@ -5,6 +5,7 @@ import torch
 from .common import use_triton
 
 
+@torch.no_grad()
 def softmax_plan(
     cost: torch.Tensor,
     anchor: torch.Tensor,
