@@ -114,7 +114,8 @@ def context_members(
     """What goes to each token of the video as a context token: sums (T·P, D), how many (T·P,), and how many of those
     are not kept (T·P,), each divided by the context frames it goes to. All in the tokens' dtype, 0 for other tokens.
 
-    tokens: (T, P, D) float32 or float64. salient, context: (T, P) bool. quota: context tokens of each frame. spans: frames.
+    tokens: (T, P, D) float32 or float64. salient, context: (T, P) bool. quota: context tokens of each frame. spans:
+    frames.
     """
     per_frame = tokens.shape[1]
     flat, units = tokens.flatten(0, 1), unit(tokens.detach()).flatten(0, 1)
