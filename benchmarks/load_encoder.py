@@ -207,8 +207,8 @@ def half_sent(server: Server, count: int) -> Row:
         dropped = sum(everything(half).startswith(b"HTTP/1.1 408") for half in halves)
         seconds = time.monotonic() - began
     more, grown = server.status("Threads") - threads, (server.status("VmRSS") - memory) / 1024
-    said = f"{dropped} dropped within {seconds:.0f} s; {more} threads and {grown:.0f} MiB more; "
-    said += f"another request meanwhile {1e3 * meanwhile:.0f} ms"
+    said = f"{dropped} dropped within {seconds:.0f} s, with {more} threads and {grown:.0f} MiB more. "
+    said += f"Another request meanwhile {1e3 * meanwhile:.0f} ms"
     return f"{count} half-sent bodies", said, answered and dropped == count and more <= 4 and grown < 64
 
 
@@ -241,7 +241,7 @@ def gone(server: Server, slow: Path, model, count: int) -> Row:
             client.sendall(as_request(ask_about(copy)))
             wait_for(lambda: bool(server.decoders()), 20)
     seconds = wait_for(lambda: not server.decoders() and not server.videos(), 30)
-    said = f"all work ended {seconds:.1f} s later; {len(model.heard) - heard} asked of the language model"
+    said = f"all work ended {seconds:.1f} s later, and {len(model.heard) - heard} asked of the language model"
     return f"{count} clients that go", said, seconds < 5 and len(model.heard) == heard
 
 
