@@ -7,6 +7,7 @@ docs/images/load_*.json that load_web.py wrote.
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections import Counter
@@ -45,6 +46,11 @@ class Outcome:
         if self.read is None:
             return f"refused: {self.refusal}"
         return f"{self.read} frames, {'the right ones' if self.right else 'WRONG ONES'}, {self.decoder}"
+
+    @property
+    def in_short(self) -> str:
+        """The same without what to do about it; of decord's refusals the reason in brackets alone."""
+        return re.sub(r"; .*$", "", re.sub(r"decord cannot read .*\((.*)\)", r"\1", self.words))
 
 
 def try_read(
@@ -133,12 +139,13 @@ def tables(folder: Path, examples: int, pool: ThreadPoolExecutor) -> tuple[list[
         for label, first, asked in zip(files, each(title, files), each(title + "d", files, "decord"), strict=True):
             count = files[label][3]
             wrong += not (first.right and asked.right and first.read and count in (None, first.read))
-            lines.append(f"| {label} | {first.words} | {asked.words} |")
+            lines.append(f"| {label} | {first.in_short} | {asked.in_short} |")
 
-    section("Refused", "file", "said")
+    section("Refused", "file", "what is said", "and what to do")
     for label, outcome in zip(REFUSED, each("refused", REFUSED), strict=True):
         wrong += outcome.read is not None
-        lines.append(f"| {label} | {outcome.refusal or outcome.words} |")
+        what, _, remedy = (outcome.refusal or outcome.words).partition("; ")
+        lines.append(f"| {label} | {what} | {remedy} |")
 
     section(
         f"Cut at every tenth of its bytes ({FRAMES} frames when whole)",
@@ -151,9 +158,10 @@ def tables(folder: Path, examples: int, pool: ThreadPoolExecutor) -> tuple[list[
     for (label, (*_, tells)), outcomes in zip(CUT.items(), cuts, strict=True):
         wrong += sum(not o.right or (tells and o.read is not None) for o in outcomes)
         read = ["refused" if o.read is None else f"{o.read}" if o.right else "WRONG" for o in outcomes]
-        # each sentence once, up to its first colon or number
-        said = {o.refusal.split(" is ", 1)[-1].split(":")[0].split("(")[0].strip() for o in outcomes if o.read is None}
-        lines.append(f"| {label} | {', '.join(read)} | {'; '.join(sorted(said))} |")
+        # what is wrong, each once: no file name, up to the first colon or bracket
+        wrongs = [re.sub(r"^(.*? is |\S+ (?=has |holds ))", "", o.refusal) for o in outcomes if o.read is None]
+        said = " / ".join(sorted({re.split("[;:(]", text)[0].strip() for text in wrongs}))
+        lines.append(f"| {label} | {'all refused' if len(wrongs) == len(outcomes) else ', '.join(read)} | {said} |")
 
     title = f"{examples} damaged files (bytes flipped, cut out, repeated or zeroed)"
     section(title, "container", "read", "refused", align="---:")

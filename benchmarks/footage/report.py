@@ -103,15 +103,15 @@ def standing(figures: Figures) -> str:
 
 
 def verdict(figures: Figures) -> str:
-    """One sentence that follows from the figures: where the default is first."""
+    """A sentence a measure, which follows from the figures: where the default is first."""
     places = []
     for measure, title in MEASURES.items():
         ranks = [figures.ranking(measure, retention).index(OURS) + 1 for retention in figures.retentions]
         first = [percent(r) for r, rank in zip(figures.retentions, ranks, strict=True) if rank == 1]
         span = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
         where = f"first at {', '.join(first)}" if first else "nowhere first"
-        places.append(f"by the measure “{title}” it is {where} (ranks {span} of {len(figures.methods)})")
-    return f"AOT's default: {'; '.join(places)}."
+        places.append(f"By the measure “{title}” AOT's default is {where} (ranks {span} of {len(figures.methods)}).")
+    return "\n".join(places)
 
 
 def plot(figures: Figures, target: Path) -> None:

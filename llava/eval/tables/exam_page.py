@@ -84,14 +84,17 @@ def _items(runs: dict[str, dict]) -> list[Item]:
 def _made_with(runs: dict[str, dict]) -> str:
     """Model, exam and measures in words."""
     head, items = runs["full"]["header"], _items(runs)
-    counts = Counter(item.question.family for item in items).values()
+    counts = sorted(set(Counter(item.question.family for item in items).values()))
     return (
         f"Model: checkpoints/aot-tiny (weights SHA-256 {head['weights'][:12]}…), greedy, torch {head['torch']}. "
         f"Exam: {len(items)} questions on {len({i.clip for i in items})} held-out clips, "
-        f"decoded from MP4, {min(counts)} to {max(counts)} a family; each is asked openly and as multiple choice. "
-        "Per cent right; *relative* is to all tokens; *difference* is its 95 % interval in points (paired bootstrap "
-        "over clips). *Multiple choice* counts the letter that the model writes, *by likelihood* the option that it "
-        "finds the likeliest open answer. Captions are scored by the F1 of the facts they state."
+        f"decoded from MP4, {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} a family. "
+        "Each is asked openly and as multiple choice.\n\n"
+        "Figures are per cent right.\n*Relative* is to all tokens.\n"
+        "*Difference* is its 95 % interval in points (paired bootstrap over clips).\n"
+        "*Multiple choice* counts the letter that the model writes.\n"
+        "*By likelihood* counts the option that it finds the likeliest open answer.\n"
+        "Captions are scored by the F1 of the facts they state."
     )
 
 
@@ -113,7 +116,7 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
     """Markdown of the ranking; runs must hold "full"."""
     parts = ["## Every method at equal token counts", _explain(rows, runs)]
     if "blank" in runs:
-        parts.append(f"All tokens: {overall(runs['full']):.1f} % right; video blanked: {overall(runs['blank']):.1f} %.")
+        parts.append(f"All tokens: {overall(runs['full']):.1f} % right, video blanked: {overall(runs['blank']):.1f} %.")
     parts.append("![Accuracy against the share of tokens kept](images/methods.png)")
     for retention in dict.fromkeys(row.setting.retention for row in rows):
         here = [row for row in rows if row.setting.retention == retention]
@@ -121,7 +124,10 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
         families = [[name(row), *map(number, row.families.values())] for row in here]
         parts.append("By family, open answers and letters together:")
         parts.append(markdown_table(["method", *here[0].families], families))
-    missing = [f"- {name}: {reason}" for name, reason in refused.items()]
+    missing = [
+        f"- {', '.join(name for name in refused if refused[name] == reason)}: {reason}"
+        for reason in dict.fromkeys(refused.values())
+    ]
     parts += ["Left out:", "\n".join(missing)] if missing else []
     return "\n\n".join(part for part in parts if part)
 
@@ -172,16 +178,17 @@ def verdict(rows: Sequence[Ranked]) -> str:
 def _explain(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
     machine = " and ".join(sorted({runs[row.setting.name].get("machine", "machine unknown") for row in rows}))
     text = (
-        f"Written by `aot exam methods --report`. {_made_with(runs)} *Kept* is the share "
-        "of the visual tokens that the method really let through; newline tokens come on top. *To all tokens* "
-        "and *to the first* are 95 % intervals of the difference in points (paired bootstrap over clips), the first "
-        "being the best at this share. *ms* is the method's own time on one "
-        f"video after tower and projector (fastest of {TIMED}; {machine}), *MiB* the tensors it holds at once on top "
-        "of its inputs."
+        f"Written by `aot exam methods --report`. {_made_with(runs)}\n\n"
+        "*Kept* is the share of the visual tokens that the method really let through. Newline tokens come on top.\n"
+        "*To all tokens* and *to the first* are 95 % intervals of the difference in points (paired bootstrap over "
+        "clips). The first is the best at this share.\n"
+        "*ms* is the method's own time on one video after tower and projector "
+        f"(fastest of {TIMED}, {machine}).\n"
+        "*MiB* are the tensors it holds at once on top of its inputs."
     )
     codes = {run.get("code") for run in (runs[row.setting.name] for row in rows)}
     if len(codes) > 1:
-        text += " The settings were measured with more than one state of `aot/`."
+        text += "\nThe settings were measured with more than one state of `aot/`."
     return text
 
 
@@ -248,9 +255,10 @@ def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str,
     parts = [
         f"## Ablations at {100 * sweep.ablations_at:g} %",
         "Written by `aot exam methods --report`, from the list in `llava/eval/sweeps/methods.yaml`, on the "
-        "exam above. *Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over "
-        "clips). `paper` and `released` have token counts of their own; their anchors are set so that the share kept "
-        "comes nearest to the one asked, variant by variant.",
+        "exam above.\n\n"
+        "*Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over clips).\n"
+        "`paper` and `released` have token counts of their own. Variant by variant, their anchors are set so that the "
+        "share kept comes nearest to the one asked.",
     ]
     for group in dict.fromkeys(line["group"] for line in lines):
         head = [group, "kept", "both forms", "difference", "open", "multiple choice", "by likelihood", "setting"]
