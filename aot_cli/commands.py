@@ -112,8 +112,8 @@ COMMANDS = {
         "models × settings × benchmarks, resumable",
         "Run models under settings on lmms-eval's tasks, and resume.",
         (
-            "aot eval tiny                        the embedded model: two minutes, no GPU",
-            "aot eval main-ov --nproc_per_node 8  a published table, on eight GPUs",
+            "aot eval tiny                         the embedded model: two minutes, no GPU",
+            "aot eval main-ov --nproc_per_node 8   a published table, on eight GPUs",
             "aot eval main-ov --embedded --limit 2 --pages tables     its rows on the CPU",
             "aot eval --name ov --model llava_onevision_aot --model-path CHECKPOINT \\",
             "    --args max_frames_num=32 --tasks videomme --retention 25% 10%",

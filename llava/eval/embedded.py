@@ -9,7 +9,7 @@ from typing import Any
 from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, sweep_from
 from llava.utils import shipped
 
-ROOT = Path(__file__).resolve().parents[3]
+ROOT = Path(__file__).resolve().parents[2]
 TASKS = (Task("aot_clips_open"), Task("aot_clips_choice"))
 TOWER_TOKENS = 729  # a frame of the towers that the published anchor counts were chosen for
 _FRAMES = re.compile(r"\b(\d+) frames\b")
