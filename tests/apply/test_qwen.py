@@ -374,6 +374,17 @@ def test_a_new_video_in_a_later_turn(family):
             new_ids(model, {**later, "input_ids": whole["input_ids"]}, **cache)
 
 
+def test_an_image_in_a_later_turn(family):
+    model = make(family)
+    parts, more = PROMPTS["video"], (30, image(4, 6), 31, 32)
+    first, later, whole = batch(family, parts), batch(family, more), batch(family, parts + more)
+    aot.apply(model, 0.2)
+    cache = {CACHE: model(**first, use_cache=True)[CACHE]}
+    later["attention_mask"] = whole["attention_mask"]
+    found = model(**later, **cache).logits
+    torch.testing.assert_close(found, model(**whole).logits[:, -found.shape[1] :], **CLOSE)
+
+
 def test_what_cannot_work_is_refused(family):
     model, inputs = make(family), batch(family, PROMPTS["image and video"])
     aot.apply(model, 0.2)

@@ -275,8 +275,7 @@ def test_console_script(capsys, tmp_path):
 
 def test_module_in_a_process_of_its_own(base):
     command = [sys.executable, "-m", "llava.serve.cli", *base, "--question", "What moves?", "--json"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, **pipes) as good, subprocess.Popen([*command, "--retention", "7"], **pipes) as bad:
-        said, (nothing, reason) = good.communicate(timeout=120)[0], bad.communicate(timeout=120)
-    assert good.returncode == 0 and json.loads(said)["tokens"]["after"]["visual"] == 28
-    assert bad.returncode == 1 and nothing == "" and len(reason.strip().splitlines()) == 1
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0 and json.loads(done.stdout)["tokens"]["after"]["visual"] == 28
+    failed = subprocess.run([*command, "--retention", "7"], capture_output=True, text=True, timeout=120)
+    assert failed.returncode == 1 and failed.stdout == "" and len(failed.stderr.strip().splitlines()) == 1
