@@ -2,6 +2,8 @@
 
 import torch
 
+RESAMPLES = 10_000
+
 
 def unit(tokens: torch.Tensor) -> torch.Tensor:
     """Tokens (n, D) scaled to length 1, float64; a zero stays zero."""
@@ -49,9 +51,9 @@ def rebuilding_error(tokens: torch.Tensor, kept: torch.Tensor, neighbours: int =
     return left / float((tokens - tokens.mean(0)).square().sum())
 
 
-def interval(values: torch.Tensor, *, resamples: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+def interval(values: torch.Tensor) -> tuple[float, float, float]:
     """Mean of one value a clip (n,), and its 95 % percentile interval when clips are drawn anew."""
     values = values.double()
-    draws = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(seed))
+    draws = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(0))
     low, high = values[draws].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return float(values.mean()), low, high

@@ -147,7 +147,7 @@ class ChatSession:
         if above is not None and self.sampling.num_frames > above and can_stream(self.compression):
             with self.open_video(path, progress=decoding) as frames:
                 if len(frames.times) > above:
-                    return self._compress_while_decoding(path, frames, started)
+                    return self._compress_while_decoding(path, frames)
         video = load_video(path, progress=decoding, **self._frame_choice())
         decode_ms = 1e3 * (time.perf_counter() - started)
         if progress:
@@ -166,26 +166,23 @@ class ChatSession:
 
     @torch.inference_mode()
     def _encode(self, path: str, video: Video, decode_ms: float) -> Loaded:
-        started = time.perf_counter()
         # attention is captured even while compression is off: /retention may turn it on for this video
         self.model.config.aot = self._base
         pixels = self.image_processor.resize(video.frames)
         features = self.model.encode_video(pixels.to(self.model.device))
-        return self._loaded(path, video, features, started, decode=decode_ms)
+        return self._loaded(path, video, features, decode=decode_ms)
 
     @torch.inference_mode()
-    def _compress_while_decoding(self, path: str, frames: FrameStream, started: float) -> Loaded:
+    def _compress_while_decoding(self, path: str, frames: FrameStream) -> Loaded:
         self.model.config.aot = self.compression
         pinned = self.model.device.type == "cuda"
         with Prefetcher(pixel_chunks(frames, self.image_processor), frames.stop, pinned=pinned) as chunks:
             compressed = compress_stream(self.model, chunks)
         spent = self.model.last_timing
-        return self._loaded(path, frames, compressed, started, decode=spent["wait"], compress=spent["compress"])
+        return self._loaded(path, frames, compressed, decode=spent["wait"], compress=spent["compress"])
 
-    def _loaded(self, path: str, video: Video | FrameStream, features, started: float, **timings: float) -> Loaded:
-        spent = self.model.last_timing
-        timings |= {"tower": spent["tower"], "projector": spent["projector"]}
-        timings["encode"] = 1e3 * (time.perf_counter() - started)
+    def _loaded(self, path: str, video: Video | FrameStream, features, **timings: float) -> Loaded:
+        timings["tower"] = self.model.last_timing["tower"]
         return Loaded(path, video, features, Tokens(*self.model.uncompressed_count(len(video.times))), timings)
 
     # the compression

@@ -233,6 +233,7 @@ class LlavaMetaForCausalLM:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         if past_key_values is not None and input_ids.shape[1] == 1:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        # the tokens of each entry
         self.reset_statistics()
         if isinstance(images, torch.Tensor) and images.ndim == 4:
             if "video" in ([modalities] if isinstance(modalities, str) else modalities):
@@ -241,6 +242,7 @@ class LlavaMetaForCausalLM:
         else:
             entries = list(images)
             visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes)
+        # in the place of the marks, rows of one length
         rows = self._splice(input_ids, attention_mask, labels, visual, self.get_model().embed_tokens)
         for video in self.last_compression:
             video.check()  # the splice has waited for the device
@@ -255,14 +257,8 @@ class LlavaMetaForCausalLM:
             mask = mask.to(attention_mask.dtype)
         elif len({len(row) for row, _ in rows}) == 1:
             mask = None
-        return (
-            None,
-            None if position_ids is None else places,
-            mask,
-            past_key_values,
-            embeds,
-            None if labels is None else new_labels,
-        )
+        position_ids = None if position_ids is None else places
+        return None, position_ids, mask, past_key_values, embeds, None if labels is None else new_labels
 
     def _droppable(self, visual: list[torch.Tensor]) -> list[torch.Tensor]:
         """(S, 1) float of each visual entry, 1 at the tokens of videos; newlines and images are never dropped."""
