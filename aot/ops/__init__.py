@@ -13,6 +13,7 @@ from .inter_frame import merge_clips
 from .pair_cost import pair_cost
 from .received_attention import received_attention
 from .sinkhorn import STOPS, sinkhorn
+from .sketch import sketch
 from .softmax_plan import softmax_plan
 from .temporal_change import temporal_change
 
@@ -26,6 +27,7 @@ __all__ = [
     "pair_cost",
     "received_attention",
     "sinkhorn",
+    "sketch",
     "softmax_plan",
     "temporal_change",
     "use_triton",
