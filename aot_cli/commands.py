@@ -142,11 +142,22 @@ COMMANDS = {
     ),
     "train": Command(
         "models and shell",
+        "llava.train.train",
+        "train a model on conversations about videos",
+        "Train a LLaVA model on conversations with images and videos; also takes transformers' TrainingArguments.",
+        (
+            "aot train --data_path data.json --video_folder clips --retention 10% --output_dir runs/mine",
+            "bash scripts/finetune.sh     the same, on all GPUs",
+        ),
+        passes_on=True,
+    ),
+    "train-tiny": Command(
+        "models and shell",
         "aot_tiny.training.train",
         "train a stage of the embedded model",
         "Train the embedded model, one stage a call; called again, it goes on.",
         (
-            "aot train --stage tower --init checkpoints/aot-tiny --output runs/film/tower",
+            "aot train-tiny --stage tower --init checkpoints/aot-tiny --output runs/film/tower",
             "bash scripts/train_tiny.sh     all stages, one after another",
         ),
     ),

@@ -9,6 +9,8 @@ RENAMED = {
     "methods": ("exam", "methods", "--page", "docs/results.md"),
     "exam-report": ("exam", "--report"),
 }
+# a command under an option that it alone had
+OPTION_OF = {("train", "--stage"): "train-tiny"}
 # options by the command of today and, where that differs, by the one they were typed with
 OPTIONS = {
     "eval": {
@@ -25,6 +27,10 @@ OPTIONS = {
 def renamed(words: list[str]) -> list[str]:
     """The words of today for a command line; what is of the release before is told in a sentence."""
     typed, rest = words[0], words[1:]
+    for (command, option), now in OPTION_OF.items():
+        if typed == command and any(word.partition("=")[0] == option for word in rest):
+            _tell(f"aot {typed} {option}", f"aot {now} {option}")
+            return [now, *rest]
     command = list(RENAMED.get(typed, (typed,)))
     if typed in RENAMED:
         _tell(f"aot {typed}", f"aot {' '.join(command)}")

@@ -10,6 +10,7 @@ from safetensors import SafetensorError
 
 from aot import AOTConfig
 from aot.deprecated import renamed_keyword
+from llava.model.adapter import adapter_folder, merge_adapter
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
 from llava.model.loading import CheckpointError, check_fit
@@ -40,6 +41,7 @@ def load_pretrained_model(
 ):
     """Loads a SigLIP + Qwen2 checkpoint in LLaVA-NeXT's layout from a folder or the hub.
 
+    model_base: of a LoRA adapter in model_path the whole checkpoint that it was trained on; it is merged in.
     model_name plays no part: config.json says what the checkpoint is. device_map: "auto", a device or
     transformers' map; "auto" is the GPU where there is one. torch_dtype: "float16" (float32 on CPU),
     "bfloat16", "float32" or "auto". attn_implementation: "flash_attention_2" becomes "sdpa" where flash-attn
@@ -53,7 +55,8 @@ def load_pretrained_model(
     for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, ValueError for a tower_mode that
     cannot be had here, TypeError for unknown arguments.
     """
-    _check_offered(kwargs, few_bits=load_8bit or load_4bit, base=model_base)
+    _check_offered(kwargs, few_bits=load_8bit or load_4bit)
+    adapter, model_path = (None, model_path) if model_base is None else (adapter_folder(model_path), model_base)
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     # what the checkpoint is, before anything large is fetched or loaded
     config = model_config(model_path, read_settings(model_path, **hub))
@@ -72,6 +75,8 @@ def load_pretrained_model(
             attn_implementation=_attention(attn_implementation, device, dtype),
             **({"device_map": placed} if placed is not None else {}),
         )
+        if adapter is not None:
+            model = merge_adapter(model, adapter)
     # where and how it runs
     if placed is None:
         model.to(device)
@@ -82,14 +87,12 @@ def load_pretrained_model(
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
 
 
-def _check_offered(arguments: Mapping, *, few_bits: bool, base: str | None) -> None:
+def _check_offered(arguments: Mapping, *, few_bits: bool) -> None:
     unknown = set(arguments) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
     if unknown:
         raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
     if few_bits:
         raise ValueError("8-bit and 4-bit loading is not offered; load with torch_dtype='bfloat16'.")
-    if base is not None:
-        raise ValueError("model_base is not offered; merge the adapter into a full checkpoint and load that.")
 
 
 def context_length(config) -> int:

@@ -110,7 +110,7 @@ class LlavaMetaForCausalLM:
         return VideoStream(settings, pool=pool, newline=newline, newline_position=position)
 
     def _video_tokens(
-        self, video: VideoFeatures, *, trace: bool = False
+        self, video: VideoFeatures, *, trace: bool = False, retention: float | None = None
     ) -> tuple[torch.Tensor, CompressedVideo | None]:
         if isinstance(video, CompressedVideo):  # compressed while it was read
             self.last_compression.append(video)
@@ -122,6 +122,8 @@ class LlavaMetaForCausalLM:
             height, width = pooled_grid(video.grid, pool)
             pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, (height, width))
             return arrange_video(pooled, newline, position=position), None
+        if retention is not None:
+            settings = settings.replace(retention=retention)
         with self.last_timing.stage("compress", video.features.device):
             result = compress_video(video, settings, pool=pool, newline=newline, newline_position=position, trace=trace)
         self.last_compression.append(result)
@@ -157,7 +159,7 @@ class LlavaMetaForCausalLM:
             video = VideoFeatures(self.encode_images(together), (tower.num_patches_per_side,) * 2)
         return video.split([len(one) for one in pixels])
 
-    def _visual_tokens(self, images, modalities: list[str], image_sizes) -> list[torch.Tensor]:
+    def _visual_tokens(self, images, modalities: list[str], image_sizes, retentions=None) -> list[torch.Tensor]:
         """Tokens (S, D) of every entry of images; videos are compressed one by one, images never."""
         images = [self._streamed(x, kind) for x, kind in zip(images, modalities, strict=True)]
         entries = [x[None] if isinstance(x, torch.Tensor) and x.ndim == 3 else x for x in images]
@@ -169,7 +171,8 @@ class LlavaMetaForCausalLM:
         features = dict(enumerate(entries))
         if videos:
             features |= zip(videos, self._encode_videos([entries[i] for i in videos]), strict=True)
-        tokens = {i: self._video_tokens(features[i])[0] for i in features if i not in stills}
+        shares = [None] * len(entries) if retentions is None else retentions
+        tokens = {i: self._video_tokens(features[i], retention=shares[i])[0] for i in features if i not in stills}
         if stills:
             encoded = self.encode_images(torch.cat([entries[i] for i in stills]))
             for i, tiles in zip(stills, encoded.split([len(entries[i]) for i in stills]), strict=True):
@@ -211,6 +214,7 @@ class LlavaMetaForCausalLM:
         images,
         modalities: list[str] | str = ("image",),
         image_sizes=None,
+        retentions: list[float | None] | None = None,
     ):
         """Input embeddings with the visual tokens in the place of the <image> marks.
 
@@ -218,7 +222,8 @@ class LlavaMetaForCausalLM:
         pixels (3, S, S) or (F, 3, S, S), a `VideoFeatures`, a `CompressedVideo`, or an iterator of chunks of a
         video's pixels (compressed while they come, see `compress_stream`), one per mark; or a (n, 3, S, S) tensor
         of n whole images (flat, no newline). modalities: "image" or "video" per entry, a string for all; entries
-        past its end are images. image_sizes: (width, height) per entry, for images in several tiles.
+        past its end are images. image_sizes: (width, height) per entry, for images in several tiles. retentions: per
+        entry, in the place of that of ``config.aot``.
 
         Returns (None, position_ids, attention_mask, past_key_values, embeds (B, L', D), labels); what was
         None stays None, except for a mask where rows had to be padded. Without images the inputs come back
@@ -241,7 +246,7 @@ class LlavaMetaForCausalLM:
             visual = list(self.encode_images(images))
         else:
             entries = list(images)
-            visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes)
+            visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes, retentions)
         # in the place of the marks, rows of one length
         rows = self._splice(input_ids, attention_mask, labels, visual, self.get_model().embed_tokens)
         for video in self.last_compression:

@@ -24,8 +24,8 @@ def refusal(path) -> str:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (["adapter_config.json", "adapter_model.safetensors"], ["LoRA adapter (adapter_config.json)", "merge"]),
-        (["adapter_model.bin"], ["LoRA adapter", "safetensors"]),
+        (["adapter_config.json", "adapter_model.safetensors"], ["LoRA adapter (adapter_config.json)", "model_base"]),
+        (["adapter_model.bin"], ["LoRA adapter", "merge"]),
         (["config.json", "non_lora_trainables.bin"], ["LoRA adapter (non_lora_trainables.bin)", "merge"]),
         (["config.json", "mm_projector.bin"], ["projector alone (mm_projector.bin)", "whole checkpoint"]),
         (["global_step100", "zero_to_fp32.py"], ["training run in shards (global_step100)", "zero_to_fp32.py . OUT"]),
