@@ -54,17 +54,23 @@ def compress(
     if extras is not None and not isinstance(extras, Mapping):
         raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
     check_newline_position(newline_position)
+    # what decides passes no gradient on
+    deciding = {**(extras or {}), "shallow": shallow, "deep": deep, "before": before}
+    held = {
+        name: values.detach() if isinstance(values, torch.Tensor) and values.requires_grad else values
+        for name, values in deciding.items()
+    }
     video = VideoTokens(
         features=features,
-        shallow=detached(shallow),
-        deep=detached(deep),
+        shallow=held.pop("shallow"),
+        deep=held.pop("deep"),
+        before=held.pop("before"),
         grid=check_grid(features.shape[1], grid),
         pool=pool,
         clips=None if clips is None else check_clips(clips, features.shape[0]),
         newline=newline,
         newline_position=newline_position,
-        extras={name: detached(values) for name, values in (extras or {}).items()},
-        before=detached(before),
+        extras=held,
         trace=trace,
     )
     method = METHODS[config.method]
@@ -76,11 +82,6 @@ def compress(
     kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass)
     lengths, seen = selection.clips or video.clips, selection.trace if trace else None
     return CompressedVideo(*kept, video.pooled_grid, video.frames, lengths, config, seen, video.usable)
-
-
-def detached(values: torch.Tensor | None) -> torch.Tensor | None:
-    """The same values, through which no gradient flows."""
-    return values.detach() if isinstance(values, torch.Tensor) and values.requires_grad else values
 
 
 def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:

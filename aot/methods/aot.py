@@ -97,13 +97,15 @@ def compress_clips(
     )
     # 2. cost (C, n, n): (1 - cos) + spatial_weight · distance + temporal_weight · frames apart; a token of another time
     # says what there is, and leaves open whether it still is; wide tokens are compared by sketches
-    sketched = sketch(video.pooled, config.cost_channels)
+    compared, before = video.pooled, video.pooled_before
+    if compared.shape[-1] >= 2 * config.cost_channels:
+        compared = sketch(compared, config.cost_channels)
+        before = None if before is None else sketch(before, config.cost_channels)
     weights = {"spatial_weight": config.spatial_weight, "temporal_weight": config.temporal_weight}
-    cost = pair_cost(sketched, layout.start_frame, longest, grid=video.pooled_grid, backend=config.backend, **weights)
+    cost = pair_cost(compared, layout.start_frame, longest, grid=video.pooled_grid, backend=config.backend, **weights)
     max_cost = 2 + 2**0.5 * config.spatial_weight + (longest - 1) * config.temporal_weight
     # 3. choice: a token weighs attention^a · change^c, by the shallow layer as local anchor, by the deep one as global
-    before = None if video.pooled_before is None else sketch(video.pooled_before, config.cost_channels)
-    change = temporal_change(sketched, before, backend=config.backend)
+    change = temporal_change(compared, before, backend=config.backend)
     moved = change.clamp_min(1e-6) ** config.change_power  # the floor keeps the order of attention where nothing moves
     local_weight, global_weight = relative_importance(video.pooled_importance) ** config.attention_power * moved
     local = select_local(cost, local_weight, layout, max_cost, config)

@@ -8,13 +8,11 @@ import torch
 def sketch(tokens: torch.Tensor, channels: int) -> torch.Tensor:
     """Sums of every `channels`-th channel with random signs, (..., channels) float32: a count sketch.
 
-    tokens: (..., D) of any float dtype. Tokens of less than twice as many channels are returned as they are. On
-    average the squared distance of two sketches is that of the tokens. Its standard deviation is about √(2 / channels)
-    of it, a sixteenth at 512 (Weinberger et al., *Feature Hashing for Large Scale Multitask Learning*, ICML 2009).
+    tokens: (..., D) of any float dtype, D at least twice the channels. On average the squared distance of two sketches
+    is that of the tokens. Its standard deviation is about √(2 / channels) of it, a sixteenth at 512 (Weinberger et al.,
+    *Feature Hashing for Large Scale Multitask Learning*, ICML 2009).
     """
     width = tokens.shape[-1]
-    if width < 2 * channels:
-        return tokens
     sign = signs(width, tokens.device)
     sums = tokens[..., :channels].float() * sign[:channels]
     for start in range(channels, width, channels):

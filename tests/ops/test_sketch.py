@@ -13,7 +13,6 @@ def test_by_hand():
     token = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
     expected = [sign[0] + 3 * sign[2] + 5 * sign[4], 2 * sign[1] + 4 * sign[3]]
     assert sketch(token, 2)[0].tolist() == [float(x) for x in expected]
-    assert sketch(token, 3) is token  # five are less than twice three
 
 
 def test_signs_are_those_of_the_published_hash():
