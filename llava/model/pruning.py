@@ -174,18 +174,18 @@ def first_pass(
     places = torch.arange(length, device=embeds.device).expand(batch, -1)
     positions = places if position_ids is None else position_ids.expand(batch, -1)
     spans = [Span(0, places, valid, all(count == length for count in tokens))]
-    hidden, looked = embeds, None
+    hidden = embeds
     for step, (depth, look) in enumerate([*depths, (layers, None)]):
         span = spans[-1]
         here = positions.gather(1, span.places)
         rotary = model.rotary_emb(hidden, here)
         mask = attention_mask_for(model.config, span.valid, hidden, full=span.full)
         for layer in range(span.first, depth):
-            looked = hidden if layer == look else looked
+            into_last = hidden
             hidden = _run(model.layers[layer], hidden, mask, here, rotary, cache, kwargs)
         if depth == layers:
             break
-        looked = hidden if look == depth else looked
+        looked = hidden if look == depth else into_last  # what goes into the next layer, or went into the last one
         role = roles.gather(1, span.places)
         score = attention_of_query(model.layers[look], looked, rotary, role == Role.QUERY, span.valid)
         keeps = [row[step].keep if row else 0 for row in stages]
@@ -312,7 +312,6 @@ def _run(layer, hidden, mask, positions, rotary, cache, kwargs) -> torch.Tensor:
         hidden,
         attention_mask=mask,
         position_ids=positions,
-        use_cache=cache is not None,
         position_embeddings=rotary,
         **{CACHE: cache},
         **kwargs,
