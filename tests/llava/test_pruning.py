@@ -9,7 +9,7 @@ from transformers import DynamicCache
 from aot import AOTConfig
 from aot.methods.in_llm import prune_stages
 from llava.eval.lmms.measure import Measure
-from llava.model.pruning import Role, _check_plain, attention_mask_for, choose, roles_of
+from llava.model.pruning import Role, _check_plain, attention_mask_for, attention_of_query, choose, roles_of
 
 LAYERS, VISUAL = 6, 6 * 36
 GREEDY = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": None}
@@ -276,6 +276,17 @@ def test_other_instances_stay_as_they_are(deep_model, make_model, video):
     assert torch.equal(other(IDS, images=[video], modalities=["video"]).logits, plain)
     deep_model.config.aot = None
     assert torch.equal(deep_model(IDS, images=[video], modalities=["video"]).logits, plain)
+
+
+def test_a_query_attends_to_no_later_token(deep_model):
+    deep_model.set_attn_implementation("eager")  # gives its weights
+    layer, hidden = deep_model.model.layers[0], torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    rotary = deep_model.model.rotary_emb(hidden, torch.arange(9)[None])
+    query = torch.arange(9) == torch.tensor([[4], [8]])
+    score = attention_of_query(layer, hidden, rotary, query, torch.ones_like(query))
+    states, mask = layer.input_layernorm(hidden), visible(torch.ones(9, dtype=torch.bool))
+    weights = layer.self_attn(states, position_embeddings=rotary, attention_mask=mask)[1].mean(1)
+    torch.testing.assert_close(score, weights[[0, 1], [4, 8]])
 
 
 def test_roles_by_hand():
