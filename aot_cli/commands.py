@@ -144,9 +144,9 @@ COMMANDS = {
         "models and shell",
         "llava.train.train",
         "train a model on conversations about videos",
-        "Train a LLaVA model on conversations with images and videos; also takes transformers' TrainingArguments.",
+        "Train on LLaVA's conversations; also takes all of TrainingArguments.",
         (
-            "aot train --data_path data.json --video_folder clips --retention 10% --output_dir runs/mine",
+            "aot train --data_path data.json --retention 10% --output_dir runs/mine",
             "bash scripts/finetune.sh     the same, on all GPUs",
         ),
         passes_on=True,
@@ -157,7 +157,7 @@ COMMANDS = {
         "train a stage of the embedded model",
         "Train the embedded model, one stage a call; called again, it goes on.",
         (
-            "aot train-tiny --stage tower --init checkpoints/aot-tiny --output runs/film/tower",
+            "aot train-tiny --stage tower --output runs/film/tower",
             "bash scripts/train_tiny.sh     all stages, one after another",
         ),
     ),

@@ -5,6 +5,7 @@ whose folder holds checkpoints goes on from the last one. What comes out is a ch
 loads, whole or as an adapter of `model_base`.
 """
 
+import argparse
 import dataclasses
 import json
 import sys
@@ -26,6 +27,20 @@ from llava.train.data import Collator, Conversations
 
 ADAPTED = r"model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"  # all linear layers of the language model
 SKIPPED = "skipped.json"
+SHOWN = {  # in the help; docs/training.md has all
+    "model_name_or_path": "checkpoint to start from",
+    "mm_tunable_parts": "which of " + ", ".join(PARTS),
+    "lora_enable": "True: adapters in the language model",
+    "lora_merge": "True: write them merged in",
+    "retention": "share of visual tokens kept, or two to draw between",
+    "data_path": "conversations as JSON, or a YAML mixture",
+    "image_folder": "where the data's images lie",
+    "video_folder": "where the data's videos lie",
+    "frames_upbound": "most frames of a video",
+    "max_unreadable": "share of unreadable samples that ends the run",
+    "group_by_modality_length": "True: samples of like length together",
+    "output_dir": "the run's folder; called again, it goes on",
+}
 
 
 class LlavaTrainer(Trainer):
@@ -175,14 +190,13 @@ def report_skipped(trainer: LlavaTrainer, folder: Path) -> None:
 
 
 def add_options(parser: Parser) -> None:
-    """Our options and LLaVA-NeXT's, for the help; `execute` reads the line anew, with transformers' own."""
-    inherited = {field.name for field in dataclasses.fields(TrainArguments.__base__)}
-    for title, kind in (("model", ModelArguments), ("data", DataArguments), ("training", TrainArguments)):
-        group = parser.add_argument_group(title)
+    """Our options and LLaVA-NeXT's, the common ones in the help; `execute` reads the line anew."""
+    inherited = {field.name for field in dataclasses.fields(TrainArguments.__base__)} - {"output_dir"}
+    for kind in (ModelArguments, DataArguments, TrainArguments):
         for field in dataclasses.fields(kind):
-            if field.name not in inherited or field.name == "output_dir":
-                told = field.metadata.get("help", "").replace("%", "%%")
-                group.add_argument(f"--{field.name}", nargs="*", metavar="X", default=[], help=told)
+            if field.name not in inherited:
+                told = SHOWN.get(field.name, argparse.SUPPRESS)
+                parser.add_argument(f"--{field.name}", nargs="*", metavar="X", default=[], help=told)
 
 
 def execute(options) -> int:
