@@ -7,7 +7,6 @@ process on one thread. The last line is JSON. Counts are checked before any time
 default takes more than --times-evs of EVS or is above FlashVID.
 """
 
-import argparse
 import json
 import sys
 
@@ -15,8 +14,7 @@ import torch
 
 from aot import AOTConfig, compress, method_names
 from aot.registry import get_method
-
-from .measure import circumstances, seconds_in_turn
+from benchmarks.measure import WrongResult, check, environment, make_parser, save, seconds_in_turn
 
 CPU = torch.device("cpu")
 GRID = (14, 14)
@@ -36,11 +34,10 @@ def make_inputs(frames: int, width: int) -> dict[str, torch.Tensor]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, repeats=5)
     parser.add_argument("--frames", type=int, default=32)
     parser.add_argument("--width", type=int, default=3584)
     parser.add_argument("--retention", type=float, default=0.1)
-    parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--methods", nargs="*", help="default: all that act before the language model")
     parser.add_argument("--times-evs", type=float, default=2.0, help="most that the default may take of EVS's time")
     options = parser.parse_args()
@@ -59,8 +56,12 @@ def main() -> int:
                 inputs["features"], inputs["shallow"], inputs["deep"], config, pool=None, grid=GRID, extras=extras
             )
 
-        if work(0).num_visual != config.budget(options.frames, GRID[0] * GRID[1]):
-            sys.exit(f"{name} gives a wrong count; no time is reported.")
+        try:
+            check(
+                work(0).num_visual == config.budget(options.frames, GRID[0] * GRID[1]), f"the count of {name} is wrong"
+            )
+        except WrongResult as reason:
+            sys.exit(f"{reason}; no time is reported.")
         works[name] = work
     times = seconds_in_turn(works, CPU, repeats=options.repeats)
     print(f"{'method':10} {'ms':>8} {'/ evs':>7} {'aot /':>7}")
@@ -69,7 +70,9 @@ def main() -> int:
     ratios = {name: round(times["aot"] / times[name], 3) for name in ("evs", "flashvid")}
     milliseconds = {name: round(time * 1e3, 2) for name, time in times.items()}
     shape = {"frames": options.frames, "grid": GRID, "width": options.width, "retention": options.retention}
-    print(json.dumps({"benchmark": "methods", **circumstances(CPU), **shape, "ms": milliseconds, "aot_over": ratios}))
+    result = {"benchmark": "methods", **environment(CPU), **shape, "ms": milliseconds, "aot_over": ratios}
+    save(result, options.output)
+    print(json.dumps(result))
     return 0 if ratios["evs"] <= options.times_evs and ratios["flashvid"] <= 1 else 1
 
 
