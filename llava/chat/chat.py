@@ -20,18 +20,20 @@ from llava.model.long_video import STREAM_ABOVE
 HELP = """\
 /retention R   keep this share of the visual tokens from now on, such as 0.1 or 10%
 /video PATH    look at another video, or a folder of frames, and start afresh
+/image PATH    look at an image too, in front of the video, and start afresh; alone: forget the images
 /clear         forget the questions and answers so far
 /stats         what every answer so far has cost
 /help          this list
 /exit          leave (or Ctrl-D); exit and quit alone do as well"""
 WORDS = {"exit": "/exit", "quit": "/exit", "/quit": "/exit", "help": "/help", "?": "/help"}  # what people type as well
-COMMANDS = ["/retention", "/video", "/clear", "/stats", "/help", "/exit"]
+COMMANDS = ["/retention", "/video", "/image", "/clear", "/stats", "/help", "/exit"]
 
 
 def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("video", nargs="?", metavar="VIDEO", help="video file, or folder of .png/.jpg frames")
     add("--video-file", metavar="VIDEO", help=argparse.SUPPRESS)
+    add("--image-file", nargs="+", default=[], metavar="IMAGE", help="images to look at, with a video or without one")
     add("--question", metavar="TEXT", help="ask this once and leave")
     add("--json", action="store_true", help="with --question: print one JSON object, no more")
     add("--compare", action="store_true", help="answer every question at 100 %% as well")
@@ -61,6 +63,8 @@ def run(options, terminal: Terminal) -> int:
         terminal.note(session.prompt_style.note)
     if path := video_path(options):
         chat.show_video(path, quiet=options.json)
+    for path in options.image_file:
+        chat.show_image(path, quiet=options.json)
     if options.question is None:
         return chat.run()
     if options.json:
@@ -76,13 +80,16 @@ def check_options(options: argparse.Namespace) -> None:
         raise ChatError("--json prints one answer and needs --question.")
     if options.video and options.video_file:
         raise ChatError("The video is named twice; leave out --video-file.")
-    if options.question is not None and not video_path(options):
+    if options.question is not None and not video_path(options) and not options.image_file:
         raise ChatError("--question needs a video to look at; name one, as in: aot chat clip.mp4 --question TEXT.")
     if options.stream_above < 1:
         raise ChatError("--stream-above must be at least 1 frame.")
     path = video_path(options)
     if path and not Path(path).exists():
         raise ChatError(f"There is no video at {path}; check the path.")
+    for path in options.image_file:
+        if not Path(path).is_file():
+            raise ChatError(f"There is no image at {path}; check the path.")
 
 
 def video_path(options: argparse.Namespace) -> str | None:
@@ -143,6 +150,8 @@ class Chat:
             self.retention(argument)
         elif command == "/video":
             self.video(argument)
+        elif command == "/image":
+            self.image(argument)
         elif command == "/clear":
             self.clear()
         elif command == "/stats":
@@ -207,6 +216,21 @@ class Chat:
             if before is None or not self.terminal.interactive:
                 raise
             raise ChatError(f"{error} The chat stays with {before.path}.") from error
+
+    def image(self, path: str) -> None:
+        """/image PATH, or /image alone."""
+        if path:
+            self.show_image(path)
+            return
+        self.terminal.note(f"Forgot {len(self.session.images)} images.")
+        self.session.images.clear()
+        self.session.forget()
+
+    def show_image(self, path: str, *, quiet: bool = False) -> None:
+        """Puts an image into the conversation."""
+        picture = self.session.add_image(path)
+        if not quiet:
+            self.terminal.note(f"{path}: {picture.size[0]}x{picture.size[1]}, {picture.tokens} tokens")
 
     def show_video(self, path: str, *, quiet: bool = False) -> None:
         """Loads a video behind a progress bar."""
