@@ -20,6 +20,7 @@ def stats(answer: Answer) -> list[str]:
     newlines = f" (+{answer.after.newline} newline)" if answer.after.newline else ""
     return [
         frames(answer.frames),
+        *([f"images {answer.image_tokens} tokens"] if answer.image_tokens else []),
         f"{answer.before.visual} → {answer.after.visual} tokens{newlines}",
         f"retention {100 * answer.retention:.3g} %",
         f"decode {times['decode']:.0f} ms",
@@ -33,6 +34,15 @@ def stats(answer: Answer) -> list[str]:
 def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
     """Everything about one answer, in plain JSON values."""
     loaded = session.loaded
+    video = loaded and {
+        "path": loaded.path,
+        "frames": len(loaded.video.times),
+        "streamed": loaded.streamed,
+        "times_s": [round(float(time), 3) for time in loaded.video.times],
+        "duration_s": round(loaded.video.duration, 3),
+        "decoder": loaded.video.decoder,
+    }
+    images = [{"path": image.path, "size": list(image.size), "tokens": image.tokens} for image in session.images]
     return {
         "question": answer.question,
         "answer": answer.text,
@@ -43,14 +53,8 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
             "tower_dtype": str(session.model.get_vision_tower().dtype),
         },
         "note": session.prompt_style.note,
-        "video": {
-            "path": loaded.path,
-            "frames": len(loaded.video.times),
-            "streamed": loaded.streamed,
-            "times_s": [round(float(time), 3) for time in loaded.video.times],
-            "duration_s": round(loaded.video.duration, 3),
-            "decoder": loaded.video.decoder,
-        },
+        "video": video,
+        **({"images": images} if images else {}),
         **cost(answer),
         "versions": versions(),
     }

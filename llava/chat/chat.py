@@ -14,18 +14,20 @@ from llava.model.long_video import STREAM_ABOVE
 HELP = """\
 /retention R   keep this share of the visual tokens from now on, such as 0.1 or 10%
 /video PATH    look at another video, or a folder of frames, and start afresh
+/image PATH    look at an image too, in front of the video, and start afresh; alone: forget the images
 /clear         forget the questions and answers so far
 /stats         what every answer so far has cost
 /help          this list
 /exit          leave (or Ctrl-D); exit and quit alone do as well"""
 WORDS = {"exit": "/exit", "quit": "/exit", "/quit": "/exit", "help": "/help", "?": "/help"}  # what people type as well
-COMMANDS = ["/retention", "/video", "/clear", "/stats", "/help", "/exit"]
+COMMANDS = ["/retention", "/video", "/image", "/clear", "/stats", "/help", "/exit"]
 
 
 def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("video", nargs="?", metavar="VIDEO", help="video file, or folder of .png/.jpg frames")
     add("--video-file", metavar="VIDEO", help=argparse.SUPPRESS)
+    add("--image-file", nargs="+", default=[], metavar="IMAGE", help="images to look at, with a video or without one")
     add("--question", metavar="TEXT", help="ask this once and leave")
     add("--json", action="store_true", help="with --question: print one JSON object, no more")
     add("--compare", action="store_true", help="answer every question at 100 %% as well")
@@ -44,6 +46,8 @@ def execute(options, terminal: Terminal) -> int:
     chat = Chat(session, terminal, compare=options.compare)
     if path:
         chat.show_video(path, quiet=options.json)
+    for path in options.image_file:
+        chat.show_image(path, quiet=options.json)
     if options.question is None:
         return chat.run()
     if options.json:
@@ -59,12 +63,15 @@ def check_options(options: argparse.Namespace, path: str | None) -> None:
         raise ChatError("--json prints one answer and needs --question.")
     if options.video and options.video_file:
         raise ChatError("The video is named twice; leave out --video-file.")
-    if options.question is not None and not path:
+    if options.question is not None and not path and not options.image_file:
         raise ChatError("--question needs a video to look at; name one, as in: aot chat clip.mp4 --question TEXT.")
     if options.stream_above < 1:
         raise ChatError("--stream-above must be at least 1 frame.")
     if path and not Path(path).exists():
         raise ChatError(f"There is no video at {path}; check the path.")
+    for path in options.image_file:
+        if not Path(path).is_file():
+            raise ChatError(f"There is no image at {path}; check the path.")
 
 
 def _one_json(session: ChatSession, options) -> dict:
@@ -120,6 +127,8 @@ class Chat:
                 self.retention(argument.strip())
             case "/video":
                 self.video(argument.strip())
+            case "/image":
+                self.image(argument.strip())
             case "/clear":
                 self.clear()
             case "/stats":
@@ -181,6 +190,21 @@ class Chat:
             if before is None or not self.terminal.interactive:
                 raise
             raise ChatError(f"{error} The chat stays with {before.path}.") from error
+
+    def image(self, path: str) -> None:
+        """/image PATH, or /image alone."""
+        if path:
+            self.show_image(path)
+            return
+        self.terminal.note(f"Forgot {len(self.session.images)} images.")
+        self.session.images.clear()
+        self.session.forget()
+
+    def show_image(self, path: str, *, quiet: bool = False) -> None:
+        """Puts an image into the conversation."""
+        picture = self.session.add_image(path)
+        if not quiet:
+            self.terminal.note(f"{path}: {picture.size[0]}x{picture.size[1]}, {picture.tokens} tokens")
 
     def show_video(self, path: str, *, quiet: bool = False) -> None:
         """Loads a video behind a progress bar."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+from PIL import Image, UnidentifiedImageError
 
 from aot import AOTConfig, AOTError, CompressedVideo
 from aot.deprecated import renamed_attribute, renamed_keyword
@@ -18,7 +19,9 @@ from aot.methods.in_llm import is_in_llm
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.prompt import Message, prompt_ids
 from llava.chat.streaming import TextStream
+from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
+from llava.mm_utils import process_images
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
 from llava.model.timing import peak_memory
 from llava.video import FrameStream, Video, load_video, open_video, time_text
@@ -56,11 +59,22 @@ class Answer:
     peak_memory: dict[str, float]
     new_tokens: int
     stopped: bool = False
+    image_tokens: int = 0  # of the images beside the video, which are never reduced
 
     @property
     def retention(self) -> float:
         """Share of the visual tokens that reached the language model."""
-        return self.after.visual / self.before.visual
+        return self.after.visual / self.before.visual if self.before.visual else 1.0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image of the conversation. pixels: (3, S, S) or (tiles, 3, S, S). size: (width, height)."""
+
+    path: str
+    pixels: torch.Tensor
+    size: tuple[int, int]
+    tokens: int
 
 
 @dataclass
@@ -107,6 +121,7 @@ class ChatSession:
     max_new_tokens: int = 512
     temperature: float = 0.0
     loaded: Loaded | None = None
+    images: list[Picture] = field(default_factory=list)
     turns: list[tuple[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
 
@@ -185,6 +200,26 @@ class ChatSession:
         timings["tower"] = self.model.last_timing["tower"]
         return Loaded(path, video, features, Tokens(*self.model.uncompressed_count(len(video.times))), timings)
 
+    # the images
+
+    @torch.inference_mode()
+    def add_image(self, path: str) -> Picture:
+        """Puts an image beside the others, in front of the video, and starts a new conversation."""
+        try:
+            with Image.open(path) as image:
+                image = image.convert("RGB")
+        except (OSError, UnidentifiedImageError, ValueError) as error:
+            raise ChatError(f"{path} is no image that can be read; check the path and the format.") from error
+        pixels = process_images([image], self.image_processor, self.model.config)[0].to(self.model.device)
+        _, _, _, _, embeds, _ = self.model.prepare_inputs_labels_for_multimodal(
+            torch.tensor([[IMAGE_TOKEN_INDEX]], device=self.model.device),
+            *(None, None, None, None, [pixels], ["image"], [image.size]),
+        )
+        picture = Picture(path, pixels, image.size, embeds.shape[1])
+        self.images.append(picture)
+        self.turns.clear()
+        return picture
+
     # the compression
 
     def set_retention(self, retention: float) -> None:
@@ -207,7 +242,7 @@ class ChatSession:
 
     def ask(self, question: str, *, on_text: Callable[[str], None] | None = None, remember: bool = True) -> Answer:
         """Answers a question about the video; on_text gets the text as it comes. remember: keep the turn."""
-        if self.loaded is None:
+        if self.loaded is None and not self.images:
             raise ChatError("There is no video to ask about yet; give one first, with /video PATH.")
         if not question.strip():
             raise ChatError("The question is empty; type one.")
@@ -216,7 +251,7 @@ class ChatSession:
         ids = self._prompt(question)
         self._check_length(ids.shape[1])
         # the video: encoded already, unless it was compressed while it was read, for other settings
-        if self._must_reload():
+        if self.loaded and self._must_reload():
             self.loaded = self._load(self.loaded.path)
         # the answer: the model compresses the video by `config.aot` and puts its tokens in the place of the mark
         self.model.config.aot = self.compression
@@ -224,24 +259,26 @@ class ChatSession:
         stopped = self._generate(ids, stream)
         total = 1e3 * (time.perf_counter() - started)
         # the cost
+        paid = self.loaded.timings if self.loaded else {"decode": 0.0, "tower": self.model.last_timing["tower"]}
         answer = Answer(
             question=question,
             text=stream.text().strip(),
-            frames=len(self.loaded.video.times),
-            before=self.loaded.before,
+            frames=len(self.loaded.video.times) if self.loaded else 0,
+            before=self.loaded.before if self.loaded else Tokens(0, 0),
             after=self._tokens_after(),
             settings=None if self.compression is None else self.compression.to_dict(),
             timings={
-                "decode": self.loaded.timings["decode"],
-                "tower": self.loaded.timings["tower"],
+                "decode": paid["decode"],
+                "tower": paid["tower"],
                 # of a streamed video once, of any other at each question
-                "compress": self.loaded.timings.get("compress", self.model.last_timing["compress"]),
+                "compress": paid.get("compress", self.model.last_timing["compress"]),
                 "first_token": 1e3 * (stream.first - started) if stream.first else total,
                 "total": total,
             },
             peak_memory=peak_memory(),
             new_tokens=len(stream.tokens),
             stopped=stopped,
+            image_tokens=sum(image.tokens for image in self.images),
         )
         if remember:
             self.turns.append((question, answer.text))
@@ -264,7 +301,7 @@ class ChatSession:
             self.compression = compression
 
     def forget(self) -> None:
-        """Drops the turns and keeps the video."""
+        """Drops the turns and keeps video and images."""
         self.turns.clear()
 
     @property
@@ -274,20 +311,22 @@ class ChatSession:
         return min(limit, self.context_length)
 
     def _prompt(self, question: str) -> torch.Tensor:
-        """(1, L) ids of the conversation with the open question, the video in its first turn."""
+        """(1, L) ids of the conversation with the open question, images and video in its first turn."""
         earlier = [] if self.prompt_style.single_turn else self.turns
         messages = [Message(*said) for turn in earlier for said in zip(("user", "assistant"), turn, strict=True)]
         messages.append(Message("user", question))
-        messages[0] = Message("user", messages[0].text, ("video",))
-        times = {"video": time_text(self.loaded.video)} if self.sampling.tell_times else {}
+        shown = (*(image.path for image in self.images), *(["video"] if self.loaded else []))
+        messages[0] = Message("user", messages[0].text, shown)
+        times = {"video": time_text(self.loaded.video)} if self.loaded and self.sampling.tell_times else {}
         ids = prompt_ids(messages, self.tokenizer, template=self.template, style=self.prompt_style, times=times)
         return ids.unsqueeze(0).to(self.model.device)
 
     def _check_length(self, prompt: int) -> None:
         """Raises ChatError when prompt, video and the longest answer do not fit the model's context."""
-        before, visual, newlines = self.loaded.before, self.loaded.before.visual, self.loaded.before.newline
+        before = self.loaded.before if self.loaded else Tokens(0, 0)
+        visual, newlines = before.visual, before.newline
         # methods inside the language model let every token in
-        if self.compression and self.compression.retention and not is_in_llm(self.compression):
+        if self.loaded and self.compression and self.compression.retention and not is_in_llm(self.compression):
             frames = len(self.loaded.video.times)
             position = getattr(self.model.config, "mm_newline_position", None) or "one_token"
             try:
@@ -295,7 +334,7 @@ class ChatSession:
             except AOTError:  # not known before the video is compressed
                 count = newlines
             visual, newlines = int(self.compression.retention * visual), min(count, newlines)
-        needed = prompt + visual + newlines + self.max_new_tokens
+        needed = prompt + visual + newlines + sum(image.tokens for image in self.images) + self.max_new_tokens
         if needed > self.token_limit:
             raise ChatError(
                 f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; "
@@ -319,8 +358,9 @@ class ChatSession:
         try:
             self.model.generate(
                 ids,
-                images=[self.loaded.features],
-                modalities=["video"],
+                images=[*(image.pixels for image in self.images), *([self.loaded.features] if self.loaded else [])],
+                modalities=["image"] * len(self.images) + ["video"] * bool(self.loaded),
+                image_sizes=[*(image.size for image in self.images), *([(1, 1)] if self.loaded else [])],
                 attention_mask=torch.ones_like(ids),
                 max_new_tokens=self.max_new_tokens,
                 eos_token_id=sorted(stop for stop in stops if stop is not None),
@@ -336,6 +376,8 @@ class ChatSession:
 
     def _tokens_after(self) -> Tokens:
         """Tokens of the video in the last call."""
+        if self.loaded is None:
+            return Tokens(0, 0)
         if self.compression is None:
             return self.loaded.before
         compressed = self.model.last_compression[-1]

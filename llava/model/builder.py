@@ -14,6 +14,7 @@ from llava.model.adapter import adapter_folder, merge_adapter
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
 from llava.model.loading import CheckpointError, check_fit
+from llava.model.quantised import few_bits, load_quantised
 from llava.utils import gc_disabled
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
@@ -41,6 +42,8 @@ def load_pretrained_model(
 ):
     """Loads a SigLIP + Qwen2 checkpoint in LLaVA-NeXT's layout from a folder or the hub.
 
+    load_8bit, load_4bit: the language model's matrices in few bits by bitsandbytes, or load_int8=True by torchao, which
+    also runs on CPUs; tower and projector, which the token reduction reads, stay as they are.
     model_base: of a LoRA adapter in model_path the whole checkpoint that it was trained on; it is merged in.
     model_name plays no part: config.json says what the checkpoint is. device_map: "auto", a device or
     transformers' map; "auto" is the GPU where there is one. torch_dtype: "float16" (float32 on CPU),
@@ -55,11 +58,12 @@ def load_pretrained_model(
     for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, ValueError for a tower_mode that
     cannot be had here, TypeError for unknown arguments.
     """
-    _check_offered(kwargs, few_bits=load_8bit or load_4bit)
+    _check_offered(kwargs)
+    quantised = few_bits(load_8bit, load_4bit, kwargs.get("load_int8", False))
     adapter, model_path = (None, model_path) if model_base is None else (adapter_folder(model_path), model_base)
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     # what the checkpoint is, before anything large is fetched or loaded
-    config = model_config(model_path, read_settings(model_path, **hub))
+    config = model_config(model_path, read_settings(model_path, **hub), quantised=True)
     config = _changed(config if customized_config is None else customized_config, overwrite_config or {}, compression)
     device, placed = _place(device_map)
     dtype = _dtype(torch_dtype, device)
@@ -74,11 +78,12 @@ def load_pretrained_model(
             dtype=dtype,
             attn_implementation=_attention(attn_implementation, device, dtype),
             **({"device_map": placed} if placed is not None else {}),
+            **({"quantization_config": quantised, "device_map": placed or str(device)} if quantised else {}),
         )
         if adapter is not None:
             model = merge_adapter(model, adapter)
     # where and how it runs
-    if placed is None:
+    if placed is None and quantised is None:
         model.to(device)
     if tower_dtype is not None:
         model.get_vision_tower().to(_dtype(tower_dtype, device, "tower_dtype"))
@@ -87,12 +92,10 @@ def load_pretrained_model(
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
 
 
-def _check_offered(arguments: Mapping, *, few_bits: bool) -> None:
-    unknown = set(arguments) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
+def _check_offered(arguments: Mapping) -> None:
+    unknown = set(arguments) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS, "load_int8"}
     if unknown:
         raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
-    if few_bits:
-        raise ValueError("8-bit and 4-bit loading is not offered; load with torch_dtype='bfloat16'.")
 
 
 def context_length(config) -> int:
@@ -182,6 +185,8 @@ def _load_model(folder: Path, *, config, **arguments):
 
     stored = stored_tensors(folder)
     name_tower(config, stored)
+    if given := getattr(config, "quantization_config", None):
+        return load_quantised(folder, LlavaQwenForCausalLM, given["quant_method"], config=config, **arguments)
     check_fit(folder, stored, LlavaQwenForCausalLM, config)
     try:
         return LlavaQwenForCausalLM.from_pretrained(folder, config=config, use_safetensors=True, **arguments)

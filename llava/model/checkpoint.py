@@ -75,16 +75,17 @@ def _parse(file: Path) -> dict:
     return settings
 
 
-def model_config(model_path: str | os.PathLike, settings: dict) -> LlavaQwenConfig:
+def model_config(model_path: str | os.PathLike, settings: dict, *, quantised: bool = False) -> LlavaQwenConfig:
     """The model configuration of a checkpoint's settings, whatever the checkpoint is called.
 
-    Raises CheckpointError for transformers' own layout, for any model that is not SigLIP + Qwen2, for quantised
+    quantised: take one whose `quantization_config` transformers reads.
+    Raises CheckpointError for transformers' own layout, for any model that is not SigLIP + Qwen2, for other quantised
     weights and for sizes that no model has; AOTError for a token reduction that makes no sense.
     """
     _check_architecture(model_path, settings)
-    quantised = settings.get("quantization_config") or settings.get("compression_config")
-    if quantised:
-        method = quantised.get("quant_method") if isinstance(quantised, dict) else None
+    stated = settings.get("quantization_config") or settings.get("compression_config")
+    method = stated.get("quant_method") if isinstance(stated, dict) else None
+    if stated and not (quantised and method and "quantization_config" in settings):
         raise CheckpointError(
             f"{model_path} is quantised ({method or 'quantization_config'} in config.json), which is not loaded; use "
             "the original checkpoint in float16 or bfloat16."

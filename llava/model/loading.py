@@ -116,8 +116,9 @@ def check_finite(path, tensors: Mapping[str, torch.Tensor]) -> None:
     places: dict[torch.device, list[str]] = {}
     ends: dict[torch.device, list[torch.Tensor]] = {}
     for name, tensor in tensors.items():
-        # on "meta" are those that accelerate leaves on the disk
-        if tensor.is_floating_point() and tensor.numel() and tensor.device.type != "meta":
+        # on "meta" are those that accelerate leaves on the disk; torchao's are of a class of their own
+        plain = type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        if plain and tensor.is_floating_point() and tensor.numel() and tensor.device.type != "meta":
             places.setdefault(tensor.device, []).append(name)
             ends.setdefault(tensor.device, []).append(torch.stack(tensor.aminmax()).float())
     for device, pairs in ends.items():

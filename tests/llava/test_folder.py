@@ -119,10 +119,9 @@ def test_the_tokenizer_of_another_model(checkpoint):
 @pytest.mark.parametrize(
     ("field", "said"),
     [
-        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
         ({"quant_method": "awq", "bits": 4}, "awq"),
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
-        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "no such method"}, "no such method"),
         ({"bits": 4}, "quantization_config"),
         ("fp8", "quantization_config"),
     ],

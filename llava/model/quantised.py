@@ -1,0 +1,62 @@
+"""Loading in few bits: the language model alone, so that the token reduction reads what it always reads."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from llava.model.loading import CheckpointError
+
+KEPT = ["model.vision_tower", "model.mm_projector", "lm_head"]
+
+
+class QuantisationError(ValueError):
+    """Few bits that cannot be had here, with one sentence saying what to do."""
+
+
+def few_bits(eight: bool, four: bool, int8: bool):
+    """The configuration that transformers quantises by while it loads, or None.
+
+    eight, four: 8-bit or 4-bit (NF4) by bitsandbytes. int8: weights in int8 by torchao. Raises QuantisationError for
+    more than one, and where the library is not installed.
+    """
+    if eight + four + int8 > 1:
+        raise QuantisationError("load_8bit, load_4bit and load_int8 exclude each other; set one of them.")
+    if not (eight or four or int8):
+        return None
+    library = "torchao" if int8 else "bitsandbytes"
+    if find_spec(library) is None:
+        raise QuantisationError(f"Loading in few bits needs {library}; run pip install {library}.")
+    if int8:
+        from torchao.quantization import Int8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=KEPT)
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    if eight:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=KEPT)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+        llm_int8_skip_modules=KEPT,
+    )
+
+
+def load_quantised(folder: Path, model_class: type, method: str, **arguments):
+    """A checkpoint that is quantised already, as transformers loads it; CheckpointError where it cannot be had here."""
+    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+
+    try:
+        if method not in AUTO_QUANTIZATION_CONFIG_MAPPING:  # transformers would load it as if it were not
+            raise ValueError("transformers does not know that method")
+        return model_class.from_pretrained(folder, use_safetensors=True, **arguments)
+    except CheckpointError:
+        raise
+    except (ImportError, OSError, ValueError, RuntimeError, NotImplementedError, LookupError, AttributeError) as error:
+        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        raise CheckpointError(
+            f"{folder} is quantised ({method}), which cannot be loaded here ({reason}); use the original checkpoint in "
+            "float16 or bfloat16."
+        ) from error
