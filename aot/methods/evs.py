@@ -22,7 +22,7 @@ def _check(options: dict) -> None:
         number("option first_share", options["first_share"], 0, 1, False)
 
 
-@register("evs", options={"first_share": None}, check=_check)
+@register("evs", options={"first_share": None}, check=_check, tuned={"first_share": 0.25})
 def evs(video: VideoTokens, config: AOTConfig) -> Selection:
     """The first frame and the places that change most.
 

@@ -10,7 +10,7 @@ from aot.methods.common import best_by_quota
 from aot.methods.dycoke import window_length
 from aot.methods.vidcom2 import steady_channels
 
-METHODS = ("evs", "dycoke", "dycoke+tuned", "vidcom2", "vcast", "floc")
+METHODS = ("evs", "evs+tuned", "dycoke", "dycoke+tuned", "vidcom2", "vcast", "floc")
 
 
 def places(video):
