@@ -20,13 +20,15 @@ from .vision_outputs import capturing
 
 
 class QwenVL(Family):
-    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL and its mixture of experts."""
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 and the mixtures of experts."""
 
     names = (
         "Qwen2VLForConditionalGeneration",
         "Qwen2_5_VLForConditionalGeneration",
         "Qwen3VLForConditionalGeneration",
         "Qwen3VLMoeForConditionalGeneration",
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
     )
 
     def check(self, model: Any, needs: Sequence[str]) -> None:

@@ -251,6 +251,8 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     real = torch.nn.functional.pad(step.mask.bool(), (at, whole.shape[1] - at - step.mask.shape[1]))
     here = [one[column] for one, column in zip(real, columns, strict=True)]
     order, counts = left_filled([column[piece] - at for column, piece in zip(columns, here, strict=True)], 0)
+    if step.entered.shape[1] and steps.has_linear_attention(step.model) and not bool(counts.all()):
+        raise AOTError("Linear attention takes padding behind a turn for tokens; go on with one prompt at a time.")
     number, _ = left_filled([number[piece] for number, piece in zip(numbers, here, strict=True)], -1)
     # embeddings, mask and positions
     embeds = kwargs["inputs_embeds"]

@@ -102,6 +102,8 @@ def _uncovered(model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kw
     in_pieces = kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None))
     if in_pieces and "mm_encoder_outputs" not in inspect.signature(forward).parameters:
         raise AOTError("This release of transformers cannot read a video in pieces; leave prefill_chunk_size out.")
+    if in_pieces and has_linear_attention(model):
+        raise AOTError("Linear attention takes gaps between pieces for tokens; leave prefill_chunk_size out.")
     cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
     known = getattr(cache, PROMPT, None)
     if in_pieces and known is not None:
@@ -112,6 +114,11 @@ def _uncovered(model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kw
     start = entries(cache) if known is None else known.original_length_of(entries(cache))
     before = 0 if mask is None else mask.shape[1] - ids.shape[1]  # places that only the mask speaks of
     return Generated(ids[:, max(0, start - before) :], start)
+
+
+def has_linear_attention(model: Any) -> bool:
+    """Are there layers whose state runs on through padding, which must not stand between tokens?"""
+    return "linear_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())
 
 
 def call_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:

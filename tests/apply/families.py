@@ -10,7 +10,7 @@ PLACEHOLDERS = [START, END, IMAGE, VIDEO]
 PATCH, MERGE = 4, 2
 NEW = int(transformers.__version__.split(".")[0]) >= 5
 CACHE = "cache" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 24) else "past_key_values"
-QWEN = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe")
+QWEN = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe", *(("Qwen3_5",) if NEW else ()))
 TEXT = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -45,6 +45,14 @@ TOWERS = {
     },
 }
 TOWERS["Qwen3VLMoe"] = TOWERS["Qwen3VL"]
+TOWERS["Qwen3_5"] = {name: value for name, value in TOWERS["Qwen3VL"].items() if name != "deepstack_visual_indexes"}
+LINEAR = {  # two layers of linear attention, then one that sees all
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+}
 
 
 def make(family: str, attention: str = "sdpa", **text):
@@ -52,6 +60,9 @@ def make(family: str, attention: str = "sdpa", **text):
     rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 10000.0}
     if family == "Qwen3VLMoe":
         text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
+    if family == "Qwen3_5":
+        text |= LINEAR
+        rope["partial_rotary_factor"] = 1.0
     config = getattr(transformers, f"{family}Config")(
         vision_config={**TOWER, **TOWERS[family]},
         text_config={**TEXT, "rope_parameters" if NEW else "rope_scaling": rope, **text},
