@@ -6,7 +6,7 @@ from a cache that is shorter than the caller knows; what a step adds to its cach
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,12 +42,13 @@ class State:
 class EncodedVideo:
     """features: (F, N, D) projected, before pooling; outputs: further tower outputs by name, (F, N, ...).
 
-    grid: (H, W) of the N tokens of a frame.
+    grid: (H, W) of the N tokens of a frame. still: it is an image, which stays as it is.
     """
 
     features: torch.Tensor
     outputs: dict[str, torch.Tensor]
     grid: tuple[int, int]
+    still: bool = False
 
     @property
     def extras(self) -> dict[str, torch.Tensor]:
@@ -59,13 +60,14 @@ class EncodedVideo:
 class Generated:
     """The prompts of a call of `generate`, as far as no cache holds them yet, and their videos once they are encoded.
 
-    ids: (B, n). start: places behind the prompts that the cache held before.
+    ids: (B, n). start: places behind the prompts that the cache held before. told: what the caller said of the videos.
     """
 
     ids: torch.Tensor
     start: int
+    told: Sequence[range] = ()
     encoded: list[EncodedVideo] | None = None
-    videos: list[CompressedVideo] | None = None
+    videos: list[CompressedVideo | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +82,28 @@ class Encoded:
     whole: Generated | None = None
 
 
-def generating(original: Any, forward: Callable) -> Any:
-    """generate that lets the hook of the model see the whole prompt, which it may get in pieces."""
+def split_videos(
+    features: torch.Tensor, outputs: dict[str, torch.Tensor], frames: Sequence[int], grid: tuple[int, int]
+) -> list[EncodedVideo]:
+    """Each of the videos, of so many frames, from what a tower gave of all frames: (F, N, D), outputs (F, N, ...)."""
+    each = {name: value.split(list(frames)) for name, value in outputs.items()}
+    return [
+        EncodedVideo(part, {name: value[number] for name, value in each.items()}, grid)
+        for number, part in enumerate(features.split(list(frames)))
+    ]
+
+
+def generating(original: Any, forward: Callable, argument: str | None) -> Any:
+    """generate that lets the hook of the model see the whole prompt, which it may get in pieces.
+
+    argument: by which it is told of videos, or None.
+    """
 
     @functools.wraps(original)
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         ids = kwargs.get("input_ids") if inputs is None else inputs
-        token = generated.set(None if ids is None else _uncovered(self, forward, ids, args, kwargs))
+        told = take_told(kwargs, argument)
+        token = generated.set(None if ids is None else _uncovered(self, forward, ids, args, kwargs, told))
         try:
             return original(self, inputs, *args, **kwargs)
         finally:
@@ -95,7 +112,33 @@ def generating(original: Any, forward: Callable) -> Any:
     return generate
 
 
-def _uncovered(model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kwargs: dict) -> Generated:
+def repeating(original: Any, cannot: Callable) -> Any:
+    """The step of generate that repeats prompts, where transformers 4 may mix up their videos: `cannot` says when."""
+
+    @functools.wraps(original)
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
+        ids = kwargs.get("input_ids")
+        if expand_size > 1 and ids is not None and cannot(self, ids, kwargs):
+            raise AOTError(
+                "This release of transformers cannot repeat these prompts with their videos; leave num_beams and "
+                "num_return_sequences at 1, or install transformers 5."
+            )
+        return original(self, expand_size, *args, **kwargs)
+
+    return _expand_inputs_for_generation
+
+
+def take_told(kwargs: dict, argument: str | None) -> Sequence[range]:
+    """Takes what a caller said of the videos out of the arguments; AOTError when there are no pixels to it."""
+    told = kwargs.pop(argument, None) if argument is not None else None
+    if told and kwargs.get("pixel_values") is None and not kwargs.get("mm_encoder_outputs"):
+        raise AOTError(f"{argument} came without pixel_values; give the processor's whole output.")
+    return told or ()
+
+
+def _uncovered(
+    model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kwargs: dict, told: Sequence[range]
+) -> Generated:
     """What a call of `generate` adds to its cache; AOTError when it reads pieces that the hooks do not see."""
     settings = next((value for value in (*args, kwargs.get("generation_config")) if value is not None), None)
     settings = model.generation_config if settings is None else settings
@@ -113,7 +156,7 @@ def _uncovered(model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kw
         model.model.rope_deltas = known.following - known.attention_mask.sum(1, keepdim=True)
     start = entries(cache) if known is None else known.original_length_of(entries(cache))
     before = 0 if mask is None else mask.shape[1] - ids.shape[1]  # places that only the mask speaks of
-    return Generated(ids[:, max(0, start - before) :], start)
+    return Generated(ids[:, max(0, start - before) :], start, told)
 
 
 def has_linear_attention(model: Any) -> bool:
@@ -193,11 +236,14 @@ def new_part(kwargs: dict, covered: int, cached: int) -> tuple[torch.Tensor, tor
     return ids[:, given - (total - covered) :], mask
 
 
-def taken_before(ready: Any, ids: torch.Tensor) -> Encoded:
-    """Videos that `generate` of transformers 5 encoded before this call; ready: what get_video_features gave."""
+def taken_before(ready: Any, ids: torch.Tensor, tiles: Callable) -> Encoded:
+    """Videos that `generate` of transformers 5 encoded before this call; ready: what get_video_features gave.
+
+    tiles: how many of its entries a video is.
+    """
     videos, call = getattr(ready, ENCODED, None), generated.get()
     if videos is not None:
-        return Encoded(videos, len(ready.pooler_output) // len(videos))
+        return Encoded(videos, len(ready.pooler_output) // sum(map(tiles, videos)))
     if call is None or call.encoded is None:
         raise AOTError("The video was encoded before aot.apply; encode it again, after it.")
     return Encoded(call.encoded, len(ids) // len(call.ids), call)
@@ -213,14 +259,15 @@ def whole_prompt(encoded: Encoded, ids: torch.Tensor, covered: int) -> tuple[tor
     return whole, at
 
 
-def compressed_videos(state: State, encoded: Encoded, compress_one: Callable) -> list[CompressedVideo]:
-    """Each video compressed by `compress_one`; a prompt that comes in pieces does it once."""
+def compressed_videos(state: State, encoded: Encoded, compress_one: Callable) -> list[CompressedVideo | None]:
+    """Each video compressed by `compress_one`, None for an image; a prompt that comes in pieces does it once."""
     if encoded.whole is not None and encoded.whole.videos is not None:
         return encoded.whole.videos
-    state.last = [compress_one(video) for video in encoded.videos]
+    videos = [None if video.still else compress_one(video) for video in encoded.videos]
+    state.last = [video for video in videos if video is not None]
     if encoded.whole is not None:
-        encoded.whole.videos = state.last
-    return state.last
+        encoded.whole.videos = videos
+    return videos
 
 
 def remember(output: Any, prompt: PrunedPrompt) -> None:
