@@ -7,6 +7,7 @@ was, so that later steps, which `generate` counts on by itself, are put right be
 """
 
 import functools
+import inspect
 from collections.abc import Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -178,7 +179,7 @@ class Family:
         owners = {"generate": steps.generating(type(model).generate, forward, self.argument)}
         if not hasattr(model, "_expand_multimodal_outputs"):
             repeat = "_expand_inputs_for_generation"
-            owners[repeat] = steps.repeating(getattr(type(model), repeat), self.cannot_repeat)
+            owners[repeat] = steps.repeating(inspect.getattr_static(type(model), repeat), self.cannot_repeat)
         for name, method in owners.items():
             setattr(model, name, MethodType(method, model))
         encoder = f"get_{self.modality}_features"

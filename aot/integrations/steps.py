@@ -123,7 +123,7 @@ def repeating(original: Any, cannot: Callable) -> Any:
                 "This release of transformers cannot repeat these prompts with their videos; leave num_beams and "
                 "num_return_sequences at 1, or install transformers 5."
             )
-        return original(self, expand_size, *args, **kwargs)
+        return original.__get__(self)(expand_size, *args, **kwargs)  # a static method of most models
 
     return _expand_inputs_for_generation
 

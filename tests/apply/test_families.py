@@ -243,7 +243,8 @@ def test_images_and_text_are_not_touched(family, kit):
 def test_sampling_and_low_precision(family, kit):
     model, inputs = kit.make(family), kit.batch(family, *rows_of(family))
     aot.apply(model, 0.2)
-    settings = {"do_sample": True, "num_return_sequences": 1 if family in ONCE else 2}
+    once = family in ONCE or not NEW and family == "LlavaNextVideo"  # which mixes up several videos of a prompt
+    settings = {"do_sample": True, "num_return_sequences": 1 if once else 2}
     torch.manual_seed(1)
     first = new_ids(model, inputs, **settings)
     torch.manual_seed(1)
