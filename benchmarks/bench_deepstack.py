@@ -16,13 +16,14 @@ tokens. Both are compared with what all tokens give:
 
 import argparse
 import json
+from dataclasses import replace
 
 import numpy as np
 import torch
 
 from aot import AOTConfig, compress, pool_tokens
 from aot.integrations.vision_outputs import attention_layers
-from aot.ops import merge
+from aot.rows import merged_rows
 from aot_tiny.drawing import SHAPES
 from aot_tiny.shapes.clips import COLORS, TIMES, Clip, render, sample_clip
 from llava.model.builder import load_pretrained_model
@@ -64,21 +65,6 @@ def facts(clip: Clip) -> np.ndarray:
     """(colours and shapes,) 1 for what is shown."""
     shown = {thing.color for thing in clip.things} | {thing.shape for thing in clip.things}
     return np.array([float(word in shown) for word in (*COLORS, *SHAPES)])
-
-
-def kept_rows(result, rows: torch.Tensor, config: AOTConfig) -> tuple[torch.Tensor, torch.Tensor]:
-    """(S, D) the rows of the kept places, and what they become by the plan. rows: (T, P, D)."""
-    flat, trace = rows.flatten(0, 1), result.trace
-    index = result.frame * rows.shape[1] + result.position[:, 0] * result.grid[1] + result.position[:, 1]
-    carried = torch.bmm(trace["plan"].transpose(1, 2), flat[trace["supplier"]])  # (C, K, D)
-    place = torch.full((len(flat),), -1)
-    valid = trace["plan"].sum(1) > 0
-    place[trace["anchor"][valid]] = valid.flatten().nonzero().squeeze(-1)
-    received = torch.where(place[index] >= 0, trace["plan"].sum(1).flatten()[place[index]], 0.0)
-    merged = merge(
-        flat[index], carried.flatten(0, 1)[place[index]], received, strength=config.merge_strength, cap=config.merge_cap
-    )
-    return flat[index], merged
 
 
 def attended(queries: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
@@ -130,7 +116,8 @@ def main() -> None:
         for number, rows in enumerate(levels):
             everything = rows.flatten(0, 1)
             wanted = everything.mean(0, keepdim=True), attended(queries, tokens, everything)
-            stay, merged = kept_rows(result, rows, config)
+            merged = merged_rows(result, everything)
+            stay = merged_rows(replace(result, trace=None), everything)
             center, scale, weights = readouts[number]
             for name, left, keys in (
                 ("all", everything, tokens), ("stay", stay, result.tokens), ("merged", merged, result.tokens)

@@ -39,12 +39,19 @@ class QwenVL(Family):
         with capturing(reader.names) as captured:
             result = original(inner, *args, **kwargs)
         outputs = reader.read(captured, thw)
-        features = getattr(result, "pooler_output", result)
-        features = features[0] if isinstance(features[0], tuple) else features  # transformers 4 with DeepStack
-        merge = inner.visual.spatial_merge_size
+        features, levels = getattr(result, "pooler_output", result), getattr(result, "deepstack_features", None) or ()
+        if isinstance(features[0], tuple):  # transformers 4 with DeepStack, whose levels hold all videos
+            features, levels = features
+            levels = [level.split([len(part) for part in features]) for level in levels]
+        merge, grids = inner.visual.spatial_merge_size, thw.tolist()
         return result, [
-            EncodedVideo(part.unflatten(0, (t, -1)), output, (h // merge, w // merge))
-            for part, output, (t, h, w) in zip(features, outputs, thw.tolist(), strict=True)
+            EncodedVideo(
+                features[v].unflatten(0, (t, -1)),
+                outputs[v],
+                (h // merge, w // merge),
+                levels=tuple(level[v].detach() for level in levels),
+            )
+            for v, (t, h, w) in enumerate(grids)
         ]
 
     def places(self, step: Step, kwargs: dict) -> tuple[torch.Tensor, bool]:

@@ -10,7 +10,7 @@ import functools
 import inspect
 from collections.abc import Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -22,11 +22,12 @@ from ..compress import compress
 from ..config import AOTConfig
 from ..errors import AOTError
 from ..registry import get_method
+from ..rows import merged_rows
 from ..types import CompressedVideo
 from . import steps
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
-from .steps import Encoded, EncodedVideo, State, entries
+from .steps import Encoded, EncodedVideo, Kept, State, entries
 
 _STATE = "_aot_applied"  # on the model and on its inner one, a State
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
@@ -117,7 +118,13 @@ class Family:
             newline_position="no_token",
             grid=video.grid,
             extras=video.extras,
+            trace=bool(video.levels),
         )
+
+    def kept(self, model: Any, video: EncodedVideo, config: AOTConfig) -> Kept:
+        """One video, compressed, and its DeepStack rows, merged as its tokens are."""
+        found = self.compress(model, video, config)
+        return Kept(replace(found, trace=None), tuple(merged_rows(found, level) for level in video.levels))
 
     def size(self, video: EncodedVideo) -> int:
         """How many placeholders a video has."""
@@ -281,10 +288,11 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
         return None
     kwargs, family = dict(kwargs), step.family
     state, encoded = step.model.__dict__[_STATE], step.encoded
-    videos = steps.compressed_videos(state, encoded, partial(family.compress, step.model, config=state.config))
+    found = steps.kept_of(state, encoded, partial(family.kept, step.model, config=state.config))
+    videos = [one for one in found if one is not None]
     # which columns stay, and the token at each; padding goes, and what belongs to other pieces of the prompt
     whole, at = steps.whole_prompt(encoded, step.ids, step.covered)
-    own = [None if video is None else family.own(video) for video in videos]
+    own = [None if one is None else family.own(one.video) for one in found]
     sizes = map(family.size, encoded.videos)
     columns, numbers = own_places(whole, family.token(step.model), step.rows(), list(zip(own, sizes, strict=True)))
     real = torch.nn.functional.pad(step.mask.bool(), (at, whole.shape[1] - at - step.mask.shape[1]))
@@ -297,22 +305,35 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     embeds = kwargs["inputs_embeds"]
     embeds = embeds.gather(1, order.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))
     kept = number >= 0
-    if state.last:
-        embeds[kept] = torch.cat([video.tokens for video in videos if video is not None]).to(embeds)[number[kept]]
+    if videos:
+        embeds[kept] = torch.cat([one.video.tokens for one in videos]).to(embeds)[number[kept]]
     kwargs["inputs_embeds"] = embeds
     places = None if step.places is None else step.places.gather(2, order.expand(3, -1, -1))
     full = step.place(kwargs, step.mask.gather(1, order) * counts, places)
-    # DeepStack
-    visual = kwargs.get("visual_pos_masks")
-    if visual is not None:
-        row = (visual.flatten().cumsum(0) - 1).view_as(visual).gather(1, order)
-        kwargs["visual_pos_masks"] = visual.gather(1, order) & counts
-        row = row[kwargs["visual_pos_masks"]]
-        kwargs["deepstack_visual_embeds"] = [level[row] for level in kwargs["deepstack_visual_embeds"]]
+    if kwargs.get("visual_pos_masks") is not None:
+        _shorten_levels(kwargs, order, counts, number, videos)
     step.prompt = step.remembered(full)
     if step.labels is not None:
         step.labels = shortened_labels(step.labels, order, counts)
     return (), kwargs
+
+
+def _shorten_levels(
+    kwargs: dict, order: torch.Tensor, counts: torch.Tensor, number: torch.Tensor, videos: Sequence[Kept]
+) -> None:
+    """DeepStack's mask and rows for the columns left: of images their own, of videos those that are left of them."""
+    visual = kwargs["visual_pos_masks"]
+    row = (visual.flatten().cumsum(0) - 1).view_as(visual).gather(1, order)
+    kwargs["visual_pos_masks"] = left = visual.gather(1, order) & counts
+    row, number = row[left], number[left]
+    levels = []
+    for depth, level in enumerate(kwargs["deepstack_visual_embeds"]):
+        rows = level[row]
+        if videos:
+            merged = torch.cat([one.levels[depth] for one in videos]).to(rows)
+            rows = torch.where((number >= 0).unsqueeze(-1), merged[number.clamp_min(0)], rows)
+        levels.append(rows)
+    kwargs["deepstack_visual_embeds"] = levels
 
 
 def _after(model: Any, args: tuple, kwargs: dict, output: Any) -> Any:

@@ -42,18 +42,28 @@ class State:
 class EncodedVideo:
     """features: (F, N, D) projected, before pooling; outputs: further tower outputs by name, (F, N, ...).
 
-    grid: (H, W) of the N tokens of a frame. still: it is an image, which stays as it is.
+    grid: (H, W) of the N tokens of a frame. still: it is an image, which stays as it is. levels: (F·N, D) each, rows of
+    earlier layers for the tokens (DeepStack).
     """
 
     features: torch.Tensor
     outputs: dict[str, torch.Tensor]
     grid: tuple[int, int]
     still: bool = False
+    levels: tuple[torch.Tensor, ...] = ()
 
     @property
     def extras(self) -> dict[str, torch.Tensor]:
         """The outputs that are no importance of the shallow and the deep layer."""
         return {name: value for name, value in self.outputs.items() if name not in ("shallow", "deep")}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a video, and of its DeepStack levels, (S, D) each."""
+
+    video: CompressedVideo
+    levels: tuple[torch.Tensor, ...] = ()
 
 
 @dataclass
@@ -67,7 +77,7 @@ class Generated:
     start: int
     told: Sequence[range] = ()
     encoded: list[EncodedVideo] | None = None
-    videos: list[CompressedVideo | None] | None = None
+    kept: list[Kept | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -259,15 +269,15 @@ def whole_prompt(encoded: Encoded, ids: torch.Tensor, covered: int) -> tuple[tor
     return whole, at
 
 
-def compressed_videos(state: State, encoded: Encoded, compress_one: Callable) -> list[CompressedVideo | None]:
+def kept_of(state: State, encoded: Encoded, compress_one: Callable[[EncodedVideo], Kept]) -> list[Kept | None]:
     """Each video compressed by `compress_one`, None for an image; a prompt that comes in pieces does it once."""
-    if encoded.whole is not None and encoded.whole.videos is not None:
-        return encoded.whole.videos
-    videos = [None if video.still else compress_one(video) for video in encoded.videos]
-    state.last = [video for video in videos if video is not None]
+    if encoded.whole is not None and encoded.whole.kept is not None:
+        return encoded.whole.kept
+    kept = [None if video.still else compress_one(video) for video in encoded.videos]
+    state.last = [one.video for one in kept if one is not None]
     if encoded.whole is not None:
-        encoded.whole.videos = videos
-    return videos
+        encoded.whole.kept = kept
+    return kept
 
 
 def remember(output: Any, prompt: PrunedPrompt) -> None:

@@ -5,7 +5,7 @@ import copy
 import torch
 import transformers
 
-from .families import END, IMAGE, NEW, START, TEXT, VIDEO, padded, ready
+from .families import END, IMAGE, NEW, START, TEXT, VIDEO, kept_places, padded, ready
 
 PATCH, MERGE = 4, 2
 TOWER = {"depth": 6, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": MERGE, "temporal_patch_size": 2}
@@ -150,7 +150,8 @@ def features(model, pixels: torch.Tensor, grid: torch.Tensor) -> tuple[list[torc
 def by_hand(model, inputs: dict, kept) -> dict:
     """The arguments of an unpatched language model for one prompt whose videos are `kept`, CompressedVideo each.
 
-    Embeddings, positions of the whole prompt and DeepStack are spliced place by place.
+    Embeddings, positions of the whole prompt and DeepStack are spliced place by place; rows of DeepStack are merged as
+    the tokens were, where the trace says how.
     """
     (ids,) = inputs["input_ids"]
     positions = rope(model, inputs)[:, 0]
@@ -160,11 +161,13 @@ def by_hand(model, inputs: dict, kept) -> dict:
         images, image_levels = features(model, inputs["pixel_values"], inputs["image_grid_thw"])
     _, video_levels = features(model, inputs["pixel_values_videos"], inputs["video_grid_thw"])
     sizes = [one.tokens_before for one in kept]
-    wanted = {}  # of each placeholder of all videos: its tokens
+    wanted = {}  # of each placeholder of all videos: its tokens, each with its rows
     for number, one in enumerate(kept):
-        height, width = one.grid
-        for token, frame, (y, x) in zip(one.tokens, one.frame.tolist(), one.position.tolist(), strict=True):
-            wanted.setdefault(sum(sizes[:number]) + (frame * height + y) * width + x, []).append(token)
+        first = sum(sizes[:number])
+        own = [level[first : first + one.tokens_before] for level in video_levels]
+        for token, place in zip(one.tokens, kept_places(one).tolist(), strict=True):
+            rows = [moved(one, place, level) for level in own]
+            wanted.setdefault(first + place, []).append((token, rows))
     columns, rows, levels, seen_images, seen_videos = [], [], [], 0, 0
     for column, token in enumerate(ids.tolist()):
         if token == IMAGE:
@@ -173,10 +176,10 @@ def by_hand(model, inputs: dict, kept) -> dict:
             levels.append([level[seen_images] for level in image_levels])
             seen_images += 1
         elif token == VIDEO:
-            for one in wanted.get(seen_videos, []):
+            for one, of_levels in wanted.get(seen_videos, []):
                 columns.append(column)
                 rows.append(one)
-                levels.append([level[seen_videos] for level in video_levels])
+                levels.append(of_levels)
             seen_videos += 1
         else:
             columns.append(column)
@@ -192,6 +195,24 @@ def by_hand(model, inputs: dict, kept) -> dict:
         per_token = [level for level in levels if level is not None]
         call["deepstack_visual_embeds"] = [torch.stack(level) for level in zip(*per_token, strict=True)]
     return call
+
+
+def moved(kept, place: int, rows: torch.Tensor) -> torch.Tensor:
+    """The row of a kept place, (D,), and what the plan brings there from the video's others, (T·P, D)."""
+    if "supplier" not in kept.trace:
+        return rows[place]
+    (clip, anchor), *_ = (
+        (kept.trace["anchor"] == place)
+        .nonzero()[kept.trace["plan"].sum(1)[kept.trace["anchor"] == place].argsort(descending=True)]
+        .tolist()
+    )
+    share = kept.trace["plan"][clip, :, anchor]  # (n,) of each token of the clip
+    if share.sum() == 0:
+        return rows[place]
+    mean = (share[:, None] * rows[kept.trace["supplier"][clip]]).sum(0) / share.sum()
+    strength = kept.config.merge_strength * float(share.sum())
+    weight = min(strength / (1 + strength), kept.config.merge_cap)
+    return (1 - weight) * rows[place] + weight * mean
 
 
 def rope(model, inputs: dict) -> torch.Tensor:

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 import aot
+from aot.compress import compress
+from aot.integrations import shortening
 from aot.registry import get_method
 
 from .families import (
@@ -45,6 +47,19 @@ def kit(family):
     return module_of(family)
 
 
+@pytest.fixture
+def traced(monkeypatch):
+    """What became of the videos of all calls, with traces."""
+    found = []
+
+    def tracing(*args, **kwargs):
+        found.append(compress(*args, **{**kwargs, "trace": True}))
+        return found[-1]
+
+    monkeypatch.setattr(shortening, "compress", tracing)
+    return found
+
+
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_all_tokens_are_the_model_itself(family, kit, attention, prompt):
@@ -59,12 +74,13 @@ def test_all_tokens_are_the_model_itself(family, kit, attention, prompt):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("retention", [0.1, 0.3])
 @pytest.mark.parametrize("prompt", PROMPTS)
-def test_a_prompt_is_the_one_spliced_by_hand(family, kit, attention, retention, prompt):
+def test_a_prompt_is_the_one_spliced_by_hand(family, kit, attention, retention, prompt, traced):
     model, inputs = kit.make(family, attention), kit.batch(family, kit.prompts(family)[prompt])
     unpatched = copy.deepcopy(model)
     with aot.apply(model, retention) as applied:
         logits = model(**inputs).logits
-        kept = applied.last
+        kept = list(traced)
+        assert all(torch.equal(a.tokens, b.tokens) for a, b in zip(kept, applied.last, strict=True))
         budgets = [int(retention * 10) * one.tokens_before // 10 for one in kept]
         assert [len(one.tokens) for one in kept] == [max(1, budget) for budget in budgets]
         call = kit.by_hand(unpatched, inputs, kept)
@@ -176,7 +192,7 @@ def left_of(ids: list[int], of_frames: list[bool], kept: list) -> list[int]:
     return [token for token, frame in zip(ids, of_frames, strict=True) for _ in range(next(counts) if frame else 1)]
 
 
-def test_every_method_of_the_registry_works_or_says_why(family, kit):
+def test_every_method_of_the_registry_works_or_says_why(family, kit, traced):
     prompts = kit.prompts(family)
     model, inputs = kit.make(family), kit.batch(family, prompts["image and video"], prompts["video"])
     unpatched = copy.deepcopy(model)
@@ -185,9 +201,10 @@ def test_every_method_of_the_registry_works_or_says_why(family, kit):
             with pytest.raises(aot.AOTError, match="inside the language model"):
                 aot.apply(model, 0.25, method=method)
             continue
-        with aot.apply(model, 0.25, method=method) as applied:
+        traced.clear()
+        with aot.apply(model, 0.25, method=method):
             logits = model(**inputs).logits
-            kept = applied.last
+            kept = list(traced)
         assert all(0 < one.num_visual <= one.tokens_before // 4 for one in kept), method
         call = kit.by_hand(unpatched, kit.batch(family, kit.prompts(family)["video"]), kept[1:])
         torch.testing.assert_close(
@@ -196,13 +213,13 @@ def test_every_method_of_the_registry_works_or_says_why(family, kit):
 
 
 @pytest.mark.parametrize("preset", ["released", "paper"])
-def test_presets_that_emit_a_place_twice_or_count_by_themselves(family, kit, preset):
+def test_presets_that_emit_a_place_twice_or_count_by_themselves(family, kit, preset, traced):
     model, inputs = kit.make(family), kit.batch(family, (5, kit.image(), 6, kit.video(16, 4, 8), 7, 8))
     unpatched = copy.deepcopy(model)
     config = aot.AOTConfig.preset(preset, num_anchors=5)
-    with aot.apply(model, config=config) as applied:
+    with aot.apply(model, config=config):
         logits = model(**inputs).logits
-        (kept,) = applied.last
+        (kept,) = traced
         call = kit.by_hand(unpatched, inputs, [kept])
         torch.testing.assert_close(logits[0], logits_by_hand(unpatched, call), **CLOSE)
         hand = greedy_by_hand(unpatched, call, GREEDY["max_new_tokens"])
