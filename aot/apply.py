@@ -26,6 +26,15 @@ class Applied:
         """What became of each video of the model's last call."""
         return self._integration.last(self.model)
 
+    @property
+    def seconds(self) -> float:
+        """Seconds that compressing the videos of the model's last call took, on a GPU without waiting for it."""
+        return self._integration.seconds(self.model)
+
+    def trace(self, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
+        """What becomes of each video of a call's inputs, with what pictures need; the language model is not asked."""
+        return self._integration.trace(self.model, inputs)
+
     def __enter__(self) -> "Applied":
         return self
 

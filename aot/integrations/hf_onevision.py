@@ -39,7 +39,7 @@ class LlavaOnevision(Family):
         frames = [len(video) for video in videos]
         return result, split_videos(captured[_PROJECTED], reader.read(captured, skip=skip), frames, (side, side))
 
-    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig) -> CompressedVideo:
+    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig, *, trace: bool = False) -> CompressedVideo:
         return compress(
             video.features,
             video.outputs.get("shallow"),
@@ -50,6 +50,7 @@ class LlavaOnevision(Family):
             newline_position="one_token",
             grid=video.grid,
             extras=video.extras,
+            trace=trace,
         )
 
     def size(self, video: EncodedVideo) -> int:

@@ -8,7 +8,7 @@ was, so that later steps, which `generate` counts on by itself, are put right be
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,7 +27,7 @@ from ..types import CompressedVideo
 from . import steps
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
-from .steps import Encoded, EncodedVideo, Kept, State, entries
+from .steps import Encoded, EncodedVideo, Generated, Kept, State, entries
 
 _STATE = "_aot_applied"  # on the model and on its inner one, a State
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
@@ -107,7 +107,7 @@ class Family:
         """What the model's own method `original` returns, and each video as EncodedVideo with what a method needs."""
         raise NotImplementedError
 
-    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig) -> CompressedVideo:
+    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig, *, trace: bool = False) -> CompressedVideo:
         """One video, compressed; its tokens are as the language model gets them, without newlines."""
         return compress(
             video.features,
@@ -118,12 +118,12 @@ class Family:
             newline_position="no_token",
             grid=video.grid,
             extras=video.extras,
-            trace=bool(video.levels),
+            trace=trace,
         )
 
     def kept(self, model: Any, video: EncodedVideo, config: AOTConfig) -> Kept:
         """One video, compressed, and its DeepStack rows, merged as its tokens are."""
-        found = self.compress(model, video, config)
+        found = self.compress(model, video, config, trace=bool(video.levels))
         return Kept(replace(found, trace=None), tuple(merged_rows(found, level) for level in video.levels))
 
     def size(self, video: EncodedVideo) -> int:
@@ -163,6 +163,30 @@ class Family:
         """The applied settings, None when there are none."""
         state = model.__dict__.get(_STATE)
         return None if state is None else state.config
+
+    def trace(self, model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
+        """What becomes of the videos of a call's inputs, with traces; the language model is not asked."""
+        inner, state = model.model, model.__dict__[_STATE]
+        original = getattr(type(inner), f"get_{self.modality}_features")
+        _, pixels, *others = inspect.signature(original).parameters.values()
+        call = {p.name: inputs[p.name] for p in others if p.name in inputs}
+        for p in others:  # transformers 4 takes them from the model's forward
+            if p.default is p.empty and p.name not in call and hasattr(inner.config, p.name):
+                call[p.name] = getattr(inner.config, p.name)
+        given = inputs["pixel_values_videos" if self.modality == "video" else "pixel_values"]
+        token = steps.generated.set(Generated(inputs["input_ids"], 0, inputs.get(self.argument) or ()))
+        try:
+            needs = get_method(state.config.method).requires
+            with torch.no_grad():
+                videos = self.encode(inner, original, (given,), call, needs)[1]
+        finally:
+            steps.generated.reset(token)
+        return [self.compress(model, video, state.config, trace=True) for video in videos if not video.still]
+
+    def seconds(self, model: nn.Module) -> float:
+        """Seconds that compressing the videos of the last call took."""
+        state = model.__dict__.get(_STATE)
+        return 0.0 if state is None else state.seconds
 
     def last(self, model: nn.Module) -> list[CompressedVideo]:
         """What became of each video of the last call that brought one."""

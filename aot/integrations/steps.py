@@ -6,6 +6,7 @@ from a cache that is shorter than the caller knows; what a step adds to its cach
 
 import functools
 import inspect
+import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -29,13 +30,15 @@ generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=
 class State:
     """What is in force on one model: settings, hooks, and what became of the last videos.
 
-    replaced: (owner, name) of the methods that stand on an instance in front of its class's.
+    replaced: (owner, name) of the methods that stand on an instance in front of its class's. seconds: that compressing
+    them took.
     """
 
     config: AOTConfig
     handles: list = field(default_factory=list)
     replaced: list[tuple[nn.Module, str]] = field(default_factory=list)
     last: list[CompressedVideo] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,9 @@ def kept_of(state: State, encoded: Encoded, compress_one: Callable[[EncodedVideo
     """Each video compressed by `compress_one`, None for an image; a prompt that comes in pieces does it once."""
     if encoded.whole is not None and encoded.whole.kept is not None:
         return encoded.whole.kept
+    started = time.perf_counter()
     kept = [None if video.still else compress_one(video) for video in encoded.videos]
+    state.seconds = time.perf_counter() - started
     state.last = [one.video for one in kept if one is not None]
     if encoded.whole is not None:
         encoded.whole.kept = kept

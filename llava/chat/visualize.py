@@ -32,10 +32,10 @@ def run(options, terminal: Terminal) -> dict[str, Path]:
     if session.prompt_style.note:
         terminal.note(session.prompt_style.note)
     with terminal.waiting("decode") as wait:
-        loaded = session.set_video(options.video, progress=wait)
+        session.set_video(options.video, progress=wait)
     with terminal.waiting("drawing"):
         name = Path(options.video).name
-        return visualize(session.traced(), loaded.video.frames, loaded.video.times, options.output, name=name)
+        return visualize(session.traced(), *session.drawn, options.output, name=name)
 
 
 def add_options(parser: Parser) -> None:
