@@ -59,21 +59,23 @@ class Checkpoint:
             text = text.replace(name, f"{name[:1]} {name[1:]}")
         return {**part, "text": text}
 
-    def inputs(self, prompt: str, video: Video, pixels: Mapping[str, Any]) -> dict[str, Any]:
-        """What the model is given: ids with a placeholder for each token of the video. pixels: of the processor."""
+    def inputs(self, prompt: str, videos: Sequence[Video], pixels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """What the model is given: ids with a placeholder for each token of a video. pixels: of each."""
         tokens = self.tokens
         mark = "<video>" if "<video>" in prompt else tokens.start + tokens.video + tokens.end
-        if prompt.count(mark) != 1:
+        texts = prompt.split(mark)
+        if len(texts) != len(videos) + 1:
             raise CheckpointError(
-                f"The chat template writes {prompt.count(mark)} marks {mark!r} for one video; take the template that "
-                "the model was published with."
+                f"The chat template writes {len(texts) - 1} marks {mark!r} for {len(videos)} videos; take the template "
+                "that the model was published with."
             )
-        prompt = prompt.replace(mark, self.processor.text(video, pixels, tokens))
+        shown = [self.processor.text(video, one, tokens) for video, one in zip(videos, pixels, strict=True)]
+        prompt = "".join(part for pair in zip(texts, [*shown, ""], strict=True) for part in pair)
         bos = self.tokenizer.bos_token
-        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=bos is None or not prompt.startswith(bos))[
-            "input_ids"
-        ]
-        found = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **pixels}
+        special = bos is None or not prompt.startswith(bos)
+        ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=special)["input_ids"]
+        joined = self.processor.joined(pixels) if pixels else {}
+        found = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **joined}
         config = self.model.config
         if "mm_token_type_ids" in inspect.signature(type(self.model).forward).parameters:
             types = (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()
@@ -97,9 +99,14 @@ def load_checkpoint(
             f"transformers {transformers.__version__} has no {name}; install a release that has it, such as 5.24."
         )
     folder = local_folder(path)
-    tokenizer = load_tokenizer(folder)
     model = model_class.from_pretrained(folder, dtype=dtype, attn_implementation=attention).to(device).eval()
-    processor = PROCESSORS[kind](_video_settings(folder), model.config, sampling)
+    return checkpoint_of(model, folder, sampling)
+
+
+def checkpoint_of(model: Any, folder: Path, sampling: Sampling, **settings: Any) -> Checkpoint:
+    """The other parts of the checkpoint that a model was loaded from. settings: of its video processor, changed."""
+    kind, tokenizer = model.config.model_type, load_tokenizer(folder)
+    processor = PROCESSORS[kind]({**_video_settings(folder), **settings}, model.config, sampling)
     return Checkpoint(model, tokenizer, _template(folder, tokenizer), processor, _tokens(kind, model, tokenizer))
 
 

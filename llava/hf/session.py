@@ -87,7 +87,7 @@ class TransformersSession(ChatSession):
         return messages
 
     def _given(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        return self.checkpoint.inputs(self.checkpoint.prompt(messages), self.loaded.video, self.loaded.features)
+        return self.checkpoint.inputs(self.checkpoint.prompt(messages), [self.loaded.video], [self.loaded.features])
 
     def _prompt(self, question: str) -> torch.Tensor:
         """(1, L) ids with all placeholders of the video."""

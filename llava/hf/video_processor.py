@@ -6,8 +6,9 @@ Resizing is the operation that torchvision calls on uint8 frames.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -122,6 +123,13 @@ class VideoProcessor:
         """What the model is given of a video, a batch of one."""
         return {"pixel_values_videos": self.pixels(video.frames)[None]}
 
+    def joined(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The inputs of several videos as one call's; ProcessorError where they do not go together."""
+        sizes = {one["pixel_values_videos"].shape[1:] for one in inputs if "pixel_values_videos" in one}
+        if len(sizes) > 1 and "video_grid_thw" not in inputs[0]:
+            raise ProcessorError("Videos of one question need equally many frames for this model; give num_frames.")
+        return {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
+
     def text(self, video: Video, inputs: Mapping[str, Any], tokens: "Tokens") -> str:
         """What stands for the video in the prompt."""
         raise NotImplementedError
@@ -169,6 +177,11 @@ class InternVL(VideoProcessor):
     def inputs(self, video: Video) -> dict[str, Any]:
         pixels = self.pixels(video.frames)
         return {"pixel_values": pixels, "video_frames": [range(len(pixels))]}
+
+    def joined(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        ends = [0, *accumulate(len(one["pixel_values"]) for one in inputs)]
+        frames = [range(start, end) for start, end in pairwise(ends)]
+        return {"pixel_values": torch.cat([one["pixel_values"] for one in inputs]), "video_frames": frames}
 
     def text(self, video: Video, inputs: Mapping[str, Any], tokens: Tokens) -> str:
         config = self.config
