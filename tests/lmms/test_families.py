@@ -1,5 +1,11 @@
 """Wrappers of transformers' models with the method: through the stock wrapper's own code, on tiny checkpoints."""
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 pytest.importorskip("lmms_eval")
@@ -114,3 +120,20 @@ def test_what_cannot_work_ends_with_one_sentence(checkpoints, name):
             built(checkpoints, name, **arguments)
     with pytest.raises(SystemExit, match="pretrained=CHECKPOINT"):
         get_model(name)(device="cpu")
+
+
+@pytest.mark.slow
+def test_a_table_of_a_sweep(checkpoints, tmp_path):
+    """`aot benchmark` on an offline task of this project: lmms-eval finds the id, and the table has both rows."""
+    words = ["benchmark", "--name", "tiny", "--model", "internvl_aot", "--model-path", checkpoints["internvl_aot"]]
+    words += ["--args", "num_frames=4", "--tasks", "aot_clips_open", "--retention", "25%", "--limit", "2"]
+    words += ["--device", "cpu", "--output", str(tmp_path / "sweeps")]
+    settings = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parents[2]
+    command, environment = [sys.executable, "-m", "aot_cli", *words], {**os.environ, **settings}
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    table = (tmp_path / "sweeps" / "tiny" / "tiny.csv").read_text().splitlines()
+    assert any("25" in line for line in table) and any("all tokens" in line for line in table)
+    rows = [json.loads(line) for path in tmp_path.rglob("answers-*.jsonl") for line in path.read_text().splitlines()]
+    assert sorted(row["record"]["retention"]["visual"] for row in rows) == [0.25, 0.25, 1, 1]
