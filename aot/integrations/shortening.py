@@ -260,9 +260,8 @@ class Family:
         cache, token, call = take_cache(dict(kwargs)), self.token(model), steps.generated.get()
         told = steps.take_told(kwargs, self.argument) or (() if call is None else call.told)
         known = getattr(cache, steps.PROMPT, None)
-        ready = (kwargs.get("mm_encoder_outputs") or {}).get(
-            self.modality
-        )  # transformers 5 encodes before it generates
+        # transformers 5 encodes before it generates
+        ready = (kwargs.get("mm_encoder_outputs") or {}).get(self.modality)
         pixels = {"video": "pixel_values_videos", "image": "pixel_values"}[self.modality]
         given = ready is not None or kwargs.get(pixels) is not None
         brings = given and (self.argument is None or bool(told) or known is not None)
