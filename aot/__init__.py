@@ -1,12 +1,10 @@
 """AOT: token reduction for video language models by anchors and optimal transport."""
 
-from typing import Any
-
 from . import methods
 from .apply import Applied, apply, remove
 from .compress import compress
 from .config import AOTConfig
-from .deprecated import NAMES, find_old_modules, warn_renamed
+from .deprecated import MODULES, find_modules, old_names
 from .errors import AOTError
 from .ops.received_attention import layers
 from .pooling import pool_tokens, pooled_grid
@@ -35,12 +33,5 @@ __all__ = [
     "warm_up",
 ]
 
-find_old_modules()
-
-
-def __getattr__(name: str) -> Any:
-    """Names of the last release, with a warning."""
-    if name not in NAMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    warn_renamed(f"aot.{name}", f"aot.{NAMES[name]}")
-    return globals()[NAMES[name]]
+find_modules(MODULES)
+__getattr__ = old_names(__name__, {"Kind": "TokenKind", "baselines": "methods"})

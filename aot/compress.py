@@ -39,7 +39,9 @@ def compress(
     trace: keep importance maps, plans and budgets for pictures.
     Raises AOTError (a ValueError) for inputs or settings that do not fit, and on a CPU for values that cannot be used
     (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
-    raises the error when somebody asks. No gradient is taken.
+    raises the error when somebody asks.
+    Where gradients are enabled and features or newline require one, it reaches them through kept and merged tokens;
+    what decides (choice, plan, masses) is held fixed.
     """
     # check what came
     if isinstance(config, Mapping):
@@ -52,23 +54,30 @@ def compress(
     if extras is not None and not isinstance(extras, Mapping):
         raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
     check_newline_position(newline_position)
+    # what decides passes no gradient on
+    deciding = {**(extras or {}), "shallow": shallow, "deep": deep, "before": before}
+    held = {
+        name: values.detach() if isinstance(values, torch.Tensor) and values.requires_grad else values
+        for name, values in deciding.items()
+    }
     video = VideoTokens(
         features=features,
-        shallow=shallow,
-        deep=deep,
+        shallow=held.pop("shallow"),
+        deep=held.pop("deep"),
+        before=held.pop("before"),
         grid=check_grid(features.shape[1], grid),
         pool=pool,
         clips=None if clips is None else check_clips(clips, features.shape[0]),
         newline=newline,
         newline_position=newline_position,
-        extras={} if extras is None else extras,
-        before=before,
+        extras=held,
         trace=trace,
     )
     method = METHODS[config.method]
     check_video(video, method.requires)
     # run the method, then place newline tokens
-    with torch.no_grad():
+    wanted = torch.is_grad_enabled() and (features.requires_grad or (newline is not None and newline.requires_grad))
+    with torch.set_grad_enabled(wanted):
         selection = insert_newlines(method.run(video, config), video, config)
     kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass)
     lengths, seen = selection.clips or video.clips, selection.trace if trace else None

@@ -67,6 +67,9 @@ class AOTConfig:
     spatial_weight: float = _number(0.25, 0, math.inf)  # cost of a frame's side
     temporal_weight: float = _number(0.2, 0, math.inf, variant="default")  # cost of a frame's time
 
+    # channels of the sketches that are compared; tokens with less than twice as many are compared as they are
+    cost_channels: int = _count(512, variant="default")
+
     # choice of the kept tokens
     global_ratio: float = _number(0.5, 0, 1)  # share chosen over the whole clip (paper: frame), the rest in 3x3 windows
     attention_power: float = _number(0.5, 0, 8, variant="default")  # a token weighs attention^this ·

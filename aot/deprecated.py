@@ -4,9 +4,10 @@ import functools
 import importlib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
+from operator import attrgetter
 from types import ModuleType
 from typing import Any, TypeVar
 
@@ -22,8 +23,6 @@ SETTINGS = {
     "hard_blend": "hard_assignment",
 }
 SCHEDULES = {"joint": "default", "cascade": "paper"}  # values of "schedule" -> values of "variant"
-# names of the package `aot`: old name -> new one
-NAMES = {"Kind": "TokenKind", "baselines": "methods"}
 # arguments of `aot.register`: old name -> new one
 REGISTER = {"needs": "requires", "inside": "in_llm"}
 
@@ -81,24 +80,67 @@ def takes_old_settings(config: type[T]) -> type[T]:
     return config
 
 
-class OldModules(MetaPathFinder, Loader):
-    """Lets the modules of `MODULES` be imported: each holds what the new one does, old names of it included."""
+def old_names(module: str, names: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a module that knows old names too. names: old name -> new one, dotted inside a class."""
+
+    def __getattr__(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        warn_renamed(f"{module}.{name}", f"{module}.{names[name]}")
+        return attrgetter(names[name])(sys.modules[module])
+
+    return __getattr__
+
+
+class RenamedModules(MetaPathFinder, Loader):
+    """Imports modules under their old names as the ones that took their place. modules: old name -> new one."""
+
+    def __init__(self, modules: Mapping[str, str]) -> None:
+        self.modules = modules
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        return ModuleSpec(name, self, is_package=name == "aot.baselines") if name in MODULES else None
+        if name not in self.modules:
+            return None
+        warn_renamed(f"The module {name}", self.modules[name])
+        return ModuleSpec(name, self)
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        warn_renamed(f"The module {spec.name}", MODULES[spec.name])
-        return ModuleType(spec.name)
+    def create_module(self, spec: ModuleSpec) -> None:
+        return None
 
     def exec_module(self, module: ModuleType) -> None:
-        new = vars(importlib.import_module(MODULES[module.__name__]))
-        vars(module).update({name: value for name, value in new.items() if not name.startswith("__")})
-        if "TokenKind" in new:
-            vars(module).update(Kind=new["TokenKind"], kept=new["Selection"].from_indices)
+        sys.modules[module.__name__] = importlib.import_module(self.modules[module.__name__])
 
 
-def find_old_modules() -> None:
-    """Puts `OldModules` among the finders, once."""
-    if not any(isinstance(finder, OldModules) for finder in sys.meta_path):
-        sys.meta_path.insert(0, OldModules())
+def find_modules(modules: Mapping[str, str]) -> None:
+    """Lets modules be imported under their old names."""
+    sys.meta_path.insert(0, RenamedModules(modules))
+
+
+def renamed_keyword(old: str, new: str) -> Callable[[Callable], Callable]:
+    """Decorator: a function takes a keyword under its old name too."""
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*values: Any, **named: Any) -> Any:
+            if old in named:
+                warn_renamed(f"{old}=", f"{new}=")
+                named[new] = named.pop(old)
+            return function(*values, **named)
+
+        return call
+
+    return decorate
+
+
+def renamed_attribute(old: str, new: str) -> property:
+    """An attribute under its old name."""
+
+    def get(self: Any) -> Any:
+        warn_renamed(f".{old}", f".{new}")
+        return getattr(self, new)
+
+    def set_(self: Any, value: Any) -> None:
+        warn_renamed(f".{old}", f".{new}")
+        setattr(self, new, value)
+
+    return property(get, set_)

@@ -17,6 +17,8 @@ class Method:
     requires: which tower outputs it reads, out of "shallow", "deep" and the keys of `extras`
     check: optional function (options: dict) -> None that raises AOTError for a bad value
     in_llm: it acts inside the language model, which all tokens of the video enter
+    kind: "method", "floor" (a rule without an idea, which a method must beat) or "tuned" (a method under settings that
+        were chosen on development seeds of the exam, where the method itself has the published ones)
     """
 
     name: str
@@ -25,6 +27,7 @@ class Method:
     requires: tuple[str, ...] = ()
     check: Callable[[dict], None] | None = None
     in_llm: bool = False
+    kind: str = "method"
 
 
 METHODS: dict[str, Method] = {}
@@ -37,9 +40,14 @@ def register(
     requires: tuple[str, ...] = (),
     check: Callable[[dict], None] | None = None,
     in_llm: bool = False,
+    floor: bool = False,
+    tuned: Mapping[str, Any] | None = None,
     **renamed: Any,
 ) -> Callable:
-    """Decorator that adds a function to the methods under `name`; arguments as in `Method`."""
+    """Decorator that adds a function to the methods under `name`; arguments as in `Method`.
+
+    floor: it is a floor. tuned: options that are the defaults of a second entry, `name` + "+tuned".
+    """
     declared: dict[str, Any] = {"requires": tuple(requires), "in_llm": in_llm}
     for old, value in renamed.items():
         if old not in REGISTER:
@@ -48,9 +56,13 @@ def register(
         declared[REGISTER[old]] = value
 
     def add(run: Callable) -> Callable:
-        if name in METHODS:
-            raise AOTError(f"A method named {name!r} is already registered; choose another name.")
-        METHODS[name] = Method(name, run, dict(options or {}), check=check, **declared)
+        entries = {name: (dict(options or {}), "floor" if floor else "method")}
+        if tuned:
+            entries[f"{name}+tuned"] = ({**entries[name][0], **tuned}, "tuned")
+        for entry, (defaults, kind) in entries.items():
+            if entry in METHODS:
+                raise AOTError(f"A method named {entry!r} is already registered; choose another name.")
+            METHODS[entry] = Method(entry, run, defaults, check=check, kind=kind, **declared)
         return run
 
     return add
@@ -63,9 +75,9 @@ def get_method(name: str) -> Method:
     return METHODS[name]
 
 
-def method_names() -> list[str]:
-    """Names of all registered methods, sorted."""
-    return sorted(METHODS)
+def method_names(kind: str | None = None) -> list[str]:
+    """Names of all registered methods, or of those of one kind (see `Method`), sorted."""
+    return sorted(name for name, method in METHODS.items() if kind in (None, method.kind))
 
 
 def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from .compress import compress
 from .config import AOTConfig
 from .errors import AOTError
 from .pooling import pooled_grid
-from .types import CompressedVideo
+from .types import CompressedVideo, joined_masks
 from .validation import check_grid
 
 STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods without a rule of their own
@@ -156,4 +156,5 @@ def join(parts: Sequence[CompressedVideo]) -> CompressedVideo:
         raise AOTError("No frame was pushed; there is nothing to join.")
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_TOKEN}
     clips = [length for part in parts for length in part.clips or [part.frames]]
-    return replace(parts[0], frames=sum(clips), clips=clips, trace=None, **joined)
+    usable = joined_masks(parts)
+    return replace(parts[0], frames=sum(clips), clips=clips, trace=None, usable=usable, **joined)

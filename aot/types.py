@@ -1,6 +1,6 @@
 """What a method reads and returns, and what `compress` returns."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from functools import cached_property
@@ -10,6 +10,7 @@ import torch
 
 from . import validation
 from .config import AOTConfig
+from .deprecated import old_names
 from .errors import AOTError
 from .pooling import pool_tokens, pooled_grid
 
@@ -139,7 +140,8 @@ class VideoTokens:
         (G, T, N), which must lie in [0, LARGEST]. names: one, or one each on the first axis.
         """
         if values.dim() == 3 and len(names) == 1:
-            usable = torch.linalg.vector_norm(values, dim=-1, dtype=torch.float32) <= validation.LARGEST
+            exact = torch.float64 if values.dtype == torch.float64 else torch.float32
+            usable = torch.linalg.vector_norm(values, dim=-1, dtype=exact) <= validation.LARGEST
             masks, place = {names[0]: usable}, usable.unsqueeze(-1)
         else:
             usable = place = values == values.clamp(0, validation.LARGEST)
@@ -151,6 +153,19 @@ class VideoTokens:
             if not mask.all():
                 raise validation.unusable(name, mask)
         return values
+
+
+def joined_masks(parts: Sequence["VideoTokens | CompressedVideo"]) -> dict[str, torch.Tensor]:
+    """The `usable` of parts of a video as those of the whole; of what one part did not read all places count as usable.
+
+    "before" is the first part's: to the others it is a frame of the part in front of them.
+    """
+    masks = {name: mask for part in reversed(parts) for name, mask in part.usable.items()}
+    whole = {"before": parts[0].usable["before"]} if "before" in parts[0].usable else {}
+    for name in masks.keys() - {"before"}:
+        unread = masks[name].new_ones(1, masks[name].shape[1])
+        whole[name] = torch.cat([part.usable.get(name, unread.expand(part.frames, -1)) for part in parts])
+    return whole
 
 
 class TokenKind(IntEnum):
@@ -249,7 +264,8 @@ class CompressedVideo:
     def check(self) -> None:
         """AOTError when the input held values that cannot be used: NaN, Inf, a negative importance.
 
-        On a CPU `compress` has raised it already. This waits for the device, which `compress` does not.
+        On a CPU `compress` has raised it already. This waits for the device, which `compress` does not; a host that
+        puts the tokens in a prompt waits there anyway, and asks then.
         """
         for name, usable in self.usable.items():
             if usable.device.type != "meta" and not usable.all():
@@ -294,3 +310,6 @@ class CompressedVideo:
             "mass": float(self.mass.sum()),
             "config": self.config.to_dict(),
         }
+
+
+__getattr__ = old_names(__name__, {"Kind": "TokenKind", "kept": "Selection.from_indices"})

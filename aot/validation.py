@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .types import VideoTokens
 
 NEWLINE_POSITIONS = ("grid", "frame", "one_token", "no_token")
-DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+DTYPES = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 # tower outputs with a shape of their own; others may be (T, N) or (T, N, K)
 EXTRA_AXES = {"attention_last": (2,), "keys": (3,)}
 HOST_DEVICES = ("cpu",)  # whose values are read without waiting for a device
@@ -92,7 +92,7 @@ def check_video(video: "VideoTokens", requires: tuple[str, ...]) -> None:
         raise AOTError(f"features are empty, {tuple(features.shape)}; give at least one frame.")
     if features.dtype not in DTYPES or features.layout != torch.strided:
         kind = f"{features.dtype} of layout {features.layout}"
-        raise AOTError(f"features are {kind}; use a dense floating tensor of float32, float16 or bfloat16.")
+        raise AOTError(f"features are {kind}; use a dense floating tensor of float16, bfloat16, float32 or float64.")
     # received attention and further tower outputs: (T, N) or (T, N, K)
     given = {"shallow": video.shallow, "deep": video.deep}
     for name, values in given.items():
@@ -136,8 +136,8 @@ def _check_tensor(name: str, values: Any, features: torch.Tensor, axes: tuple[in
 def unusable(name: str, usable: torch.Tensor) -> AOTError:
     """What to say where a mask (T, P) of usable places is not True everywhere; it names the first one."""
     bad = (~usable).nonzero()
-    where = f", first in frame {int(bad[0, 0])} at token {int(bad[0, 1])}" if bad.shape[1] == 2 else ""
     return AOTError(
-        f"{name} cannot be used at {len(bad)} of {usable.numel()} places{where}: NaN, Inf, a negative importance or a "
-        f"length above {LARGEST:g}; look at what made it, such as a tower in float16."
+        f"{name} cannot be used at {len(bad)} of {usable.numel()} places, first in frame {int(bad[0, 0])} at token "
+        f"{int(bad[0, 1])}: NaN, Inf, a negative importance or a length above {LARGEST:g}; look at what made it, such "
+        "as a tower in float16."
     )

@@ -9,13 +9,12 @@ is read. A row whose result is wrong, or for which time or size do not suffice, 
 is JSON.
 """
 
-import argparse
 import json
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -23,11 +22,23 @@ import torch
 from aot import AOTConfig, compress
 from aot import layers as importance_layers
 from aot.clips import uniform_clips
-from benchmarks.attention import HALF, Wrong, attention_ratio
-from benchmarks.measure import circumstances, relative_error, seconds, settle
+from aot_tiny.shapes.clips import write_clip
+from benchmarks.measure import (
+    FEATURE_ERROR,
+    WrongResult,
+    attention_ratio,
+    check,
+    environment,
+    make_parser,
+    relative_error,
+    save,
+    seconds,
+    synchronize,
+)
 from benchmarks.plain_released import plain_released
 from benchmarks.shapes import SHAPES, all_maps, eager, make_model
 from llava.model.long_video import compress_stream
+from llava.video import load_video
 
 PROMPT = 20  # text tokens beside the video
 SETTINGS = ("uncompressed", "uncompressed eager", "aot 25 %", "aot 10 %", "aot 5 %", "released plain")
@@ -37,11 +48,6 @@ MOST_RELEASED = 32  # frames; their maps take 14 GB on the published tower
 CHUNK = 32
 ALIKE = 0.9  # of the tokens of the released way of working; between 0.95 and 1 was seen
 FAST = 10  # times as many runs of the method, which takes less than a millisecond
-
-
-def check(good: bool, what: str) -> None:
-    if not good:
-        raise Wrong(what)
 
 
 def alike(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -125,12 +131,6 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
 
 def decode_times(counts: list[int]) -> list[dict]:
     """Milliseconds to read frames of a clip drawn by code."""
-    try:
-        from aot_tiny.shapes.clips import write_clip
-        from llava.video import load_video
-    except ImportError as missing:
-        return [{"left_out": str(missing)}]
-
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "clip.mp4")
         write_clip(path, 0)
@@ -144,24 +144,27 @@ def decode_times(counts: list[int]) -> list[dict]:
 
 @torch.inference_mode()
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__, repeats=3)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny"])
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 32])
     parser.add_argument("--settings", nargs="+", choices=(*SETTINGS, *MODES), default=list(SETTINGS))
     parser.add_argument("--layers", type=int, help="layers of the language model, fewer than published")
     parser.add_argument("--stream-from", type=int, default=256)
-    parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=1e9, help="no row is begun after that")
-    parser.add_argument("--output", type=Path, help="file for the JSON, beside the last line")
     options = parser.parse_args()
     device, start, rows, attention = torch.device(options.device), time.monotonic(), [], []
-    result = {"benchmark": "e2e", **circumstances(device), "layers": options.layers}
+    result = {"benchmark": "e2e", **environment(device), "layers": options.layers}
     result |= {"decode": decode_times(options.frames), "attention": attention, "rows": rows}
     torch.manual_seed(0)
     for shape in options.shapes:
         model = make_model(shape, device, layers=options.layers)
-        attention.append({"shape": shape, **received(model.get_vision_tower(), options)})
+        often = options.repeats * (FAST if device.type == "cuda" else 1)
+        try:
+            added = attention_ratio(model.get_vision_tower(), options.frames[0], repeats=often)
+        except WrongResult as reason:
+            added = {"wrong": str(reason)}
+        attention.append({"shape": shape, **added})
         print(attention[-1], flush=True)
         for frames in options.frames:
             for setting in options.settings:
@@ -171,37 +174,27 @@ def main() -> int:
                 else:
                     rows.append(attempt(model, plan, options))
                 print({k: round(v, 2) if isinstance(v, float) else v for k, v in rows[-1].items()}, flush=True)
-                if options.output:  # after every row, so that a run that is stopped leaves what it has
-                    options.output.write_text(json.dumps(result, indent=1) + "\n")
+                save(result, options.output)  # after every row, so that a run that is stopped leaves what it has
         del model
-        settle(device)
+        synchronize(device)
         if device.type == "cuda":
             torch.cuda.empty_cache()
     print(json.dumps(result))
     return int(any("wrong" in row for row in rows + attention))
 
 
-def received(tower, options) -> dict:
-    """What the received attention of two layers adds to the tower, at the first number of frames."""
-    try:
-        often = options.repeats * (FAST if tower.device.type == "cuda" else 1)
-        return attention_ratio(tower, options.frames[0], repeats=often)
-    except Wrong as reason:
-        return {"wrong": str(reason)}
-
-
 def attempt(model, plan: dict, options) -> dict:
     """A measured row; a wrong result or too little memory is written down instead of a time."""
     stream, tower = plan["frames"] >= options.stream_from, model.get_vision_tower()
+    way = nullcontext()
+    if plan["setting"] in MODES:
+        way = running(tower, MODES[plan["setting"]])
+    elif "eager" in plan["setting"]:
+        way = eager(model)
     try:
-        if plan["setting"] in MODES:
-            with running(tower, MODES[plan["setting"]]):
-                return measure(model, **plan, repeats=options.repeats, stream=stream)
-        if "eager" in plan["setting"]:
-            with eager(model):
-                return measure(model, **plan, repeats=options.repeats, stream=stream)
-        return measure(model, **plan, repeats=options.repeats, stream=stream)
-    except Wrong as reason:
+        with way:
+            return measure(model, **plan, repeats=options.repeats, stream=stream)
+    except WrongResult as reason:
         return plan | {"wrong": str(reason)}
     except torch.OutOfMemoryError:
         return plan | {"left_out": "not enough memory"}
@@ -211,17 +204,17 @@ def attempt(model, plan: dict, options) -> dict:
 
 @contextmanager
 def running(tower, mode: str) -> Iterator[None]:
-    """The tower in a mode for the time inside; Wrong where its features are others, or it fails."""
+    """The tower in a mode for the time inside; WrongResult where its features are others, or it fails."""
     pixels = torch.randn(2, 3, tower.image_size, tower.image_size, device=tower.device, dtype=tower.dtype)
     plain = tower(pixels)
     tower.set_mode(mode)
     try:
-        check(relative_error(tower(pixels), plain) < HALF, f"the tower in mode {mode} gives other features")
+        check(relative_error(tower(pixels), plain) < FEATURE_ERROR, f"the tower in mode {mode} gives other features")
         yield
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as reason:  # of a recording or of the compiler
-        raise Wrong(str(reason).splitlines()[0]) from reason
+        raise WrongResult(str(reason).splitlines()[0]) from reason
     finally:
         tower.set_mode("eager")
 

@@ -1,123 +1,140 @@
-"""Time and memory of the embedded model's tower and method against frames and retention, as a whole and streamed.
+"""Time and peak memory of the embedded model against frames and retention, on one CPU thread.
 
-    python -m benchmarks.bench_growth [--frames 8 32 128 512 1024] [--output FILE] [--plot docs/images/growth.svg]
+    python -m benchmarks.bench_growth [--output FILE] [--plot docs/images/growth.svg]
+    python -m benchmarks.bench_growth --ways streamed pixels chat --frames 64 1024 --retentions --limit 1.3
 
-Each point runs in a fork of a process that has loaded the model: peak memory is above that before the first frame, with
-the pixels of the whole video and the kept tokens; the time is of the same run, on a model that has run once.
-Exponents are slopes of least squares
-through the logarithms of all points. The last line is JSON.
+whole: random pixels through tower and method at once. streamed: the same, made and compressed chunk by chunk. pixels:
+as one tensor, which is there before and does not count, in `images=[pixels]`. chat: a file of 320x240 through what
+`aot chat` does, up to the encoded video, without the decoder's own process; "answer_mib" is the peak with an answer of
+one token as well. Each point runs in a fork of a process that has loaded the model and run it once. Memory is the
+highest resident one above that before the first frame (Linux). "memory_ratio" is that of the most frames over that of
+the fewest, kept tokens apart; the exit status is 1 when one is above --limit. The last line is JSON.
 """
 
-import argparse
 import json
 import multiprocessing
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from benchmarks.bench_memory import CHUNK, resident
-from benchmarks.measure import circumstances
-from benchmarks.plot_growth import log_axes, slope
-from benchmarks.shapes import make_model
-from llava.model.long_video import compress_stream
+from aot_cli.main import make_parser as aot_parser
+from benchmarks.measure import environment, make_parser, process_status, save
+from benchmarks.odd_files import encode
+from benchmarks.plot_growth import draw
+from llava.chat.options import load_session
+from llava.model.long_video import STREAM_ABOVE, compress_stream
 
-CPU = torch.device("cpu")
-WAYS = ("whole", "streamed")
+WAYS = ("whole", "streamed", "pixels", "chat")
+CHUNK = 16
 
 
-def work_of(model, way: str, frames: int) -> Callable:
-    """What encodes and compresses random frames, as a whole or in chunks."""
-    size = model.get_vision_tower().image_size
-
-    def chunks():
-        for start in range(0, frames, CHUNK):
-            yield torch.randn(min(CHUNK, frames - start), 3, size, size)
-
+def prepare(session, way: str, frames: int, film: Path) -> Callable:
+    """What encodes so many frames, and compresses them where the way does that at once."""
+    model, size = session.model, session.model.get_vision_tower().image_size
+    if way == "whole":
+        return lambda: model.video_tokens(model.encode_video(torch.randn(frames, 3, size, size)))
     if way == "streamed":
-        return lambda: compress_stream(model, chunks())
-    return lambda: model.video_tokens(model.encode_video(torch.randn(frames, 3, size, size)))[1]
+        lengths = [min(CHUNK, frames - start) for start in range(0, frames, CHUNK)]
+        return lambda: model._video_tokens(compress_stream(model, (torch.randn(n, 3, size, size) for n in lengths)))
+    if way == "pixels":
+        pixels = torch.randn(frames, 3, size, size)
+        return lambda: model._visual_tokens([pixels], ["video"], None)
+    session.sampling = replace(session.sampling, num_frames=frames)
+    return lambda: session.set_video(str(film))
 
 
 @torch.inference_mode()
-def measure(model, way: str, frames: int, retention: float) -> dict:
-    """One point; ends with an error when the number of tokens is wrong."""
-    model.config.aot = {"retention": retention}
-    work = work_of(model, way, frames)
-    settled = resident("VmRSS")
+def measure(session, way: str, frames: int, retention: float, film: Path) -> dict:
+    """One point; RuntimeError when the number of tokens is wrong."""
+    torch.manual_seed(0)
+    session.set_retention(retention)
+    session.model.config.aot = session.compression
+    work = prepare(session, way, frames, film)
+    settled = process_status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the highest starts anew
     start = time.process_time()
-    video = work()
-    spent = time.process_time() - start
-    above = resident("VmHWM") - settled
-    if video.num_visual != video.config.budget(frames, video.tokens_before // frames):
+    work()
+    row = {"way": way, "frames": frames, "retention": retention, "ms": 1e3 * (time.process_time() - start)}
+    row["above_mib"] = (process_status("VmHWM") - settled) / 2**10
+    if way == "chat":
+        session.ask("What moves?")
+        row |= {"answer_mib": (process_status("VmHWM") - settled) / 2**10, "streamed": session.loaded.streamed}
+    video = session.model.last_compression[-1]
+    video.check()
+    wanted = video.config.budget(frames, video.tokens_before // frames)
+    if (video.frames, video.num_visual) != (frames, wanted):
         raise RuntimeError(f"{video.num_visual} tokens are not what was asked for; nothing is reported.")
-    return {"way": way, "frames": frames, "retention": retention, "ms": 1e3 * spent, "above_mib": above / 2**20}
+    # a whole video of the chat is compressed by each question, after the peak
+    kept = ("tokens", "frame", "position", "kind", "mass") if row.get("streamed", True) else ()
+    return row | {"kept_mib": sum(getattr(video, name).nbytes for name in kept) / 2**20}
 
 
-def draw(result: dict, output: Path) -> dict[str, float]:
-    """Time and memory against frames and retention; returns the exponents."""
-    import matplotlib
+def in_fork(work: Callable, *arguments) -> dict:
+    """The row that a fork measures, so that no point sees another's memory."""
+    context = multiprocessing.get_context("fork")
+    rows = context.SimpleQueue()
+    process = context.Process(target=lambda: rows.put(work(*arguments)))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit(f"{arguments[1]}, {arguments[2]} frames: measuring failed; nothing is reported.")
+    row = rows.get()
+    print(json.dumps(row), flush=True)
+    return row
 
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "aot"
-    import matplotlib.pyplot as plt
 
-    figure, panels = plt.subplots(2, 2, figsize=(10, 7), layout="constrained")
-    exponents = {}
-    for line, along in zip(panels, ("frames", "retention"), strict=True):
-        for axis, (field, unit) in zip(line, (("ms", "process ms"), ("above_mib", "peak MiB")), strict=True):
-            both = result[f"by_{along}"]
-            for way in WAYS:
-                rows = [row for row in both if row["way"] == way]
-                xs, ys = [row[along] for row in rows], [row[field] for row in rows]
-                exponents[f"{way}, {field} against {along}"] = fit = round(slope(xs, ys), 2) + 0.0
-                axis.plot(xs, ys, marker="o", label=f"{way}: exponent {fit:.2f}")
-            axis.set(xlabel=along, ylabel=unit)
-            log_axes(axis, [row[along] for row in both], [row[field] for row in both])
-            axis.legend(fontsize=8)
-    fixed = result["by_retention"][0]["frames"], result["by_frames"][0]["retention"]
-    figure.suptitle(f"aot-tiny, {result['device']}: retention {fixed[1]:g} above, {fixed[0]} frames below")
-    figure.savefig(output, metadata={"Date": None})
-    return exponents
+def memory_ratio(rows: list[dict]) -> float:
+    """Peak memory of the most frames over that of the fewest, kept tokens apart."""
+    net = [row["above_mib"] - row["kept_mib"] for row in sorted(rows, key=lambda row: row["frames"])]
+    return round(net[-1] / net[0], 3)
+
+
+def curves(result: dict) -> dict[tuple[str, str], dict[str, list[tuple[float, float]]]]:
+    """The points to draw: by (what grows, field) those of each way."""
+    panels = {}
+    for along in ("frames", "retention"):
+        for field in ("ms", "above_mib"):
+            panels[along, field] = lines = {}
+            for row in result[f"by_{along}"]:
+                lines.setdefault(row["way"], []).append((row[along], row[field]))
+    return panels
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=["whole", "streamed"])
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 32, 128, 512, 1024])
-    parser.add_argument("--retentions", nargs="+", type=float, default=[0.05, 0.1, 0.25, 0.5])
+    parser.add_argument("--retentions", nargs="*", type=float, default=[0.05, 0.1, 0.25, 0.5])
     parser.add_argument("--at", type=int, default=128, help="frames of the curve against retention")
-    parser.add_argument("--output", type=Path, help="file for the JSON, beside the last line")
+    parser.add_argument("--limit", type=float, default=float("inf"), help="largest memory_ratio that passes")
     parser.add_argument("--plot", type=Path, help="file for the picture (.svg)")
     options = parser.parse_args()
     torch.set_num_threads(1)  # forks need it, and so does the process's clock
-    torch.manual_seed(0)
-    model = make_model("tiny", CPU)
-    measure(model, "whole", 8, 0.1)
-
-    def point(way: str, frames: int, retention: float) -> dict:
-        context = multiprocessing.get_context("fork")
-        rows = context.SimpleQueue()
-        process = context.Process(target=lambda: rows.put(measure(model, way, frames, retention)))
-        process.start()
-        process.join()
-        if process.exitcode:
-            sys.exit(f"{way}, {frames} frames: measuring failed; nothing is reported.")
-        row = rows.get()
-        print(json.dumps(row), flush=True)
-        return row
-
-    result = {"benchmark": "growth", **circumstances(CPU)}
-    result["by_frames"] = [point(way, frames, 0.1) for way in WAYS for frames in options.frames]
-    result["by_retention"] = [point(way, options.at, retention) for way in WAYS for retention in options.retentions]
+    session = load_session(aot_parser().parse_args(["chat", "--device", "cpu", "--max-new-tokens", "1"]))
+    session.stream_above = STREAM_ABOVE
+    result = {"benchmark": "growth", **environment(torch.device("cpu"))}
+    with tempfile.TemporaryDirectory() as folder:
+        film = Path(folder, "film.mp4")
+        if "chat" in options.ways:
+            encode(film, size=(320, 240), frames=max(*options.frames, options.at), rate=25)
+        measure(session, "whole", 8, 0.1, film)
+        points = [(way, frames, 0.1) for way in options.ways for frames in options.frames]
+        result["by_frames"] = [in_fork(measure, session, *point, film) for point in points]
+        points = [(way, options.at, retention) for way in options.ways for retention in options.retentions]
+        result["by_retention"] = [in_fork(measure, session, *point, film) for point in points]
+    result["memory_ratio"] = {
+        way: memory_ratio([row for row in result["by_frames"] if row["way"] == way]) for way in options.ways
+    }
     if options.plot:
-        result["exponents"] = draw(result, options.plot)
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+        result["exponents"] = draw(curves(result), f"aot-tiny, {result['device']}", options.plot)
+    save(result, options.output)
     print(json.dumps(result))
-    return 0
+    return int(max(result["memory_ratio"].values()) > options.limit)
 
 
 if __name__ == "__main__":

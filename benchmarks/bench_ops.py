@@ -8,15 +8,13 @@ no backend may have twice that error. "method" is the whole of `compress` at 10 
 GPU, recorded as a CUDA graph, which leaves the launches out. The last line is JSON.
 """
 
-import argparse
 import json
 import sys
-from pathlib import Path
 
 import torch
 
 from aot import AOTConfig, compress
-from benchmarks.measure import ceilings, circumstances, relative_error, seconds, seconds_in_turn
+from benchmarks.measure import ceilings, environment, make_parser, relative_error, save, seconds, seconds_in_turn
 from benchmarks.op_cases import SIZES, Case, make_cases
 
 LIMITS = {torch.float32: 1e-4, torch.bfloat16: 1e-2}
@@ -66,11 +64,9 @@ def method(size: dict, device: torch.device, dtype: torch.dtype, repeats: int) -
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = make_parser(__doc__)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--size", choices=SIZES)
-    parser.add_argument("--repeats", type=int)
-    parser.add_argument("--output", type=Path, help="file for the JSON, beside the last line")
     options = parser.parse_args()
     device = torch.device(options.device)
     gpu = device.type == "cuda"
@@ -85,10 +81,9 @@ def main() -> int:
                 print_row(rows[-1])
         methods.append(method(SIZES[name], device, dtype, repeats))
         print(methods[-1], flush=True)
-    result = {"benchmark": "ops", "size": name, **circumstances(device), "ceilings": measured, "rows": rows}
+    result = {"benchmark": "ops", "size": name, **environment(device), "ceilings": measured, "rows": rows}
     result["method"] = methods
-    if options.output:
-        options.output.write_text(json.dumps(result, indent=1) + "\n")
+    save(result, options.output)
     print(json.dumps(result))
     return int(any("wrong" in row for row in rows + methods))
 

@@ -27,6 +27,7 @@ import av
 import numpy as np
 
 from aot_tiny.shapes.clips import write_clip
+from benchmarks.measure import process_status, running
 from llava.serve.client import media_part
 
 CHAT = "/v1/chat/completions"
@@ -139,26 +140,21 @@ class Server:
 
     def status(self, name: str) -> int:
         """A number of /proc/PID/status, such as Threads, or VmRSS in kB."""
-        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith(f"{name}:")).split()[1])
+        return process_status(name, self.process.pid)
 
     def decoders(self) -> list[int]:
         """The processes that it has started and that live."""
-        return children(self.process.pid)
+        found = []
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has just ended
+                state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+                if int(parent) == self.process.pid and state != "Z":
+                    found.append(int(stat.parent.name))
+        return found
 
     def videos(self) -> list[Path]:
         """Files that lie in its temporary folder."""
         return [path for path in self.folder.rglob("*") if path.is_file() and path.name != "lock"]
-
-
-def children(parent: int) -> list[int]:
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has just ended
-            words = stat.read_text().rpartition(")")[2].split()
-            if int(words[1]) == parent and words[0] != "Z":
-                found.append(int(stat.parent.name))
-    return found
 
 
 @contextmanager
@@ -167,13 +163,8 @@ def started(vllm: str, folder: Path) -> Iterator[Server]:
     program = "import sys, tempfile; tempfile.tempdir = sys.argv.pop(1)\n"
     program += "from llava.serve.encoder_server import main; sys.exit(main(sys.argv[1:]))"
     command = [sys.executable, "-c", program, str(folder), "--vllm", vllm, "--port", "0", "--device", "cpu"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        address = process.stdout.readline().split()[-1]
-        yield Server(process, address, folder)
-    finally:
-        process.kill()
-        process.wait(20)
+    with running(command) as (process, line):
+        yield Server(process, line.split()[-1], folder)
 
 
 def wait_for(condition: Callable[[], bool], seconds: float) -> float:
@@ -216,8 +207,8 @@ def half_sent(server: Server, count: int) -> Row:
         dropped = sum(everything(half).startswith(b"HTTP/1.1 408") for half in halves)
         seconds = time.monotonic() - began
     more, grown = server.status("Threads") - threads, (server.status("VmRSS") - memory) / 1024
-    said = f"{dropped} dropped within {seconds:.0f} s; {more} threads and {grown:.0f} MiB more; "
-    said += f"another request meanwhile {1e3 * meanwhile:.0f} ms"
+    said = f"{dropped} dropped within {seconds:.0f} s, with {more} threads and {grown:.0f} MiB more. "
+    said += f"Another request meanwhile {1e3 * meanwhile:.0f} ms"
     return f"{count} half-sent bodies", said, answered and dropped == count and more <= 4 and grown < 64
 
 
@@ -250,7 +241,7 @@ def gone(server: Server, slow: Path, model, count: int) -> Row:
             client.sendall(as_request(ask_about(copy)))
             wait_for(lambda: bool(server.decoders()), 20)
     seconds = wait_for(lambda: not server.decoders() and not server.videos(), 30)
-    said = f"all work ended {seconds:.1f} s later; {len(model.heard) - heard} asked of the language model"
+    said = f"all work ended {seconds:.1f} s later, and {len(model.heard) - heard} asked of the language model"
     return f"{count} clients that go", said, seconds < 5 and len(model.heard) == heard
 
 
@@ -269,13 +260,13 @@ def killed(server: Server, slow: Path, vllm: str) -> list[Row]:
         decoders = server.decoders()
         server.process.kill()
         server.process.wait(20)
-    alive = wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders), 5)
+    lived = wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in decoders), 5)
     left = len(server.videos())
     with started(vllm, server.folder) as again:
         answered, swept = post(again.url, TEXT)[0] == 200, not again.videos()
-    children_said = f"{len(decoders)} decoders, gone after {alive:.1f} s" if alive < 5 else "decoders live on"
+    children_said = f"{len(decoders)} decoders, gone after {lived:.1f} s" if lived < 5 else "decoders live on"
     return [
-        ("kill -9 while decoding", children_said, alive < 5),
+        ("kill -9 while decoding", children_said, lived < 5),
         ("the start after it", f"{left} videos left, {'none' if swept else 'still'} afterwards", swept and answered),
     ]
 

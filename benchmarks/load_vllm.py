@@ -7,7 +7,7 @@ Starts two servers that differ in the compression alone and asks them in turns, 
 the machine does weighs on both; --urls COMPRESSED WHOLE asks two that are running already. Every server is asked
 about a video once, so that no cache answers, and every answer has the same length. Requests a second are the median
 of the rounds; processor time is what all processes of a server used for a request, which other work on the machine
-does not lengthen (Linux, servers started here). Writes OUTPUT.json and prints a table; exit code 1 when a request
+does not lengthen (servers started here). Writes OUTPUT.json and prints a table; exit code 1 when a request
 failed.
 """
 
@@ -21,13 +21,14 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
+import psutil
 from PIL import Image
 
 from aot_cli.parser import Parser
@@ -40,22 +41,14 @@ FIRST_CLIP = 40_000  # none of the exam's, none of the training's
 PATIENCE = 600  # seconds for a server to start
 
 
-@dataclass(frozen=True)
+@dataclass
 class Request:
-    """kind: "video" or "image"; part: the file as it is sent."""
+    """kind: "video" or "image". part: the file as it is sent. outcome: a reply, or the sentence of a failure."""
 
     kind: str
     part: dict
     question: str
-
-
-@dataclass(frozen=True)
-class Done:
-    """A request and what came of it: a reply, or the sentence of a failure."""
-
-    kind: str
-    reply: Reply | None
-    error: str = ""
+    outcome: Reply | str = ""
 
 
 def make_requests(folder: Path, count: int, *, first: int, images: float, seed: int) -> list[Request]:
@@ -74,47 +67,47 @@ def make_requests(folder: Path, count: int, *, first: int, images: float, seed: 
     return requests
 
 
-def drive(url: str, requests: list[Request], *, clients: int, new_tokens: int) -> tuple[float, list[Done]]:
-    """(seconds, outcomes) of the requests, `clients` at any time."""
+def drive(url: str, requests: list[Request], *, clients: int, new_tokens: int) -> float:
+    """Seconds until all requests have an outcome, `clients` at any time."""
 
-    def one(request: Request) -> Done:
+    def send(request: Request) -> None:
+        settings = {"max_tokens": new_tokens, "model": "load", "ignore_eos": True}
         try:
-            reply = ask(url, [request.part], request.question, max_tokens=new_tokens, model="load", ignore_eos=True)
+            request.outcome = ask(url, [request.part], request.question, **settings)
         except ServerError as error:
-            return Done(request.kind, None, str(error))
-        return Done(request.kind, reply)
+            request.outcome = str(error)
 
     started = time.perf_counter()
     with ThreadPoolExecutor(clients) as pool:
-        outcomes = list(pool.map(one, requests))
-    return time.perf_counter() - started, outcomes
+        list(pool.map(send, requests))
+    return time.perf_counter() - started
 
 
-def processor_seconds(session: int | None) -> float:
-    """Processor time of all processes of a session so far (Linux); 0 for a server that was not started here."""
-    total = 0
-    for stat in Path("/proc").glob("[0-9]*/stat") if session else ():
-        with contextlib.suppress(OSError):  # it has just ended
-            words = stat.read_text().rpartition(")")[2].split()
-            total += (int(words[11]) + int(words[12])) * (int(words[3]) == session)
-    return total / os.sysconf("SC_CLK_TCK")
+def processor_seconds(server: psutil.Process | None) -> float:
+    """Processor time of a server and all it has started so far; 0 for one that was not started here."""
+    total = 0.0
+    for process in (server, *server.children(recursive=True)) if server else ():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:2])
+    return total
 
 
-def figures(seconds: list[float], processor: float, outcomes: list[Done]) -> dict:
+def figures(seconds: list[float], processor: float, requests: list[Request]) -> dict:
     """Throughput, percentiles in milliseconds, tokens of the prompts. seconds: of each round."""
-    replies = [done.reply for done in outcomes if done.reply]
-    videos = [done.reply for done in outcomes if done.reply and done.kind == "video"]
+    answered = [request for request in requests if isinstance(request.outcome, Reply)]
+    replies = [request.outcome for request in answered]
+    videos = [request.outcome for request in answered if request.kind == "video"]
 
     def percentiles(values: list[float]) -> dict[str, float]:
         return {f"p{q}": round(float(np.percentile(values, q)), 1) for q in (50, 95, 99)} if values else {}
 
     return {
-        "requests": len(outcomes),
+        "requests": len(requests),
         "videos": len(videos),
-        "failed": [done.error for done in outcomes if done.error],
+        "failed": [request.outcome for request in requests if request not in answered],
         "seconds": [round(value, 2) for value in seconds],
-        "requests_per_second": round(len(outcomes) / len(seconds) / float(np.median(seconds)), 3),
-        "processor_ms_per_request": round(1e3 * processor / len(outcomes), 1),
+        "requests_per_second": round(len(requests) / len(seconds) / float(np.median(seconds)), 3),
+        "processor_ms_per_request": round(1e3 * processor / len(requests), 1),
         "prompt_tokens_of_a_video": round(float(np.mean([reply.prompt_tokens for reply in videos] or [0])), 1),
         "first_token_ms": percentiles([reply.first for reply in replies]),
         "answer_ms": percentiles([reply.total for reply in replies]),
@@ -143,14 +136,14 @@ def table(compressed: dict, whole: dict) -> str:
 
 
 @contextlib.contextmanager
-def server(model: str, port: int, arguments: list[str], log: Path) -> Iterator[tuple[str, int]]:
-    """(address, session number) of a server in processes of its own."""
+def server(model: str, port: int, arguments: list[str], log: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """(address, process) of a server in processes of its own."""
     command = [sys.executable, "-m", "llava.serve.vllm", model, "--port", str(port), "--served-model-name", "load"]
     with log.open("w") as out:
         process = subprocess.Popen([*command, *arguments], stdout=out, stderr=out, start_new_session=True)
         try:
             wait_for(f"http://127.0.0.1:{port}", process, log)
-            yield f"http://127.0.0.1:{port}", process.pid
+            yield f"http://127.0.0.1:{port}", psutil.Process(process.pid)
         finally:
             process.terminate()
             process.wait(60)
@@ -168,27 +161,41 @@ def wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
     raise RuntimeError(f"The server did not start:\n{log.read_text()[-2000:]}")
 
 
-def measure(servers: list[tuple[str, int | None]], folder: Path, options) -> tuple[dict, dict]:
-    """Figures of the compressed server and of the other; servers: address and session of each."""
+def measure(servers: list[tuple[str, psutil.Process | None]], folder: Path, options) -> tuple[dict, dict]:
+    """Figures of the compressed server and of the other; servers: address and process of each."""
     warm = make_requests(folder, 2, first=FIRST_CLIP - 2, images=0.5, seed=1)
     for url, _ in servers:
         drive(url, warm, clients=1, new_tokens=options.new_tokens)
-    seconds, used, outcomes = ([], []), [0.0, 0.0], ([], [])
+    seconds, used, asked = ([], []), [0.0, 0.0], ([], [])
     for number in range(options.rounds):
         first = FIRST_CLIP + number * options.requests
         requests = make_requests(folder, options.requests, first=first, images=options.images, seed=number)
         for side in (0, 1) if number % 2 else (1, 0):
-            url, session = servers[side]
-            before = processor_seconds(session)
-            took, done = drive(url, requests, clients=options.clients, new_tokens=options.new_tokens)
-            used[side] += processor_seconds(session) - before
-            seconds[side].append(took)
-            outcomes[side].extend(done)
-    return figures(seconds[0], used[0], outcomes[0]), figures(seconds[1], used[1], outcomes[1])
+            url, process = servers[side]
+            mine = [replace(request) for request in requests]
+            before = processor_seconds(process)
+            seconds[side].append(drive(url, mine, clients=options.clients, new_tokens=options.new_tokens))
+            used[side] += processor_seconds(process) - before
+            asked[side].extend(mine)
+    compressed, whole = (figures(*side) for side in zip(seconds, used, asked, strict=True))
+    return compressed, whole
 
 
 def main() -> int:
-    options, rest = _parser().parse_known_args()
+    parser = Parser(prog="load_vllm.py", description="Load on vLLM, with and without compression.", allow_abbrev=False)
+    add = parser.add_argument
+    add("model", help="checkpoint in the layout of transformers")
+    add("--urls", nargs=2, metavar="URL", help="a compressed server and one without, both named load")
+    add("--retention", type=float, default=0.1)
+    add("--frames", type=int, help="frames of a video (default: the model's)")
+    add("--clients", type=int, default=8)
+    add("--rounds", type=int, default=4, help="rounds for each server (default 4)")
+    add("--requests", type=int, default=32, help="requests of a round (default 32)")
+    add("--images", type=float, default=0.25, help="share of requests about a picture (default 0.25)")
+    add("--new-tokens", type=int, default=16, help="length of every answer (default 16)")
+    add("--port", type=int, default=8200, help="of the first server; the second has the next (default 8200)")
+    add("--output", default="load_vllm", help="where the JSON and the servers' logs go, without suffix")
+    options, rest = parser.parse_known_args()
     rest = [argument for argument in rest if argument != "--"]
     with TemporaryDirectory() as name, contextlib.ExitStack() as stack:
         folder = Path(name)
@@ -214,23 +221,6 @@ def main() -> int:
     for error in compressed["failed"] + whole["failed"]:
         print(error, file=sys.stderr)
     return 1 if compressed["failed"] or whole["failed"] else 0
-
-
-def _parser() -> Parser:
-    parser = Parser(prog="load_vllm.py", description="Load on vLLM, with and without compression.", allow_abbrev=False)
-    add = parser.add_argument
-    add("model", help="checkpoint in the layout of transformers")
-    add("--urls", nargs=2, metavar="URL", help="a compressed server and one without, both named load")
-    add("--retention", type=float, default=0.1)
-    add("--frames", type=int, help="frames of a video (default: the model's)")
-    add("--clients", type=int, default=8)
-    add("--rounds", type=int, default=4, help="rounds for each server (default 4)")
-    add("--requests", type=int, default=32, help="requests of a round (default 32)")
-    add("--images", type=float, default=0.25, help="share of requests about a picture (default 0.25)")
-    add("--new-tokens", type=int, default=16, help="length of every answer (default 16)")
-    add("--port", type=int, default=8200, help="of the first server; the second has the next (default 8200)")
-    add("--output", default="load_vllm", help="where the JSON and the servers' logs go, without suffix")
-    return parser
 
 
 if __name__ == "__main__":

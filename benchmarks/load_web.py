@@ -9,7 +9,6 @@ answer about somebody else's video is found. Memory is that of the process that 
 load.png; exit code 1 when an answer was wrong, a broken file did anything but get one sentence, or memory grew.
 """
 
-import argparse
 import contextlib
 import json
 import os
@@ -17,7 +16,6 @@ import platform
 import random
 import re
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -32,6 +30,7 @@ import torch
 from aot_cli.parser import Parser
 from aot_tiny.shapes.clips import write_clip
 from aot_tiny.shapes.questions import make_questions
+from benchmarks.measure import process_status, running
 from llava.chat.options import add_model_options, load_session
 from llava.chat.session import ChatSession
 from llava.chat.web_worker import Limits, Worker
@@ -89,7 +88,13 @@ class PageClient:
 
 
 def main() -> int:
-    parser = _parser()
+    parser = Parser(prog="load_web.py", description="Questions of many clients to the page or its worker.")
+    parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--output", default="load", help="where the JSON and the plot go, without suffix")
+    parser.add_argument("--page", action="store_true", help="through `aot web` and HTTP (needs Gradio)")
+    add_model_options(parser)
+    parser.set_defaults(max_new_tokens=8)
     options = parser.parse_args()
     if options.clients < 1 or options.questions < max(10, options.clients):
         parser.error("give at least one client, 10 questions, and one question for each client")
@@ -102,8 +107,8 @@ def main() -> int:
             clients: list = [PageClient(address) for _ in plans]
         else:
             worker = Worker(session, Limits(visitors=options.clients, wait_seconds=600))
-            pid, clients = None, [WorkerClient(worker, str(client)) for client in range(options.clients)]
-        report = drive(clients, plans, truth, broken_files(Path(folder)), lambda: memory(pid))
+            pid, clients = "self", [WorkerClient(worker, str(client)) for client in range(options.clients)]
+        report = drive(clients, plans, truth, broken_files(Path(folder)), lambda: process_status("VmRSS", pid) / 1024)
     report |= {
         "through": "page" if options.page else "worker",
         "clients": options.clients,
@@ -189,12 +194,6 @@ def drive(clients: list, plans: list, truth: list, broken: list[str], measure: C
     }
 
 
-def memory(pid: int | None) -> float:
-    """MiB that a process holds in memory now (Linux); None means this one."""
-    status = Path(f"/proc/{pid or 'self'}/status").read_text(encoding="utf-8")
-    return int(re.search(r"VmRSS:\s+(\d+) kB", status)[1]) / 1024
-
-
 @contextlib.contextmanager
 def running_page(options) -> Iterator[tuple[str, int]]:
     """(address, process number) of `aot web` in a process of its own."""
@@ -203,13 +202,8 @@ def running_page(options) -> Iterator[tuple[str, int]]:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "aot_cli", "web", "--port", str(port), "--max-new-tokens"]
     command += [str(options.max_new_tokens), *(["--model-path", options.model_path] if options.model_path else [])]
-    server = subprocess.Popen([*command, "--device", options.device or "cpu"], stdout=subprocess.PIPE, text=True)
-    try:
-        server.stdout.readline()
-        yield f"http://127.0.0.1:{port}", server.pid
-    finally:
-        server.terminate()
-        server.wait(30)
+    with running([*command, "--device", options.device or "cpu"]) as (process, _):
+        yield f"http://127.0.0.1:{port}", process.pid
 
 
 def plot(report: dict, path: Path) -> None:
@@ -225,17 +219,6 @@ def plot(report: dict, path: Path) -> None:
     ax.set_title(f"{report['clients']} clients, {report['questions']} questions, through the {report['through']}")
     ax.legend(loc="lower right")
     figure.savefig(path, dpi=110)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="load_web.py", description="Questions of many clients to the page or its worker.")
-    parser.add_argument("--questions", type=int, default=200)
-    parser.add_argument("--clients", type=int, default=8)
-    parser.add_argument("--output", default="load", help="where the JSON and the plot go, without suffix")
-    parser.add_argument("--page", action="store_true", help="through `aot web` and HTTP (needs Gradio)")
-    add_model_options(parser)
-    parser.set_defaults(max_new_tokens=8)
-    return parser
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Their pictures show their number, so a frame that is off by one is seen.
 
 import struct
 from fractions import Fraction
+from functools import partial
 from math import cos, radians, sin
 from pathlib import Path
 
@@ -12,9 +13,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from benchmarks.odd_files import Writer, encode, picture, ready
+from benchmarks.odd_files import AV1, SIZE, Writer, encode, encoded, picture, stored, turned
 
-DATA = Path(__file__).parents[1] / "tests" / "data" / "video"
+DATA = Path(__file__).parents[1] / "tests" / "data" / "video"  # what FFmpeg's encoders do not make in one pass
 FRAMES = 300
 RATE = 25
 QUIET = "log-level=none:"
@@ -56,7 +57,7 @@ def streams(path: Path, films: list[tuple[int, int]], default: int) -> None:
         for count, (_, frames) in enumerate(films):
             codec, pix_fmt = ("libx264", "yuv420p") if frames > 1 else ("mjpeg", "yuvj420p")
             stream = out.add_stream(codec, rate=RATE)
-            stream.width, stream.height, stream.pix_fmt = 80, 48, pix_fmt
+            stream.width, stream.height, stream.pix_fmt = *SIZE, pix_fmt
             stream.disposition = av.stream.Disposition.default if count == default else av.stream.Disposition(0)
             made.append(stream)
         for stream, (first, frames) in zip(made, films, strict=True):
@@ -70,7 +71,7 @@ def doubled_times(path: Path) -> None:
     times = np.cumsum([0, *[20] * 99, 0, *[200] * 100, *[40] * 99]).tolist()
     with av.open(str(path), "w") as out:
         stream = out.add_stream("mjpeg", rate=RATE)
-        stream.width, stream.height, stream.pix_fmt = 80, 48, "yuvj420p"
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuvj420p"
         stream.codec_context.time_base = Fraction(1, 1000)
         for number in range(FRAMES):
             for packet in stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")):
@@ -80,14 +81,7 @@ def doubled_times(path: Path) -> None:
 
 
 def placed(path: Path, matrix: tuple[float, float, float, float]) -> None:
-    """An MP4 whose header turns or mirrors the picture by (a, b, c, d): (x, y) is shown at (ax + cy, bx + dy)."""
-    encode(path, frames=FRAMES, rate=RATE)
-    data = bytearray(path.read_bytes())
-    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
-    start = data.index(upright, data.index(b"tkhd"))
-    a, b, c, d = (round(value * (1 << 16)) for value in matrix)
-    data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
+    turned(path, matrix, frames=FRAMES, rate=RATE)
 
 
 def by(degrees: float) -> tuple[float, float, float, float]:
@@ -102,13 +96,7 @@ def animation(path: Path) -> None:
     first.save(path, save_all=True, append_images=others, duration=1000 // RATE, quality=90)
 
 
-def _with(**settings: object) -> Writer:
-    return lambda path: encode(path, **{"frames": FRAMES, "rate": RATE, **settings})
-
-
-def _stored(name: str) -> Writer:
-    """What FFmpeg's encoders do not make in one pass."""
-    return lambda path: path.write_bytes((DATA / name).read_bytes()) and None
+_with = partial(encoded, frames=FRAMES, rate=RATE)
 
 
 def _x265(options: str) -> dict[str, object]:
@@ -135,16 +123,16 @@ LONG: dict[str, tuple[str, Writer, int, int]] = {
     "HEVC, closed groups": ("a.mp4", _with(**_x265("open-gop=0:keyint=30")), 0, FRAMES),
     "HEVC, open groups": ("a.mp4", _with(**_x265(_OPEN)), 0, FRAMES),
     "HEVC, open groups, transport stream": ("a.ts", _with(**_x265(_OPEN)), 0, FRAMES),
-    "VP8 with hidden frames": ("a.webm", _stored("vp8_altref.webm"), 0, FRAMES),
+    "VP8 with hidden frames": ("a.webm", stored(DATA / "vp8_altref.webm"), 0, FRAMES),
     "VP9": ("a.webm", _with(codec="libvpx-vp9", gop=30, options={"cpu-used": "8"}), 0, FRAMES),
-    "AV1": ("a.mp4", ready("av1_long.mp4"), 0, FRAMES),
+    "AV1": ("a.mp4", stored(AV1 / "av1_long.mp4"), 0, FRAMES),
     "MPEG-4 with B-frames": ("a.mp4", _with(codec="mpeg4", options=_DOUBLE), 0, FRAMES),
     "MPEG-4 in AVI": ("a.avi", _with(codec="mpeg4"), 0, FRAMES),
     "MPEG-4 with B-frames in AVI": ("a.avi", _with(codec="mpeg4", options=_DOUBLE), 0, FRAMES),
     "MPEG-2 with B-frames in QuickTime": ("a.mov", _with(codec="mpeg2video", options=_DOUBLE), 0, FRAMES),
     "MPEG-2 with B-frames in MXF": ("a.mxf", _with(codec="mpeg2video", options=_DOUBLE), 0, FRAMES),
     "MPEG-2 program stream with B-frames": ("a.mpg", _with(codec="mpeg2video", options=_DOUBLE), 0, FRAMES),
-    "MPEG-4 in AVI, two pictures in a packet": ("a.avi", _stored("avi_xvid_packed.avi"), 0, FRAMES),
+    "MPEG-4 in AVI, two pictures in a packet": ("a.avi", stored(DATA / "avi_xvid_packed.avi"), 0, FRAMES),
     "H.264 with B-frames in AVI": ("a.avi", _with(gop=60, options={"bf": "3"}), 0, FRAMES),
     "H.264 without B-frames in AVI": ("a.avi", _with(gop=60, options={"bf": "0"}), 0, FRAMES),
     "H.264 with B-frames in Flash": ("a.flv", _with(gop=60, options={"bf": "3"}), 0, FRAMES),

@@ -1,7 +1,7 @@
 """Video files of every odd kind, made with PyAV, whose pictures say which frame they are.
 
 A picture is BITS vertical stripes, white for 1 and black for 0: the number is read back whatever a codec does
-to colours. Used by tests/fuzz and by reliability.py.
+to colours.
 """
 
 import shutil
@@ -16,7 +16,7 @@ import numpy as np
 BITS = 10
 FRAMES = 24
 SIZE = (80, 48)  # width, height
-READY = Path(__file__).with_name("data")
+AV1 = Path(__file__).with_name("data")  # PyAV's encoder of AV1 takes real-time priority from all others as root
 
 
 def picture(number: int, size: tuple[int, int] = SIZE) -> np.ndarray:
@@ -96,13 +96,16 @@ def _tone(out: av.container.OutputContainer, stream: av.AudioStream) -> None:
     out.mux(stream.encode(None))
 
 
-def turned(path: Path, matrix: tuple[int, int, int, int]) -> None:
-    """An MP4 whose header turns the picture, as phones write it; matrix (a, b, c, d)."""
-    encode(path)
+def turned(path: Path, matrix: tuple[float, float, float, float], **settings: object) -> None:
+    """An MP4 whose header turns or mirrors the picture, as phones write it.
+
+    matrix: (a, b, c, d), by which (x, y) is shown at (ax + cy, bx + dy). settings: of `encode`.
+    """
+    encode(path, **settings)
     data = bytearray(path.read_bytes())
     upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
     start = data.index(upright, data.index(b"tkhd"))
-    a, b, c, d = (value << 16 for value in matrix)
+    a, b, c, d = (round(value * (1 << 16)) for value in matrix)
     data[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     path.write_bytes(data)
 
@@ -131,77 +134,72 @@ def playlist(path: Path) -> None:
 
 def long(path: Path) -> None:
     """Ten hours at one frame a minute."""
-    fine = {"qmin": "2", "qmax": "2"}  # large pictures, whatever the encoder makes of so low a rate
-    encode(
-        path, codec="mjpeg", pix_fmt="yuvj420p", frames=600, rate=Fraction(1, 60), noise=True, size=(320, 240),
-        options=fine,
-    )  # fmt: skip
+    # large pictures, whatever the encoder makes of so low a rate
+    fine = {"size": (320, 240), "noise": True, "options": {"qmin": "2", "qmax": "2"}}
+    encode(path, codec="mjpeg", pix_fmt="yuvj420p", frames=600, rate=Fraction(1, 60), **fine)
 
 
 Writer = Callable[[Path], object]
 
 
-def _with(**settings: object) -> Writer:
+def encoded(**settings: object) -> Writer:
     return lambda path: encode(path, **settings)
 
 
-def ready(name: str) -> Writer:
-    """A file made before by `encode`: PyAV's AV1 encoder, SVT-AV1, takes real-time priority from all others as root."""
-    return lambda path: shutil.copyfile(READY / name, path)
+def stored(source: Path) -> Writer:
+    """A file that lies ready."""
+    return lambda path: shutil.copyfile(source, path)
 
+
+HEVC = {"codec": "libx265", "options": {"x265-params": "log-level=none"}}
+VARYING = np.cumsum([0, *[40] * 17, *[1000] * 6]).tolist()  # milliseconds
 
 # what can be read: description -> (file name, writer)
 READABLE: dict[str, tuple[str, Writer]] = {
-    "H.264": ("a.mp4", _with()),
-    "H.264, index in front": ("a.mp4", _with(muxer={"movflags": "faststart"})),
-    "H.264, fragmented": ("a.mp4", _with(muxer={"movflags": "frag_keyframe+empty_moov"})),
-    "H.264 in Matroska": ("a.mkv", _with()),
-    "H.264 transport stream": ("a.ts", _with()),
-    "H.264 without a container": ("a.h264", _with(container="h264")),
-    "H.264, sound before the picture": ("a.mp4", _with(sound=True)),
-    "HEVC": ("a.mp4", _with(codec="libx265", options={"x265-params": "log-level=none"})),
-    "HEVC, 10 bit": (
-        "a.mkv",
-        _with(codec="libx265", pix_fmt="yuv420p10le", options={"x265-params": "log-level=none"}),
-    ),
-    "HEVC, 12 bit 4:4:4": (
-        "a.mkv",
-        _with(codec="libx265", pix_fmt="yuv444p12le", options={"x265-params": "log-level=none"}),
-    ),
-    "AV1": ("a.mp4", ready("av1.mp4")),
-    "AV1, 10 bit": ("a.webm", ready("av1_10bit.webm")),
-    "VP8": ("a.webm", _with(codec="libvpx")),
-    "VP9": ("a.webm", _with(codec="libvpx-vp9", options={"cpu-used": "8"})),
-    "VP9 with alpha": ("a.webm", _with(codec="libvpx-vp9", pix_fmt="yuva420p", options={"cpu-used": "8"})),
-    "VP9, odd size 83x51": ("a.webm", _with(codec="libvpx-vp9", size=(83, 51), options={"cpu-used": "8"})),
-    "H.264, odd size 83x51": ("a.mp4", _with(pix_fmt="yuv444p", size=(83, 51))),
-    "H.264, 10 bit": ("a.mp4", _with(pix_fmt="yuv420p10le")),
-    "H.264, grey": ("a.mp4", _with(pix_fmt="gray")),
-    "FFV1, grey 16 bit": ("a.mkv", _with(codec="ffv1", pix_fmt="gray16le")),
-    "Animation (qtrle) with alpha": ("a.mov", _with(codec="qtrle", pix_fmt="argb")),
-    "PNG in QuickTime with alpha": ("a.mov", _with(codec="png", pix_fmt="rgba")),
-    "ProRes 4444 with alpha": ("a.mov", _with(codec="prores_ks", pix_fmt="yuva444p10le")),
-    "GIF": ("a.gif", _with(codec="gif", pix_fmt="rgb8")),
-    "MPEG-4": ("a.avi", _with(codec="mpeg4")),
-    "Motion JPEG": ("a.avi", _with(codec="mjpeg", pix_fmt="yuvj420p")),
-    "MPEG-2": ("a.mpg", _with(codec="mpeg2video", rate=25)),
-    "WMV": ("a.wmv", _with(codec="wmv2")),
-    "Flash": ("a.flv", _with(codec="flv")),
-    "2000 wide, 16 high": ("a.mp4", _with(size=(2000, 16))),
-    "20 wide, 16 high": ("a.mp4", _with(size=(20, 16))),
-    "one frame": ("a.mp4", _with(frames=1)),
-    "varying rate": ("a.mp4", _with(times=np.cumsum([0, *[40] * 17, *[1000] * 6]).tolist())),
-    "varying rate in Matroska": ("a.mkv", _with(times=np.cumsum([0, *[40] * 17, *[1000] * 6]).tolist())),
-    "times that start at 5 s": ("a.mkv", _with(times=list(range(5000, 5000 + 24 * 100, 100)))),
+    "H.264": ("a.mp4", encoded()),
+    "H.264, index in front": ("a.mp4", encoded(muxer={"movflags": "faststart"})),
+    "H.264, fragmented": ("a.mp4", encoded(muxer={"movflags": "frag_keyframe+empty_moov"})),
+    "H.264 in Matroska": ("a.mkv", encoded()),
+    "H.264 transport stream": ("a.ts", encoded()),
+    "H.264 without a container": ("a.h264", encoded(container="h264")),
+    "H.264, sound before the picture": ("a.mp4", encoded(sound=True)),
+    "HEVC": ("a.mp4", encoded(**HEVC)),
+    "HEVC, 10 bit": ("a.mkv", encoded(pix_fmt="yuv420p10le", **HEVC)),
+    "HEVC, 12 bit 4:4:4": ("a.mkv", encoded(pix_fmt="yuv444p12le", **HEVC)),
+    "AV1": ("a.mp4", stored(AV1 / "av1.mp4")),
+    "AV1, 10 bit": ("a.webm", stored(AV1 / "av1_10bit.webm")),
+    "VP8": ("a.webm", encoded(codec="libvpx")),
+    "VP9": ("a.webm", encoded(codec="libvpx-vp9", options={"cpu-used": "8"})),
+    "VP9 with alpha": ("a.webm", encoded(codec="libvpx-vp9", pix_fmt="yuva420p", options={"cpu-used": "8"})),
+    "VP9, odd size 83x51": ("a.webm", encoded(codec="libvpx-vp9", size=(83, 51), options={"cpu-used": "8"})),
+    "H.264, odd size 83x51": ("a.mp4", encoded(pix_fmt="yuv444p", size=(83, 51))),
+    "H.264, 10 bit": ("a.mp4", encoded(pix_fmt="yuv420p10le")),
+    "H.264, grey": ("a.mp4", encoded(pix_fmt="gray")),
+    "FFV1, grey 16 bit": ("a.mkv", encoded(codec="ffv1", pix_fmt="gray16le")),
+    "Animation (qtrle) with alpha": ("a.mov", encoded(codec="qtrle", pix_fmt="argb")),
+    "PNG in QuickTime with alpha": ("a.mov", encoded(codec="png", pix_fmt="rgba")),
+    "ProRes 4444 with alpha": ("a.mov", encoded(codec="prores_ks", pix_fmt="yuva444p10le")),
+    "GIF": ("a.gif", encoded(codec="gif", pix_fmt="rgb8")),
+    "MPEG-4": ("a.avi", encoded(codec="mpeg4")),
+    "Motion JPEG": ("a.avi", encoded(codec="mjpeg", pix_fmt="yuvj420p")),
+    "MPEG-2": ("a.mpg", encoded(codec="mpeg2video", rate=25)),
+    "WMV": ("a.wmv", encoded(codec="wmv2")),
+    "Flash": ("a.flv", encoded(codec="flv")),
+    "2000 wide, 16 high": ("a.mp4", encoded(size=(2000, 16))),
+    "20 wide, 16 high": ("a.mp4", encoded(size=(20, 16))),
+    "one frame": ("a.mp4", encoded(frames=1)),
+    "varying rate": ("a.mp4", encoded(times=VARYING)),
+    "varying rate in Matroska": ("a.mkv", encoded(times=VARYING)),
+    "times that start at 5 s": ("a.mkv", encoded(times=list(range(5000, 5000 + 24 * 100, 100)))),
     "turned by 90°": ("a.mp4", lambda path: turned(path, (0, 1, -1, 0))),
     "turned by 180°": ("a.mp4", lambda path: turned(path, (-1, 0, 0, -1))),
     "turned by 270°": ("a.mp4", lambda path: turned(path, (0, -1, 1, 0))),
     "size changes in the middle": ("a.h264", two_sizes),
-    "MP4 called .avi": ("a.avi", _with(container="mp4")),
-    "WebM called .mp4": ("a.mp4", _with(codec="libvpx", container="webm")),
-    "MP4 called .txt": ("a.txt", _with(container="mp4")),
-    "a name with a colon": ("lecture:1.mp4", _with()),
-    "a name of spaces, signs and letters of many scripts": ("-мой % видео #1 日本.mp4", _with()),
+    "MP4 called .avi": ("a.avi", encoded(container="mp4")),
+    "WebM called .mp4": ("a.mp4", encoded(codec="libvpx", container="webm")),
+    "MP4 called .txt": ("a.txt", encoded(container="mp4")),
+    "a name with a colon": ("lecture:1.mp4", encoded()),
+    "a name of spaces, signs and letters of many scripts": ("-мой % видео #1 日本.mp4", encoded()),
     "a title that is not UTF-8": ("a.mkv", foreign_title),
     "ten hours, a frame a minute": ("a.mp4", long),
 }
@@ -236,16 +234,16 @@ REFUSED: dict[str, tuple[str, Writer]] = {
 
 # whole files to be cut: frames a second, and whether the container tells a cut from an end
 CUT: dict[str, tuple[str, Writer, int, bool]] = {
-    "MP4": ("a.mp4", _with(), 10, True),
-    "MP4, index in front": ("a.mp4", _with(muxer={"movflags": "faststart"}), 10, True),
-    "Matroska": ("a.mkv", _with(), 10, True),
-    "WebM": ("a.webm", _with(codec="libvpx"), 10, True),
-    "AVI": ("a.avi", _with(codec="mpeg4"), 10, True),
-    "QuickTime": ("a.mov", _with(codec="mjpeg", pix_fmt="yuvj420p"), 10, True),
-    "MP4, fragmented": ("a.mp4", _with(muxer={"movflags": "frag_keyframe+empty_moov"}), 10, False),
-    "transport stream": ("a.ts", _with(), 10, False),
-    "MPEG-2": ("a.mpg", _with(codec="mpeg2video", rate=25), 25, False),
-    "Flash": ("a.flv", _with(codec="flv"), 10, False),
-    "WMV": ("a.wmv", _with(codec="wmv2"), 10, False),
-    "GIF": ("a.gif", _with(codec="gif", pix_fmt="rgb8"), 10, False),
+    "MP4": ("a.mp4", encoded(), 10, True),
+    "MP4, index in front": ("a.mp4", encoded(muxer={"movflags": "faststart"}), 10, True),
+    "Matroska": ("a.mkv", encoded(), 10, True),
+    "WebM": ("a.webm", encoded(codec="libvpx"), 10, True),
+    "AVI": ("a.avi", encoded(codec="mpeg4"), 10, True),
+    "QuickTime": ("a.mov", encoded(codec="mjpeg", pix_fmt="yuvj420p"), 10, True),
+    "MP4, fragmented": ("a.mp4", encoded(muxer={"movflags": "frag_keyframe+empty_moov"}), 10, False),
+    "transport stream": ("a.ts", encoded(), 10, False),
+    "MPEG-2": ("a.mpg", encoded(codec="mpeg2video", rate=25), 25, False),
+    "Flash": ("a.flv", encoded(codec="flv"), 10, False),
+    "WMV": ("a.wmv", encoded(codec="wmv2"), 10, False),
+    "GIF": ("a.gif", encoded(codec="gif", pix_fmt="rgb8"), 10, False),
 }

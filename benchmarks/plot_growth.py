@@ -10,97 +10,90 @@ as JSON.
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
+
+Points = list[tuple[float, float]]
 FIELDS = {"tower_ms": "tower, ms", "method_ms": "method, ms", "prefill_ms": "prefill, ms"}
 FIELDS |= {"first_token_ms": "first token, ms", "peak_mib": "peak memory above the weights, MiB"}
+FIELDS |= {"ms": "process ms", "above_mib": "peak MiB"}
 
 
-def slope(xs: list[float], ys: list[float]) -> float:
-    """Least-squares slope of log y over log x."""
-    xs, ys = [math.log(x) for x in xs], [math.log(y) for y in ys]
-    x, y = sum(xs) / len(xs), sum(ys) / len(ys)
-    return sum((a - x) * (b - y) for a, b in zip(xs, ys, strict=True)) / sum((a - x) ** 2 for a in xs)
-
-
-def log_axes(axis, xs: list[float], ys: list[float]) -> None:
-    """Logarithmic axes, marked at what was measured; a decade at least, so that noise does not look like growth."""
+def draw(panels: dict[tuple[str, str], dict[str, Points]], title: str, output: Path) -> dict[str, float]:
+    """Writes a picture of the lines of each (what grows, field), a row of panels a growth; returns the exponents."""
+    import matplotlib
+    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    axis.set(xscale="log", yscale="log")
-    axis.set_xticks(sorted(set(xs)), [f"{x:g}" for x in sorted(set(xs))])
-    axis.minorticks_off()
-    axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.yaxis.set_major_formatter("{x:g}")
-    middle, half = math.sqrt(min(ys) * max(ys)), max(math.sqrt(max(ys) / min(ys)) * 1.3, math.sqrt(10))
-    axis.set_ylim(middle / half, middle * half)
+    columns = len(panels) // 2
+    figure = Figure(figsize=(4.5 * columns, 8), layout="constrained")
+    axes = figure.subplots(2, columns, squeeze=False)
+    exponents = {}
+    for axis, ((along, field), lines) in zip(axes.flat, panels.items(), strict=True):
+        axis.set(xlabel=along, title=FIELDS[field])
+        for name, points in lines.items():
+            xs, ys = zip(*sorted(points), strict=True)
+            exponents[f"{name}: {field} against {along}"] = fit = round(np.polyfit(np.log(xs), np.log(ys), 1)[0], 2)
+            axis.plot(xs, ys, marker="o", label=f"{name}: {fit:.2f}")
+        if lines:
+            xs, ys = np.array([point for points in lines.values() for point in points]).T
+            axis.set(xscale="log", yscale="log")
+            axis.set_xticks(np.unique(xs), [f"{x:g}" for x in np.unique(xs)])
+            axis.minorticks_off()
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            # a decade at least, so that noise does not look like growth
+            middle, half = np.sqrt(ys.min() * ys.max()), max(1.3 * np.sqrt(ys.max() / ys.min()), np.sqrt(10))
+            axis.set_ylim(middle / half, middle * half)
+            axis.legend(fontsize=7, title="exponent", title_fontsize=7)
+    figure.suptitle(title)
+    with matplotlib.rc_context({"svg.hashsalt": "aot"}):  # the same picture from the same figures
+        figure.savefig(output, metadata={"Date": None})
+    return exponents
 
 
-def retention(row: dict) -> float | None:
-    """Share of the tokens that a setting such as "aot 10 %" keeps; None for others."""
-    found = re.fullmatch(r"aot (\d+) %", row["setting"])
-    return int(found.group(1)) / 100 if found else None
-
-
-def against_frames(rows: list[dict], field: str) -> dict[str, list[tuple[float, float]]]:
+def against_frames(rows: list[dict], field: str) -> dict[str, Points]:
     """(frames, value) of every shape and setting that was measured at several numbers of frames."""
-    found: dict = {}
+    found: dict[str, Points] = {}
     for row in rows:
-        if row.get(field, 0) > 0:
-            found.setdefault(f"{row['shape']}, {row['setting']}", []).append((row["frames"], row[field]))
-    return _lines(found)
+        found.setdefault(f"{row['shape']}, {row['setting']}", []).append((row["frames"], row[field]))
+    return found
 
 
-def against_retention(rows: list[dict], field: str) -> dict[str, list[tuple[float, float]]]:
+def against_retention(rows: list[dict], field: str) -> dict[str, Points]:
     """(retention, value) of every shape, at the number of frames that most retentions were measured at."""
-    rows = [row for row in rows if row.get(field, 0) > 0 and retention(row)]
-    found: dict = {}
-    for shape in dict.fromkeys(row["shape"] for row in rows):
-        frames = Counter(row["frames"] for row in rows if row["shape"] == shape).most_common(1)[0][0]
-        points = [(retention(row), row[field]) for row in rows if (row["shape"], row["frames"]) == (shape, frames)]
+    shares = [re.fullmatch(r"aot (\d+) %", row["setting"]) for row in rows]
+    kept = [(row, int(share[1]) / 100) for row, share in zip(rows, shares, strict=True) if share]
+    found: dict[str, Points] = {}
+    for shape in dict.fromkeys(row["shape"] for row, _ in kept):
+        frames = Counter(row["frames"] for row, _ in kept if row["shape"] == shape).most_common(1)[0][0]
+        points = [(share, row[field]) for row, share in kept if (row["shape"], row["frames"]) == (shape, frames)]
         found[f"{shape}, {frames} frames"] = points
-    return _lines(found)
-
-
-def _lines(found: dict) -> dict:
-    return {name: sorted(points) for name, points in found.items() if len({x for x, _ in points}) > 1}
+    return found
 
 
 def main() -> int:
-    try:
-        import matplotlib
-    except ModuleNotFoundError:
-        sys.exit("The plot needs matplotlib; install the extra `visualize`.")
-    matplotlib.use("svg")
-    matplotlib.rcParams["svg.hashsalt"] = "aot"
-    import matplotlib.pyplot as plt
-
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", type=Path)
     parser.add_argument("--output", type=Path, default=Path("docs/images/growth_e2e.svg"))
     options = parser.parse_args()
     result = json.loads(options.result.read_text())
     result = result.get("e2e") or result  # what run_gpu.sh leaves holds it as a part
-    fields = [field for field in FIELDS if any(row.get(field, 0) > 0 for row in result["rows"])]
-    figure, panels = plt.subplots(2, len(fields), figsize=(4.5 * len(fields), 8), layout="constrained", squeeze=False)
-    exponents = {}
-    for line, along, curves in zip(panels, ("frames", "retention"), (against_frames, against_retention), strict=True):
-        for axis, field in zip(line, fields, strict=True):
-            found = curves(result["rows"], field)
-            for name, points in found.items():
-                exponent = slope(*zip(*points, strict=True))
-                exponents[f"{name}: {field} against {along}"] = round(exponent, 2)
-                axis.plot(*zip(*points, strict=True), marker="o", label=f"{name}: {exponent:.2f}")
-            axis.set(xlabel=along, title=FIELDS[field])
-            if found:
-                log_axes(axis, *zip(*(point for points in found.values() for point in points), strict=True))
-                axis.legend(fontsize=7, title="exponent", title_fontsize=7)
-    figure.suptitle(result["device"])
-    figure.savefig(options.output, metadata={"Date": None})
+    measured = {field: [row for row in result["rows"] if row.get(field, 0) > 0] for field in FIELDS}
+    panels = {}
+    for along, lines in (("frames", against_frames), ("retention", against_retention)):
+        for field, rows in measured.items():
+            if rows:
+                found = {name: points for name, points in lines(rows, field).items() if len(dict(points)) > 1}
+                panels[along, field] = found
+    try:
+        exponents = draw(panels, result["device"], options.output)
+    except ModuleNotFoundError:
+        sys.exit("The plot needs matplotlib; install the extra `visualize`.")
     print(json.dumps(exponents, indent=1))
     return 0
 

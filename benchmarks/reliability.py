@@ -1,85 +1,102 @@
-"""Tries every odd input and writes docs/reliability.md: `python -m benchmarks.reliability`.
+"""Tries every odd input and writes the tables of docs/reliability.md: `python -m benchmarks.reliability`.
 
 --examples: damaged files tried beside the named ones. Ends with exit code 1 when an input gave a wrong frame, a
-crash, or anything else than a video or one sentence. --load-only: renews the section on load alone, from the
+crash, or anything else than a video or one sentence. --load-only: renews the table of load alone, from the
 docs/images/load_*.json that load_web.py wrote.
 """
 
 import argparse
 import json
+import re
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from benchmarks.long_files import FRAMES as LONG_FRAMES
 from benchmarks.long_files import LONG
-from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, encode
-from benchmarks.try_files import Outcome, attempt, cut_file, try_file
+from benchmarks.measure import fill_page
+from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, TURNS, Writer, encode, number
+from llava.video import VideoError, load_video
 
-OUT = Path(__file__).parents[1] / "docs" / "reliability.md"
-IMAGES = OUT.with_name("images")
+PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
 SEEDS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4", "flv": "flv", "ts": "libx264"}
+SHOWN = 8  # frames asked for
 
-INTRODUCTION = """# Any file
 
-Written by `python -m benchmarks.reliability`; do not edit by hand.
+@dataclass(frozen=True)
+class Outcome:
+    """read: frames of the video, None when it was refused. right: every frame shown is the one asked for.
 
-A video is either read, and then every frame shown is the one asked for, or refused in one sentence that says
-what to do; nothing is lost in silence. Videos longer than half an hour are not read through where header and constant
-rate allow it: eight frames of a ten-hour file touch less than a fifth of its bytes (tests/fuzz). Files whose container
-does not state its length (transport streams, MPEG-2, Flash, fragmented MP4, GIF, WMV) cannot be told from shorter ones
-when cut: what is there is read, and its last picture may be incomplete.
+    refusal: its sentence, the path left out.
+    """
 
-## Who decodes
+    read: int | None
+    right: bool
+    decoder: str
+    refusal: str
 
-PyAV decodes, and Pillow animated WebP and AVIF and folders of pictures. decord is asked only when you ask for it
-(`decoder="decord"`). PyAV then still says which frames there are and when, and decord is refused unless all of this
-holds: MP4 or Matroska by the first bytes; one video stream, of a codec that is known to agree; every packet shows one
-frame and has a time of its own; no frame is hidden by an edit list; every keyframe decodes alone; no turn or mirror;
-no more than 4K. So a file has one set of frames, times, colours and turns, whoever decodes it.
+    @property
+    def words(self) -> str:
+        if self.read is None:
+            return f"refused: {self.refusal}"
+        return f"{self.read} frames, {'the right ones' if self.right else 'WRONG ONES'}, {self.decoder}"
 
-- **Times** are those of the packets. Where a container has none (raw streams, AVI with B-frames), frames are counted
-  at the stated rate. One doubled or missing time leaves the others as they are. Times that cannot be true (not finite,
-  falling, all equal, far beyond the stated length, more than an hour a frame) are not believed.
-- **Streams**: of several, the default one that moves; a cover or a still picture in front of a film is passed over.
-- **Turns and mirrors** follow the display matrix with its signs, to the nearest quarter turn.
-- **Colours** are converted by the matrix and range that the stream states, and as BT.601 in limited range where it
-  states none, whatever its size, as ffmpeg does. HDR is not mapped to SDR. Transparency is left out.
+    @property
+    def in_short(self) -> str:
+        """The same without what to do about it; of decord's refusals the reason in brackets alone."""
+        return re.sub(r"; .*$", "", re.sub(r"decord cannot read .*\((.*)\)", r"\1", self.words))
 
-## What a file may take
 
-| bound | value |
-|---|---|
-| memory of the process that decodes | 4 GiB of data (Linux: RLIMIT_DATA); beyond it one sentence |
-| pixels of a picture that is decoded | 2^26, as 8192x8192; larger ones are refused before they are decoded |
-| pixels of a picture that is handed on | 4096x2304 (4K); larger ones are averaged down by a whole factor |
-| frames in memory at once | 4 GiB, such as 128 frames of 4K; `open_video` gives them one after another |
-| time | `time_limit`, 600 s unless told otherwise; a decoder that hangs is killed |
-| files opened | the one that was given: the kernel refuses every other file and socket (RLIMIT_NOFILE) |
-| formats | an allow-list of FFmpeg's, recognised by content; the file's name plays no part |
-| life | the process ends within a second of its parent, however that ended |
+def try_read(
+    path: Path, *, decoder: str = "auto", turns: int = 0, rate: float | None = None, first: int = 0
+) -> Outcome:
+    """What `load_video` makes of a file written by odd_files; anything but a video or a VideoError is raised.
 
-Pipes, devices, sockets and circles of links are refused at once, as videos and in folders of pictures.
-tests/serve/test_video_bounds.py tries these, among them playlists of six formats before, in and around a film, names
-that are protocols or patterns for FFmpeg, and a QuickTime file whose pictures are in another one.
+    first: number of the first frame shown. rate: frames a second of a cut file, whose numbers then follow from their
+    times; the last picture of such a file may be incomplete and is not looked at.
+    """
+    try:
+        video = load_video(path, num_frames=SHOWN, decoder=decoder)
+    except VideoError as error:
+        text = str(error)
+        if "\n" in text or not text.endswith("."):
+            raise AssertionError(f"not one sentence: {text!r}") from error
+        return Outcome(None, True, "", text.replace(str(path), path.name))
+    wanted = np.linspace(0, video.total_frames - 1, SHOWN).astype(int)
+    looked = np.ones(SHOWN, bool)
+    if rate is not None:
+        looked = wanted < video.total_frames - 1
+        wanted = np.rint(video.times * rate).astype(int)
+    shown = np.array([number(np.rot90(frame, -turns)) - first for frame in video.frames])
+    return Outcome(video.total_frames, bool((shown == wanted)[looked].all()), video.decoder, "")
 
-The pictures of these files carry their number in stripes, so that each frame read is checked. Checkpoints,
-settings and prompts are tried by tests/fuzz: no pickle is ever loaded, and damaged files are one sentence.
-"""
 
-LOAD = """## Under load
+def try_file(folder: Path, label: str, file: str, write: Writer, **settings: object) -> Outcome:
+    """Writes a file of odd_files into an empty folder and reads it."""
+    folder.mkdir(parents=True)
+    write(folder / file)
+    return try_read(folder / file, turns=TURNS.get(label, 0), **settings)
 
-Written by `python benchmarks/load_web.py --questions 200 --clients 8 --output load` (`--page`: the whole page over
-HTTP). Every client has a video of its own and asks mixed questions at mixed retentions, all at the same time; the last
-one also sends a broken file before each of its questions. Wrong is an answer or a number of kept tokens that differs
-from that of a session nobody shares. Memory is that of the process that holds the model; its growth is the mean over
-the last 35 % of the answers less the mean over the 35 % before them, the first 30 % being the warm-up. Seconds and
-waits were taken on a machine busy with other work and say little; answers and memory do not depend on it.
-"""
+
+def cut_file(
+    folder: Path, file: str, write: Writer, *, rate: float, tenths: Sequence[int] = range(1, 10)
+) -> list[Outcome]:
+    """The same for a file of constant rate cut at tenths of its bytes."""
+    folder.mkdir(parents=True)
+    path = folder / file
+    write(path)
+    data = path.read_bytes()
+    outcomes = []
+    for tenth in tenths:
+        path.write_bytes(data[: len(data) * tenth // 10])
+        outcomes.append(try_read(path, rate=rate))
+    return outcomes
 
 
 def damage(data: bytes, random: np.random.Generator) -> bytes:
@@ -98,34 +115,13 @@ def damage(data: bytes, random: np.random.Generator) -> bytes:
     return bytes(content)
 
 
-def tell(outcomes: list[Outcome]) -> str:
-    """What became of a file at each cut, in order."""
-    parts = ["refused" if o.read is None else f"{o.read}" if o.right else "WRONG" for o in outcomes]
-    return ", ".join(parts)
+def tables(folder: Path, examples: int, pool: ThreadPoolExecutor) -> tuple[list[str], int]:
+    """(lines of the page about files, inputs with a wrong outcome)."""
+    lines, wrong = [], 0
 
-
-def reasons(outcomes: list[Outcome]) -> str:
-    """The refusals among them, each sentence once up to its first colon or number."""
-    said = {o.said.split(" is ", 1)[-1].split(":")[0].split("(")[0].strip() for o in outcomes if o.read is None}
-    return "; ".join(sorted(said))
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--examples", type=int, default=300)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--load-only", action="store_true")
-    options = parser.parse_args()
-    if options.load_only:
-        before = OUT.read_text(encoding="utf-8").partition(LOAD.splitlines()[0])[0]
-        OUT.write_text(before + "\n".join(under_load()) + "\n", encoding="utf-8")
-        return 0
-    with tempfile.TemporaryDirectory() as name, ThreadPoolExecutor(options.workers) as pool:
-        return report(Path(name), options.examples, pool)
-
-
-def report(folder: Path, examples: int, pool: ThreadPoolExecutor) -> int:
-    """Writes the page; 1 when something was wrong."""
+    def section(title: str, *columns: str, align: str = "---") -> None:
+        lines.extend(["", f"## {title}", ""] if lines else [f"## {title}", ""])
+        lines.extend([f"| {' | '.join(columns)} |", f"|---|{f'{align}|' * (len(columns) - 1)}"])
 
     def each(kind: str, files: dict[str, tuple], decoder: str = "auto") -> list[Outcome]:
         """One outcome a file of (name, writer) or (name, writer, first frame, frames)."""
@@ -137,56 +133,61 @@ def report(folder: Path, examples: int, pool: ThreadPoolExecutor) -> int:
 
         return list(pool.map(one, enumerate(files)))
 
-    lines, wrong = [INTRODUCTION], 0
     rows = {label: (file, write, 0, None) for label, (file, write) in READABLE.items()}
-    for title, files in ((f"## Read, {FRAMES} frames", rows), (f"## Read, {LONG_FRAMES} frames, few asked for", LONG)):
-        lines += ["", title, "", "| file | by default | decord on request |", "|---|---|---|"]
+    for title, files in ((f"Read, {FRAMES} frames", rows), (f"Read, {LONG_FRAMES} frames, few asked for", LONG)):
+        section(title, "file", "by default", "decord on request")
         for label, first, asked in zip(files, each(title, files), each(title + "d", files, "decord"), strict=True):
             count = files[label][3]
             wrong += not (first.right and asked.right and first.read and count in (None, first.read))
-            lines.append(f"| {label} | {first.words} | {asked.words} |")
-    lines += ["", "## Refused", "", "| file | said |", "|---|---|"]
+            lines.append(f"| {label} | {first.in_short} | {asked.in_short} |")
+
+    section("Refused", "file", "what is said", "and what to do")
     for label, outcome in zip(REFUSED, each("refused", REFUSED), strict=True):
         wrong += outcome.read is not None
-        lines.append(f"| {label} | {outcome.said or outcome.words} |")
-    lines += ["", f"## Cut at every tenth of its bytes ({FRAMES} frames when whole)", ""]
-    lines += ["| container | frames read, from 1/10 to 9/10 | refusals say |", "|---|---|---|"]
-    cuts = pool.map(
-        lambda j: cut_file(folder / "cut" / str(j[0]), j[1][0], j[1][1], rate=j[1][2]), enumerate(CUT.values())
+        what, _, remedy = (outcome.refusal or outcome.words).partition("; ")
+        lines.append(f"| {label} | {what} | {remedy} |")
+
+    section(
+        f"Cut at every tenth of its bytes ({FRAMES} frames when whole)",
+        "container",
+        "frames read, from 1/10 to 9/10",
+        "refusals say",
     )
+    jobs = [(folder / "cut" / str(count), *row[:3]) for count, row in enumerate(CUT.values())]
+    cuts = pool.map(lambda job: cut_file(*job[:3], rate=job[3]), jobs)
     for (label, (*_, tells)), outcomes in zip(CUT.items(), cuts, strict=True):
         wrong += sum(not o.right or (tells and o.read is not None) for o in outcomes)
-        lines.append(f"| {label} | {tell(outcomes)} | {reasons(outcomes)} |")
-    lines += ["", f"## {examples} damaged files (bytes flipped, cut out, repeated or zeroed)", ""]
-    lines += ["| container | read | refused |", "|---|---:|---:|"]
-    lines += [*damaged(folder, examples, pool), "", *under_load()]
-    OUT.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print(f"{OUT}: {wrong} inputs with a wrong outcome")
-    return int(wrong > 0)
+        read = ["refused" if o.read is None else f"{o.read}" if o.right else "WRONG" for o in outcomes]
+        # what is wrong, each once: no file name, up to the first colon or bracket
+        wrongs = [re.sub(r"^(.*? is |\S+ (?=has |holds ))", "", o.refusal) for o in outcomes if o.read is None]
+        said = " / ".join(sorted({re.split("[;:(]", text)[0].strip() for text in wrongs}))
+        lines.append(f"| {label} | {'all refused' if len(wrongs) == len(outcomes) else ', '.join(read)} | {said} |")
+
+    title = f"{examples} damaged files (bytes flipped, cut out, repeated or zeroed)"
+    section(title, "container", "read", "refused", align="---:")
+    outcomes = damaged(folder, examples, pool)
+    lines += [f"| {suffix} | {outcomes[suffix, False]} | {outcomes[suffix, True]} |" for suffix in SEEDS]
+    return lines, wrong
 
 
-def damaged(folder: Path, examples: int, pool: ThreadPoolExecutor) -> list[str]:
-    """Rows of the last table; anything but a video or one sentence is raised."""
+def damaged(folder: Path, examples: int, pool: ThreadPoolExecutor) -> Counter:
+    """How many were read and refused, by (suffix, refused); anything but a video or one sentence is raised."""
     for suffix, codec in SEEDS.items():
         encode(folder / f"seed.{suffix}", codec=codec, frames=6)
     random = np.random.default_rng(0)
-    jobs = []
-    for count in range(examples):
-        suffix = [*SEEDS][count % len(SEEDS)]
-        path = folder / f"{count}.{suffix}"
-        path.write_bytes(damage((folder / f"seed.{suffix}").read_bytes(), random))
-        jobs.append(path)
-    outcomes = Counter((path.suffix[1:], o.read is None) for path, o in zip(jobs, pool.map(attempt, jobs), strict=True))
-    return [f"| {suffix} | {outcomes[suffix, False]} | {outcomes[suffix, True]} |" for suffix in SEEDS]
+    paths = [folder / f"{count}.{[*SEEDS][count % len(SEEDS)]}" for count in range(examples)]
+    for path in paths:
+        path.write_bytes(damage((folder / f"seed{path.suffix}").read_bytes(), random))
+    return Counter((path.suffix[1:], o.read is None) for path, o in zip(paths, pool.map(try_read, paths), strict=True))
 
 
-def under_load() -> list[str]:
-    """The section on load: a row and a plot of every run that was kept."""
-    lines = [LOAD, "| through | clients | questions | wrong | broken files | not told in one sentence | seconds |"]
+def load_table() -> list[str]:
+    """A row and a plot of every run of load_web.py that was kept."""
+    lines = ["| through | clients | questions | wrong | broken files | not told in one sentence | seconds |"]
     lines[-1] += " median and longest wait, s | memory at the end, MiB | growth, MiB | on |"
     lines += ["|---|" + "---:|" * 9 + "---|"]
     plots = []
-    for path in sorted(IMAGES.glob("load_*.json"), reverse=True):
+    for path in sorted(PAGE.parent.glob("images/load_*.json"), reverse=True):
         run = json.loads(path.read_text(encoding="utf-8"))
         cells = [run["through"], run["clients"], run["questions"], len(run["wrong"]), run["broken_files"]]
         cells += [run["broken_not_told"], run["seconds"], f"{run['wait_s']['median']}, {run['wait_s']['longest']}"]
@@ -194,6 +195,22 @@ def under_load() -> list[str]:
         lines.append("| " + " | ".join(map(str, cells)) + " |")
         plots += ["", f"![Memory through the {run['through']}, answer by answer](images/{path.stem}.png)"]
     return lines + plots
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--examples", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--load-only", action="store_true")
+    options = parser.parse_args()
+    fill_page(PAGE, "load", "\n".join(load_table()))
+    if options.load_only:
+        return 0
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
+        lines, wrong = tables(Path(folder), options.examples, pool)
+    fill_page(PAGE, "files", "\n".join(lines))
+    print(f"{PAGE}: {wrong} inputs with a wrong outcome")
+    return int(wrong > 0)
 
 
 if __name__ == "__main__":

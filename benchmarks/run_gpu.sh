@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Every GPU measurement in one run of at most 8 minutes: kernel tests, operations, end to end. Leaves one JSON and says
-# which aims are met; the exit status is 1 unless all are.
+# which targets are met; the exit status is 1 unless all are.
 #   bash benchmarks/run_gpu.sh [FILE]            default benchmarks/results/gpu-DATE.json
 #   bash benchmarks/run_gpu.sh --rehearse FILE   the same steps on a CPU and small shapes, to see that they run
 # PYTHON names the interpreter (default .venv's, else python3).
@@ -61,4 +61,4 @@ result["tower_modes"] = read("tower_modes.json")
 output.write_text(json.dumps(result, indent=1) + "\n")
 print(f"wrote {output}")
 END
-"$python" -m benchmarks.verdict "$output" $([ $device = cpu ] && echo --rehearsal)
+"$python" -m benchmarks.check_targets "$output" $([ $device = cpu ] && echo --rehearsal)

@@ -5,8 +5,11 @@ joins ``AutoModelForCausalLM`` when ``llava.model.language_model.llava_qwen`` is
 so), which keeps a bare ``import llava`` free of the modelling code.
 """
 
-import llava.moved  # noqa: F401 - makes old names importable
+from aot.deprecated import find_modules
+from llava.moved import MODULES
 from llava.utils import gc_disabled
+
+find_modules(MODULES)
 
 with gc_disabled():
     from transformers import AutoConfig

@@ -36,17 +36,16 @@ class Conversation:
     def get_prompt(self) -> str:
         """The prompt text; raises ValueError for a separator style without templates."""
         if self.sep_style is SeparatorStyle.CHATML:
-            opening = f"{self.system}{self.sep}\n" if self.system else ""
-            return opening + "".join(self._chatml_turn(role, text) for role, text in self.messages)
+            turns = [f"{self.system}{self.sep}\n"] if self.system else []
+            for role, text in self.messages:
+                turns.append(f"{role}\n" if text is None else f"{role}\n{text}{self.sep}\n")
+            return "".join(turns)
         if self.sep_style is SeparatorStyle.PLAIN:
             ends = (self.sep, self.sep if self.sep2 is None else self.sep2)
             return self.system + "".join(
                 text + ends[i % 2] for i, (_, text) in enumerate(self.messages) if text is not None
             )
         raise ValueError(f"No prompt format for {self.sep_style}; use CHATML or PLAIN.")
-
-    def _chatml_turn(self, role: str, text: str | None) -> str:
-        return f"{role}\n" if text is None else f"{role}\n{text}{self.sep}\n"
 
     def copy(self) -> "Conversation":
         return copy.deepcopy(self)

@@ -7,7 +7,9 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 _PACKAGE = Path(__file__).parent
 
@@ -18,6 +20,14 @@ def shipped(folder: str) -> Path | None:
     It stands beside the packages in a checkout and inside `llava` in an installation; None where it is in neither.
     """
     return next((root / folder for root in (_PACKAGE.parent, _PACKAGE) if (root / folder).is_dir()), None)
+
+
+def needed_module(name: str, who: str, extra: str) -> ModuleType:
+    """A module that packages of an extra must be installed for; MissingExtra says how."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MissingExtra(f"{who} needs {error.name}; run pip install 'aot-video[{extra}]'.") from error
 
 
 @contextmanager
@@ -36,6 +46,10 @@ def gc_disabled(*, freeze: bool = False) -> Iterator[None]:
             gc.freeze()
         if collecting:
             gc.enable()
+
+
+class MissingExtra(ValueError):
+    """A package that is not installed; one sentence."""
 
 
 class ScratchError(ValueError):

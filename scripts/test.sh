@@ -4,13 +4,11 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
-make_environment demo lmms test
 say "style and types (half a minute)"
-.venv/bin/python -m ruff check .
-.venv/bin/python -m mypy
+bash scripts/ci.sh style
 if [ $# = 0 ]; then
     say "the oldest transformers (two minutes)"
-    bash scripts/test_versions.sh transformers-oldest tests/apply tests/llava/test_pruning.py
+    bash scripts/ci.sh versions transformers-oldest tests/apply tests/llava/test_pruning.py
     say "the whole suite (about twelve minutes on two cores)"
 fi
-exec .venv/bin/python -m pytest "$@"
+exec bash scripts/ci.sh tests "$@"

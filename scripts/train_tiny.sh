@@ -21,7 +21,7 @@ python=python3
 before=(--init checkpoints/aot-tiny)
 for stage in tower answers polish; do
     if [ ! -e "$runs/$stage/log.json" ]; then # written when a stage is complete
-        "$python" -m aot_cli train --stage "$stage" --output "$runs/$stage" "${before[@]}" "${more[@]}"
+        "$python" -m aot_cli train-tiny --stage "$stage" --output "$runs/$stage" "${before[@]}" "${more[@]}"
     fi
     # answers take the language model from the checkpoint and the tower from its stage
     [ "$stage" = tower ] && before+=("$runs/tower") || before=(--init "$runs/$stage")

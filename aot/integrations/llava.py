@@ -16,7 +16,7 @@ _STATE = "_aot_applied"  # on the instance: (applied settings, config.aot before
 def fits(model: nn.Module) -> bool:
     """Does the model encode videos and make their tokens by the settings of ``config.aot``?"""
     methods = ("encode_video", "video_tokens")  # of the class: torch.compile's wrapper has its model's on the instance
-    return hasattr(model, "config") and all(callable(getattr(type(model), name, None)) for name in methods)
+    return all(callable(getattr(type(model), name, None)) for name in methods)
 
 
 def settings(model: nn.Module) -> AOTConfig | None:

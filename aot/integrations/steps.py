@@ -273,11 +273,14 @@ def whole_prompt(encoded: Encoded, ids: torch.Tensor, covered: int) -> tuple[tor
 
 
 def kept_of(state: State, encoded: Encoded, compress_one: Callable[[EncodedVideo], Kept]) -> list[Kept | None]:
-    """Each video compressed by `compress_one`, None for an image; a prompt that comes in pieces does it once."""
+    """Each video compressed by `compress_one` and checked, None for an image; a prompt in pieces does it once."""
     if encoded.whole is not None and encoded.whole.kept is not None:
         return encoded.whole.kept
     started = time.perf_counter()
     kept = [None if video.still else compress_one(video) for video in encoded.videos]
+    for one in kept:
+        if one is not None:
+            one.video.check()  # which places stay is read from the device anyway
     state.seconds = time.perf_counter() - started
     state.last = [one.video for one in kept if one is not None]
     if encoded.whole is not None:

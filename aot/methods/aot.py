@@ -30,10 +30,10 @@ from ..clips import (
 )
 from ..config import AOTConfig
 from ..indexing import true_indices
-from ..ops import aggregate, facility_location, merge, pair_cost, sinkhorn, softmax_plan, temporal_change
-from ..ops.common import relative_importance
+from ..ops import aggregate, facility_location, merge, pair_cost, sinkhorn, sketch, softmax_plan, temporal_change
+from ..ops.common import at_least_float32, relative_importance
 from ..registry import register
-from ..types import Selection, TokenKind, VideoTokens
+from ..types import Selection, TokenKind, VideoTokens, joined_masks
 from .aot_paper import aot_paper
 
 # a step of the choice of global anchors looks at every 8th token of a clip, but at 64 or so at least
@@ -61,15 +61,14 @@ def aot(video: VideoTokens, config: AOTConfig) -> Selection:
     size = max(1, COST_BYTES // (4 * (longest * per_frame) ** 2))
     if len(lengths) <= size:
         return replace(compress_clips(video, lengths, counts, longest, config), clips=lengths)
-    parts, first = [], 0
+    parts, spans, first = [], [], 0
     for start in range(0, len(lengths), size):
         group = slice(start, start + size)
         span = video.span(first, first + sum(lengths[group]))
         parts.append(_shifted(compress_clips(span, lengths[group], counts[group], longest, config), first, per_frame))
-        for name, usable in span.usable.items():
-            if name != "before":
-                video.usable[f"{name} from frame {first}"] = usable
+        spans.append(span)
         first += span.frames
+    video.usable.update(joined_masks(spans))
     return replace(_joined(parts), clips=lengths)
 
 
@@ -97,14 +96,16 @@ def compress_clips(
         tuple(lengths), tuple(counts), video.pooled_grid, config.global_ratio, video.features.device, frames=longest
     )
     # 2. cost (C, n, n): (1 - cos) + spatial_weight · distance + temporal_weight · frames apart; a token of another time
-    # says what there is, and leaves open whether it still is
+    # says what there is, and leaves open whether it still is; wide tokens are compared by sketches
+    compared, before = video.pooled, video.pooled_before
+    if compared.shape[-1] >= 2 * config.cost_channels:
+        compared = sketch(compared, config.cost_channels)
+        before = None if before is None else sketch(before, config.cost_channels)
     weights = {"spatial_weight": config.spatial_weight, "temporal_weight": config.temporal_weight}
-    cost = pair_cost(
-        video.pooled, layout.start_frame, longest, grid=video.pooled_grid, backend=config.backend, **weights
-    )
+    cost = pair_cost(compared, layout.start_frame, longest, grid=video.pooled_grid, backend=config.backend, **weights)
     max_cost = 2 + 2**0.5 * config.spatial_weight + (longest - 1) * config.temporal_weight
     # 3. choice: a token weighs attention^a · change^c, by the shallow layer as local anchor, by the deep one as global
-    change = temporal_change(video.pooled, video.pooled_before, backend=config.backend)
+    change = temporal_change(compared, before, backend=config.backend)
     moved = change.clamp_min(1e-6) ** config.change_power  # the floor keeps the order of attention where nothing moves
     local_weight, global_weight = relative_importance(video.pooled_importance) ** config.attention_power * moved
     local = select_local(cost, local_weight, layout, max_cost, config)
@@ -219,7 +220,9 @@ def transport(
     if config.merge_strength > 0 and config.merge_cap > 0:
         carried = aggregate(plan, video.pooled, layout.start_frame, layout.frames, backend=config.backend)
         carried = carried.flatten(0, 1)[layout.kept_slot]
-        merged = merge(tokens.float(), carried, received, strength=config.merge_strength, cap=config.merge_cap)
+        merged = merge(
+            at_least_float32(tokens), carried, received, strength=config.merge_strength, cap=config.merge_cap
+        )
         tokens = merged.to(tokens.dtype)
     trace = {}
     if video.trace:

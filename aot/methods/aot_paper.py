@@ -21,7 +21,7 @@ from ..config import AOTConfig
 from ..errors import AOTError
 from ..indexing import rank_descending, true_indices
 from ..ops import aggregate, merge, merge_clips, pair_cost, sinkhorn
-from ..ops.common import relative_importance, unit
+from ..ops.common import at_least_float32, relative_importance, unit
 from ..pooling import pool_tokens
 from ..types import Selection, TokenKind, VideoTokens
 
@@ -106,7 +106,7 @@ def pooled_frames(
     anchor = true_indices(mask, count)
     merged, plan = intra_frame(video.tower, anchor, video.grid, config, video.deep_importance)
     width = merged.shape[-1]
-    full = video.tower.float().scatter(1, anchor.unsqueeze(-1).expand(-1, -1, width), merged)
+    full = at_least_float32(video.tower).scatter(1, anchor.unsqueeze(-1).expand(-1, -1, width), merged)
     tokens = pool_tokens(full, video.grid, video.pool)
     keep = pool_tokens(mask.float(), video.grid, video.pool) >= 0.5
     mostly_local = pool_tokens(local.float(), video.grid, video.pool) > pool_tokens(
@@ -140,7 +140,7 @@ def intra_frame(
     """
     frames, tokens, width = features.shape
     count, sources = anchor.shape[1], tokens - anchor.shape[1]
-    kept = features.gather(1, anchor.unsqueeze(-1).expand(-1, -1, width)).float()
+    kept = at_least_float32(features.gather(1, anchor.unsqueeze(-1).expand(-1, -1, width)))
     # cost of each token to the anchors of its frame
     each = torch.arange(frames, device=features.device)
     flat = anchor + each.unsqueeze(1) * tokens

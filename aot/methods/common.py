@@ -6,6 +6,7 @@ from itertools import accumulate
 import torch
 
 from ..indexing import rank_descending
+from ..ops.common import at_least_float32
 
 
 def even_budgets(budget: int, frames: int) -> list[int]:
@@ -18,7 +19,7 @@ def rounded_share(count: int, part: float) -> int:
     return int(part * count + 0.5)
 
 
-def set_budgets(budget: int, sizes: torch.Tensor) -> torch.Tensor:
+def set_budgets(budget: int | torch.Tensor, sizes: torch.Tensor) -> torch.Tensor:
     """(G,) int64 tokens of each set, in proportion to its size, that sum to the budget (largest remainder).
 
     sizes: (G,) int64 that sum to at least the budget. Every set that is not empty gets at least one token if
@@ -53,7 +54,7 @@ def even_indices(count: int, total: int, device: torch.device | None = None) -> 
 def gather_members(
     points: torch.Tensor, target: torch.Tensor, index: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Sums (S, D) and counts (S,), float32, of the points that go to each kept one, its own included.
+    """Sums (S, D) and counts (S,), in float32, of the points that go to each kept one, its own included.
 
     points: (N, D). target: (N,) int64, which point each one goes to, N when it is dropped. index: (S,) int64 kept
     points, all different.
@@ -61,7 +62,8 @@ def gather_members(
     total, kept = points.shape[0], index.shape[0]
     slot = torch.full((total + 1,), kept, device=index.device)
     slot = slot.index_copy_(0, index, torch.arange(kept, device=index.device))[target]
-    sums = torch.zeros(kept + 1, points.shape[-1], device=points.device).index_add_(0, slot, points.float())
+    points = at_least_float32(points)
+    sums = points.new_zeros(kept + 1, points.shape[-1]).index_add_(0, slot, points)
     counts = torch.zeros(kept + 1, device=points.device).index_add_(0, slot, torch.ones(total, device=points.device))
     return sums[:kept], counts[:kept]
 
@@ -82,7 +84,7 @@ def anchored_mean(
 
     weight: a number or (S,) in [0, 1]. Other arguments as in `others_mean`.
     """
-    weight = torch.where(counts > 1, weight, 1.0).unsqueeze(-1)
+    weight = torch.where(counts > 1, weight, 1.0).to(own.dtype).unsqueeze(-1)
     return torch.lerp(others_mean(own, sums, counts), own, weight)
 
 
@@ -104,10 +106,12 @@ def chain_roots(joined: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
 class StaticSplit:
     """A video of T frames in G segments.
 
-    segment: (T,) int64 segment of each frame. start, length: (G,) int64. static: (G, P) bool places that are
-    averaged over their segment; the others are dynamic. means: (G, P, D) float32 averages of all places.
+    lengths: frames of each segment. segment: (T,) int64 segment of each frame. start, length: (G,) int64.
+    static: (G, P) bool places that are averaged over their segment; the others are dynamic. means: (G, P, D) float32
+    averages of all places.
     """
 
+    lengths: list[int]
     segment: torch.Tensor
     start: torch.Tensor
     length: torch.Tensor
@@ -153,9 +157,10 @@ def split_static(
     order = score.masked_fill(~static, -torch.inf).flatten().argsort(descending=True, stable=True)
     saved = (static * (length - 1).unsqueeze(1)).flatten()[order].cumsum(0)
     allowed = torch.zeros_like(static.flatten()).index_copy_(0, order, saved <= frames * per_frame - budget)
-    sums = torch.zeros(len(lengths), *tokens.shape[1:], device=tokens.device)
-    means = sums.index_add_(0, segment, tokens.float()) / length.view(-1, 1, 1)
-    return StaticSplit(segment, start, length, static & allowed.view_as(static), means)
+    tokens = at_least_float32(tokens)
+    sums = tokens.new_zeros(len(lengths), *tokens.shape[1:])
+    means = sums.index_add_(0, segment, tokens) / length.view(-1, 1, 1)
+    return StaticSplit(lengths, segment, start, length, static & allowed.view_as(static), means)
 
 
 # DPC-kNN: density peak clustering on nearest neighbours (Du, Ding, Jia, Knowledge-Based Systems 2016), batched.
@@ -178,6 +183,7 @@ class Clusters:
     label: torch.Tensor
 
 
+@torch.no_grad()
 def mean_squared_distances(points: torch.Tensor, valid: torch.Tensor) -> torch.Tensor:
     """(G, M, M) float32 ‖a - b‖²/D, inf where a or b is not valid. points: (G, M, D). valid: (G, M) bool."""
     points = points.float()
@@ -209,14 +215,26 @@ def log_peaks(distance: torch.Tensor, valid: torch.Tensor, neighbours: int) -> t
     return score.masked_fill(~valid, -torch.inf)
 
 
-def dpc_knn(points: torch.Tensor, valid: torch.Tensor, counts: torch.Tensor, *, neighbours: int) -> Clusters:
+@torch.no_grad()
+def dpc_knn(
+    points: torch.Tensor,
+    valid: torch.Tensor,
+    counts: torch.Tensor,
+    *,
+    neighbours: int,
+    penalty: torch.Tensor | None = None,
+) -> Clusters:
     """Clusters G sets of points at once; nothing waits for the device.
 
     points: (G, M, D). valid: (G, M) bool, which points belong to a set. counts: (G,) int64 centres of each set, at
-    most its valid points. A set of no centres leaves its points without a label.
+    most its valid points. A set of no centres leaves its points without a label. penalty: broadcastable to (G, M),
+    subtracted from ρ·δ where centres are chosen.
     """
     distance = mean_squared_distances(points, valid)
-    rank = rank_descending(log_peaks(distance, valid, neighbours))
+    peaks = log_peaks(distance, valid, neighbours)
+    if penalty is not None:
+        peaks = (peaks.exp() - penalty).masked_fill(~valid, -torch.inf)
+    rank = rank_descending(peaks)
     center = (rank < counts.unsqueeze(-1)) & valid
     nearest = distance.masked_fill(~center.unsqueeze(1), torch.inf).argmin(-1)
     place = torch.arange(valid.shape[-1], device=valid.device)

@@ -13,15 +13,26 @@ from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from .common import even_indices
+from ..validation import number
+from .common import even_indices, rounded_share
 
 
-@register("evs")
+def _check(options: dict) -> None:
+    if options["first_share"] is not None:
+        number("option first_share", options["first_share"], 0, 1, False)
+
+
+@register("evs", options={"first_share": None}, check=_check)
 def evs(video: VideoTokens, config: AOTConfig) -> Selection:
-    """The first frame and the places that change most."""
+    """The first frame and the places that change most.
+
+    Option: first_share, the most of the budget that the first frame takes, evenly spaced (None: it is whole).
+    """
     per_frame = video.tokens_per_frame
     budget = config.budget(video.frames, per_frame)
     first = first_frame_count(budget, video.frames, per_frame)
+    if config.options["first_share"] is not None and video.frames > 1:
+        first = min(first, rounded_share(budget, float(config.options["first_share"])))
     shown = even_indices(first, per_frame, video.features.device)
     units = unit(video.pooled)
     change = torch.full(units.shape[:2], -torch.inf, device=units.device)

@@ -2,19 +2,21 @@
 arXiv 2503.11187).
 
 Segments are cut where the cosine of adjacent frame means is below 0.9, and at the 7 lowest. Of a frame's n tokens
-60 % are the most salient ones by received attention. The other 40 % are context tokens: those of a whole segment are
-chosen on every 4th frame of it by density peaks, ρ·δ with ρ over 4 nearest neighbours. Every token of the segment
-that is not kept goes to its most similar context token, a' = w·a + (1 - w)·mean, w = max(0.6, 1/(members + 1)).
+n - int(0.4 n) are the most salient ones by received attention. The others are context tokens: those of a whole segment
+are chosen on every 4th frame of it, counted from its end, by density peaks, ρ·δ with ρ over 4 nearest neighbours. Every
+token of the segment that is not salient, context tokens included, goes to its most similar context token of each such
+frame, and context token a becomes w·a + (1 - w)·(mean of the m that came), w = max(0.6, 1/(m + 1)).
 
 Deviations:
-- n is not int(P·r) but the even share of an exact budget of the video; 60 : 40 is rounded in each frame.
-- Salient tokens are chosen first and are no candidates for context.
-- The published code counts every 4th frame from the end of a segment and merges each token into one context token of
-  each such frame. Here frames count from the start, and a token goes to one context token of the segment.
+- n is not int(P·r) but the even share of an exact budget of the video; a segment's context tokens are shared evenly by
+  its context frames without loss.
 - From a retention of about 45 % on, every 4th frame cannot hold the context of its segment; there each frame of
-  such a segment holds its own.
+  such a segment holds its own, for its own tokens.
 - Segments that get no context token (budgets of one token a frame) drop what they do not keep.
+- A context token goes to itself among those of its frame, whatever is parallel to it.
 - Tokens are chosen after projector and pooling, and frames are described by the mean of their pooled tokens.
+
+Mass shares a token that is not kept evenly between the context tokens it goes to.
 """
 
 import torch
@@ -22,11 +24,11 @@ import torch
 from ..clips import dynamic_clips
 from ..config import AOTConfig
 from ..indexing import rank_descending, true_indices
-from ..ops.common import unit
+from ..ops.common import at_least_float32, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
-from .common import anchored_mean, even_budgets, gather_members, log_peaks, mean_squared_distances, rounded_share
+from .common import even_budgets, log_peaks, mean_squared_distances
 
 
 def _check(options: dict) -> None:
@@ -49,47 +51,52 @@ def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
     options, pooled = config.options, video.pooled
     budget = config.budget(video.frames, video.tokens_per_frame)
     counts = even_budgets(budget, video.frames)
-    most = [rounded_share(n, float(options["salient"])) for n in counts]
+    most = [n - int(n * (1 - float(options["salient"]))) for n in counts]
     lengths = video.clips or dynamic_clips(
         pooled.float().mean(1), threshold=float(options["threshold"]), cuts=options["cuts"]
     )
     saliency = rank_descending(video.pooled_extra("attention_last"))
     salient = saliency < torch.tensor(most, device=pooled.device).unsqueeze(1)
     own = [n - k for n, k in zip(counts, most, strict=True)]
-    quota = context_quota(own, [video.tokens_per_frame - k for k in most], lengths, options["stride"])
+    quota, spans = context_quota(own, [video.tokens_per_frame - k for k in most], lengths, options["stride"])
     context = context_tokens(pooled, ~salient, quota, options["neighbours"])
-    target = segment_targets(unit(pooled), salient, context, quota, lengths)
+    sums, members, dropped = context_members(at_least_float32(pooled), salient, context, quota, spans)
     index = true_indices((salient | context).flatten(), budget)
     flat = pooled.flatten(0, 1)
-    sums, mass = gather_members(flat, target, index)
-    weight = mass.reciprocal().clamp_min(float(options["anchor_weight"]))  # mass is members + 1
+    members = members[index].unsqueeze(1)
+    weight = (members + 1).reciprocal().clamp_min(float(options["anchor_weight"]))
+    centre = at_least_float32(flat[index])
+    tokens = torch.where(members > 0, torch.lerp(sums[index] / members.clamp_min(1), centre, weight), centre)
     return Selection.from_indices(
-        anchored_mean(flat[index].float(), sums, mass, weight).to(flat.dtype),
+        tokens.to(flat.dtype),
         index,
         video.pooled_grid,
         kind=torch.where(context.flatten()[index], int(TokenKind.LOCAL), int(TokenKind.GLOBAL)),
-        mass=mass,
+        mass=1 + dropped[index],
         clips=lengths,
     )
 
 
-def context_quota(own: list[int], room: list[int], lengths: list[int], stride: int) -> list[int]:
-    """Context tokens of each frame: those of a segment, evenly on every stride-th of its frames.
+def context_quota(own: list[int], room: list[int], lengths: list[int], stride: int) -> tuple[list[int], list[int]]:
+    """Context tokens of each frame, and lengths of the spans of frames whose tokens go to the same ones.
 
-    own: context tokens that each frame adds to its segment. room: tokens of each frame that are not salient. A
-    segment whose stride-th frames have no room for them leaves each frame its own.
+    A segment is a span: all its context tokens lie evenly on every stride-th of its frames, counted from the end. A
+    segment whose stride-th frames have no room for them leaves each frame its own, and is cut in spans of one frame.
+    own: context tokens that each frame adds to its segment. room: tokens of each frame that are not salient.
     """
-    quota, start = list(own), 0
+    quota, spans, start = list(own), [], 0
     for length in lengths:
-        chosen = range(start, start + length, stride)
-        total = sum(own[start : start + length])
-        spread = even_budgets(total, len(chosen))
+        chosen = range(start + (length - 1) % stride, start + length, stride)
+        spread = even_budgets(sum(own[start : start + length]), len(chosen))
         if all(part <= room[frame] for part, frame in zip(spread, chosen, strict=True)):
             quota[start : start + length] = [0] * length
             for part, frame in zip(spread, chosen, strict=True):
                 quota[frame] = part
+            spans.append(length)
+        else:
+            spans += [1] * length
         start += length
-    return quota
+    return quota, spans
 
 
 def context_tokens(pooled: torch.Tensor, free: torch.Tensor, quota: list[int], neighbours: int) -> torch.Tensor:
@@ -101,24 +108,30 @@ def context_tokens(pooled: torch.Tensor, free: torch.Tensor, quota: list[int], n
     return torch.zeros_like(free).index_copy_(0, frames, rank_descending(peaks) < parts.unsqueeze(1))
 
 
-def segment_targets(
-    units: torch.Tensor, salient: torch.Tensor, context: torch.Tensor, quota: list[int], lengths: list[int]
-) -> torch.Tensor:
-    """(T·P,) int64 flat index of the token that each one goes to: kept ones to themselves, others to the context token
-    of their segment with the highest cosine, T·P where it has none.
+def context_members(
+    tokens: torch.Tensor, salient: torch.Tensor, context: torch.Tensor, quota: list[int], spans: list[int]
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """What goes to each token of the video as a context token: sums (T·P, D), how many (T·P,), and how many of those
+    are not kept (T·P,), each divided by the context frames it goes to. All in the tokens' dtype, 0 for other tokens.
 
-    units: (T, P, D) of length 1. salient, context: (T, P) bool. quota: context tokens of each frame.
+    tokens: (T, P, D) float32 or float64. salient, context: (T, P) bool. quota: context tokens of each frame. spans:
+    frames.
     """
-    frames, per_frame, _ = units.shape
-    nearest, start = [], 0
-    for length in lengths:
-        end, size = start + length, sum(quota[start : start + length])
-        tokens = units[start:end].flatten(0, 1)
-        if size:
-            anchor = true_indices(context[start:end].flatten(), size)
-            nearest.append(anchor[(tokens @ tokens[anchor].T).argmax(-1)] + start * per_frame)
-        else:
-            nearest.append(torch.full((length * per_frame,), frames * per_frame, device=units.device))
-        start = end
-    place = torch.arange(frames * per_frame, device=units.device)
-    return torch.where((salient | context).flatten(), place, torch.cat(nearest))
+    per_frame = tokens.shape[1]
+    flat, units = tokens.flatten(0, 1), unit(tokens.detach()).flatten(0, 1)
+    free = (~salient).flatten().to(tokens.dtype)
+    sums, members, dropped = torch.zeros_like(flat), torch.zeros_like(free), torch.zeros_like(free)
+    start = 0
+    for length in spans:
+        span = slice(start * per_frame, (start + length) * per_frame)
+        chosen = [frame for frame in range(start, start + length) if quota[frame]]
+        left = free[span] * ~context.flatten()[span] / max(1, len(chosen))
+        for frame in chosen:
+            anchor = true_indices(context[frame], quota[frame]) + frame * per_frame
+            nearest = anchor[(units[span] @ units[anchor].T).argmax(-1)]
+            nearest = nearest.index_copy(0, anchor - span.start, anchor)
+            sums.index_add_(0, nearest, flat[span] * free[span].unsqueeze(1))
+            members.index_add_(0, nearest, free[span])
+            dropped.index_add_(0, nearest, left)
+        start += length
+    return sums, members, dropped

@@ -22,20 +22,27 @@ import torch
 from ..clips import dynamic_clips
 from ..config import AOTConfig
 from ..indexing import true_indices
-from ..ops.common import relative_importance, unit
+from ..ops.common import at_least_float32, relative_importance, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
+from ..validation import number
 from .common import chain_roots, dpc_knn, even_budgets, frame_segments, gather_members, rounded_share
 
-DIVERSE_PART = 0.7
 SEGMENT_BELOW, SEGMENTS = 0.9, 8
-LINK_ABOVE = 0.8
 NEIGHBOURS = 7
 
 
-@register("flashvid", requires=("attention_last",))
+def _check(options: dict) -> None:
+    number("option diverse", options["diverse"], 0, 1, False)
+    number("option link_above", options["link_above"], -1, 1, False)
+
+
+@register("flashvid", options={"diverse": 0.7, "link_above": 0.8}, requires=("attention_last",), check=_check)
 def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
-    """Salient and diverse tokens of every frame, and means of what is left over along time and in space."""
+    """Salient and diverse tokens of every frame, and means of what is left over along time and in space.
+
+    Options: diverse, the share of a frame's tokens that step 1 chooses; link_above, the least cosine of a link.
+    """
     frames, per_frame = video.frames, video.tokens_per_frame
     budget = config.budget(frames, per_frame)
     flat, device = video.pooled.flatten(0, 1), video.features.device
@@ -45,18 +52,18 @@ def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
         return Selection.from_indices(flat, torch.arange(budget, device=device), video.pooled_grid, clips=clips)
     _, segment = frame_segments(clips, device)
     whole = even_budgets(budget, frames)
-    diverse = [rounded_share(count, DIVERSE_PART) for count in whole]
+    diverse = [rounded_share(count, float(config.options["diverse"])) for count in whole]
     merged = torch.tensor(whole, device=device) - torch.tensor(diverse, device=device)
 
     units = unit(video.pooled)
     saliency = relative_importance(video.pooled_extra("attention_last"))
     relevance = torch.einsum("tpd,td->tp", video.pooled.float(), segment_means(means, segment)).clamp_min(0)
     chosen = diverse_tokens(units, saliency * relevance, diverse)
-    joined, partner = link(units, chosen, segment, merged)
+    joined, partner = link(units, chosen, segment, merged, float(config.options["link_above"]))
     root = chain_roots(joined, partner)
     own = torch.arange(frames * per_frame, device=device)
     size = torch.zeros(frames * per_frame, device=device).index_add_(0, root, torch.ones_like(root).float())
-    average = torch.zeros(flat.shape, device=device).index_add_(0, root, flat.float())
+    average = at_least_float32(torch.zeros_like(flat)).index_add_(0, root, at_least_float32(flat))
     average = average / size.clamp_min(1).unsqueeze(-1)
 
     held = (root == own).view(frames, per_frame) & ~chosen
@@ -101,12 +108,12 @@ def diverse_tokens(units: torch.Tensor, weight: torch.Tensor, counts: list[int])
 
 
 def link(
-    units: torch.Tensor, chosen: torch.Tensor, segment: torch.Tensor, merged: torch.Tensor
+    units: torch.Tensor, chosen: torch.Tensor, segment: torch.Tensor, merged: torch.Tensor, least: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Step 2: which tokens of frames 1 to T - 1 join one of the frame before, (T - 1, P) bool, and which, int64.
 
     units: (T, P, D) of length 1. chosen: (T, P) bool, tokens that take no part. segment, merged: (T,) int64; a segment
-    keeps at least the sum of its frames' merged.
+    keeps at least the sum of its frames' merged. least: the cosine that a link exceeds.
     """
     likeness = torch.bmm(units[1:], units[:-1].transpose(1, 2))
     likeness = likeness.masked_fill_(chosen[:-1].unsqueeze(1), -torch.inf)
@@ -122,7 +129,7 @@ def link(
     rank = torch.empty_like(order)
     rank[order] = torch.arange(order.shape[0], device=order.device) - first[owner[order]]
     spare = torch.zeros_like(segment).index_add_(0, segment, (~chosen).sum(dim=1) - merged)
-    joined = (cosine > LINK_ABOVE) & (rank < spare[owner]).view_as(cosine)
+    joined = (cosine > least) & (rank < spare[owner]).view_as(cosine)
     return joined, partner
 
 

@@ -40,6 +40,7 @@ def _check(options: dict) -> None:
     options={"threshold": None, "center_weight": 0.6, "neighbours": 7},
     requires=("attention_last",),
     check=_check,
+    tuned={"threshold": 0.9},
 )
 def holitom(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: threshold τ (None: by the retention); center_weight of a cluster's centre; neighbours of DPC-kNN."""
@@ -50,23 +51,46 @@ def holitom(video: VideoTokens, config: AOTConfig) -> Selection:
     cosine = adjacent_cosine(unit(pooled))
     lengths = video.clips or static_windows(cosine > threshold)
     split = split_static(pooled, lengths, lowest_cosine(cosine, lengths), threshold, budget)
-    static_counts, dynamic_counts = set_budgets(budget, split.sizes).split([len(lengths), video.frames])
-    saliency = video.pooled_extra("attention_last").masked_fill(~split.dynamic, -torch.inf)
-    salient = rank_descending(saliency) < dynamic_counts.unsqueeze(1)
-    clusters = dpc_knn(split.means, split.static, static_counts, neighbours=options["neighbours"])
-    merged, mass = merge_static(split, clusters.label, float(options["center_weight"]))
+    return merge_and_choose(
+        video,
+        split,
+        video.pooled_extra("attention_last"),
+        budget,
+        center_weight=float(options["center_weight"]),
+        neighbours=options["neighbours"],
+    )
+
+
+def merge_and_choose(
+    video: VideoTokens,
+    split: StaticSplit,
+    saliency: torch.Tensor,
+    budget: int,
+    *,
+    center_weight: float,
+    neighbours: int,
+    penalty: torch.Tensor | None = None,
+) -> Selection:
+    """What follows the averaging over windows: the most salient dynamic tokens, and centres of the static ones.
+
+    saliency: (T, P) float32. penalty: of `dpc_knn`, on the peaks of static places.
+    """
+    per_frame = video.tokens_per_frame
+    static_counts, dynamic_counts = set_budgets(budget, split.sizes).split([len(split.lengths), video.frames])
+    salient = rank_descending(saliency.masked_fill(~split.dynamic, -torch.inf)) < dynamic_counts.unsqueeze(1)
+    clusters = dpc_knn(split.means, split.static, static_counts, neighbours=neighbours, penalty=penalty)
+    merged, mass = merge_static(split, clusters.label, center_weight)
     index = true_indices(split.kept_mask(clusters.center, salient).flatten(), budget)
     dynamic = split.dynamic.flatten()[index]
-    place = index % video.tokens_per_frame
-    place = split.segment[index // video.tokens_per_frame] * video.tokens_per_frame + place
-    flat = pooled.flatten(0, 1)
+    place = split.segment[index // per_frame] * per_frame + index % per_frame
+    flat = video.pooled.flatten(0, 1)
     return Selection.from_indices(
         torch.where(dynamic.unsqueeze(1), flat[index], merged[place].to(flat.dtype)),
         index,
         video.pooled_grid,
         kind=torch.where(dynamic, int(TokenKind.DYNAMIC), int(TokenKind.LOCAL)),
         mass=torch.where(dynamic, 1.0, mass[place]),
-        clips=lengths,
+        clips=split.lengths,
     )
 
 

@@ -15,7 +15,7 @@ def _take(video: VideoTokens, index: torch.Tensor) -> Selection:
     return Selection.from_indices(video.pooled.flatten(0, 1).index_select(0, index), index, video.pooled_grid)
 
 
-@register("uniform")
+@register("uniform", floor=True)
 def uniform(video: VideoTokens, config: AOTConfig) -> Selection:
     """Every k-th token of the video."""
     total = video.frames * video.tokens_per_frame
@@ -28,7 +28,7 @@ def _check_seed(options: dict) -> None:
         raise AOTError(f"option seed is {options['seed']!r}; use a whole number.")
 
 
-@register("random", options={"seed": 0}, check=_check_seed)
+@register("random", options={"seed": 0}, check=_check_seed, floor=True)
 def random(video: VideoTokens, config: AOTConfig) -> Selection:
     """Tokens drawn without replacement over the whole video; the same seed draws the same tokens."""
     total = video.frames * video.tokens_per_frame
@@ -38,7 +38,7 @@ def random(video: VideoTokens, config: AOTConfig) -> Selection:
     return _take(video, index.to(video.features.device))
 
 
-@register("frames")
+@register("frames", floor=True)
 def frames(video: VideoTokens, config: AOTConfig) -> Selection:
     """Evenly spaced whole frames; the last one is thinned evenly to meet the budget.
 
@@ -54,7 +54,7 @@ def frames(video: VideoTokens, config: AOTConfig) -> Selection:
     return _take(video, torch.cat([whole, chosen[-1] * per_frame + rest]))
 
 
-@register("first")
+@register("first", floor=True)
 def first(video: VideoTokens, config: AOTConfig) -> Selection:
     """The first tokens of the video, in frame and raster order."""
     count = config.budget(video.frames, video.tokens_per_frame)

@@ -3,15 +3,14 @@
 1. Each frame keeps K = P·r^(1 - γ) tokens by greedy facility location: a token i of saliency w_i is explained by the
    kept token it is most like, max(0, cos). Saliency is the attention received in the last layer.
 2. Neighbouring frames: cost α(1 - max(0, cos)) + (1 - α)‖Δp‖/√2 with α = 0.5 + 0.5·(1 - mean cosine at the same place);
-   masses softmax(-g / 0.3), g_j what the frame's explanation loses without token j; log-domain Sinkhorn, ε = 0.01,
-   200 iterations.
+   masses softmax(-s / 0.3), s_j what the frame's explanation loses without token j over the largest such loss of the
+   frame; log-domain Sinkhorn, ε = 0.01, 200 iterations.
 3. The merges that lead to the budget are shared between pairs by softmax(-total cost / 0.3). In a pair, the tokens of
    the later frame to which the plan moves most mass join the earlier token it comes from, one such for each. Chains of
    joined tokens become the mean at their first token. A token joined at a cost above 0.3 is dropped instead, with all
    that joined it.
 
-Deviations: the published code divides g by the largest of its frame before the softmax, which spreads the masses; here
-they are nearly even. Merges are shared by largest remainders, and what a pair cannot give (the published code re-runs
+Deviations: merges are shared by largest remainders, and what a pair cannot give (the published code re-runs
 the softmax over the others) is given by the others evenly; every frame keeps a token unless the budget leaves no other
 way; K is at least ⌈budget/T⌉ and at most the budget, so that the count is exact. Mass counts the tokens of step 1
 that were joined: what step 1 leaves out is dropped.
@@ -56,7 +55,7 @@ def ott_vid(video: VideoTokens, config: AOTConfig) -> Selection:
         index = index.flatten()
         return Selection.from_indices(flat.index_select(0, index), index, video.pooled_grid)
     cost = frame_pair_cost(units, place, video.pooled_grid)
-    mass = (-gain / TEMPERATURE).softmax(dim=-1)
+    mass = (relative_gain(gain) / -TEMPERATURE).softmax(dim=-1)
     plan = sinkhorn(
         cost,
         mass[:-1],
@@ -104,11 +103,16 @@ def representatives(units: torch.Tensor, weight: torch.Tensor, count: int) -> tu
         counts = torch.full((frames,), count, device=units.device)
         chosen = facility_location(1 - cosine, weight, None, free, counts, max_steps=count, max_cost=1.0)
         place = true_indices(chosen, count)
-    likeness = cosine.gather(2, place.unsqueeze(1).expand(-1, per_frame, -1)).clamp_min(0)
-    best = likeness.topk(min(2, count), dim=-1)
-    ahead = best.values[..., 0] - (best.values[..., 1] if count > 1 else 0)
+    best = cosine.gather(2, place.unsqueeze(1).expand(-1, per_frame, -1)).topk(min(2, count), dim=-1)
+    ahead = (best.values[..., 0] - (best.values[..., 1] if count > 1 else 0)).clamp_min(0)
     gain = torch.zeros(frames, count, device=units.device)
     return place, gain.scatter_add_(1, best.indices[..., 0], ahead * weight / per_frame)
+
+
+def relative_gain(gain: torch.Tensor) -> torch.Tensor:
+    """(T, K) in [0, 1], gains over the largest of their frame; 0 in a frame without any."""
+    largest = gain.amax(dim=-1, keepdim=True)
+    return gain / torch.where(largest > 0, largest, 1.0)
 
 
 def frame_pair_cost(units: torch.Tensor, place: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:

@@ -5,14 +5,15 @@ Segments are DPC-kNN clusters of frame means. A place whose mean pairwise cosine
 static and averaged over time. The static places of a segment and the dynamic ones of each frame are clustered by
 DPC-kNN, and the means of the clusters are kept.
 
+Of a cluster of frames the longest runs stay, if they have more than one frame. What lies between goes to the longer
+neighbour, to the earlier of equals. Sets of 14 tokens or fewer are left as they are.
+
 Deviations:
-- The paper keeps half of each set and prunes further inside the language model. Here each set keeps the share
-  that the budget allows, by largest remainder, at least one token if there are enough.
+- The paper keeps half of each larger set and prunes further inside the language model. Here larger sets share what
+  the budget allows, by largest remainder, at least one token if there are enough. Where the small sets would leave
+  them less than one token each, all sets share.
 - Static places are averaged, the most alike first, only while the tokens that remain fill the budget.
-- The paper makes clusters of frames contiguous without saying how. Its code dissolves runs of one frame into the longer
-  neighbour; here a cluster keeps its longest run, and other frames join the segment before them. Segments of one frame
-  have no pairs and are dynamic.
-- Its code leaves sets of 14 tokens or fewer as they are; here they are clustered like the others.
+- Segments of one frame have no pairs and are dynamic.
 - A cluster is placed at its centre, a static one in the first frame of its segment, so that tokens stay in
   frame and raster order.
 """
@@ -34,11 +35,13 @@ def _check(options: dict) -> None:
     number("option segments", options["segments"], 0, 1, False)
     number("option threshold", options["threshold"], -1, 1, False)
     count("option neighbours", options["neighbours"], 1)
+    count("option alone", options["alone"], 0)
 
 
-@register("prunevid", options={"segments": 0.25, "threshold": 0.8, "neighbours": 7}, check=_check)
+@register("prunevid", options={"segments": 0.25, "threshold": 0.8, "neighbours": 7, "alone": 14}, check=_check)
 def prunevid(video: VideoTokens, config: AOTConfig) -> Selection:
-    """Options: segments, their number as a share of the frames; threshold of static places; neighbours of DPC-kNN."""
+    """Options: segments, their number as a share of the frames; threshold of static places; neighbours of DPC-kNN;
+    alone, tokens up to which a set stays as it is."""
     options, pooled = config.options, video.pooled
     budget = config.budget(video.frames, video.tokens_per_frame)
     most = max(1, int(float(options["segments"]) * video.frames))
@@ -47,7 +50,8 @@ def prunevid(video: VideoTokens, config: AOTConfig) -> Selection:
     split = split_static(pooled, lengths, alike, float(options["threshold"]), budget)
     points = torch.cat([split.means, pooled.float()])
     valid = torch.cat([split.static, split.dynamic])
-    clusters = dpc_knn(points, valid, set_budgets(budget, split.sizes), neighbours=options["neighbours"])
+    counts = merged_counts(budget, split.sizes, options["alone"])
+    clusters = dpc_knn(points, valid, counts, neighbours=options["neighbours"])
     center = split.kept_mask(*clusters.center.split([len(lengths), video.frames]))
     index = true_indices(center.flatten(), budget)
     sums, mass = gather_members(pooled.flatten(0, 1), token_targets(split, clusters), index)
@@ -72,23 +76,43 @@ def density_segments(means: torch.Tensor, count: int, *, neighbours: int) -> lis
 
 
 def contiguous_lengths(labels: list[int]) -> list[int]:
-    """Segment lengths, one segment per label: its longest run, the earliest of equals.
+    """Segment lengths: the longest runs of each label, if they have more than one frame; neighbours of a label are one.
 
-    Frames of other runs join the segment before them, or the first segment when there is none.
+    A stretch of other frames goes to the longer of the runs beside it, to the earlier of equals.
     """
     runs = [(label, sum(1 for _ in frames)) for label, frames in groupby(labels)]
     longest = {label: max(length for other, length in runs if other == label) for label in set(labels)}
-    lengths, early = [], 0
-    for label, length in runs:
-        if longest.get(label) == length:
-            del longest[label]
-            lengths.append(early + length)
-            early = 0
-        elif lengths:
-            lengths[-1] += length
+    kept = [(label if length == longest[label] > 1 else None, length) for label, length in runs]
+    merged: list[tuple[int | None, int]] = []
+    gap = 0  # frames without a run since the last one
+    for label, length in kept:
+        if label is None:
+            gap += length
+            continue
+        if merged and merged[-1][1] >= length:
+            merged[-1] = merged[-1][0], merged[-1][1] + gap
         else:
-            early += length
-    return lengths
+            length += gap
+        gap = 0
+        if merged and merged[-1][0] == label:
+            length += merged.pop()[1]
+        merged.append((label, length))
+    if gap and merged:
+        merged[-1] = merged[-1][0], merged[-1][1] + gap
+    return [length for _, length in merged] or [len(labels)]
+
+
+def merged_counts(budget: int, sizes: torch.Tensor, alone: int) -> torch.Tensor:
+    """(G,) int64 tokens that each set keeps, `budget` in all: sets of at most `alone` tokens all of theirs.
+
+    Larger ones share the rest; where that would be less than one each, all share. sizes: (G,) int64 that sum to at
+    least the budget.
+    """
+    small = sizes.where(sizes <= alone, 0)
+    larger = sizes - small
+    rest = budget - small.sum()
+    enough = (rest >= (larger > 0).sum()) & (rest <= larger.sum())
+    return torch.where(enough, small + set_budgets(rest, larger), set_budgets(budget, sizes))
 
 
 def pairwise_cosine(units: torch.Tensor, lengths: list[int]) -> torch.Tensor:

@@ -20,7 +20,7 @@ import torch
 from ..config import AOTConfig
 from ..errors import AOTError
 from ..indexing import rank_descending, true_indices
-from ..ops.common import unit
+from ..ops.common import at_least_float32, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number
@@ -53,7 +53,7 @@ def visionzip(video: VideoTokens, config: AOTConfig) -> Selection:
     index = true_indices((dominant | contextual).flatten(), budget)
     flat = video.pooled.flatten(0, 1)
     sums, mass = gather_members(flat, target, index)
-    own = flat[index].float()
+    own = at_least_float32(flat[index])
     tokens = own + others_mean(own, sums, mass) if config.options["contextual"] == "sum" else sums / mass.unsqueeze(1)
     limits = torch.finfo(flat.dtype)  # a doubled token may leave the range of float16
     return Selection.from_indices(

@@ -2,7 +2,8 @@
 
 A Triton kernel stands in `aot/ops/triton` under the same file name. backend: "auto" takes the kernel on a GPU where
 it can run and the reference elsewhere, "reference" the latter, "triton" the kernel. An explicit request that cannot
-be met raises AOTError.
+be met raises AOTError. What decides (costs, choices, plans) takes no gradient; `aggregate` and `merge` do, without a
+kernel.
 """
 
 from .aggregate import aggregate, merge
@@ -12,6 +13,7 @@ from .inter_frame import merge_clips
 from .pair_cost import pair_cost
 from .received_attention import received_attention
 from .sinkhorn import STOPS, sinkhorn
+from .sketch import sketch
 from .softmax_plan import softmax_plan
 from .temporal_change import temporal_change
 
@@ -25,6 +27,7 @@ __all__ = [
     "pair_cost",
     "received_attention",
     "sinkhorn",
+    "sketch",
     "softmax_plan",
     "temporal_change",
     "use_triton",

@@ -2,7 +2,7 @@
 
 import torch
 
-from .common import group_frames, use_triton
+from .common import at_least_float32, group_frames, use_triton
 
 
 def aggregate(
@@ -16,7 +16,8 @@ def aggregate(
         from .triton.aggregate import aggregate as kernel
 
         return kernel(plan, tokens, starts, length)
-    return torch.bmm(plan.transpose(1, 2), group_frames(tokens, starts, length).float())
+    grouped = at_least_float32(group_frames(tokens, starts, length))
+    return torch.bmm(plan.transpose(1, 2).to(grouped.dtype), grouped)
 
 
 def merge(
@@ -24,7 +25,7 @@ def merge(
 ) -> torch.Tensor:
     """Kept tokens moved towards what was transported to them: (a + λ·carried) / (1 + λ·mass).
 
-    kept: (..., D). carried: (..., D) = Σ_i T_ij u_i. mass: (...,) = Σ_i T_ij. strength is λ. The share
+    kept: (..., D). carried: (..., D) float32 = Σ_i T_ij u_i. mass: (...,) = Σ_i T_ij. strength is λ. The share
     λ·mass / (1 + λ·mass) taken from others is at most `cap`, which keeps a kept token recognisable.
     """
     share = strength * mass / (1 + strength * mass)

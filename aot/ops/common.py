@@ -25,6 +25,8 @@ def use_triton(backend: str, op: str, *tensors: torch.Tensor, limit: str | None 
     if backend == "auto" and not faster:
         return False
     reason = _obstacle(tensors) or limit
+    if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        reason = "it has no backward, and a gradient is wanted"
     if reason and backend == "triton":
         raise AOTError(f"The triton kernel of {op} cannot run: {reason}; use backend='auto' or 'reference'.")
     return reason is None
@@ -62,14 +64,22 @@ def _interpreted() -> bool:
     return not isinstance(sinkhorn_kernel, JITFunction)
 
 
+def at_least_float32(tokens: torch.Tensor) -> torch.Tensor:
+    """Tokens in the type that sums of them are taken in: float64 stays, all others become float32."""
+    return tokens if tokens.dtype == torch.float64 else tokens.float()
+
+
+@torch.no_grad()
 def inverse_length(tokens: torch.Tensor) -> torch.Tensor:
     """(...,) float32 of tokens (..., D): 1 / length, 0 below MIN_LENGTH: tokens of zeros have no direction."""
-    norm = torch.linalg.vector_norm(tokens, dim=-1, dtype=torch.float32)
+    exact = torch.float64 if tokens.dtype == torch.float64 else torch.float32
+    norm = torch.linalg.vector_norm(tokens, dim=-1, dtype=exact).float()
     return torch.where(norm > MIN_LENGTH, 1 / norm, 0.0)
 
 
+@torch.no_grad()
 def unit(tokens: torch.Tensor) -> torch.Tensor:
-    """Tokens (..., D) scaled to length 1 in float32; those up to MIN_LENGTH become zeros."""
+    """Tokens (..., D) scaled to length 1 in float32; those up to MIN_LENGTH become zeros. No gradient is taken."""
     tokens = tokens.float()
     norm = torch.linalg.vector_norm(tokens, dim=-1, keepdim=True)
     return tokens / norm.masked_fill(norm <= MIN_LENGTH, torch.inf)

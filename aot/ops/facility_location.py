@@ -9,6 +9,7 @@ from .common import use_triton
 FASTER_UP_TO = 2048
 
 
+@torch.no_grad()
 def facility_location(
     cost: torch.Tensor,
     weight: torch.Tensor,

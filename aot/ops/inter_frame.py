@@ -76,15 +76,16 @@ def merge_clips(
             apart = valid & (certainty.double() < masked_quantile(certainty, valid, keep_ratio))
         apart |= valid & ~anchor_present.any(dim=1, keepdim=True)
         # the others merge
-        share = share * (valid & ~apart).unsqueeze(-1)
+        share = (share * (valid & ~apart).unsqueeze(-1)).to(frame.dtype)
         carried = torch.bmm(share.transpose(1, 2), frame)
         anchors = merge(anchors, carried, share.sum(1), strength=strength, cap=cap)
-        anchor_mass = anchor_mass + (share * mass[:, step].unsqueeze(-1)).sum(1)
+        anchor_mass = anchor_mass + (share * mass[:, step].unsqueeze(-1)).sum(1).float()
         dynamic[:, step] = apart
         plans.append(plan)
     return MergedClips(anchors, anchor_mass, dynamic, plans)
 
 
+@torch.no_grad()
 def _frame_plan(
     frame: torch.Tensor,
     valid: torch.Tensor,

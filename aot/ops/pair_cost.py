@@ -5,6 +5,7 @@ import torch
 from .common import group_frames, inverse_length, use_triton
 
 
+@torch.no_grad()
 def pair_cost(
     tokens: torch.Tensor,
     starts: torch.Tensor,

@@ -8,6 +8,7 @@ from .common import use_triton
 STOPS = ("marginal", "change", "change_batch", "never")
 
 
+@torch.no_grad()
 def sinkhorn(
     cost: torch.Tensor,
     supply: torch.Tensor,
@@ -114,9 +115,9 @@ def _sinkhorn_log(
 
 
 def _marginal_error(reached: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
-    """(B, 1) largest relative error of the marginals (B, M); entries without mass do not count."""
+    """(B, 1) largest relative error of the marginals (B, M); entries without mass reach none, so they do not count."""
     error = (reached - wanted).abs() / wanted.clamp_min(torch.finfo(wanted.dtype).tiny)
-    return torch.where(wanted > 0, error, 0.0).amax(dim=1, keepdim=True)
+    return error.amax(dim=1, keepdim=True)
 
 
 def _divide(wanted: torch.Tensor, reached: torch.Tensor) -> torch.Tensor:

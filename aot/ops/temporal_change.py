@@ -5,6 +5,7 @@ import torch
 from .common import inverse_length, use_triton
 
 
+@torch.no_grad()
 def temporal_change(tokens: torch.Tensor, before: torch.Tensor | None = None, *, backend: str = "auto") -> torch.Tensor:
     """Change of each token, (T, P) float32 in [0, 2]: 1 - cos with the same place one frame earlier.
 

@@ -7,6 +7,7 @@ frame is looked at a second. Things lie on a ground that the camera looks at. Pl
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -183,6 +184,19 @@ def sample_clip(seed: int, *, frames: int | None = None, camera: str | None = No
         clip = _Draft(rng, seed, length, kinds).clip(counts, sign)
         if clip is not None:
             return clip
+
+
+def sample_signs(seed: int, *, frames: int = 16) -> Clip:
+    """A still clip of signs, one in each quarter of the picture and others in each quarter of the time: what digits
+    are learnt from.
+    """
+    rng = np.random.default_rng([seed, 6])
+    signs = []
+    for part, x, y in itertools.product(range(4), (0.25, 0.75), (0.25, 0.75)):
+        at = (x + float(rng.uniform(-0.05, 0.05)), y + float(rng.uniform(-0.08, 0.08)))
+        radius, code = float(rng.uniform(0.13, 0.19)), f"{rng.integers(10)}{rng.integers(10)}"
+        signs.append(Thing("sign", "white", radius, at, at, part * frames / 4, (part + 1) * frames / 4, code=code))
+    return Clip(seed, frames, (0.0,), (Camera("still"),), tuple(signs))
 
 
 class _Draft:

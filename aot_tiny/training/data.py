@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from aot_tiny.film import questions as qa
-from aot_tiny.film.clips import COLORS, LENGTHS, NEEDLE, SHAPES, Clip, Thing, sample_clip
+from aot_tiny.film.clips import COLORS, LENGTHS, NEEDLE, SHAPES, Clip, Thing, sample_clip, sample_signs
 from aot_tiny.film.render import render_with_coverage
 
 TRAIN_SEEDS = 10_000_000  # training clips start here; held-out clips have smaller seeds
@@ -40,21 +40,20 @@ def jpeg(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack(out)
 
 
-def draw(seed: int, size: int, grid: int, *, frames: int | None = None, some: int | None = None, sign: float = 0.4):
-    """A training clip: pixels (T, 3, size, size) in [-1, 1], how much of each cell each drawn thing covers
-    (T, things, grid, grid) in 0..1, the instants (T,) and the clip.
+def draw(clip: Clip, size: int, grid: int, *, some: int | None = None):
+    """A clip to train on: pixels (T, 3, size, size) in [-1, 1], how much of each cell each drawn thing covers
+    (T, things, grid, grid) in 0..1, and the instants (T,).
 
-    some: only so many of its frames, drawn at random. sign: probability that a sign is tried.
+    some: only so many of its frames, drawn at random.
     """
-    clip = sample_clip(seed, frames=frames, sign=sign)
-    rng, times = np.random.default_rng([seed, 2]), clip.times
+    rng, times = np.random.default_rng([clip.seed, 2]), clip.times
     if some is not None:
         times = np.sort(rng.choice(times, min(some, len(times)), replace=False))
     pictures, cover = render_with_coverage(clip, times, size, grid)
     if rng.random() < 0.5:
         pictures = jpeg(pictures, rng)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
-    return pixels, cover, times, clip
+    return pixels, cover, times
 
 
 def owners(cover: np.ndarray, side: int) -> np.ndarray:
@@ -70,7 +69,7 @@ def owners(cover: np.ndarray, side: int) -> np.ndarray:
 
 
 class FrameLabels(Dataset):
-    """Single frames with a label for every patch: what the tower learns first."""
+    """Single frames with a label for every patch, every other sample of signs alone: what the tower learns first."""
 
     def __init__(self, length: int, *, size: int, grid: int, frames: int = 4, start: int = 0):
         self.length, self.size, self.grid, self.frames, self.start = length, size, grid, frames, start
@@ -80,7 +79,8 @@ class FrameLabels(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         seed = TRAIN_SEEDS + self.start + index
-        pixels, cover, times, clip = draw(seed, self.size, self.grid, some=self.frames, sign=0.9)
+        clip = sample_signs(seed) if index % 2 else sample_clip(seed)
+        pixels, cover, times = draw(clip, self.size, self.grid, some=self.frames)
         owner = owners(cover, self.grid)
         labels = {name: np.full_like(owner, IGNORE) for name in ("color", "shape", "digit")}
         for values in labels.values():

@@ -53,7 +53,7 @@ class VideoObjective(nn.Module):
     model: a LlavaQwenForCausalLM with a newline behind every frame; frozen parts stay as they are.
     letters: the tokens A to D, whose accuracy is logged apart, the article of captions among them.
     layer: the hidden states that the tracker reads, 0 being the embeddings. guiding: weight of the guided attention.
-    stretch: share of the clips whose visual positions are drawn with random gaps below one, so that what is learnt
+    stretch: share of the clips whose visual positions are drawn with random gaps, so that what is learnt
     hangs on content and newlines rather than on exact distances (randomised positions).
     """
 
@@ -65,6 +65,7 @@ class VideoObjective(nn.Module):
         self.letters = torch.tensor(letters)
         self.model, self.layer, self.stretch = model, layer, stretch
         self.tracking, self.guiding = tracking, guiding
+        self.cells = model.get_vision_tower().num_patches // 4  # pooled tokens a frame
         self.tracker = Tracker(model.config.hidden_size)
         model.config._attn_implementation = attention.NAME
 
@@ -74,7 +75,7 @@ class VideoObjective(nn.Module):
         visual, line = self._visual(pixels, keep)  # (B, head - prefix, D), bool
         embeds = torch.cat([embeds[:, :start], visual.to(embeds), embeds[:, end:]], 1)
         if self.training and self.stretch:
-            position = self._stretched(position, start, end)
+            position = self._stretched(position, start, end, most=pixels.shape[1] * self.cells / keep.shape[1])
         out = lm.model(
             inputs_embeds=embeds, attention_mask={"full_attention": None}, position_ids=position, layout=layout,
             rows_mask=layout.mask(embeds.device), guides=guides, output_hidden_states=True, use_cache=False,
@@ -117,10 +118,13 @@ class VideoObjective(nn.Module):
         order = torch.cat([keep, frames * per_frame + index], 1).gather(1, key.argsort(1))
         return both.gather(1, order.unsqueeze(-1).expand(-1, -1, both.shape[-1])), order >= frames * per_frame
 
-    def _stretched(self, position: torch.Tensor, start: int, end: int) -> torch.Tensor:
-        """Positions with the visual ones drawn closer for a share of the clips; what follows moves along."""
+    def _stretched(self, position: torch.Tensor, start: int, end: int, *, most: float) -> torch.Tensor:
+        """Positions with random gaps between the visual ones for a share of the clips; what follows moves along.
+
+        most: the largest mean gap; pooled tokens of the clip over kept ones, as if nothing had been dropped.
+        """
         batch, count = len(position), end - start
-        scale = torch.rand(batch, 1, device=position.device).clamp_min(0.08)
+        scale = (most * torch.rand(batch, 1, device=position.device)).clamp_min(0.08)
         gaps = 2 * torch.rand(batch, count, device=position.device) * scale
         plain = torch.rand(batch, 1, device=position.device) >= self.stretch
         gaps = torch.where(plain, torch.ones_like(gaps), gaps)

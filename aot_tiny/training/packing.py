@@ -76,7 +76,8 @@ class ClipConversations(Dataset):
         seed, side = TRAIN_SEEDS + self.start + index, self.grid // 2
         frames, kept = self.density.draw(np.random.default_rng([self.start, index // self.batch, 5]), side * side)
         rng = np.random.default_rng([seed, 4])
-        pixels, cover, _, clip = draw(seed, self.size, self.grid, frames=frames)
+        clip = sample_clip(seed, frames=frames)
+        pixels, cover, _ = draw(clip, self.size, self.grid)
         keep = torch.from_numpy(np.sort(rng.permutation(frames * side * side)[:kept]))  # (kept,) flat places
         owner = owners(cover, side)
         segments = self._segments(clip, rng)

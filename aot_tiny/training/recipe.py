@@ -76,12 +76,12 @@ class Stage:
     balance: float = 0.75  # 1: every answer weighs the same, 0: every token of the answers
 
 
-_LENGTHS = ((16, 0.5), (24, 0.2), (32, 0.15), (48, 0.075), (64, 0.075))
+_LENGTHS = ((16, 0.55), (24, 0.2), (32, 0.13), (48, 0.07), (64, 0.05))
 STAGES = {
     "tower": Stage("tower", steps=450, batch=8, learning_rate=1.2e-3, first=0, places=True, decay=0.6),
     "answers": Stage(
         "video", steps=1600, batch=6, learning_rate=1.5e-3, first=1_000_000, warmup=0.03, decay=0.5,
-        density=Density(_LENGTHS, drop=0.85, most=1728),
+        density=Density(_LENGTHS, drop=0.9, least=0.1, most=1152),
     ),
     "polish": Stage(
         "video", steps=500, batch=4, learning_rate=8e-4, first=2_000_000, decay=1.0,

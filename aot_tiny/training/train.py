@@ -1,4 +1,4 @@
-"""Trains aot-tiny, one stage a call: `aot train --stage tower --init checkpoints/aot-tiny --output runs/film/tower`.
+"""Trains aot-tiny, a stage a call: `aot train-tiny --stage tower --init checkpoints/aot-tiny --output runs/film/tower`.
 
 The stages are in recipe.py. A run leaves checkpoints in its folder and, called again, goes on from the last one.
 Launch with accelerate or deepspeed as usual; `--deepspeed FILE` names a ZeRO configuration.
@@ -208,7 +208,7 @@ def execute(args) -> int:
     return 0
 
 
-main = entry("train")
+main = entry("train-tiny")
 
 if __name__ == "__main__":
     sys.exit(main())

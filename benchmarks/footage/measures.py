@@ -1,7 +1,8 @@
 """What kept tokens still say about all tokens: three pure measures, 0 when nothing is lost."""
 
-import ot
 import torch
+
+RESAMPLES = 10_000
 
 
 def unit(tokens: torch.Tensor) -> torch.Tensor:
@@ -16,6 +17,8 @@ def wasserstein(tokens: torch.Tensor, kept: torch.Tensor, mass: torch.Tensor) ->
     tokens: (n, D). kept: (S, D). mass: (S,), scaled to sum 1. The ground distance is Euclidean between tokens of
     length 1, so in [0, 2]. Raises ArithmeticError when the solver did not reach the optimum.
     """
+    import ot
+
     cost = (2 - 2 * (unit(tokens) @ unit(kept).T)).clamp_min(0).sqrt()
     supply = torch.full((len(tokens),), 1 / len(tokens), dtype=torch.float64)
     demand = mass.double() / mass.double().sum()
@@ -48,9 +51,9 @@ def rebuilding_error(tokens: torch.Tensor, kept: torch.Tensor, neighbours: int =
     return left / float((tokens - tokens.mean(0)).square().sum())
 
 
-def interval(values: torch.Tensor, *, resamples: int = 10_000, seed: int = 0) -> tuple[float, float, float]:
+def interval(values: torch.Tensor) -> tuple[float, float, float]:
     """Mean of one value a clip (n,), and its 95 % percentile interval when clips are drawn anew."""
     values = values.double()
-    draws = torch.randint(len(values), (resamples, len(values)), generator=torch.Generator().manual_seed(seed))
+    draws = torch.randint(len(values), (RESAMPLES, len(values)), generator=torch.Generator().manual_seed(0))
     low, high = values[draws].mean(-1).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
     return float(values.mean()), low, high

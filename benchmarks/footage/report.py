@@ -7,7 +7,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.footage.measures import interval
 from benchmarks.footage.sources import HELD_OUT
+from benchmarks.measure import fill_page
 
 MEASURES = {
     "wasserstein": "Wasserstein distance",
@@ -16,7 +18,6 @@ MEASURES = {
 }
 OURS = "aot"
 RELEASED = "released preset"
-BEGIN, END = "<!-- footage:begin -->", "<!-- footage:end -->"
 
 
 class Figures:
@@ -30,12 +31,16 @@ class Figures:
 
     def values(self, measure: str, method: str, retention: str) -> torch.Tensor:
         """One value a clip, in the order of `clips`."""
-        found = {
-            row["clip"]: float(row[measure])
-            for row in self.rows
-            if row["method"] == method and row["retention"] == retention
-        }
+        wanted = {"method": method, "retention": retention}.items()
+        found = {row["clip"]: float(row[measure]) for row in self.rows if wanted <= row.items()}
         return torch.tensor([found[clip] for clip in self.clips], dtype=torch.float64)
+
+    def mean(self, measure: str, method: str, retention: str) -> float:
+        return float(self.values(measure, method, retention).mean())
+
+    def ranking(self, measure: str, retention: str) -> list[str]:
+        """The methods, the best first."""
+        return sorted(self.methods, key=lambda method: self.mean(measure, method, retention))
 
 
 def percent(retention: str) -> str:
@@ -44,18 +49,12 @@ def percent(retention: str) -> str:
 
 def table(figures: Figures, measure: str) -> str:
     """Markdown: methods by retention, mean [low, high]; the best mean of a column is bold."""
-    from benchmarks.footage.measures import interval
-
     columns = figures.retentions
-    cells = {method: [interval(figures.values(measure, method, r)) for r in columns] for method in figures.methods}
-    best = [min(row[i][0] for row in cells.values()) for i in range(len(columns))]
+    best = [figures.mean(measure, figures.ranking(measure, r)[0], r) for r in columns]
     lines = [f"| method | {' | '.join(map(percent, columns))} |", f"| --- |{' ---: |' * len(columns)}"]
-    tenth = columns.index("0.1")
-    for method in sorted(cells, key=lambda name: cells[name][tenth][0]):
-        texts = []
-        for (mean, low, high), least in zip(cells[method], best, strict=True):
-            strong = "**" if mean == least else ""
-            texts.append(f"{strong}{mean:.3f}{strong} [{low:.3f}, {high:.3f}]")
+    for method in figures.ranking(measure, "0.1"):
+        values = [figures.values(measure, method, r) for r in columns]
+        texts = [cell(v, bold=float(v.mean()) == least) for v, least in zip(values, best, strict=True)]
         lines.append(f"| {method} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
@@ -81,78 +80,62 @@ def between(figures: Figures, measure: str, shares: torch.Tensor) -> torch.Tenso
     return torch.tensor([np.interp(share, at, value) for share, at, value in columns], dtype=torch.float64)
 
 
-def cell(values: torch.Tensor, sign: str = "") -> str:
+def cell(values: torch.Tensor, sign: str = "", *, bold: bool = False) -> str:
     """Mean [low, high] of one value a clip."""
-    from benchmarks.footage.measures import interval
-
     mean, low, high = interval(values)
-    return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
+    strong = "**" * bold
+    return f"{strong}{mean:{sign}.3f}{strong} [{low:{sign}.3f}, {high:{sign}.3f}]"
 
 
 def standing(figures: Figures) -> str:
     """Markdown: rank of the default at each retention, and paired differences to the best other and to random."""
-    lines = [
-        "| measure | retention | rank of aot | best other | aot − best other | aot − random |",
-        "| --- | ---: | ---: | --- | ---: | ---: |",
-    ]
+    lines = ["| measure | retention | rank of aot | best other | aot − best other | aot − random |"]
+    lines += ["| --- | ---: | ---: | --- | ---: | ---: |"]
     for measure, title in MEASURES.items():
         for retention in figures.retentions:
-            values = {m: figures.values(measure, m, retention) for m in figures.methods}
-            order = sorted(values, key=lambda m: float(values[m].mean()))
+            order = figures.ranking(measure, retention)
             other = next(m for m in order if m != OURS)
-            texts = [cell(values[OURS] - values[m], "+") for m in (other, "random")]
+            ours = figures.values(measure, OURS, retention)
+            texts = [cell(ours - figures.values(measure, m, retention), "+") for m in (other, "random")]
             rank = f"{order.index(OURS) + 1} of {len(order)}"
             lines.append(f"| {title} | {percent(retention)} | {rank} | {other} | {' | '.join(texts)} |")
     return "\n".join(lines)
 
 
 def verdict(figures: Figures) -> str:
-    """One sentence that follows from the figures: where the default is first."""
+    """A sentence a measure, which follows from the figures: where the default is first."""
     places = []
     for measure, title in MEASURES.items():
-        ranks = []
-        for retention in figures.retentions:
-            means = {m: float(figures.values(measure, m, retention).mean()) for m in figures.methods}
-            ranks.append(sorted(means, key=means.get).index(OURS) + 1)
+        ranks = [figures.ranking(measure, retention).index(OURS) + 1 for retention in figures.retentions]
         first = [percent(r) for r, rank in zip(figures.retentions, ranks, strict=True) if rank == 1]
         span = f"{min(ranks)}" if min(ranks) == max(ranks) else f"{min(ranks)} to {max(ranks)}"
         where = f"first at {', '.join(first)}" if first else "nowhere first"
-        places.append(f"by the measure “{title}” it is {where} (ranks {span} of {len(figures.methods)})")
-    return f"AOT's default: {'; '.join(places)}."
+        places.append(f"By the measure “{title}” AOT's default is {where} (ranks {span} of {len(figures.methods)}).")
+    return "\n".join(places)
 
 
 def plot(figures: Figures, target: Path) -> None:
     """One panel a measure: mean by retention, the released preset as a point at its real share."""
-    import matplotlib
+    from matplotlib import colormaps
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(15, 5))
-    shades = plt.get_cmap("tab20")
+    figure = Figure(figsize=(15, 5))
+    axes, shades = figure.subplots(1, 3), colormaps["tab20"]
     shares = [float(r) * 100 for r in figures.retentions]
     for axis, (measure, title) in zip(axes, MEASURES.items(), strict=True):
         for number, method in enumerate(figures.methods):
-            means = [float(figures.values(measure, method, r).mean()) for r in figures.retentions]
+            means = [figures.mean(measure, method, r) for r in figures.retentions]
             ours = method == OURS
-            axis.plot(
-                shares,
-                means,
-                label=method,
-                color="black" if ours else shades(number),
-                linewidth=3 if ours else 1.2,
-                marker="o",
-                markersize=3,
-            )
-        share = float(figures.values("share", RELEASED, "").mean()) * 100
-        axis.plot(share, float(figures.values(measure, RELEASED, "").mean()), "r*", markersize=12, label=RELEASED)
+            look = {"color": "black", "linewidth": 3} if ours else {"color": shades(number), "linewidth": 1.2}
+            axis.plot(shares, means, label=method, marker="o", markersize=3, **look)
+        share = 100 * figures.mean("share", RELEASED, "")
+        axis.plot(share, figures.mean(measure, RELEASED, ""), "r*", markersize=12, label=RELEASED)
         axis.set_title(title)
         axis.set_xlabel("tokens kept, %")
         axis.set_ylim(bottom=0)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="center right", frameon=False)
     figure.tight_layout(rect=(0, 0, 0.88, 1))
     figure.savefig(target, dpi=80)
-    plt.close(figure)
 
 
 def section(title: str, figures: Figures) -> list[str]:
@@ -167,14 +150,9 @@ def write(source: Path, page: Path, image: Path) -> None:
     """Puts tables between the page's markers, and the plot beside it; ValueError when a marker is missing."""
     with source.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    text = page.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{page.name} lacks its markers {BEGIN} and {END}; put them where the tables go.")
     held_out, others = ([row for row in rows if (row["clip"] in HELD_OUT) == held] for held in (True, False))
     parts = section("Clips that nothing was chosen on", Figures(held_out))
     parts += section("Clips that settings were chosen on", Figures(others))
     parts += ["## The released preset, all clips", released(Figures(rows))]
-    before, after = text.split(BEGIN)[0], text.split(END)[1]
-    body = "\n\n".join(parts)
-    page.write_text(f"{before}{BEGIN}\n{body}\n{END}{after}", encoding="utf-8")
+    fill_page(page, "footage", "\n\n".join(parts))
     plot(Figures(rows), image)

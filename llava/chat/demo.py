@@ -5,8 +5,8 @@ from pathlib import Path
 from aot_cli.parser import Parser
 from aot_tiny.shapes.clips import write_clip
 from aot_tiny.shapes.questions import Question, make_questions
-from llava.chat.options import EXPECTED, add_model_options, load_session, one_sentence
-from llava.chat.session import Answer, ChatSession
+from llava.chat.options import add_model_options, command, open_session
+from llava.chat.session import Answer
 from llava.chat.terminal import Terminal
 
 SEED = 900_005  # of the clip: the first from 900,002 on whose questions the model gets right with all tokens
@@ -17,30 +17,19 @@ def add_options(parser: Parser) -> None:
     add_model_options(parser)
 
 
-def execute(options) -> int:
-    """Writes demo_out/clip.mp4, asks about it and prints the tables; returns the exit code."""
-    terminal = Terminal()
-    try:
-        with terminal.waiting("loading the model"):
-            session = load_session(options)
-        path = Path(options.output, "clip.mp4")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        questions = choose(make_questions(write_clip(path, SEED)))
-        if session.prompt_style.note:
-            terminal.note(session.prompt_style.note)
-        session.set_video(str(path))
-        pairs = [_ask(session, question) for question in [questions[0], *questions]][1:]  # the first warms up
-    except EXPECTED as error:
-        terminal.error(one_sentence(error))
-        return 1
-    show(terminal, path, questions, pairs)
-    return 0
-
-
-def _ask(session: ChatSession, question: Question) -> tuple[Answer, Answer]:
-    """(answer from all tokens, answer from a tenth), each question in a conversation of its own."""
-    session.forget()
-    return session.compare(question.open_prompt())
+@command
+def execute(options, terminal: Terminal) -> None:
+    """Writes demo_out/clip.mp4, asks about it and prints the tables."""
+    session = open_session(options, terminal)
+    path = Path(options.output, "clip.mp4")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    questions = choose(make_questions(write_clip(path, SEED)))
+    session.set_video(str(path))
+    pairs = []
+    for question in [questions[0], *questions]:  # the first warms up
+        session.forget()  # each question in a conversation of its own
+        pairs.append(session.compare(question.open_prompt()))
+    show(terminal, path, questions, pairs[1:])
 
 
 def choose(questions: list[Question], count: int = 3) -> list[Question]:

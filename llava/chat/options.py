@@ -2,8 +2,9 @@
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import wraps
 from typing import Any
 
 import torch
@@ -11,8 +12,9 @@ import transformers
 
 from aot import AOTConfig
 from aot_cli.parser import Parser, share
-from llava.chat.model_defaults import Sampling, default_sampling
+from llava.chat.model_defaults import default_sampling
 from llava.chat.session import ChatError, ChatSession
+from llava.chat.terminal import Terminal
 from llava.hf import video_processor as hf
 from llava.hf.checkpoint import is_transformers_model, load_checkpoint
 from llava.hf.session import TransformersSession
@@ -63,7 +65,7 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default)")
 
 
-def check_model_options(options: argparse.Namespace) -> None:
+def _check_model_options(options: argparse.Namespace) -> None:
     """Raises ChatError for options that contradict each other or make no sense."""
     if options.no_aot and options.retention not in (None, 1.0):
         raise ChatError("--no-aot and --retention contradict each other; leave one of them out.")
@@ -82,12 +84,6 @@ def compression(options: argparse.Namespace) -> AOTConfig | None:
         settings["retention"] = options.retention
     config = AOTConfig.preset(options.preset, **settings)
     return None if options.no_aot or options.retention == 1 else config
-
-
-def sampling(options: argparse.Namespace, default: Sampling) -> Sampling:
-    """The model's own sampling with what the options change."""
-    chosen = {"num_frames": options.num_frames, "fps": options.fps}
-    return replace(default, **{name: value for name, value in chosen.items() if value is not None})
 
 
 def model_path(options: argparse.Namespace) -> str:
@@ -117,7 +113,7 @@ def json_or_word(text: str):
 
 def load_session(options) -> ChatSession:
     """The model and a session on it; what is cheap to check comes first. Raises EXPECTED errors with one sentence."""
-    check_model_options(options)
+    _check_model_options(options)
     config = compression(options)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
@@ -144,13 +140,15 @@ def load_session(options) -> ChatSession:
     except RuntimeError as error:
         raise _unloaded(path, error) from error
     warm_up_kernels(model)
+    # the model's own sampling with what the options change
+    chosen = {name: value for name in ("num_frames", "fps") if (value := getattr(options, name)) is not None}
     return ChatSession(
         model,
         tokenizer,
         image_processor,
         context_length,
         compression=config,
-        sampling=sampling(options, default_sampling(model.config)),
+        sampling=replace(default_sampling(model.config), **chosen),
         force_sample=options.force_sample,
         decoder=options.decoder,
         template=options.conv_template,
@@ -193,6 +191,30 @@ def transformers_session(
 def _unloaded(path: str, error: Exception) -> ChatError:
     reason = one_sentence(error)
     return ChatError(f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete.")
+
+
+def command(run: Callable[[argparse.Namespace, Terminal], int | None]) -> Callable[[argparse.Namespace], int]:
+    """A command's `execute`: the exit code of `run`, or 1 after one sentence on standard error."""
+
+    @wraps(run)
+    def execute(options: argparse.Namespace) -> int:
+        terminal = Terminal()
+        try:
+            return run(options, terminal) or 0
+        except EXPECTED as error:
+            terminal.error(one_sentence(error))
+            return 1
+
+    return execute
+
+
+def open_session(options: argparse.Namespace, terminal: Terminal, *, quiet: bool = False) -> ChatSession:
+    """`load_session` behind a progress bar; quiet: what to know about the model is not said."""
+    with terminal.waiting("loading the model"):
+        session = load_session(options)
+    if session.prompt_style.note and not quiet:
+        terminal.note(session.prompt_style.note)
+    return session
 
 
 def _device(name: str | None) -> torch.device:

@@ -5,8 +5,8 @@ Nothing here prints or reads; a terminal, a web page or a test drives it.
 """
 
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from aot import AOTConfig, AOTError, CompressedVideo
+from aot.deprecated import renamed_attribute, renamed_keyword
 from aot.methods.in_llm import is_in_llm
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.prompt import Message, prompt_ids
@@ -21,7 +22,6 @@ from llava.chat.streaming import TextStream
 from llava.conversation import conv_templates
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
 from llava.model.timing import peak_memory
-from llava.moved import renamed_attribute, renamed_keyword
 from llava.video import FrameStream, Video, load_video, open_video, time_text
 
 Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
@@ -148,7 +148,7 @@ class ChatSession:
         if above is not None and self.sampling.num_frames > above and can_stream(self.compression):
             with self.open_video(path, progress=decoding) as frames:
                 if len(frames.times) > above:
-                    return self._compress_while_decoding(path, frames, started)
+                    return self._compress_while_decoding(path, frames)
         video = load_video(path, progress=decoding, **self._frame_choice())
         decode_ms = 1e3 * (time.perf_counter() - started)
         if progress:
@@ -167,26 +167,23 @@ class ChatSession:
 
     @torch.inference_mode()
     def _encode(self, path: str, video: Video, decode_ms: float) -> Loaded:
-        started = time.perf_counter()
         # attention is captured even while compression is off: /retention may turn it on for this video
         self.model.config.aot = self._base
         pixels = self.image_processor.resize(video.frames)
         features = self.model.encode_video(pixels.to(self.model.device))
-        return self._loaded(path, video, features, started, decode=decode_ms)
+        return self._loaded(path, video, features, decode=decode_ms)
 
     @torch.inference_mode()
-    def _compress_while_decoding(self, path: str, frames: FrameStream, started: float) -> Loaded:
+    def _compress_while_decoding(self, path: str, frames: FrameStream) -> Loaded:
         self.model.config.aot = self.compression
         pinned = self.model.device.type == "cuda"
         with Prefetcher(pixel_chunks(frames, self.image_processor), frames.stop, pinned=pinned) as chunks:
             compressed = compress_stream(self.model, chunks)
         spent = self.model.last_timing
-        return self._loaded(path, frames, compressed, started, decode=spent["wait"], compress=spent["compress"])
+        return self._loaded(path, frames, compressed, decode=spent["wait"], compress=spent["compress"])
 
-    def _loaded(self, path: str, video: Video | FrameStream, features, started: float, **timings: float) -> Loaded:
-        spent = self.model.last_timing
-        timings |= {"tower": spent["tower"], "projector": spent["projector"]}
-        timings["encode"] = 1e3 * (time.perf_counter() - started)
+    def _loaded(self, path: str, video: Video | FrameStream, features, **timings: float) -> Loaded:
+        timings["tower"] = self.model.last_timing["tower"]
         return Loaded(path, video, features, Tokens(*self.model.uncompressed_count(len(video.times))), timings)
 
     # the compression
@@ -263,12 +260,18 @@ class ChatSession:
 
     def compare(self, question: str, *, on_text: Callable[[str], None] | None = None) -> tuple[Answer, Answer]:
         """The same question without compression and with it; the compressed answer joins the conversation."""
+        with self.uncompressed():
+            whole = self.ask(question, remember=False)
+        return whole, self.ask(question, on_text=on_text)
+
+    @contextmanager
+    def uncompressed(self) -> Iterator[None]:
+        """No compression inside."""
         compression, self.compression = self.compression, None
         try:
-            whole = self.ask(question, remember=False)
+            yield
         finally:
             self.compression = compression
-        return whole, self.ask(question, on_text=on_text)
 
     def forget(self) -> None:
         """Drops the turns and keeps the video."""
@@ -354,7 +357,6 @@ class ChatSession:
         if self.compression is None:
             return self.loaded.before
         compressed = self.model.last_compression[-1]
-        compressed.check()  # on a GPU nobody has looked at the values yet, and the counts wait for it anyway
         return Tokens(compressed.num_visual, compressed.num_newlines)
 
     aot = renamed_attribute("aot", "compression")

@@ -14,7 +14,7 @@ PATIENCE = 2.0  # seconds after which a progress bar appears
 class Terminal:
     """Answers go to standard output, everything about their making to standard error."""
 
-    def __init__(self, commands: list[str] | None = None):
+    def __init__(self):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal without → or · shows ?
@@ -22,15 +22,15 @@ class Terminal:
         self.err = Console(soft_wrap=True, highlight=False, stderr=True)
         self.interactive = sys.stdin.isatty() and sys.stdout.isatty()
         self._prompt = None
-        if self.interactive:
-            from prompt_toolkit import PromptSession  # a fifth of a second that one question as JSON does not need
+
+    def read(self, commands: list[str]) -> str | None:
+        """The next line, or None at the end; Tab completes commands."""
+        if self.interactive and self._prompt is None:
+            from prompt_toolkit import PromptSession  # a fifth of a second that a single question does not need
             from prompt_toolkit.completion import WordCompleter
 
-            completer = WordCompleter(commands or [], sentence=True)
+            completer = WordCompleter(commands, sentence=True)
             self._prompt = PromptSession(completer=completer, complete_while_typing=False)
-
-    def read(self) -> str | None:
-        """The next line, or None at the end."""
         try:
             return self._prompt.prompt("> ") if self._prompt else input()
         except EOFError:

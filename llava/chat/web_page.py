@@ -37,8 +37,43 @@ NO_ANSWERS = ("",) * 5
 EXPECTED = (ValueError, OSError, torch.cuda.OutOfMemoryError)
 
 
+class Actions:
+    """What the page's controls do. Each gives the status line first, which stays empty."""
+
+    def __init__(self, worker: Worker):
+        self.worker = worker
+
+    def look(self, path: str | None, percent: float, request: gr.Request):
+        """A video was given or taken away."""
+        visitor = _visitor(request)
+        if path is None:
+            self.worker.leave(visitor)
+            return "", "", "", *NO_ANSWERS
+        loaded = self.worker.look(visitor, path)
+        drawn, _ = self.worker.picture(visitor, percent / 100)
+        return "", _about(loaded), _image(drawn), *NO_ANSWERS
+
+    def show(self, path: str | None, percent: float, request: gr.Request):
+        """The slider came to rest."""
+        if path is None:
+            return "", "", ""
+        drawn, asked = self.worker.picture(_visitor(request), percent / 100)
+        return "", _image(drawn), _stale(asked, percent)
+
+    def ask(self, text: str, percent: float, request: gr.Request):
+        """A question was sent."""
+        result = self.worker.ask(_visitor(request), text, percent / 100)
+        limit = self.worker.limits.answer_seconds
+        sides = [(_words(answer, limit), _cost(answer)) for answer in (result.whole, result.reduced)]
+        return "", *sides[0], *sides[1], _image(result.picture), ""
+
+    def leave(self, request: gr.Request):
+        self.worker.leave(request.session_hash)
+
+
 def build_page(worker: Worker, *, retention: float = 0.1, note: str | None = None) -> gr.Blocks:
     """The page on a worker. retention: where the slider stands at first. note: what to know about the model."""
+    limits, actions = worker.limits, Actions(worker)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         if note:
@@ -46,7 +81,8 @@ def build_page(worker: Worker, *, retention: float = 0.1, note: str | None = Non
         status = gr.HTML(elem_id="status")
         with gr.Row():
             with gr.Column(scale=2):
-                video = gr.Video(label=_limits(worker), sources=["upload"], height=330, elem_id="video")
+                label = f"Video, at most {limits.megabytes:g} MB and {limits.video_seconds:g} s"
+                video = gr.Video(label=label, sources=["upload"], height=330, elem_id="video")
                 about = gr.HTML(elem_id="about")
                 question = gr.Textbox(label="Question", placeholder="How many objects are there?", elem_id="question")
                 share = gr.Slider(1, 100, 100 * retention, step=1, label="Tokens to keep, %", elem_id="retention")
@@ -58,54 +94,16 @@ def build_page(worker: Worker, *, retention: float = 0.1, note: str | None = Non
                     reduced = _answer("Answer from the kept tokens", "reduced")
                     stale = gr.HTML(elem_id="stale")
         picture = gr.HTML(elem_id="kept")
-
-        def look(path: str | None, percent: float, request: gr.Request):
-            if path is None:
-                worker.leave(_visitor(request))
-                return "", "", "", *NO_ANSWERS
-            loaded = worker.look(_visitor(request), path)
-            drawn, _ = worker.picture(_visitor(request), percent / 100)
-            return "", _about(loaded), _image(drawn), *NO_ANSWERS
-
-        def show(path: str | None, percent: float, request: gr.Request):
-            if path is None:
-                return "", "", ""
-            drawn, asked = worker.picture(_visitor(request), percent / 100)
-            return "", _image(drawn), _stale(asked, percent)
-
-        def ask(text: str, percent: float, request: gr.Request):
-            result = worker.ask(_visitor(request), text, percent / 100)
-            limit = worker.limits.answer_seconds
-            sides = [(_words(answer, limit), _cost(answer)) for answer in (result.whole, result.reduced)]
-            return "", *sides[0], *sides[1], _image(result.picture), ""
-
-        gr.on(
-            [video.upload, video.clear],
-            _told(look, "", "", *NO_ANSWERS),
-            [video, share],
-            [status, about, picture, *whole, *reduced, stale],
-            api_name="look",
-        )
+        look = _told(actions.look, "", "", *NO_ANSWERS)
+        seen = [status, about, picture, *whole, *reduced, stale]
+        gr.on([video.upload, video.clear], look, [video, share], seen, api_name="look")
         # while the slider moves, only where it came to rest is drawn
-        share.input(
-            _told(show, gr.skip(), gr.skip()),
-            [video, share],
-            [status, picture, stale],
-            trigger_mode="always_last",
-            api_name="show",
-        )
-        gr.on(
-            [button.click, question.submit],
-            _told(ask, "", "", "", "", gr.skip(), ""),
-            [question, share],
-            [status, *whole, *reduced, picture, stale],
-            api_name="ask",
-        )
-
-        def leave(request: gr.Request):
-            worker.leave(request.session_hash)
-
-        page.unload(leave)
+        show = _told(actions.show, gr.skip(), gr.skip())
+        share.input(show, [video, share], [status, picture, stale], trigger_mode="always_last", api_name="show")
+        ask = _told(actions.ask, "", "", "", "", gr.skip(), "")
+        answered = [status, *whole, *reduced, picture, stale]
+        gr.on([button.click, question.submit], ask, [question, share], answered, api_name="ask")
+        page.unload(actions.leave)
     return page
 
 
@@ -163,11 +161,6 @@ def _sentence(error: Exception, *values) -> str:
 def _answer(title: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
     answer = gr.Textbox(label=title, lines=3, interactive=False, elem_id=f"{name}-answer")
     return answer, gr.HTML(elem_id=f"{name}-cost")
-
-
-def _limits(worker: Worker) -> str:
-    limits = worker.limits
-    return f"Video, at most {limits.megabytes:g} MB and {limits.video_seconds:g} s"
 
 
 def _about(loaded: Loaded) -> str:

@@ -182,7 +182,9 @@ class Worker:
             raise ChatError(NO_SESSION)
         now = time.monotonic()
         with self._book:
-            self._forget_idle(now)
+            for other, visitor in list(self._visitors.items()):
+                if now - visitor.seen > self.limits.idle_seconds and not visitor.lock.locked():
+                    del self._visitors[other]
             visitor = self._visitors.pop(key, None)
             if visitor is None:
                 if not new:
@@ -192,11 +194,6 @@ class Worker:
             visitor.seen = now
             self._visitors[key] = visitor  # the order is that of the last visit
         return visitor
-
-    def _forget_idle(self, now: float) -> None:
-        for key, visitor in list(self._visitors.items()):
-            if now - visitor.seen > self.limits.idle_seconds and not visitor.lock.locked():
-                del self._visitors[key]
 
     def _make_place(self, now: float) -> None:
         """Forgets the one who was here the longest ago, unless all are active; ChatError when there is no place."""

@@ -38,8 +38,7 @@ class Index:
     stamps: (N,) presentation times in the stream's units, rising; None where packets do not say which frame they
     become, so that frames are counted. keys: stamps of keyframes. hidden: packets that show nothing. leading: does a
     frame after a keyframe come before it on the screen? reordered: do times fall from packet to packet? upright: is
-    there no turn or mirror? damaged: did
-    something not decode, as far as it was tried?
+    there no turn or mirror? damaged: did something not decode, as far as it was tried?
     """
 
     times: np.ndarray
@@ -93,7 +92,8 @@ def index_packets(film: Film) -> Index:
                 shown.append((packet.pts, packet.dts, packet.is_keyframe))
         base, rate = stream.time_base, float(stream.average_rate or 0)
     order = [pts for pts, _, _ in shown]
-    first = _first_frame(film)
+    with film.opened() as (container, stream):
+        first = next(_frames(container, stream), None)  # a recording cut inside a picture group starts with orphans
     if first is None or None in (first.pts, *order) or len(set(order)) < len(order) or _times_are_guessed(film, shown):
         return index_frames(film)
     stamps = sorted(pts for pts in order if pts >= first.pts)
@@ -122,12 +122,6 @@ def index_frames(film: Film) -> Index:
         raise VideoError(f"{film.path} holds no frame that can be decoded; convert it to MP4 with H.264.")
     times, rate = _clock(film, [stamp for stamp, _ in frames], base, rate)
     return Index(times, rate, damaged=bool(damage) or any(corrupt for _, corrupt in frames))
-
-
-def _first_frame(film: Film) -> av.VideoFrame | None:
-    """The first one that decodes: a recording cut inside a picture group starts with orphans."""
-    with film.opened() as (container, stream):
-        return next(_frames(container, stream), None)
 
 
 def first_after(container: av.container.InputContainer, stream: av.VideoStream, key: int) -> int | None:
@@ -274,17 +268,13 @@ def _read_in_order(film: Film, index: Index, wanted: Sequence[int], picture: Fra
             else:
                 frame = _first_from(frames, index.stamps[number])
             if frame is None or (index.stamps and frame.pts > index.stamps[number]):
-                raise _missing_frame(film, index, number)
+                raise MissingFrame(
+                    f"Only {number} of {len(index.times)} frames of {film.path} can be read (up to "
+                    f"{index.times[number]:.1f} s): the file is damaged or cut short; copy or download it again."
+                )
             yield picture(frame)
 
 
 def _first_from(frames: Iterator[av.VideoFrame], stamp: float) -> av.VideoFrame | None:
     """The first of the next frames that is not before the stamp."""
     return next((frame for frame in frames if frame.pts is not None and frame.pts >= stamp), None)
-
-
-def _missing_frame(film: Film, index: Index, number: int) -> MissingFrame:
-    return MissingFrame(
-        f"Only {number} of {len(index.times)} frames of {film.path} can be read (up to {index.times[number]:.1f} s): "
-        "the file is damaged or cut short; copy or download it again."
-    )

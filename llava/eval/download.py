@@ -90,12 +90,19 @@ def execute(options, *, hub: Any = None, ask: Callable[[str], str] = input) -> i
     missing = sum(o.missing for o in offers)
     if options.list or not missing:
         return 0
-    free = shutil.disk_usage(_existing(cache)).free
+    here = next(p for p in (cache, *cache.resolve().parents) if p.exists())
+    free = shutil.disk_usage(here).free
     if missing > free:
         print(f"{prog}: {size(missing)} are missing and {size(free)} are free at {cache}; make room.", file=sys.stderr)
         return 1
-    if not options.yes and not _agreed(ask, prog):
-        return 1
+    if not options.yes:
+        try:
+            said = ask("Start? [y/N] ")
+        except EOFError:
+            print(f"{prog}: nobody answered; give --yes to start without asking.", file=sys.stderr)
+            return 1
+        if said.strip().lower() not in ("y", "yes"):
+            return 1
     return 0 if all([fetch(o, hub, cache, network, prog) for o in offers if o.missing]) else 1
 
 
@@ -166,20 +173,6 @@ def fetch(what: Offer, hub: Any, cache: Path, network: tuple, prog: str) -> bool
         print(f"{prog}: {what.name} broke off ({_first_line(error)}); the same command goes on.", file=sys.stderr)
         return False
     return True
-
-
-def _agreed(ask: Callable[[str], str], prog: str) -> bool:
-    try:
-        said = ask("Start? [y/N] ")
-    except EOFError:
-        print(f"{prog}: nobody answered; give --yes to start without asking.", file=sys.stderr)
-        return False
-    return said.strip().lower() in ("y", "yes")
-
-
-def _existing(path: Path) -> Path:
-    """The path or the nearest folder above it that is there."""
-    return next(p for p in (path, *path.resolve().parents) if p.exists())
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,217 +1,167 @@
-"""Sits the held-out exam with a model under several settings: `python -m llava.eval.evaluate`.
+"""`aot eval`: runs what a sweep over benchmarks still lacks, through lmms-eval.
 
-Names of settings: see `llava.eval.exam.settings`. Each leaves a folder with `questions.jsonl`, a record of every reply,
-and `result.json`, which says what it was made with and what the reduction cost; what is there is not made again.
+A sweep is a YAML file, or one model on tasks as the options say it. What is there already is not made again.
 """
 
-from __future__ import annotations
-
 import argparse
-import json
 import sys
-import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
-import aot
 from aot_cli.main import entry
-from aot_cli.parser import Parser
-from aot_tiny.shapes.clips import sample_clip
-from aot_tiny.shapes.questions import CAPTION_PROMPTS, caption, caption_f1, choice_correct, open_correct
-from llava.eval.exam.compress_clip import Counts, compress_clip, counts_inside, fit_anchors, own_cost
-from llava.eval.exam.feature_cache import FeatureCache, shared_plan
-from llava.eval.exam.generate_plain import generate_plain
-from llava.eval.exam.items import QUESTIONS, SEED, Item, clip_files, make_exam
-from llava.eval.exam.query import Query, Reply, query
-from llava.eval.exam.settings import KNOWN, Setting, parse_setting
-from llava.eval.jsonl import write_json
-from llava.eval.provenance import folder_hash
-from llava.eval.records import Record, write_records
-from llava.model.builder import load_pretrained_model
+from aot_cli.parser import Parser, share
+from llava.chat.options import json_or_word
+from llava.eval.embedded import embedded_checkpoint, stand_in
+from llava.eval.jsonl import LineError
+from llava.eval.progress import SweepProgress
+from llava.eval.provenance import checkpoint_folder
+from llava.eval.report import write_benchmarks
+from llava.eval.runner import LAUNCHERS, Summary, add_launch_options, launch_of, run_sweep
+from llava.eval.store import InUseError
+from llava.eval.sweep import Sweep, SweepError, known_sweeps, load_sweep, sweep_from
+from llava.eval.tables.benchmarks import load_tables
 from llava.utils import shipped
 
-DEFAULT_SETTINGS = ("full", "aot@0.25", "aot@0.15", "aot@0.1", "random@0.1", "blank")
-FORMS = ("open", "choice", "likelihood", "caption")
-CAPTIONED = 50  # clips whose captions are scored
-FITTED = 8  # clips on which a preset's num_anchors is found
-
-
-class Evaluator:
-    """A model, its tokenizer and the clips of an exam, to be asked under any setting."""
-
-    def __init__(self, model, tokenizer, cache: FeatureCache):
-        self.model, self.tokenizer, self.cache = model, tokenizer, cache
-
-    def query(self, number: int, asked: Sequence[Query], setting: Setting) -> tuple[list[Reply], Counts | None]:
-        """Replies about a clip, and the tokens that they were made from (None for all)."""
-        video = self.cache.blank() if setting.blank else self.cache.clip(number)
-        if setting.inside:
-            self.model.config.aot = setting.config.to_dict()
-            return generate_plain(self.model, self.tokenizer, video, asked), counts_inside(self.model)
-        tokens, counts = compress_clip(self.model, video, setting, seed=number)
-        return query(self.model, self.tokenizer, tokens, asked), counts
-
-    def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:
-        """The setting with its num_anchors found, where it has token counts of its own."""
-        return fit_anchors(self.model, [self.cache.clip(n) for n in numbers[:FITTED]], setting)
-
-
-def run_exam(evaluator: Evaluator, items: list[Item], setting: Setting, *, captioned: int = CAPTIONED, progress=None):
-    """(records, counts of tokens) of every clip of the exam, clip by clip."""
-    records, counts = [], []
-    numbers = sorted({item.clip for item in items})
-    for done, number in enumerate(numbers):
-        mine = [item for item in items if item.clip == number]
-        asked = [Query(item.question.open_prompt(), 8, item.options) for item in mine]
-        asked += [Query(item.choice_prompt, 8) for item in mine]
-        asked += [Query(CAPTION_PROMPTS[0], 120)] if done < captioned else []
-        said, kept = evaluator.query(number, asked, setting)
-        records += _score(number, mine, said)
-        counts.append(kept)
-        if progress:
-            progress(setting.name, done + 1, len(numbers))
-    return records, counts
-
-
-def _score(number: int, items: list[Item], said: list[Reply]) -> list[Record]:
-    """Records of the open prompts, the choices and perhaps the caption of one clip."""
-    records = []
-
-    def add(form: str, group: str, score: float, *, prompt: str, target: str, reply: str) -> None:
-        doc_id, clip = f"{number}-{len(records)}", str(number)
-        records.append(Record(form, doc_id, group, score, None, reply, target, prompt=prompt, source=clip))
-
-    for item, words, letter in zip(items, said, said[len(items) :], strict=False):
-        q = item.question
-        for form, truth, reply, right in (
-            ("open", q.answer, words.text, open_correct(words.text, q.answer)),
-            ("choice", item.letter, letter.text, choice_correct(letter.text, item.letter)),
-            ("likelihood", q.answer, words.likeliest, words.likeliest == q.answer),
-        ):
-            add(form, q.family, float(right), prompt=q.text, target=truth, reply=reply)
-    for told in said[2 * len(items) :]:
-        truth = caption(sample_clip(number))
-        score = caption_f1(told.text, truth)
-        add("caption", "caption", score, prompt=CAPTION_PROMPTS[0], target=truth, reply=told.text)
-    return records
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 over the weights of a checkpoint folder, as the header of a result names it."""
-    return folder_hash(folder, "*.safetensors")
-
-
-def run(
-    settings: Sequence[str],
-    *,
-    model_path: Path,
-    output: Path,
-    questions: int = QUESTIONS,
-    seed: int = SEED,
-    captioned: int = CAPTIONED,
-) -> dict[str, str]:
-    """Leaves a folder of records in ``output`` for every setting; returns the reasons of those that could not run.
-
-    Raises ValueError for a name that is no setting, before any work.
-    """
-    parsed = [parse_setting(name) for name in settings]
-    items = make_exam(questions, seed=seed)
-    weights, code = weights_hash(model_path), folder_hash(Path(aot.__file__).parent, "*.py")
-    wanted = {}
-    for setting in parsed:
-        header = {
-            "setting": setting.name, "aot": setting.config and setting.config.to_dict(), "weights": weights,
-            "questions": len(items), "seed": seed, "captioned": captioned, "torch": torch.__version__,
-        }  # fmt: skip
-        folder = output / f"{setting.name.replace('/', '_')}-{seed}-{len(items)}"
-        made = folder / "result.json"
-        if not made.exists() or json.loads(made.read_text())["header"] != header:
-            wanted[folder] = setting, header
-    if not wanted:
-        return {}
-    files = clip_files(items, output / "clips")
-    tokenizer, model, processor, _ = load_pretrained_model(
-        str(model_path), None, "", device_map="auto", attn_implementation="sdpa"
-    )
-    refused, plan = _plan(model, [setting for setting, _ in wanted.values()])
-    evaluator = Evaluator(model, tokenizer, FeatureCache(model, processor, files, plan))
-    for folder, (setting, header) in wanted.items():
-        if setting.name in refused:
-            continue
-        started = time.perf_counter()
-        try:
-            effective = evaluator.fitted(setting, sorted(files))
-            cost = own_cost(model, evaluator.cache.clip(items[0].clip), effective)
-            records, counts = run_exam(evaluator, items, effective, captioned=captioned, progress=_progress)
-        except ValueError as error:
-            refused[setting.name] = str(error)
-            continue
-        seconds = round(time.perf_counter() - started, 1)
-        effective = effective.config and effective.config.to_dict()
-        kept = Counts.mean(counts)
-        extra = {"seconds": seconds, "effective": effective, "code": code, "cost": kept and {**kept, **cost}}
-        extra["machine"] = f"{model.device.type}, {torch.get_num_threads()} thread(s)"
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "result.json").unlink(missing_ok=True)
-        write_records(folder / "questions.jsonl", records)
-        write_json(folder / "result.json", {"header": header, **extra})  # last: it says that the records are there
-        scores = {form: [r.score for r in records if r.task == form] for form in FORMS}
-        shown = {f: round(100 * sum(s) / len(s), 1) for f, s in scores.items() if s}
-        print(setting.name, shown, f"{seconds} s", flush=True)
-    return refused
-
-
-def _plan(model, settings: list[Setting]):
-    """Reasons of the settings that the tower cannot serve, and what it must capture for the others."""
-    refused, served, tower = {}, [], model.get_vision_tower()
-    for setting in settings:
-        try:
-            shared_plan(tower, [setting.config])
-            served.append(setting.config)
-        except ValueError as error:
-            refused[setting.name] = str(error)
-    return refused, shared_plan(tower, served)
-
-
-def exam_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds what names the model, the exam and the folder of its replies."""
-    embedded = shipped("checkpoints/aot-tiny")
-    path = "checkpoint folder (default: aot-tiny)"
-    parser.add_argument("--model-path", type=Path, default=embedded, metavar="DIR", help=path)
-    how_many = f"how many (default {QUESTIONS})"
-    parser.add_argument("--questions", type=int, default=QUESTIONS, metavar="N", help=how_many)
-    parser.add_argument("--seed", type=int, default=SEED, metavar="N", help="the exam's first clip")
+OUTPUT = Path("runs/sweeps")
 
 
 def add_options(parser: Parser) -> None:
-    exam_arguments(parser)
-    known = f"{KNOWN} (default: {' '.join(DEFAULT_SETTINGS)})"
-    parser.add_argument("--settings", nargs="+", default=DEFAULT_SETTINGS, metavar="NAME", help=known)
-    parser.add_argument("--captioned", type=int, default=CAPTIONED, help="clips whose captions are scored")
-    parser.add_argument("--output", type=Path, default=Path("runs/exam"), help="folder of replies and clips")
+    add = parser.add_argument
+    add("sweep", nargs="?", metavar="SWEEP", help="a YAML file or one that comes along; or one model:")
+    add("--name", help="of the results; with the next seven, instead of SWEEP")
+    add("--model", metavar="ID", help="lmms-eval's id of the wrapper")
+    add("--model-path", metavar="DIR", help="checkpoint folder or hub name")
+    add("--tasks", nargs="+", metavar="T", help="of lmms-eval or lmms_eval_tasks")
+    add("--retention", nargs="*", type=share, default=[], metavar="R", help="shares of tokens, beside all of them")
+    add("--method", default="aot", metavar="NAME", help="what chooses the tokens (default aot)")
+    add("--preset", action="append", default=[], metavar="P", help="NAME[,FIELD=VALUE...], such as released")
+    add("--set", action="append", default=[], metavar="F=V", help="further settings at every retention")
+    add("--args", action="append", default=[], metavar="N=V", help="further --model_args of the wrapper")
+    add("--limit", type=int, metavar="N", help="questions a task, to try things out")
+    add("--settings", action="append", default=[], metavar="TEXT", help="those with this in the name; repeatable")
+    add("--embedded", action="store_true", help="on the embedded model, whatever there is")
+    add("--or-embedded", action="store_true", help="there, where its own models cannot run")
+    add("--pages", type=Path, metavar="DIR", help="write the tables here at the end")
+    add("--report", action="store_true", help="run nothing; write the tables of what is there")
+    add("--output", type=Path, default=OUTPUT, metavar="DIR", help=f"results (default {OUTPUT})")
+    add_launch_options(parser)
+    add("--launcher", choices=LAUNCHERS, default="torchrun", metavar="L", help="torchrun or accelerate")
+    add("--device", help="cpu or cuda (default: the GPUs where there are any)")
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Sits the exam; 0, 1 when a setting could not run, 2 for a name that is no setting."""
-    named = ("settings", "model_path", "output", "questions", "seed", "captioned")
+    """Runs what is missing; 0 when every question has a reply, 1 when something failed, 2 for a wrong command."""
     try:
-        refused = run(**{name: getattr(options, name) for name in named})
-    except ValueError as error:
-        print(f"aot exam: {error}", file=sys.stderr)
-        return 2
-    for name, reason in refused.items():
-        print(f"{name} cannot run: {reason}", file=sys.stderr)
-    return 1 if refused else 0
+        sweep = load_sweep(options.sweep) if options.sweep else one_model(options)
+        if not isinstance(sweep, Sweep):
+            raise SweepError(f"{sweep.name} is over the embedded model's exam; use aot exam {options.sweep}.")
+        return run_benchmarks(sweep, options)
+    except (SweepError, InUseError, LineError, OSError) as error:
+        print(f"aot eval: {error}", file=sys.stderr)
+        return 1 if isinstance(error, LineError | OSError) else 2
+    except KeyboardInterrupt:
+        print("aot eval: stopped; the same command goes on from here.", file=sys.stderr)
+        return 130
 
 
-def _progress(setting: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{setting}: clip {done} of {total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
+def one_model(options: argparse.Namespace) -> Sweep:
+    """The sweep that the options describe: one model with all tokens, at some retentions, under presets."""
+    needed = {
+        "--name": options.name, "--model": options.model, "--model-path": options.model_path, "--tasks": options.tasks,
+    }  # fmt: skip
+    lacking = [name for name, value in needed.items() if not value]
+    if lacking:
+        known = f"a YAML file or one of: {known_sweeps()}"
+        raise SweepError(f"Name a sweep, {known}; or one model, for which {lacking[0]} is missing.")
+    fields = _pairs(options.set)
+    settings: list[dict[str, Any]] = [{"name": "all tokens"}]
+    for retention in options.retention:
+        aot = {"method": options.method, "retention": retention, **fields}
+        settings.append({"name": f"{options.method}, {100 * retention:g} %", "aot": aot})
+    for text in options.preset:
+        preset, *changes = text.split(",")
+        settings.append({"name": text, "aot": {"preset": preset, **_pairs(changes)}})
+    model = {"name": options.name, "id": options.model, "checkpoint": options.model_path, "args": _pairs(options.args)}
+    return sweep_from(
+        {
+            "name": options.name,
+            "title": options.name,
+            "models": [model],
+            "settings": settings,
+            "tasks": options.tasks,
+            "limit": options.limit,
+            "include_path": str(shipped("lmms_eval_tasks")),
+        }
+    )
 
 
-main = entry("exam")
+def _pairs(texts: Sequence[str]) -> dict[str, Any]:
+    """From NAME=VALUE, a value as JSON where it is JSON and as a word otherwise."""
+    pairs = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise SweepError(f"{text!r} is not NAME=VALUE.")
+        pairs[name] = json_or_word(value)
+    return pairs
+
+
+def run_benchmarks(sweep: Sweep, options: argparse.Namespace) -> int:
+    """Runs what is missing through lmms-eval; says openly what is not there or failed."""
+    device = options.device or (None if torch.cuda.is_available() else "cpu")
+    launch = launch_of(options, launcher=options.launcher, device=None if device == "cuda" else device)
+    sweep = _narrowed(sweep, options)
+    summary = Summary(options.output / sweep.name, {}, {})
+    if not options.report:
+        summary = run_sweep(sweep, options.output, launch, SweepProgress())
+    pages = options.pages or (summary.folder if options.report or not options.sweep else None)
+    if pages and launch.node_rank == 0:
+        name = (sweep.table or sweep.name) if options.pages else None
+        for page in write_benchmarks(load_tables([summary.folder]), pages, name=name):
+            print(page)
+    for name, reason in summary.broken.items():
+        print(f"aot eval: {name} did not complete: {reason}", file=sys.stderr)
+    for name, count in summary.failed.items():
+        print(f"aot eval: {name}: {count} questions failed and count as wrong", file=sys.stderr)
+    if not options.report:
+        state = "complete" if summary.ok else "not complete; the same command goes on from here"
+        print(f"{summary.folder}: {state}")
+    return 0 if summary.ok else 1
+
+
+def _narrowed(sweep: Sweep, options: argparse.Namespace) -> Sweep:
+    """The settings and questions that the options ask for, on the embedded model if that is asked for; it says so."""
+    texts = [text.lower() for text in options.settings]
+    if texts:
+        kept = tuple(s for s in sweep.settings if s.aot is None or any(text in s.name.lower() for text in texts))
+        sweep = replace(sweep, settings=kept)
+    reason = "as asked" if options.embedded else why_not(sweep) if options.or_embedded else None
+    if reason is not None:
+        print(f"This runs on the embedded model ({reason}).", file=sys.stderr)
+        sweep = stand_in(sweep, embedded_checkpoint(), limit=options.limit)
+    elif options.limit is not None:
+        sweep = sweep_from({**sweep.to_dict(), "limit": options.limit})
+    if texts:
+        rows = "of its rows only all tokens and " + "; ".join(options.settings)
+        sweep = replace(sweep, note=f"{sweep.note}; {rows}" if sweep.note else rows)
+    return sweep
+
+
+def why_not(sweep: Sweep) -> str | None:
+    """Why the table cannot run on its own checkpoints here; None when it can."""
+    if not torch.cuda.is_available():
+        return "there is no GPU here"
+    missing = [model.checkpoint for model in sweep.models if checkpoint_folder(model.checkpoint) is None]
+    if missing:
+        return f"{missing[0]} is not here; scripts/download.sh fetches it"
+    return None
+
+
+main = entry("eval")
 
 if __name__ == "__main__":
     sys.exit(main())

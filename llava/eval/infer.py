@@ -6,21 +6,36 @@ is answered, so the same command goes on after an interruption, and failed quest
 no question fails by itself, with its file and number.
 """
 
+from __future__ import annotations
+
 import sys
+from argparse import Namespace
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from aot_cli.main import entry
-from aot_cli.parser import Parser
+from aot_cli.parser import Parser, meant
 from llava.chat.model_defaults import default_prompt_style
-from llava.chat.options import add_model_options, model_path
-from llava.eval.inference.job import Job, answer_lines, read_job
-from llava.eval.jsonl import write_jsonl
-from llava.eval.sweep.progress import SweepProgress
-from llava.eval.sweep.runner import Launch, last_log_line, module_words, run_module
-from llava.eval.sweep.spec import SweepError
-from llava.eval.sweep.store import ResponseStore, StoreReader
+from llava.chat.options import add_model_options, compression, model_path
+from llava.chat.session import ChatError
+from llava.eval.jsonl import LineError, numbered_lines, parse_line, write_jsonl
+from llava.eval.progress import SweepProgress
+from llava.eval.provenance import checkpoint_fingerprint
+from llava.eval.runner import Launch, add_launch_options, last_log_line, launch_of, run_module
+from llava.eval.store import ResponseStore, locked, question_key
 from llava.model.checkpoint import read_settings
+
+_KEYS = ("id", "video", "question")  # of a line
+# options of the chat that change an answer
+_ASKED_WITH = (
+    "num_frames", "fps", "force_sample", "decoder", "dtype", "tower_dtype", "conv_template", "max_new_tokens",
+    "temperature",
+)  # fmt: skip
+_ASKED_WITH_IF_GIVEN = ("max_pixels", "total_tokens")
 
 
 def execute(options) -> int:
@@ -31,8 +46,9 @@ def execute(options) -> int:
         launch = launch_of(options)
         if note := default_prompt_style(SimpleNamespace(**read_settings(model_path(options)))).note:
             print(f"{prog}: {note}", file=sys.stderr)
-        words = [*module_words(launch, "llava.eval.inference.worker"), *options.words]
-        return _run(job, options, launch, words, prog)
+        words = [*launch.words("llava.eval.infer_worker"), *options.words]
+        with locked(work_folder(options)) if launch.node_rank == 0 else nullcontext():
+            return _run(job, options, launch, words, prog)
     except (ValueError, OSError) as error:
         print(f"{prog}: {error}", file=sys.stderr)
         return 2
@@ -44,27 +60,10 @@ def execute(options) -> int:
 def add_options(parser: Parser) -> None:
     """Those of a file of questions, and the chat's options for the model and the video."""
     work = parser.add_argument_group("work")
-    add = work.add_argument
-    add("--input", type=Path, required=True, metavar="JSONL", help="lines with id, video and question")
-    add("--output", type=Path, required=True, metavar="JSONL", help="where the answers go")
-    add("--nproc_per_node", type=int, default=1, metavar="N", help="processes on this machine, one a GPU")
-    add("--nnodes", type=int, default=1, metavar="N", help="machines; start the same command on each")
-    add("--node_rank", type=int, default=0, metavar="R", help="number of this machine, from 0")
-    add("--master_addr", metavar="HOST", help="where machine 0 can be reached")
-    add("--master_port", type=int, default=29500, metavar="PORT", help="and its port (default 29500)")
+    work.add_argument("--input", type=Path, required=True, metavar="JSONL", help="lines with id, video and question")
+    work.add_argument("--output", type=Path, required=True, metavar="JSONL", help="where the answers go")
+    add_launch_options(work)
     add_model_options(parser)
-
-
-def launch_of(options) -> Launch:
-    """Where the processes run. Raises SweepError when the numbers do not go together."""
-    if options.nnodes > 1 and not options.master_addr:
-        raise SweepError("Several machines need --master_addr HOST, the address of machine 0.")
-    return Launch(
-        processes=options.nproc_per_node,
-        machines=options.nnodes,
-        machine_rank=options.node_rank,
-        main_address=f"{options.master_addr}:{options.master_port}" if options.master_addr else None,
-    )
 
 
 def work_folder(options) -> Path:
@@ -73,21 +72,27 @@ def work_folder(options) -> Path:
 
 
 def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
-    folder = work_folder(options)
+    # 1. failed questions are open again
+    folder, keys = work_folder(options), [asked.key for asked in job.questions]
+    store = ResponseStore(folder)
+    if launch.node_rank == 0:
+        with store:
+            for key in keys:
+                if (record := store.get(key)) is not None and record.failure is not None:
+                    store.forget(key)
+    # 2. the processes that answer
+    log = folder / f"log-{launch.node_rank}.txt"
     folder.mkdir(parents=True, exist_ok=True)
-    if launch.machine_rank == 0:
-        _forget_failures(job, folder)
-    reader, keys = StoreReader(folder), [asked.key for asked in job.questions]
-    log = folder / f"log-{launch.machine_rank}.txt"
     with SweepProgress() as progress:
-        code = run_module(words, log, on_poll=lambda: progress.show(prog, reader.answered(keys), len(keys)))
-    missing = len(keys) - reader.answered(keys)
+        code = run_module(words, log, on_poll=lambda: progress.show(prog, store.answered(keys), len(keys)))
+    missing = len(keys) - store.answered(keys)
     if missing:
         said = f"exit code {code}: {last_log_line(log)}" if code else "no reason given"
         print(f"{prog}: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
         return 1
-    lines = answer_lines(job, reader)
-    write_jsonl(options.output, lines, part=f".{launch.machine_rank}.part")
+    # 3. the answers, and openly what failed
+    lines = answer_lines(job, store)
+    write_jsonl(options.output, lines, part=f".{launch.node_rank}.part")
     failed = [line for line in lines if line["failure"] is not None]
     for line in failed[:10]:
         named = "" if line["id"] is None else f"{line['id']}: "
@@ -96,13 +101,130 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
     return 1 if failed else 0
 
 
-def _forget_failures(job: Job, folder: Path) -> None:
-    """Failed questions, and the videos they are about, are open again."""
-    with ResponseStore(folder) as store:
-        for key, questions in job.videos().items():
-            failed = [a.key for a in questions if (store.get(a.key) or {}).get("failure") is not None]
-            for name in [*failed, key] if failed else []:
-                store.forget(name)
+@dataclass(frozen=True)
+class Asked:
+    """One line of the input.
+
+    video: an absolute path. key: of its answer in the store. failure: why the line is no question, with file and
+    line; such a line is answered with it, and has None for what it does not say.
+    """
+
+    id: str | int | None
+    video: str | None
+    question: str | None
+    key: str
+    failure: str | None = None
+    further: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """All lines in the order of the input. identity: what else the answers depend on."""
+
+    lines: tuple[Asked, ...]
+    identity: Mapping[str, Any]
+
+    @property
+    def questions(self) -> list[Asked]:
+        """The lines that can be asked."""
+        return [asked for asked in self.lines if asked.failure is None]
+
+    def videos(self) -> dict[str, list[Asked]]:
+        """The questions by video, the most work first: bytes of the file times questions."""
+        found: dict[str, list[Asked]] = {}
+        for asked in self.questions:
+            found.setdefault(str(asked.video), []).append(asked)
+        size = {video: Path(video).stat().st_size if Path(video).is_file() else 0 for video in found}
+        return dict(sorted(found.items(), key=lambda item: -size[item[0]] * len(item[1])))
+
+
+def read_job(options: Namespace) -> Job:
+    """The job of the command line. Raises ChatError for a file without a question, AOTError for bad settings."""
+    aot = compression(options)
+    checkpoint = model_path(options)
+    identity = {
+        "checkpoint": checkpoint_fingerprint(checkpoint),
+        "aot": None if aot is None else aot.to_dict(),
+        **{name: getattr(options, name) for name in _ASKED_WITH},
+        **{name: value for name in _ASKED_WITH_IF_GIVEN if (value := getattr(options, name)) is not None},
+    }
+    lines: list[Asked] = []
+    seen: set = set()
+    try:
+        for where, line in numbered_lines(options.input):
+            lines.append(_asked(line, where, options.input.parent, identity, seen))
+    except FileNotFoundError as error:
+        raise ChatError(f"There is no file of questions at {options.input}; check --input.") from error
+    job = Job(tuple(lines), identity)
+    if not job.questions:
+        reason = f"There is no question in {options.input}"
+        raise ChatError(f"{reason}: {lines[0].failure}" if lines else f"{reason}.")
+    return job
+
+
+def _asked(line: bytes, where: str, folder: Path, identity: Mapping[str, Any], seen: set) -> Asked:
+    """One line. seen: the ids of the lines before, to which this one's is added."""
+    row: dict[str, Any] = {}
+    try:
+        row = parse_line(line, where)
+        further = {name: value for name, value in row.items() if name not in _KEYS}
+        _check(row, where, further)
+        if row["id"] in seen:
+            raise LineError(f"{where} has the id {row['id']!r} of a line before it; give it one of its own.")
+        video = _absolute(folder / row["video"], where)
+    except LineError as error:
+        said = {name: row[name] for name in row if isinstance(row[name], (str, int))}
+        return Asked(said.get("id"), said.get("video"), said.get("question"), key="", failure=str(error))
+    seen.add(row["id"])
+    asked = {"id": row["id"], "video": video, "question": row["question"]}
+    return Asked(**asked, key=question_key(**asked, **identity), further=further)
+
+
+def _check(row: Mapping[str, Any], where: str, further: Mapping[str, Any]) -> None:
+    """LineError for an object that is no question. further: what it holds besides."""
+    for name in _KEYS:
+        if name not in row:
+            raise LineError(
+                f"{where} has no {name}{meant(name, further)}; write an object with id, video and question."
+            )
+    if isinstance(row["id"], bool) or not isinstance(row["id"], (str, int)):
+        raise LineError(f"{where}: id must be a text or a whole number.")
+    if not all(isinstance(row[name], str) and row[name].strip() for name in ("video", "question")):
+        raise LineError(f"{where}: video and question must be texts that are not empty.")
+    for name in ("id", "question"):
+        try:
+            str(row[name]).encode()
+        except UnicodeEncodeError as error:
+            raise LineError(f"{where}: {name} holds half a character (a lone surrogate); write it whole.") from error
+
+
+def _absolute(path: Path, where: str) -> str:
+    """The path from the root of the file system. LineError for what no file can be called."""
+    try:
+        found = path.resolve()
+        found.is_file()
+        return str(found)
+    except ValueError as error:  # a NUL character, a lone surrogate
+        raise LineError(f"{where}: video is no path, it holds a character that no path can; correct it.") from error
+    except OSError as error:
+        raise LineError(f"{where}: video is no path that can be looked at ({error.strerror}); correct it.") from error
+
+
+def answer_lines(job: Job, store: ResponseStore) -> list[dict[str, Any]]:
+    """What goes out, in the order of the input; only for a job that is done.
+
+    What else stood in a line goes along; a name that the output has itself, such as answer, becomes input_answer.
+    """
+    lines = []
+    for asked in job.lines:
+        line = {"id": asked.id, "video": asked.video, "question": asked.question, "answer": None}
+        if asked.failure is not None:
+            line["failure"] = asked.failure
+        elif (record := store.get(asked.key)) is not None:
+            line |= {"answer": record.reply, "failure": record.failure, **record.details}
+        further = {f"input_{name}" if name in line else name: value for name, value in asked.further.items()}
+        lines.append({**line, **further})
+    return lines
 
 
 main = entry("infer")

@@ -64,32 +64,14 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def append_line(file: int, value: Mapping[str, Any]) -> None:
-    """Appends one line in a single write, so that lines of several processes do not mix.
+    """Appends one line in a single write, whole or not at all. Raises OSError when the disk takes only a part of it.
 
-    file: a descriptor opened with O_RDWR and O_APPEND, of which this process is the only writer. What an earlier
-    write left unfinished is cut off first. Raises OSError when the disk takes less than the whole line.
+    file: a descriptor opened with O_RDWR and O_APPEND, of which this process is the only writer.
     """
-    drop_torn_line(file)
-    data = to_line(value)
+    data, size = to_line(value), os.fstat(file).st_size
     if os.write(file, data) != len(data):
-        drop_torn_line(file)
+        os.ftruncate(file, size)
         raise OSError("the disk is full: a line was written in part only; free some space and start again.")
-
-
-def drop_torn_line(file: int) -> None:
-    """Cuts off what stands after the last newline: the rest of a write that was interrupted."""
-    size = os.fstat(file).st_size
-    end = size
-    while end > 0:
-        start = max(0, end - 65536)
-        block = os.pread(file, end - start, start)
-        newline = block.rfind(b"\n")
-        if newline >= 0:
-            end = start + newline + 1
-            break
-        end = start
-    if end < size:
-        os.ftruncate(file, end)
 
 
 class LineReader:

@@ -18,6 +18,8 @@ from typing import Any
 
 import torch
 
+from llava.eval.jsonl import write_json
+
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 PACKAGES = ("aot-video", "torch", "transformers", "tokenizers", "lmms-eval", "accelerate", "numpy", "av", "decord")
 _BLOCK = 1 << 16
@@ -38,7 +40,7 @@ def checkpoint_hash(checkpoint: str, *, cache: Path | None = None) -> str | None
     folder = Path(checkpoint)
     if not folder.is_dir():
         return None
-    known = _read_cache(cache)
+    known = json.loads(cache.read_text()) if cache and cache.is_file() else {}
     whole = hashlib.sha256()
     for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
         stat = path.stat()
@@ -48,9 +50,7 @@ def checkpoint_hash(checkpoint: str, *, cache: Path | None = None) -> str | None
         whole.update(f"{path.name}:{known[key]}\n".encode())
     if cache:
         cache.parent.mkdir(parents=True, exist_ok=True)
-        part = cache.with_suffix(".part")
-        part.write_text(json.dumps(known, indent=0))
-        part.replace(cache)
+        write_json(cache, known)
     return whole.hexdigest()
 
 
@@ -83,12 +83,6 @@ def harness_folders(part: str) -> list[Path]:
     spec = find_spec("lmms_eval")
     roots = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
     return [Path(root) / part for root in roots if (Path(root) / part).is_dir()]
-
-
-def _read_cache(cache: Path | None) -> dict[str, str]:
-    if cache is None or not cache.is_file():
-        return {}
-    return json.loads(cache.read_text())
 
 
 def folder_hash(folder: Path, pattern: str) -> str:

@@ -1,8 +1,8 @@
-"""One record a question, whoever asked it: the exam, or a run of lmms-eval."""
+"""One record a question, whoever asked it: the exam, a run of lmms-eval, or a file of questions."""
 
 import statistics
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +13,27 @@ from llava.eval.jsonl import LineError, read_jsonl, write_jsonl
 class Record:
     """One question of one run.
 
-    task: (sub)task of lmms-eval; in the exam the form in which it was asked. group: what is averaged first: the
-    subtask or MLVU's kind of question; in the exam the family. score: 0..1, 0 when it failed, None when the task
-    scores no single questions. failure: why there is no reply. tokens, seconds: as the wrapper recorded them.
-    prompt: what was asked. source: what it was asked about, where several questions share one video.
+    task: (sub)task of lmms-eval; in the exam the form in which it was asked; of a file of questions "infer".
+    group: what is averaged first: the subtask or MLVU's kind of question; in the exam the family.
+    score: 0..1, 0 when it failed, None when nobody has scored it. failure: why there is no reply.
+    tokens: counts, of which tables read visual and visual_before. seconds: by stage.
+    prompt: what was asked. source: the video, where several questions share one. strata: further columns to group by,
+    such as the camera or the length of the clip. details: what else is told of the answer.
     """
 
     task: str
     doc_id: str
-    group: str
-    score: float | None
-    failure: str | None
-    reply: str | None
-    target: str
+    group: str = ""
+    score: float | None = None
+    failure: str | None = None
+    reply: str | None = None
+    target: str = ""
     tokens: dict[str, Any] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     prompt: str = ""
     source: str = ""
+    strata: dict[str, str] = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str]:
@@ -44,9 +48,16 @@ def write_records(path: Path, records: Iterable[Record]) -> None:
 def read_records(path: Path) -> list[Record]:
     """The inverse of `write_records`. Raises LineError for a line that is no record."""
     try:
-        return [Record(**row) for row in read_jsonl(path)]
+        return [record_from(row) for row in read_jsonl(path)]
     except TypeError as error:
         raise LineError(f"{path} has a line that is no question; remove the run's folder and run it again.") from error
+
+
+def record_from(row: Mapping[str, Any]) -> Record:
+    """The record of a row that may hold more, as those of earlier releases. TypeError without task and doc_id."""
+    known = {field.name for field in fields(Record)}
+    values = {name: value for name, value in row.items() if name in known}
+    return Record(**{**values, **({"doc_id": str(row["doc_id"])} if "doc_id" in row else {})})
 
 
 def task_score(records: list[Record]) -> float | None:

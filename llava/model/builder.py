@@ -9,10 +9,11 @@ import torch
 from safetensors import SafetensorError
 
 from aot import AOTConfig
+from aot.deprecated import renamed_keyword
+from llava.model.adapter import adapter_folder, merge_adapter
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
 from llava.model.loading import CheckpointError, check_fit
-from llava.moved import renamed_keyword
 from llava.utils import gc_disabled
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
@@ -40,6 +41,7 @@ def load_pretrained_model(
 ):
     """Loads a SigLIP + Qwen2 checkpoint in LLaVA-NeXT's layout from a folder or the hub.
 
+    model_base: of a LoRA adapter in model_path the whole checkpoint that it was trained on; it is merged in.
     model_name plays no part: config.json says what the checkpoint is. device_map: "auto", a device or
     transformers' map; "auto" is the GPU where there is one. torch_dtype: "float16" (float32 on CPU),
     "bfloat16", "float32" or "auto". attn_implementation: "flash_attention_2" becomes "sdpa" where flash-attn
@@ -53,7 +55,8 @@ def load_pretrained_model(
     for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, ValueError for a tower_mode that
     cannot be had here, TypeError for unknown arguments.
     """
-    _check_offered(kwargs, few_bits=load_8bit or load_4bit, base=model_base)
+    _check_offered(kwargs, few_bits=load_8bit or load_4bit)
+    adapter, model_path = (None, model_path) if model_base is None else (adapter_folder(model_path), model_base)
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     # what the checkpoint is, before anything large is fetched or loaded
     config = model_config(model_path, read_settings(model_path, **hub))
@@ -72,26 +75,24 @@ def load_pretrained_model(
             attn_implementation=attention_for(attn_implementation, device, dtype),
             **({"device_map": placed} if placed is not None else {}),
         )
+        if adapter is not None:
+            model = merge_adapter(model, adapter)
     # where and how it runs
     if placed is None:
         model.to(device)
     if tower_dtype is not None:
-        if tower_dtype == "auto":
-            raise ValueError("tower_dtype 'auto' says nothing; name a dtype or leave it out.")
         model.get_vision_tower().to(_dtype(tower_dtype, device, "tower_dtype"))
     if tower_mode != "eager":
         model.get_vision_tower().set_mode(tower_mode)
     return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
 
 
-def _check_offered(arguments: Mapping, *, few_bits: bool, base: str | None) -> None:
+def _check_offered(arguments: Mapping, *, few_bits: bool) -> None:
     unknown = set(arguments) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS}
     if unknown:
         raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
     if few_bits:
         raise ValueError("8-bit and 4-bit loading is not offered; load with torch_dtype='bfloat16'.")
-    if base is not None:
-        raise ValueError("model_base is not offered; merge the adapter into a full checkpoint and load that.")
 
 
 def context_length(config) -> int:
@@ -130,6 +131,8 @@ def _place(device_map) -> tuple[torch.device, object | None]:
 
 
 def _dtype(name: str | torch.dtype, device: torch.device, argument: str = "torch_dtype") -> torch.dtype | str:
+    if argument == "tower_dtype" and name == "auto":
+        raise ValueError("tower_dtype 'auto' says nothing; name a dtype or leave it out.")
     dtype = _DTYPES.get(name) if isinstance(name, str) else name
     if dtype is None:
         raise ValueError(f"Unknown {argument} {name!r}; use one of: {', '.join(_DTYPES)}.")

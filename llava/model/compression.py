@@ -1,5 +1,6 @@
 """Where the model meets the method: live settings, what the tower must capture, and the call."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -28,35 +29,29 @@ class VideoFeatures:
     def frames(self) -> int:
         return self.features.shape[0]
 
+    @property
+    def outputs(self) -> dict[str, torch.Tensor]:
+        """The tower's outputs that were captured, by the name under which a method requires them."""
+        found = {"shallow": self.shallow, "deep": self.deep, **self.extras}
+        return {name: output for name, output in found.items() if output is not None}
+
+    @classmethod
+    def of(cls, features: torch.Tensor, grid: tuple[int, int], outputs: Mapping[str, torch.Tensor]) -> "VideoFeatures":
+        """From outputs by name; those beside the two importance maps are extras."""
+        extras = dict(outputs)
+        return cls(features, grid, extras.pop("shallow", None), extras.pop("deep", None), extras)
+
     @classmethod
     def join(cls, parts: list["VideoFeatures"]) -> "VideoFeatures":
         """Parts of a video that were encoded alike, one after another, as one."""
-
-        def whole(values: list[torch.Tensor | None]) -> torch.Tensor | None:
-            return None if values[0] is None else joined(values)
-
-        return cls(
-            joined([part.features for part in parts]),
-            parts[0].grid,
-            whole([part.shallow for part in parts]),
-            whole([part.deep for part in parts]),
-            {name: joined([part.extras[name] for part in parts]) for name in parts[0].extras},
-        )
+        outputs = {name: joined([part.outputs[name] for part in parts]) for name in parts[0].outputs}
+        return cls.of(joined([part.features for part in parts]), parts[0].grid, outputs)
 
     def split(self, lengths: list[int]) -> list["VideoFeatures"]:
         """Videos that were encoded together, apart again; lengths in frames."""
-        parts = {name: value.split(lengths) for name, value in self.extras.items()}
-        nothing = [None] * len(lengths)
-        rows = zip(
-            self.features.split(lengths),
-            nothing if self.shallow is None else self.shallow.split(lengths),
-            nothing if self.deep is None else self.deep.split(lengths),
-            strict=True,
-        )
-        return [
-            VideoFeatures(features, self.grid, shallow, deep, {name: value[i] for name, value in parts.items()})
-            for i, (features, shallow, deep) in enumerate(rows)
-        ]
+        features, *outputs = (value.split(lengths) for value in (self.features, *self.outputs.values()))
+        rows = zip(features, *outputs, strict=True)
+        return [self.of(part, self.grid, dict(zip(self.outputs, row, strict=True))) for part, *row in rows]
 
 
 @dataclass(frozen=True)
@@ -72,9 +67,6 @@ class CapturePlan:
         return named | {name: output.keys[layer] for name, layer in self.keys.items()}
 
 
-NO_CAPTURE = CapturePlan({}, {})
-
-
 def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bool = False) -> CapturePlan:
     """What the tower must capture for the method of ``config``; with ``maps`` at least the two importance
     maps.
@@ -83,10 +75,9 @@ def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bo
     last layer, "keys" the attention keys of the last layer, mean over heads. Raises ValueError for a declared
     output that the tower cannot give.
     """
-    names = {
-        *(get_method(config.method).requires if config is not None else ()),
-        *(("shallow", "deep") if maps else ()),
-    }
+    names = {"shallow", "deep"} if maps else set()
+    if config is not None:
+        names |= {*get_method(config.method).requires}
     last = tower.num_layers - 1
     received = {"attention_last": last}
     if names & {"shallow", "deep"}:
@@ -112,8 +103,7 @@ def compress_video(
     Of a method that acts inside the language model all tokens come back: they enter it. trace: keep importance
     maps, plans and budgets for pictures.
     """
-    available = {"shallow": video.shallow, "deep": video.deep, **video.extras}
-    missing = [name for name in get_method(config.method).requires if available.get(name) is None]
+    missing = [name for name in get_method(config.method).requires if name not in video.outputs]
     if missing:
         raise ValueError(
             f"The video was encoded without {', '.join(missing)}, which method {config.method!r} reads; "

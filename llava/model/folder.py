@@ -72,8 +72,8 @@ def check_folder(folder: Path) -> None:
         adapter = next(filter(_ADAPTER.fullmatch, names), None)
         if adapter is not None:
             raise CheckpointError(
-                f"{folder} is a LoRA adapter ({adapter}); merge it into its base and give the merged checkpoint, saved "
-                "as safetensors, without this file."
+                f"{folder} is a LoRA adapter ({adapter}); name the checkpoint it was trained on as model_base, or give "
+                "the merged checkpoint without this file."
             )
         for name in names:
             _check_pointer(folder / name)

@@ -8,13 +8,7 @@ from torch import nn
 from aot import AOTConfig, CompressedVideo, TokenKind, VideoStream, pool_tokens, pooled_grid
 from aot.methods.in_llm import is_in_llm
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from llava.model.compression import (
-    NO_CAPTURE,
-    CapturePlan,
-    VideoFeatures,
-    capture_plan,
-    compress_video,
-)
+from llava.model.compression import CapturePlan, VideoFeatures, capture_plan, compress_video
 from llava.model.fields import pool_of
 from llava.model.long_video import CHUNK, STREAM_ABOVE, can_stream, compress_stream
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
@@ -77,7 +71,7 @@ class LlavaMetaForCausalLM:
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Pixels (n, 3, S, S) -> projected features (n, N, D)."""
-        return self._encode(images, NO_CAPTURE).features
+        return self._encode(images, capture_plan(self.get_vision_tower(), None)).features
 
     def encode_video(self, pixels: torch.Tensor, *, plan: CapturePlan | None = None) -> VideoFeatures:
         """Pixels (F, 3, S, S) of one video -> its features, with the received attention that compression
@@ -116,7 +110,7 @@ class LlavaMetaForCausalLM:
         return VideoStream(settings, pool=pool, newline=newline, newline_position=position)
 
     def _video_tokens(
-        self, video: VideoFeatures, *, trace: bool = False
+        self, video: VideoFeatures, *, trace: bool = False, retention: float | None = None
     ) -> tuple[torch.Tensor, CompressedVideo | None]:
         if isinstance(video, CompressedVideo):  # compressed while it was read
             self.last_compression.append(video)
@@ -128,6 +122,8 @@ class LlavaMetaForCausalLM:
             height, width = pooled_grid(video.grid, pool)
             pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, (height, width))
             return arrange_video(pooled, newline, position=position), None
+        if retention is not None:
+            settings = settings.replace(retention=retention)
         with self.last_timing.stage("compress", video.features.device):
             result = compress_video(video, settings, pool=pool, newline=newline, newline_position=position, trace=trace)
         self.last_compression.append(result)
@@ -142,45 +138,41 @@ class LlavaMetaForCausalLM:
         return newline, position
 
     def _encode(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
-        tower = self.get_vision_tower()
-        tower.check_pixels(pixels)
-        # pass by pass through both: the tower's output and the inside of the projector are never held for all frames
-        return VideoFeatures.join([self._encode_pass(part, plan) for part in pixels.split(tower.frames_per_pass)])
-
-    def _encode_pass(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
         tower, projector = self.get_vision_tower(), self.get_model().mm_projector
-        with self.last_timing.stage("tower", tower.device):
-            output = tower.encode(pixels, received=set(plan.received.values()), keys=set(plan.keys.values()))
-        with self.last_timing.stage("projector", tower.device):
-            features = projector(output.features.to(next(projector.parameters())))
-        side = tower.num_patches_per_side
-        named = plan.name(output)
-        shallow, deep = named.pop("shallow", None), named.pop("deep", None)
-        return VideoFeatures(features, (side, side), shallow, deep, named)
+        tower.check_pixels(pixels)
+        side, parts = tower.num_patches_per_side, []
+        # pass by pass through both: the tower's output and the inside of the projector are never held for all frames
+        for part in pixels.split(tower.frames_per_pass):
+            with self.last_timing.stage("tower", tower.device):
+                output = tower.encode(part, received=set(plan.received.values()), keys=set(plan.keys.values()))
+            with self.last_timing.stage("projector", tower.device):
+                features = projector(output.features.to(next(projector.parameters())))
+            parts.append(VideoFeatures.of(features, (side, side), plan.name(output)))
+        return VideoFeatures.join(parts)
 
     def _encode_videos(self, pixels: list[torch.Tensor]) -> list[VideoFeatures]:
         """Several videos in one tower pass; attention is captured only when compression is on."""
-        lengths = [len(video) for video in pixels]
-        settings = self.config.aot
-        if settings is not None:
-            together = self._encode(torch.cat(pixels), capture_plan(self.get_vision_tower(), settings))
-        else:
-            side = self.get_vision_tower().num_patches_per_side
-            together = VideoFeatures(self.encode_images(torch.cat(pixels)), (side, side))
-        return together.split(lengths)
+        tower, together = self.get_vision_tower(), torch.cat(pixels)
+        if self.config.aot is not None:
+            video = self._encode(together, capture_plan(tower, self.config.aot))
+        else:  # what a caller puts in the place of encode_images counts
+            video = VideoFeatures(self.encode_images(together), (tower.num_patches_per_side,) * 2)
+        return video.split([len(one) for one in pixels])
 
-    def _visual_tokens(self, images, modalities: list[str], image_sizes) -> list[torch.Tensor]:
+    def _visual_tokens(self, images, modalities: list[str], image_sizes, retentions=None) -> list[torch.Tensor]:
         """Tokens (S, D) of every entry of images; videos are compressed one by one, images never."""
         images = [self._streamed(x, kind) for x, kind in zip(images, modalities, strict=True)]
         entries = [x[None] if isinstance(x, torch.Tensor) and x.ndim == 3 else x for x in images]
-        videos = [i for i, entry in enumerate(entries) if modalities[i] == "video" and not _encoded(entry)]
-        stills = [i for i, entry in enumerate(entries) if modalities[i] != "video" and not _encoded(entry)]
+        new = [i for i, entry in enumerate(entries) if not isinstance(entry, VideoFeatures | CompressedVideo)]
+        videos = [i for i in new if modalities[i] == "video"]
+        stills = [i for i in new if modalities[i] != "video"]
         for i in (*videos, *stills):
             self.get_vision_tower().check_pixels(entries[i])
         features = dict(enumerate(entries))
         if videos:
             features |= zip(videos, self._encode_videos([entries[i] for i in videos]), strict=True)
-        tokens = {i: self._video_tokens(features[i])[0] for i in features if i not in stills}
+        shares = [None] * len(entries) if retentions is None else retentions
+        tokens = {i: self._video_tokens(features[i], retention=shares[i])[0] for i in features if i not in stills}
         if stills:
             encoded = self.encode_images(torch.cat([entries[i] for i in stills]))
             for i, tiles in zip(stills, encoded.split([len(entries[i]) for i in stills]), strict=True):
@@ -222,6 +214,7 @@ class LlavaMetaForCausalLM:
         images,
         modalities: list[str] | str = ("image",),
         image_sizes=None,
+        retentions: list[float | None] | None = None,
     ):
         """Input embeddings with the visual tokens in the place of the <image> marks.
 
@@ -229,11 +222,13 @@ class LlavaMetaForCausalLM:
         pixels (3, S, S) or (F, 3, S, S), a `VideoFeatures`, a `CompressedVideo`, or an iterator of chunks of a
         video's pixels (compressed while they come, see `compress_stream`), one per mark; or a (n, 3, S, S) tensor
         of n whole images (flat, no newline). modalities: "image" or "video" per entry, a string for all; entries
-        past its end are images. image_sizes: (width, height) per entry, for images in several tiles.
+        past its end are images. image_sizes: (width, height) per entry, for images in several tiles. retentions: per
+        entry, in the place of that of ``config.aot``.
 
         Returns (None, position_ids, attention_mask, past_key_values, embeds (B, L', D), labels); what was
         None stays None, except for a mask where rows had to be padded. Without images the inputs come back
-        with embeds None. Raises ValueError for missing or unequal numbers of images.
+        with embeds None. Raises ValueError for missing or unequal numbers of images, AOTError for a video whose
+        features hold NaN or the like.
         """
         if images is None:
             if "video" in ([modalities] if isinstance(modalities, str) else modalities):
@@ -243,6 +238,7 @@ class LlavaMetaForCausalLM:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         if past_key_values is not None and input_ids.shape[1] == 1:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
+        # the tokens of each entry
         self.reset_statistics()
         if isinstance(images, torch.Tensor) and images.ndim == 4:
             if "video" in ([modalities] if isinstance(modalities, str) else modalities):
@@ -250,8 +246,11 @@ class LlavaMetaForCausalLM:
             visual = list(self.encode_images(images))
         else:
             entries = list(images)
-            visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes)
+            visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes, retentions)
+        # in the place of the marks, rows of one length
         rows = self._splice(input_ids, attention_mask, labels, visual, self.get_model().embed_tokens)
+        for video in self.last_compression:
+            video.check()  # the splice has waited for the device
         rows = cut(rows, getattr(self.config, "tokenizer_model_max_length", None))
         side = getattr(self.config, "tokenizer_padding_side", "right")
         embeds, new_labels, mask, places = pad_rows(rows, side=side)
@@ -263,14 +262,8 @@ class LlavaMetaForCausalLM:
             mask = mask.to(attention_mask.dtype)
         elif len({len(row) for row, _ in rows}) == 1:
             mask = None
-        return (
-            None,
-            None if position_ids is None else places,
-            mask,
-            past_key_values,
-            embeds,
-            None if labels is None else new_labels,
-        )
+        position_ids = None if position_ids is None else places
+        return None, position_ids, mask, past_key_values, embeds, None if labels is None else new_labels
 
     def _droppable(self, visual: list[torch.Tensor]) -> list[torch.Tensor]:
         """(S, 1) float of each visual entry, 1 at the tokens of videos; newlines and images are never dropped."""
@@ -296,10 +289,6 @@ class LlavaMetaForCausalLM:
 def _no_marks(tokens: torch.Tensor) -> torch.Tensor:
     """(L, 1) float zeros, one for each token."""
     return torch.zeros(len(tokens), 1, device=tokens.device)
-
-
-def _encoded(entry) -> bool:
-    return isinstance(entry, VideoFeatures | CompressedVideo)
 
 
 def _modality_of_each(modalities: list[str] | str, entries: int) -> list[str]:

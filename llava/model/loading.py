@@ -49,10 +49,10 @@ def _first(keys: list[str]) -> str:
 
 
 def check_fit(path, stored: Mapping, model_class: type, config) -> Set[str]:
-    """Keys of the ``stored`` tensors (`folder.stored_tensors`) that a model of ``config`` takes.
+    """Keys of the tensors that a model of ``config`` takes. stored: of `folder.stored_tensors`.
 
-    Nothing is loaded: the model is built without memory for its weights. Raises CheckpointError unless they are all
-    there, in its shapes, and no others but harmless ones.
+    Nothing is loaded: the model is built without memory for its weights. Raises CheckpointError unless all are stored
+    (but for a tied table and what nobody uses), in its shapes, and no others but harmless ones.
     """
     _check_kinds(path, stored, config)
     try:
@@ -78,7 +78,7 @@ def check_fit(path, stored: Mapping, model_class: type, config) -> Set[str]:
     )
     if free and "lm_head.weight" in stored:
         _check_tied(path, stored)
-    return wanted.keys() & stored.keys()
+    return wanted.keys()
 
 
 def _check_kinds(path, stored: Mapping, config) -> None:

@@ -70,10 +70,6 @@ def timed(items: Iterable, timing: Timing) -> Iterator:
         yield item
 
 
-def _pinned(pixels: torch.Tensor) -> torch.Tensor:
-    return pixels.pin_memory() if pixels.device.type == "cpu" else pixels
-
-
 class Prefetcher:
     """The same items, each made in a thread while the one before it is in use; errors come through.
 
@@ -83,7 +79,9 @@ class Prefetcher:
     """
 
     def __init__(self, items: Iterable, stop: Callable[[], object] = lambda: None, *, pinned: bool = False):
-        self._items, self._stop = map(_pinned, items) if pinned else iter(items), stop
+        if pinned:
+            items = (pixels.pin_memory() if pixels.device.type == "cpu" else pixels for pixels in items)
+        self._items, self._stop = iter(items), stop
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._coming = self._thread.submit(next, self._items, _END)
 

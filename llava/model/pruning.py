@@ -19,7 +19,6 @@ from aot.indexing import rank_descending
 from aot.integrations.kv_cache import cache_name
 from aot.methods.in_llm import prune_stages, seen_by_layer
 from llava.constants import IGNORE_INDEX
-from llava.model.attention_mask import attention_mask_for
 
 CACHE = cache_name(Qwen2Model.forward)  # of models, their layers and their outputs
 
@@ -175,18 +174,18 @@ def first_pass(
     places = torch.arange(length, device=embeds.device).expand(batch, -1)
     positions = places if position_ids is None else position_ids.expand(batch, -1)
     spans = [Span(0, places, valid, all(count == length for count in tokens))]
-    hidden, looked = embeds, None
+    hidden = embeds
     for step, (depth, look) in enumerate([*depths, (layers, None)]):
         span = spans[-1]
         here = positions.gather(1, span.places)
         rotary = model.rotary_emb(hidden, here)
         mask = attention_mask_for(model.config, span.valid, hidden, full=span.full)
         for layer in range(span.first, depth):
-            looked = hidden if layer == look else looked
+            into_last = hidden
             hidden = _run(model.layers[layer], hidden, mask, here, rotary, cache, kwargs)
         if depth == layers:
             break
-        looked = hidden if look == depth else looked
+        looked = hidden if look == depth else into_last  # what goes into the next layer, or went into the last one
         role = roles.gather(1, span.places)
         score = attention_of_query(model.layers[look], looked, rotary, role == Role.QUERY, span.valid)
         keeps = [row[step].keep if row else 0 for row in stages]
@@ -238,6 +237,32 @@ def next_pass(
     return BaseModelOutputWithPast(last_hidden_state=model.norm(hidden), **{CACHE: cache})
 
 
+def attention_mask_for(config, valid: torch.Tensor, hidden: torch.Tensor, *, full: bool) -> torch.Tensor | None:
+    """Causal mask for the last tokens of sequences of keys, padding hidden.
+
+    valid: (B, K) bool, which keys are tokens. hidden: (B, Q, D), the queries, the last Q of the keys. full: every key
+    is a token, known beforehand. Returns None where none is needed, (B, K) int64 for flash attention, bool
+    (B, 1, Q, K) for sdpa, and an additive one of hidden's dtype for eager. A padding token sees itself, so that no
+    softmax is empty. Raises ValueError for another implementation.
+    """
+    kind = config._attn_implementation
+    queries, keys = hidden.shape[1], valid.shape[1]
+    if kind == "flash_attention_2":
+        return None if full else valid.long()
+    if kind not in ("sdpa", "eager"):
+        raise ValueError(f"Tokens cannot be dropped inside the model under {kind!r} attention; load it with 'sdpa'.")
+    # without a mask sdpa is causal when it has several queries, counted from the first key
+    if kind == "sdpa" and full and (queries == 1 or queries == keys):
+        return None
+    place = torch.arange(keys, device=valid.device)
+    asking = place[keys - queries :].unsqueeze(1)
+    seen = (place <= asking) & valid.unsqueeze(1) | (place == asking)
+    seen = seen.unsqueeze(1)
+    if kind == "sdpa":
+        return seen
+    return torch.zeros_like(seen, dtype=hidden.dtype).masked_fill(~seen, torch.finfo(hidden.dtype).min)
+
+
 def attention_of_query(
     layer, hidden: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor], query: torch.Tensor, valid: torch.Tensor
 ) -> torch.Tensor:
@@ -287,7 +312,6 @@ def _run(layer, hidden, mask, positions, rotary, cache, kwargs) -> torch.Tensor:
         hidden,
         attention_mask=mask,
         position_ids=positions,
-        use_cache=cache is not None,
         position_embeddings=rotary,
         **{CACHE: cache},
         **kwargs,

@@ -89,7 +89,8 @@ class PromptEncoder:
             with self.session.open_video(str(path), time_limit=DECODE_SECONDS, stopped=stopped) as frames:
                 return frames.read()
         except VideoError as error:
-            raise VideoError(_nameless(str(error), path)) from error
+            told = str(error).replace(str(path), "the video")  # whose name on this server says nothing
+            raise VideoError(told[:1].upper() + told[1:]) from error
         finally:
             path.unlink(missing_ok=True)
 
@@ -172,9 +173,3 @@ def _file(reference) -> bytes:
         return base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
         raise ChatError("The data of a video is no base64; send the file's bytes in base64.") from error
-
-
-def _nameless(sentence: str, path: Path) -> str:
-    """A sentence about a file of this server, without its name."""
-    sentence = sentence.replace(str(path), "the video")
-    return sentence[:1].upper() + sentence[1:]

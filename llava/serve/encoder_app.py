@@ -25,6 +25,7 @@ from llava.serve.upstream import Upstream, chat_answer, completion_request
 from llava.video import VideoError
 
 NEW_TOKENS = 128  # of an answer, when a request does not say
+REFUSED = (ChatError, VideoError, AOTError)  # what is wrong with a request, in one sentence
 
 
 @dataclass(frozen=True)
@@ -50,16 +51,6 @@ class Limits:
                 raise ChatError(f"The limit {name} is {value}; give a number above 0.")
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """A request that was read. files: by the keys of the turns."""
-
-    chat: dict
-    turns: list[Message]
-    files: dict[str, bytes]
-    new_tokens: int
-
-
 def encoder_app(
     encoder: PromptEncoder, vllm: str, *, api_key: str | None = None, limits: Limits | None = None
 ) -> Starlette:
@@ -68,10 +59,6 @@ def encoder_app(
     api_key: what clients must bring. Their Authorization is passed on in any case.
     """
     chats = _Routes(encoder, vllm, limits or Limits())
-
-    async def refused(request: Request, error: ValueError) -> Response:
-        return error_response(400, str(error))
-
     return Starlette(
         routes=[
             Route("/health", _health),
@@ -79,14 +66,7 @@ def encoder_app(
             Route("/v1/chat/completions", chats.chat, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, api_key=api_key)],
-        exception_handlers={
-            HTTPException: _no_route,
-            ServerError: _server_error,
-            ChatError: refused,
-            VideoError: refused,
-            AOTError: refused,
-            Exception: _failed,
-        },
+        exception_handlers=dict.fromkeys((HTTPException, ServerError, *REFUSED, Exception), _error),
         lifespan=chats.lifespan,
     )
 
@@ -146,12 +126,12 @@ class _Routes:
 
     async def _work(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
         """Encodes, asks and answers."""
-        asked = await asyncio.to_thread(read_chat, body)
+        chat, turns, files, new_tokens = await asyncio.to_thread(read_chat, body)
         body.clear()
-        embeds = await self.encoding.embed(asked.turns, asked.files, new_tokens=asked.new_tokens)
-        completion = await asyncio.to_thread(completion_request, asked.chat, embeds, new_tokens=asked.new_tokens)
+        embeds = await self.encoding.embed(turns, files, new_tokens=new_tokens)
+        completion = await asyncio.to_thread(completion_request, chat, embeds, new_tokens=new_tokens)
         upstream = {"path": "/v1/completions", "body": completion, "authorization": authorization(scope)}
-        if not asked.chat.get("stream"):
+        if not chat.get("stream"):
             answer = chat_answer(await self.upstream.ask(**upstream), streamed=False)
             await JSON(answer)(scope, receive, send)
             return
@@ -161,10 +141,17 @@ class _Routes:
             await stream.stream_response(send)
 
 
-def read_chat(body: bytearray) -> ChatRequest:
-    """A chat request from its JSON. Raises ChatError."""
+def read_chat(body: bytearray) -> tuple[dict, list[Message], dict[str, bytes], int]:
+    """(fields beside the messages, turns, files by the keys of the turns, most new tokens) of a chat request's JSON.
+
+    Raises ChatError.
+    """
+
+    def no_number(name: str):
+        raise ValueError(f"{name} is no JSON")
+
     try:
-        chat = json.loads(body, parse_constant=_no_number)
+        chat = json.loads(body, parse_constant=no_number)
         fields = {name: value for name, value in chat.items() if name != "messages"}
         json.dumps(fields)  # as it will be passed on
     except (ValueError, RecursionError, AttributeError) as error:
@@ -174,11 +161,7 @@ def read_chat(body: bytearray) -> ChatRequest:
     new_tokens = chat.get("max_completion_tokens") or chat.get("max_tokens") or NEW_TOKENS
     if type(new_tokens) is not int or new_tokens < 1:
         raise ChatError("max_tokens is no whole number above 0; give one.")
-    return ChatRequest(fields, *read_messages(chat["messages"]), new_tokens)
-
-
-def _no_number(name: str):
-    raise ValueError(f"{name} is no JSON")
+    return fields, *read_messages(chat["messages"]), new_tokens
 
 
 async def _as_chat(event: dict | None, events: AsyncIterator[dict]) -> AsyncIterator[str]:
@@ -196,13 +179,13 @@ async def _health(request: Request) -> Response:
     return JSON({})
 
 
-async def _no_route(request: Request, error: HTTPException) -> Response:
-    return error_response(error.status_code, "There is only POST /v1/chat/completions, GET /v1/models and GET /health.")
-
-
-async def _server_error(request: Request, error: ServerError) -> Response:
-    return error_response(error.status, str(error))
-
-
-async def _failed(request: Request, error: Exception) -> Response:
+async def _error(request: Request, error: Exception) -> Response:
+    """What the client hears of an error: a refusal in its own words, of a defect nothing more than that."""
+    if isinstance(error, HTTPException):
+        ways = "There is only POST /v1/chat/completions, GET /v1/models and GET /health."
+        return error_response(error.status_code, ways)
+    if isinstance(error, ServerError):
+        return error_response(error.status, str(error))
+    if isinstance(error, REFUSED):
+        return error_response(400, str(error))
     return error_response(500, "The server failed; its log says why.")

@@ -13,6 +13,7 @@ from aot_cli.main import entry
 from aot_cli.parser import Parser
 from llava.chat.options import add_model_options, load_session
 from llava.serve.encoder import PromptEncoder
+from llava.utils import needed_module
 
 BACKLOG = 2048
 CLOSING_SECONDS = 10  # for the requests under way, when the server is told to end
@@ -54,7 +55,7 @@ def add_options(parser: Parser) -> None:
 def execute(options) -> int:
     """Serves until it is interrupted; returns the exit code."""
     try:
-        app_module = _app_module()
+        app_module = needed_module("llava.serve.encoder_app", "The server", "serve")
         limits = app_module.Limits(megabytes=options.max_mb, requests=options.max_requests, decoders=options.decoders)
         place = _bound(options.host, options.port)
         encoder = PromptEncoder(load_session(options))
@@ -67,15 +68,6 @@ def execute(options) -> int:
     with contextlib.suppress(KeyboardInterrupt):
         make_server(app).run([place])
     return 0
-
-
-def _app_module():
-    """The module that knows the HTTP framework; AOTError when it is not installed."""
-    try:
-        from llava.serve import encoder_app
-    except ImportError as error:
-        raise AOTError(f"The server needs {error.name}; run pip install 'aot-video[serve]'.") from error
-    return encoder_app
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -82,25 +82,25 @@ class Connection(H11Protocol):
 
 
 class Guard:
-    """Lets through what is framed in one way alone and, when there is an API key, brings it. open_paths need no key."""
+    """Lets through what is framed in one way alone and, when there is an API key, brings it; /health needs none."""
 
-    def __init__(self, app: ASGIApp, *, api_key: str | None = None, open_paths: tuple[str, ...] = ("/health",)):
-        self.app, self.open_paths = app, open_paths
-        self.api_key = None if api_key is None else api_key.encode()
+    def __init__(self, app: ASGIApp, *, api_key: str | None = None):
+        self.app, self.api_key = app, None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            await self.app(scope, receive, send)
+            answer = self.app
         elif fault := framing_fault(scope):
-            await error_response(400, fault, close=True)(scope, receive, send)
-        elif self.api_key is not None and scope["path"] not in self.open_paths and not self._knows_key(scope):
-            await error_response(401, "The API key is missing or wrong; send it as Authorization: Bearer KEY.")(
-                scope, receive, send
-            )
+            answer = error_response(400, fault, close=True)
+        elif scope["path"] == "/health" or self._knows_key(scope):
+            answer = self.app
         else:
-            await self.app(scope, receive, send)
+            answer = error_response(401, "The API key is missing or wrong; send it as Authorization: Bearer KEY.")
+        await answer(scope, receive, send)
 
     def _knows_key(self, scope: Scope) -> bool:
+        if self.api_key is None:
+            return True
         scheme, _, key = (authorization(scope) or b"").partition(b" ")
         return scheme.lower() == b"bearer" and secrets.compare_digest(key.strip(), self.api_key)
 

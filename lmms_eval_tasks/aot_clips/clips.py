@@ -10,7 +10,7 @@ import datasets
 from lmms_eval.api.task import ConfigurableTask
 
 from aot_tiny.shapes import clips, questions
-from llava.eval.exam import items as exam
+from llava.eval.exam import questions as exam
 
 CAPTIONED = 50  # clips that are to be described
 

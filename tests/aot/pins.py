@@ -33,6 +33,8 @@ CASES = {
     **{f"{name} pooled": rival(name, 0.2, 9, (7, 9), "bilinear") for name in ("visionzip", "fastvid", "ott_vid")},
     **{f"{name} pooled": rival(name, 0.2, 9, (7, 9), "max") for name in ("prunevid", "holitom", "flashvid")},
     **{f"{name} 0.3": rival(name, 0.3, 4, (3, 4)) for name in ("uniform", "frames", "first", "random")},
+    **{f"{name} {r}": rival(name, r) for name in ("pool", "floc", "vcast", "unicomp", "stop") for r in (0.06, 0.2)},
+    **{f"{name} tuned": rival(f"{name}+tuned", 0.1) for name in ("dycoke", "holitom")},
     "ott_vid along time": rival("ott_vid", 0.2, temporal_share=0.8),
     "holitom threshold": rival("holitom", 0.2, threshold=0.9, center_weight=0.3, neighbours=3),
     "paper": own_counts("paper"),

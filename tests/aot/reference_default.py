@@ -24,6 +24,7 @@ class Settings:
     change_power: float = 0.5
     spatial_weight: float = 0.25
     temporal_weight: float = 0.2
+    cost_channels: int = 512
     epsilon: float = 0.01
     iterations: int = 100
     sinkhorn_stop: str = "problem"
@@ -56,7 +57,8 @@ def reduce_video(features, shallow, deep, settings, *, grid, pool):
     if total == frames * per_frame:
         everything = np.arange(total)
         return Result(everything, everything < 0, tokens.reshape(total, -1), np.ones(total), lengths)
-    change = np.maximum(frame_change(tokens), 1e-6) ** settings.change_power
+    compared = sketched(tokens, settings.cost_channels)
+    change = np.maximum(frame_change(compared), 1e-6) ** settings.change_power
     by_shallow = relative(shallow) ** settings.attention_power * change
     by_deep = relative(deep) ** settings.attention_power * change
     counts = clip_budgets(lengths, per_frame, settings.retention)
@@ -65,7 +67,7 @@ def reduce_video(features, shallow, deep, settings, *, grid, pool):
     parts, start = [], 0
     for length, count in zip(lengths, counts, strict=True):
         clip = slice(start, start + length)
-        cost = clip_cost(tokens[clip], grid, settings)
+        cost = clip_cost(compared[clip], grid, settings)
         local = local_anchors(cost, by_shallow[clip].ravel(), grid, length, count, bound, settings)
         rest = global_anchors(cost, by_deep[clip].ravel(), local, count - len(local), bound, stride)
         kept = np.array(sorted(local + rest))
@@ -148,6 +150,24 @@ def clip_budgets(lengths, per_frame, retention):
         counts[counts.index(max(counts))] -= 1
         counts[counts.index(0)] += 1
     return counts
+
+
+def sketched(tokens, channels):
+    """(T, P, D) -> (T, P, channels): channel d, with its sign, is added to d mod `channels`; narrow tokens stay."""
+    if tokens.shape[-1] < 2 * channels:
+        return tokens
+    sums = np.zeros((*tokens.shape[:2], channels))
+    for d in range(tokens.shape[-1]):
+        sums[..., d % channels] += channel_sign(d) * tokens[..., d]
+    return sums
+
+
+def channel_sign(d):
+    """1 where MurmurHash3's finaliser of d + 1 is even, else -1."""
+    h = d + 1
+    h = (h ^ h >> 16) * 0x85EBCA6B % 2**32
+    h = (h ^ h >> 13) * 0xC2B2AE35 % 2**32
+    return -1 if (h ^ h >> 16) % 2 else 1
 
 
 def distance(a, b):

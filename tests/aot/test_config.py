@@ -131,6 +131,44 @@ def test_round_trips(preset):
     assert pickle.loads(pickle.dumps(config)) == config
 
 
+@pytest.mark.parametrize(
+    ("method", "option", "low", "high"),
+    [
+        ("fastvid", "threshold", -1, 1),
+        ("fastvid", "salient", 0, 1),
+        ("fastvid", "anchor_weight", 0, 1),
+        ("holitom", "threshold", -1, 1),
+        ("holitom", "center_weight", 0, 1),
+        ("ott_vid", "temporal_share", 0, 1),
+        ("prunevid", "segments", 0, 1),
+        ("prunevid", "threshold", -1, 1),
+        ("visionzip", "dominant", 0, 1),
+    ],
+)
+def test_options_end_where_their_method_says(method, option, low, high):
+    for value in (low, high):
+        assert AOTConfig(method=method, options={option: value}).options[option] == value
+    for value in (low - 0.01, high + 0.01):
+        with pytest.raises(AOTError, match=rf"option {option} is .*; use a number in \[{low}, {high}\]"):
+            AOTConfig(method=method, options={option: value})
+
+
+@pytest.mark.parametrize(
+    ("method", "option"),
+    [
+        ("holitom", "neighbours"),
+        ("prunevid", "neighbours"),
+        ("fastvid", "cuts"),
+        ("fastvid", "stride"),
+        ("fastvid", "neighbours"),
+    ],
+)
+def test_counts_among_the_options_begin_at_one(method, option):
+    assert AOTConfig(method=method, options={option: 1}).options[option] == 1
+    with pytest.raises(AOTError, match=f"option {option} is 0; use at least 1"):
+        AOTConfig(method=method, options={option: 0})
+
+
 def test_methods_round_trip_with_their_options():
     for method in method_names():
         config = AOTConfig(method=method)

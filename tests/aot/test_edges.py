@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from aot import AOTConfig, AOTError, TokenKind, VideoStream, compress
+from aot.methods.naive import uniform
 from aot.pooling import pooled_grid
+from aot.registry import METHODS, Method, register
 from aot.stream import join
+from aot.types import VideoTokens
 
 
 def video(frames: int, grid: tuple[int, int], width: int = 8) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -60,3 +63,43 @@ def test_an_unknown_option_is_answered_with_the_known_ones():
         AOTConfig(method="visionzip", options={"nonsense": 1})
     with pytest.raises(AOTError, match="neighbours"):
         AOTConfig(method="prunevid", options={"neighbours": 0})
+
+
+def test_a_part_of_a_video_is_a_video_that_knows_the_frame_before_it():
+    features, shallow, deep = video(6, (2, 2))
+    whole = VideoTokens(features, shallow, None, (2, 2), None, clips=[2, 4], extras={"keys": features})
+    part, start = whole.span(2, 5), whole.span(0, 2)
+    assert torch.equal(part.features, features[2:5]) and torch.equal(part.shallow, shallow[2:5]) and part.frames == 3
+    assert torch.equal(part.before, features[1:2]) and start.before is None
+    assert part.deep is None and part.clips is None and not part.extras
+    part = VideoTokens(features, None, deep, (2, 2), None, before=features[:1]).span(0, 4)
+    assert part.shallow is None and torch.equal(part.deep, deep[:4]) and torch.equal(part.before, features[:1])
+
+
+def test_a_name_is_registered_once():
+    with pytest.raises(AOTError, match="'aot' is already registered"):
+        register("aot")(lambda video, config: None)
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 16, 2, 2), (3, 15), (3, 16, 0)])
+def test_other_outputs_of_a_tower_are_numbers_or_vectors(monkeypatch, shape):
+    monkeypatch.setitem(METHODS, "deep field", Method("deep field", uniform, requires=("depth",)))
+    features, config = torch.randn(3, 16, 4), AOTConfig(method="deep field", retention=0.5)
+    for fitting in ((3, 16), (3, 16, 2)):
+        compress(features, None, None, config, extras={"depth": torch.zeros(fitting)})
+    with pytest.raises(AOTError, match=r"^depth is .*; it must be \(T, N\) or \(T, N, K\), T = 3 and N = 16\.$"):
+        compress(features, None, None, config, extras={"depth": torch.zeros(shape)})
+
+
+def test_half_precision_cuts_a_video_where_float32_does():
+    """Means of frames are taken in float32; in bfloat16 their cosines would be told apart by their first digits alone.
+
+    Frames come in pairs that differ a little more from pair to pair, around one common picture.
+    """
+    torch.manual_seed(0)
+    base = torch.randn(1, 36, 32)
+    features = (10 * base + 0.02 * torch.randn(24, 36, 32).cumsum(0)).bfloat16()
+    config = AOTConfig(clips="dynamic", clip_length=24, clip_threshold=-1, clip_cuts=12, retention=0.5)
+    maps = torch.rand(2, 24, 36)
+    half, whole = (compress(tokens, *maps, config).clips for tokens in (features, features.float()))
+    assert half == whole and len(half) == 12

@@ -77,7 +77,7 @@ def test_bad_values_are_remembered_in_every_group(make_video, monkeypatch):
     monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
     deep[21, 3] = torch.nan
     video = compress(features, shallow, deep, AOTConfig(), pool=None)
-    with pytest.raises(AOTError, match="deep from frame 16 cannot be used at 1 of 288 places, first in frame 5"):
+    with pytest.raises(AOTError, match="deep cannot be used at 1 of 864 places, first in frame 21"):
         video.check()
 
 

@@ -53,6 +53,9 @@ CASES = [
     (8, (6, 6), None, {"temporal_weight": 0.0}),
     (8, (6, 6), None, {"temporal_weight": 0.7, "retention": 0.2}),
     (8, (6, 6), None, {"spatial_weight": 0.0, "temporal_weight": 0.0, "retention": 0.2}),
+    (8, (6, 6), None, {"cost_channels": 8}),
+    (8, (5, 7), None, {"cost_channels": 5, "retention": 0.2}),  # 16 channels in rows of 5, 5, 5 and 1
+    (5, (6, 6), "bilinear", {"cost_channels": 9, "retention": 0.2}),  # too few channels to be worth it: as they are
     (8, (6, 6), None, {"epsilon": 0.1}),
     (8, (6, 6), None, {"epsilon": 0.3, "merge_cap": 1.0}),
     (8, (6, 6), None, {"merge_strength": 0.2, "retention": 0.4}),

@@ -126,3 +126,34 @@ def test_a_clip_without_budget_waits_for_the_next(make_video):
     assert [(part.frames, len(part.tokens)) for part in parts] == [(2, 1), (22, 1)]
     assert [int(part.frame) for part in parts][0] < 2 <= int(parts[1].frame) < 24
     assert parts[1].clips == [22] and float(parts[1].mass) == 22 * 9
+
+
+def test_bad_values_of_any_part_are_remembered(make_video, monkeypatch):
+    """As on a device: masks of all parts, under the frames of the whole stream."""
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
+    features, shallow, deep = make_video(19, (6, 6), 16)
+    shallow[17, 3] = -1
+    whole = join(stream((features, shallow, deep), AOTConfig(retention=0.3), pushes=5))
+    with pytest.raises(AOTError, match="^shallow cannot be used at 1 of 684 places, first in frame 17 at token 3"):
+        whole.check()
+    parts: list = []
+    for part in stream((features, shallow, deep), AOTConfig(retention=0.3), pushes=5):
+        append_parts(parts, [part])
+    assert {name: mask.tolist() for name, mask in join(parts).usable.items()} == {
+        name: mask.tolist() for name, mask in whole.usable.items()
+    }
+
+
+def test_masks_of_parts_that_read_different_things(make_video, monkeypatch):
+    """A part that keeps all its tokens reads no importance; the frame before a part belongs to the first alone."""
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
+    features, shallow, deep = make_video(6, (6, 6), 16)
+    features[1, 0], deep[5, 7] = torch.nan, torch.nan
+    settings = {"pool": None, "before": features[1:2]}
+    first = compress(features[:2], None, None, AOTConfig(method="uniform", retention=0.5), pool=None)
+    second = compress(features[2:], shallow[2:], deep[2:], AOTConfig(), **settings)
+    usable = join([first, second]).usable
+    assert usable.keys() == {"features", "shallow", "deep"}
+    assert all(mask.shape == (6, 36) for mask in usable.values())
+    assert (~usable["features"]).nonzero().tolist() == [[1, 0]] and (~usable["deep"]).nonzero().tolist() == [[5, 7]]
+    assert join([second, first]).usable["before"].tolist() == second.usable["before"].tolist()

@@ -97,6 +97,10 @@ CASES = {
     "vidcom2": (AOTConfig(method="vidcom2"), 0),
     "flashvid": (AOTConfig(method="flashvid"), 1),
     "ott_vid": (AOTConfig(method="ott_vid"), 0),
+    "pool": (AOTConfig(method="pool"), 0),
+    "vcast": (AOTConfig(method="vcast"), 0),
+    "unicomp": (AOTConfig(method="unicomp"), 1),
+    "stop": (AOTConfig(method="stop"), 1),
     "paper": (AOTConfig.preset("paper", num_anchors=18, iterations=10), 2),
     "released": (AOTConfig.preset("released", num_anchors=18, iterations=10), 2),
 }

@@ -33,7 +33,8 @@ def reads(config) -> set[str]:
 
 
 def check(video, config, tensors, tokens=9):
-    assert video.tokens.dtype == tensors["features"].dtype and not video.tokens.requires_grad
+    assert video.tokens.dtype == tensors["features"].dtype and not video.mass.requires_grad
+    assert video.tokens.requires_grad == tensors["features"].requires_grad
     assert bool(video.tokens.isfinite().all()) and bool(video.mass.isfinite().all()) and bool((video.mass >= 0).all())
     if config.retention is not None:
         assert video.num_visual == config.budget(video.frames, tokens)
@@ -152,7 +153,7 @@ def test_odd_shapes(make_video, name, frames, grid, width, retention):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"features": torch.zeros(3, 16, 4, dtype=torch.float64)}, "float64.*use a dense"),
+        ({"features": torch.zeros(3, 16, 4, dtype=torch.float8_e5m2)}, "float8.*use a dense"),
         ({"features": torch.zeros(3, 16, 4, dtype=torch.complex64)}, "complex64"),
         ({"features": torch.zeros(3, 16, 4, dtype=torch.bool)}, "bool"),
         ({"features": torch.zeros(3, 16, 4).to_sparse()}, "sparse"),

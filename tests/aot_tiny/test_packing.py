@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from aot_tiny.film.clips import SHAPES, Camera, Clip, Thing, sample_clip
+from aot_tiny.film.clips import SHAPES, Camera, Clip, Thing, sample_clip, sample_signs
 from aot_tiny.film.questions import make_questions, shown
 from aot_tiny.training import recipe
-from aot_tiny.training.data import COLOR_NAMES, IGNORE, TRAIN_SEEDS, FrameLabels, draw, tracks
+from aot_tiny.training.data import COLOR_NAMES, IGNORE, SHAPE_NAMES, TRAIN_SEEDS, FrameLabels, draw, tracks
 from aot_tiny.training.muon import Muon, orthogonalised
 from aot_tiny.training.objective import VideoObjective
 from aot_tiny.training.packing import GUIDES, ClipConversations, Density, Mix, collate
@@ -253,8 +253,8 @@ def test_dense_labels_name_what_covers_the_patch():
 
 
 def test_training_clips_are_repeatable():
-    first, again = draw(10_000_123, 96, 12, some=2), draw(10_000_123, 96, 12, some=2)
-    assert torch.equal(first[0], again[0]) and (first[1] == again[1]).all() and first[3] == again[3]
+    first, again = (draw(sample_clip(10_000_123), 96, 12, some=2) for _ in range(2))
+    assert torch.equal(first[0], again[0]) and (first[1] == again[1]).all() and (first[2] == again[2]).all()
 
 
 def test_orthogonalised_brings_singular_values_near_one():
@@ -286,3 +286,13 @@ def test_the_model_is_small_enough(model):
 def test_stages_see_different_clips():
     spans = sorted((s.first, s.first + s.steps * s.batch) for s in STAGES.values())
     assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+
+
+def test_every_other_sample_of_the_tower_stage_shows_signs_alone():
+    frames = FrameLabels(2, size=96, grid=12, frames=4)
+    clip = sample_signs(TRAIN_SEEDS + 1)
+    assert len(clip.drawn) == 16 and all(sum(t.visible(s) for t in clip.drawn) == 4 for s in clip.times)
+    signs = frames[1]
+    assert set(signs["shape"].unique().tolist()) <= {IGNORE, 0, 1 + SHAPE_NAMES.index("sign")}
+    digits = signs["digit"]
+    assert len(digits[digits > 0].unique()) > 4 and not torch.equal(digits[0], digits[-1])

@@ -7,7 +7,7 @@ import pytest
 
 from aot_tiny.shapes import questions as qa
 from aot_tiny.shapes.clips import Clip, Thing, sample_clip
-from llava.eval.exam.items import guess_rate, make_exam
+from llava.eval.exam.questions import guess_rate, make_exam
 
 CIRCLE = Thing("circle", "red", 0.1, (0.2, 0.2), (0.7, 0.2), "right", color_after="blue", change=6.0)
 SQUARE = Thing("square", "green", 0.1, (0.8, 0.8), (0.8, 0.8), "still", on=9.0, off=13.0)

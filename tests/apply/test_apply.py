@@ -9,6 +9,7 @@ import torch
 import transformers
 
 import aot
+from aot import registry
 
 from .conftest import FRAMES, PLACEHOLDERS, VIDEO, batch, make_ours, make_theirs, pixels, prompt
 
@@ -72,6 +73,13 @@ def test_same_tokens_and_logits_as_our_own_path(theirs, ours, settings):
         assert torch.equal(ids, new_ids(theirs, [ASKED], video[None], use_cache=False))
 
 
+def test_a_method_that_needs_what_the_tower_does_not_give_is_refused(theirs, monkeypatch):
+    method = registry.Method("deeper", lambda video, config: None, requires=("keys", "depth"))
+    monkeypatch.setitem(registry.METHODS, "deeper", method)
+    with pytest.raises(aot.AOTError, match="needs 'depth', which this vision tower cannot give"):
+        aot.apply(theirs, method="deeper")
+
+
 def test_settings_may_be_a_dict(theirs):
     settings = aot.AOTConfig(retention=0.3, change_power=0.0)
     with aot.apply(theirs, config=settings.to_dict()) as applied:
@@ -83,6 +91,27 @@ def test_budget_is_exact_and_the_prompt_that_much_shorter(theirs):
         output = theirs(**batch(ASKED), pixel_values_videos=pixels(2)[None], use_cache=True)
         assert applied.last[0].num_visual == (PLACEHOLDERS - 1) // 10 == 21
     assert output.past_key_values.get_seq_length() == output.logits.shape[1] == 6 + 21 + 1
+
+
+@pytest.mark.parametrize("which", ["theirs", "ours"])
+def test_a_device_is_asked_for_bad_values_when_the_prompt_is_made(request, monkeypatch, which):
+    """As on a GPU, where `compress` waits for nothing: the prompt that takes the tokens has to wait, and tells."""
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
+    model, video = request.getfixturevalue(which), pixels(2)
+    projector = model.model.multi_modal_projector if which == "theirs" else model.model.mm_projector
+
+    def ask():
+        if which == "theirs":
+            return new_ids(model, [ASKED], video[None])
+        return model.generate(torch.tensor([[5, -200, 9]]), images=[video], modalities="video", **GREEDY)
+
+    value = 0.0
+    projector.register_forward_hook(lambda module, args, output: output.index_fill(0, torch.tensor(3), value))
+    with aot.apply(model):
+        ask()
+        value = torch.nan
+        with pytest.raises(aot.AOTError, match="^features cannot be used at 36 of 216 places, first in frame 3 at"):
+            ask()
 
 
 def test_ragged_batch_equals_each_prompt_alone(theirs):
@@ -312,3 +341,10 @@ def test_what_was_there_before_comes_back_however_often_one_applies(ours):
     assert ours.config.aot.retention == 0.3
     aot.remove(ours)
     assert ours.config.aot == before
+
+
+@pytest.mark.parametrize("name", ["encode_video", "video_tokens"])
+def test_half_of_our_own_path_is_none(name):
+    model = type("Half", (torch.nn.Module,), {name: lambda self: None})()
+    with pytest.raises(aot.AOTError, match="aot.apply does not know Half"):
+        aot.apply(model)

@@ -85,6 +85,17 @@ def test_a_new_video_in_a_later_turn(family, kit):
             new_ids(model, {**later, "input_ids": whole["input_ids"]}, **cache)
 
 
+def test_an_image_in_a_later_turn(family, kit):
+    model = kit.make(family)
+    parts, more = kit.prompts(family)["video"], (30, kit.image(4, 6), 31, 32)
+    first, later, whole = kit.batch(family, parts), kit.batch(family, more), kit.batch(family, parts + more)
+    aot.apply(model, 0.2)
+    cache = {CACHE: model(**first, use_cache=True)[CACHE]}
+    later["attention_mask"] = whole["attention_mask"]
+    found = model(**later, **cache).logits
+    torch.testing.assert_close(found, model(**whole).logits[:, -found.shape[1] :], **CLOSE)
+
+
 def test_what_cannot_work_is_refused(family, kit):
     model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"])
     aot.apply(model, 0.2)

@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from benchmarks.attention import Wrong, attention_ratio
 from benchmarks.bench_e2e import alike
+from benchmarks.measure import WrongResult, attention_ratio
 from llava.model.multimodal_encoder.siglip_encoder import TowerOutput
 
 
@@ -87,6 +87,6 @@ class Tower(torch.nn.Module):
     ],
 )
 def test_a_wrong_tower_gets_no_time(tower, what):
-    with pytest.raises(Wrong, match=what):
+    with pytest.raises(WrongResult, match=what):
         attention_ratio(tower, 1, repeats=1)
     assert attention_ratio(Tower(1.0, 1.0, 1.0), 1, repeats=1)["ratio"] > 0

@@ -16,8 +16,7 @@ PAGES = (
     "docs/quickstart.md",
     "docs/checkpoints.md",
     "docs/budget.md",
-    "docs/troubleshooting.md",
-    "docs/how_it_works.md",
+    "docs/method.md",
     "docs/serving.md",
 )
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)

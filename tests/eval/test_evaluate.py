@@ -8,18 +8,17 @@ import torch
 
 import aot
 from aot.registry import get_method
+from aot_cli.main import main as command
 from aot_tiny.shapes.clips import TIMES, render, sample_clip
 from aot_tiny.shapes.questions import CAPTION_PROMPTS
-from llava.eval import evaluate
-from llava.eval.exam.compress_clip import compress_clip, fit_anchors
+from llava.eval.exam.command import main
+from llava.eval.exam.compress_clip import PeakMemory, compress_clip, fit_anchors
+from llava.eval.exam.evaluator import Evaluator, run_exam, weights_hash
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
-from llava.eval.exam.generate_plain import generate_plain, likelihoods
-from llava.eval.exam.items import clip_files, make_exam
-from llava.eval.exam.memory import PeakMemory
-from llava.eval.exam.query import Branches, Query, option_ids, prompt_ids, query
+from llava.eval.exam.query import Branches, Query, generate_plain, likelihoods, option_ids, prompt_ids, query
+from llava.eval.exam.questions import clip_files, make_exam
 from llava.eval.exam.settings import parse_setting
-from llava.eval.tables import exam_report
-from llava.eval.tables.exam_results import read_runs, scores
+from llava.eval.tables.exam import read_runs, scores
 from llava.model.builder import load_pretrained_model
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
@@ -33,7 +32,7 @@ def runs(tmp_path_factory):
     """A small exam on clips that no table reports."""
     folder = tmp_path_factory.mktemp("exam")
     arguments = ["--model-path", str(TINY), "--questions", str(QUESTIONS), "--seed", "7000", "--output", str(folder)]
-    evaluate.main([*arguments, "--settings", *SETTINGS])
+    assert main([*arguments, "--settings", *SETTINGS]) == 0
     return folder, arguments, read_runs(folder)
 
 
@@ -55,8 +54,24 @@ def test_the_embedded_model_sees_and_a_blank_video_leaves_it_guessing(runs):
 def test_results_that_are_there_are_not_made_again(runs, capsys):
     folder, arguments, _ = runs
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.json*")}
-    evaluate.main([*arguments, "--settings", *SETTINGS])
+    assert main([*arguments, "--settings", *SETTINGS]) == 0
     assert {p: p.stat().st_mtime_ns for p in folder.rglob("*.json*")} == before
+
+
+def test_a_setting_that_was_interrupted_goes_on_where_it_was(runs, monkeypatch):
+    folder, arguments, found = runs
+    (made,) = folder.glob("blank-*/result.json")
+    (answers,) = made.parent.glob("store/answers-*.jsonl")
+    lines = answers.read_text().splitlines(True)
+    answers.write_text("".join(lines[:-10]))  # as a kill during the last clips leaves it
+    made.unlink()
+    asked = []
+    query = Evaluator.query
+    monkeypatch.setattr(Evaluator, "query", lambda self, number, *a: asked.append(number) or query(self, number, *a))
+    assert main([*arguments, "--settings", "blank"]) == 0
+    clips = sorted({int(record.source) for record in found["blank"]["questions"]})
+    assert 1 <= len(asked) <= 4 and asked == clips[-len(asked) :]
+    assert read_runs(folder)["blank"]["questions"] == found["blank"]["questions"]
 
 
 def test_settings_are_written_with_the_result(runs):
@@ -64,12 +79,13 @@ def test_settings_are_written_with_the_result(runs):
     assert cost["tokens"] == cost["before"] // 10 and cost["milliseconds"] > 0 < cost["extra_mib"]
     assert runs[2]["full"]["cost"] is None
     header = runs[2]["aot@0.1"]["header"]
-    assert header["aot"]["retention"] == 0.1 and header["weights"] == evaluate.weights_hash(TINY)
+    assert header["aot"]["retention"] == 0.1 and header["weights"] == weights_hash(TINY)
 
 
 def test_the_report_names_every_setting(runs, tmp_path):
     page = tmp_path / "results.md"
-    exam_report.main([*runs[1][:-2], "--runs", str(runs[0]), "--output", str(page)])
+    said = command(["exam-report", *runs[1][:-2], "--runs", str(runs[0]), "--output", str(page)])  # its earlier name
+    assert said == 0
     text = page.read_text()
     for name in ("all tokens", "aot 10 %", "video blanked"):
         assert name in text
@@ -163,7 +179,7 @@ def test_a_preset_with_counts_of_its_own_gets_the_anchors_nearest_to_the_share(e
 
     def share(config):
         counts = [compress_clip(model, video, replace(setting, config=config))[1] for video in videos]
-        return sum(c.tokens for c in counts) / sum(c.before for c in counts)
+        return sum(c.visual for c in counts) / sum(c.visual_before for c in counts)
 
     found = fit_anchors(model, videos, setting).config
     others = [found.replace(num_anchors=found.num_anchors + step) for step in (-1, 1)]
@@ -216,12 +232,13 @@ def test_methods_inside_the_language_model_sit_the_exam(embedded, tmp_path):
     tokenizer, model, processor, _ = embedded
     items = make_exam(1, seed=7000)
     cache = FeatureCache(model, processor, clip_files(items, tmp_path), shared_plan(model.get_vision_tower(), []))
-    evaluator = evaluate.Evaluator(model, tokenizer, cache)
-    whole, _ = evaluate.run_exam(evaluator, items, parse_setting("full"), captioned=0)
+    evaluator = Evaluator(model, tokenizer, cache)
+    whole = run_exam(evaluator, items, parse_setting("full"), captioned=0)
     everything = parse_setting('fastv@1,options={"layer":1},newlines=all')
-    assert everything.inside and evaluate.run_exam(evaluator, items, everything, captioned=0)[0] == whole
-    _, (counts,) = evaluate.run_exam(evaluator, items, parse_setting("fastv@0.5"), captioned=0)
-    assert counts.before / 2 - 1 < counts.tokens <= counts.before / 2
+    same = run_exam(evaluator, items, everything, captioned=0)
+    assert everything.inside and [replace(record, tokens={}) for record in same] == whole
+    tokens = run_exam(evaluator, items, parse_setting("fastv@0.5"), captioned=0)[0].tokens
+    assert tokens["visual_before"] / 2 - 1 < tokens["visual"] <= tokens["visual_before"] / 2
 
 
 def test_the_likelihood_of_a_reply_is_the_models_own_loss(embedded):

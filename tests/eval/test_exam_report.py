@@ -1,14 +1,17 @@
 """The results page: intervals, ranking and sections follow from the replies; scripts replace only their own part."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from aot_cli.main import main
 from llava.eval.jsonl import write_json
-from llava.eval.markdown import write_section
 from llava.eval.records import Record, write_records
-from llava.eval.tables.exam_page import label
-from llava.eval.tables.exam_results import interval, read_runs, scores
+from llava.eval.sweep import SweepError
+from llava.eval.tables.exam import interval, read_runs, scores
+from llava.eval.tables.exam_page import exam_section, label
+from llava.eval.tables.markdown import write_section
 
 
 def replies(open_, choice, *, clips=None):
@@ -60,6 +63,17 @@ def test_replies_to_other_questions_are_not_compared():
         interval(replies([1, 0], [1, 0]), replies([1, 0], [1, 0], clips=[3, 4]))
 
 
+def test_strata_are_further_columns():
+    rows = [replace(record, strata={"camera": "pan" if record.doc_id == "0" else "still"}) for record in replies(
+        [1, 0, 0], [1, 1, 0]
+    )]  # fmt: skip
+    assert scores(rows, camera="pan").tolist() == [1, 1]
+    assert scores(rows, form="open", camera="still").tolist() == [0, 0]
+    runs = {"full": {"header": {"questions": 8, "seed": 7000, "weights": "w", "torch": "2"}, "questions": rows}}
+    assert "### Both forms, by camera\n\n| tokens | pan | still |" in exam_section(runs)
+    assert "| all tokens | 100.0 | 25.0 |" in exam_section(runs)
+
+
 def test_labels():
     assert label("full") == "all tokens" and label("aot@0.15") == "aot 15 %"
     assert label("aot@0.1,clips=dynamic") == "aot 10 %, clips=dynamic"
@@ -87,10 +101,10 @@ def test_a_folder_of_two_exams_is_refused(tmp_path):
     (run,) = read_runs(tmp_path).values()
     assert run["header"]["setting"] == "full" and run["questions"] == replies([1, 0], [1, 1])
     leave("blank", 16)
-    with pytest.raises(SystemExit, match="mixes"):
+    with pytest.raises(SweepError, match="mixes"):
         read_runs(tmp_path)
     assert set(read_runs(tmp_path, questions=8)) == {"full"}
-    with pytest.raises(SystemExit, match="full"):
+    with pytest.raises(SweepError, match="full"):
         read_runs(tmp_path, questions=16)
 
 

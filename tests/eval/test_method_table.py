@@ -9,15 +9,20 @@ import torch
 
 import aot
 from aot_tiny.shapes.questions import FAMILIES
-from llava.eval import method_table
+from llava.eval.exam.command import main
 from llava.eval.exam.perturb import perturb_input, perturbed_order
-from llava.eval.exam.settings import parse_setting
-from llava.eval.records import Record
-from llava.eval.tables.exam_page import ABLATIONS, ablation_section, methods_csv, methods_section, verdict
-from llava.eval.tables.exam_results import ranking
+from llava.eval.exam.settings import methods_at, parse_setting
+from llava.eval.jsonl import write_json
+from llava.eval.records import Record, write_records
+from llava.eval.report import left_out, write_exam
+from llava.eval.sweep import load_sweep
+from llava.eval.tables.exam import ranking
+from llava.eval.tables.exam_page import ablation_section, methods_csv, methods_section, verdict
 from llava.eval.tables.plots import accuracy_plot
 from llava.model.compression import VideoFeatures
 
+SWEEP = load_sweep("methods")
+ABLATIONS = SWEEP.ablations
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
 HEAD = {"weights": "0" * 64, "questions": 80, "seed": 7000, "torch": "2"}
 COST = {"tokens": 10.0, "newlines": 16.0, "before": 100, "milliseconds": 2.5, "extra_mib": 1.25}
@@ -71,10 +76,24 @@ def test_the_ranking_goes_from_best_to_worst_of_each_retention(runs):
     assert level.to_first[1] == 0 and worst.to_first[1] < 0 and worst.to_full[1] < 0
 
 
-def test_a_share_counts_only_when_every_method_was_asked():
-    tenth, twentieth = (set(method_table.method_settings([r])) for r in (0.1, 0.05))
-    assert method_table.complete([0.1, 0.05], tenth | twentieth) == [0.1, 0.05]
-    assert method_table.complete([0.1, 0.05], tenth | twentieth - {"evs@0.05"}) == [0.1]
+def test_a_share_counts_only_when_every_method_was_asked(tmp_path):
+    names = ["full", *methods_at(0.1), *methods_at(0.05)]
+    for name in names:
+        folder = tmp_path / name
+        folder.mkdir()
+        made = run(name, 5)
+        write_json(folder / "result.json", {"header": made["header"], "cost": made["cost"]})
+        write_records(folder / "questions.jsonl", made["questions"])
+    sweep = replace(SWEEP, retentions=(0.1, 0.05))
+    page = tmp_path / "page" / "results.md"
+    write_exam(tmp_path, page, sweep)
+    assert "### 10 % of the tokens" in page.read_text() and "### 5 % of the tokens" in page.read_text()
+    (tmp_path / "evs@0.05" / "result.json").unlink()
+    write_exam(tmp_path, page, sweep)
+    assert "### 10 % of the tokens" in page.read_text() and "### 5 % of the tokens" not in page.read_text()
+    (tmp_path / "left-out.txt").write_text("evs@0.05\tit has no frames\n")
+    write_exam(tmp_path, page, sweep)
+    assert "- evs@0.05: it has no frames" in page.read_text() and "### 5 % of the tokens" in page.read_text()
 
 
 def test_the_verdict_says_first_level_or_behind(runs):
@@ -136,18 +155,20 @@ def test_every_registered_method_sits_the_exam_or_says_why_not(tmp_path, capsys)
         "--only",
         "methods",
         "inside",
-        "--retentions",
+        "--retention",
         "0.1",
     ]
-    method_table.main(arguments)
+    assert main(["methods", *arguments]) == 0
     said = capsys.readouterr()
     text = page.read_text()
     for method in aot.method_names():
         assert f"| {method} |" in text or f"{method}@0.1 was left out: " in said.err
     assert "fastv (layer average, share behind the last drop asked)" in text
     assert (tmp_path / "results-methods.csv").exists() and (tmp_path / "images" / "methods.png").exists()
-    method_table.main([*arguments, "--report"])
-    assert page.read_text() == text and capsys.readouterr().out == ""
+    told = {line.split(" was left out")[0] for line in said.err.splitlines() if " was left out: " in line}
+    assert set(left_out(tmp_path / "runs")) == told
+    assert main(["methods", *arguments, "--report"]) == 0
+    assert page.read_text() == text and capsys.readouterr().out.split() == [str(page)]
 
 
 def video(frames, side=12, width=32):
@@ -195,7 +216,7 @@ def test_every_variant_of_an_ablation_changes_something(group):
 def test_the_ablations_are_compared_with_the_first_of_their_group():
     names = ["full", "paper@0.1", "paper@0.1,clips=dynamic", "aot@0.1,merge_strength=0"]
     runs = {name: run(name, right) for name, right in zip(names, (9, 6, 4, 5), strict=True)}
-    text = ablation_section(runs, 0.1, {"aot@0.1,change_power=0": "it was refused"})
+    text = ablation_section(runs, SWEEP, {"aot@0.1,change_power=0": "it was refused"})
     assert "| dynamic | 10.0 | 40.0 | -30.0 … -11.2 |" in text and "`paper@0.1,clips=dynamic`" in text
     assert "| none | 10.0 | 50.0 |  | " in text  # its base was not run
     assert "no change: it was refused" in text

@@ -8,7 +8,7 @@ import torch
 from benchmarks.footage import sources
 from benchmarks.footage.__main__ import merged, settings
 from benchmarks.footage.measures import interval, nearest_error, rebuilding_error, wasserstein
-from benchmarks.footage.report import BEGIN, END, write
+from benchmarks.footage.report import write
 
 EAST, NORTH = [1.0, 0.0], [0.0, 1.0]
 FOUR = torch.tensor([EAST, EAST, EAST, NORTH])
@@ -117,7 +117,7 @@ def test_page_says_where_the_default_is_not_first(tmp_path):
     lines += [f"{clip},released preset,,0.12,0.5,0.5,0.5" for clip in ("cup", "box", "a", "b")]
     (tmp_path / "f.csv").write_text("\n".join(lines))
     page = tmp_path / "page.md"
-    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    page.write_text("before\n<!-- footage:begin -->\nold\n<!-- footage:end -->\nafter\n")
     write(tmp_path / "f.csv", page, tmp_path / "f.png")
     text = page.read_text()
     assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text

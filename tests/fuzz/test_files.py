@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, TURNS, encode, long, number, picture
-from benchmarks.try_files import attempt, cut_file, try_file
+from benchmarks.reliability import cut_file, try_file, try_read
 from llava.decoders.container import find_film
 from llava.decoders.pyav_reader import read_pyav
 from llava.video import VideoError, load_video, open_video
@@ -52,7 +52,7 @@ def test_every_kind_is_read_one_frame_after_another(tmp_path):
 def test_what_is_no_video_is_refused_in_one_sentence(tmp_path):
     for count, (label, (file, write)) in enumerate(REFUSED.items()):
         outcome = try_file(tmp_path / str(count), label, file, write)
-        assert outcome.read is None and file in outcome.said, (label, outcome.words)
+        assert outcome.read is None and file in outcome.refusal, (label, outcome.words)
 
 
 def test_cut_files(tmp_path):
@@ -170,7 +170,7 @@ def test_damaged_bytes(seeds, tmp_path, data):
             content[place : place + size] = bytes(len(content[place : place + size]))
     path = tmp_path / f"{next(names)}.{suffix}"
     path.write_bytes(content)
-    attempt(path)  # a video or one sentence; whatever else is raised
+    try_read(path)  # a video or one sentence; whatever else is raised
     path.unlink()
 
 

@@ -273,7 +273,7 @@ def test_missing_folder(tmp_path):
         load_pretrained_model(str(file))
 
 
-@pytest.mark.parametrize("arguments", [{"load_8bit": True}, {"load_4bit": True}, {"model_base": "base"}])
+@pytest.mark.parametrize("arguments", [{"load_8bit": True}, {"load_4bit": True}])
 def test_what_is_not_offered(checkpoint, arguments):
     with pytest.raises(ValueError, match="not offered"):
         load_pretrained_model(checkpoint, **arguments)

@@ -62,7 +62,9 @@ def test_the_marks_take_rows_that_no_greedy_answer_can_hold(write, tmp_path, tok
 
 def test_tokenizer_and_processor_fit_the_tower(write, tmp_path):
     _, source = write()
+    (source / "generation_config.json").write_text('{"temperature": 0.3}')
     target = convert(source, tmp_path / "target")
+    assert (target / "generation_config.json").read_text() == '{"temperature": 0.3}'
     tokenizer = AutoTokenizer.from_pretrained(target)
     assert tokenizer("a<video>\nb").input_ids == [*tokenizer("a").input_ids, 260, *tokenizer("\nb").input_ids]
     pixels = json.loads((target / "preprocessor_config.json").read_text())

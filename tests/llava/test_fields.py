@@ -8,9 +8,9 @@ import torch
 
 from aot import AOTError, pool_tokens, pooled_grid
 from llava.model.builder import load_pretrained_model
-from llava.model.fields import layers_in_use
+from llava.model.fields import check_sizes, layers_in_use
 from llava.model.folder import Stored
-from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
+from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from llava.model.loading import CheckpointError
 from llava.model.multimodal_encoder.geometry import PREFIX, name_tower, tower_config, unused_layers
 
@@ -82,6 +82,46 @@ def test_sizes_of_the_tower(checkpoint, name, value):
     sizes = json.loads((checkpoint / "config.json").read_text())["mm_vision_config"]
     edit(checkpoint, mm_vision_config={**sizes, name: value})
     assert name in refusal(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("name", "most"),
+    [
+        ("vocab_size", 16_777_216),
+        ("hidden_size", 131_072),
+        ("intermediate_size", 1_048_576),
+        ("num_hidden_layers", 1000),
+        ("num_attention_heads", 4096),
+        ("num_key_value_heads", 4096),
+        ("head_dim", 4096),
+        ("max_position_embeddings", 2_147_483_648),
+        ("mm_hidden_size", 131_072),
+        ("mm_video_frames", 131_072),
+        ("image_size", 16_384),
+        ("patch_size", 16_384),
+    ],
+)
+def test_sizes_end_somewhere(name, most):
+    for size in (1, most):
+        check_sizes({name: size, "mm_vision_config": {name: size}})
+    for size in (0, most + 1):
+        for settings, place in (({name: size}, name), ({"mm_vision_config": {name: size}}, f"mm_vision_config.{name}")):
+            with pytest.raises(CheckpointError, match=f"^{place} in config.json is {size}; .* from 1 to {most}"):
+                check_sizes(settings)
+
+
+def test_which_sizes_may_be_null():
+    optional = ("num_key_value_heads", "head_dim", "mm_hidden_size", "mm_video_frames")
+    check_sizes(dict.fromkeys(optional))
+    for settings in ({"hidden_size": None}, {"mm_vision_config": {"num_key_value_heads": None}}):
+        with pytest.raises(CheckpointError, match="is None; it must be a whole number"):
+            check_sizes(settings)
+
+
+def test_fields_that_callers_read_are_there_before_a_checkpoint_sets_them():
+    config = LlavaQwenConfig()
+    assert config.mm_vision_config is None
+    assert config.mm_use_im_start_end is False and config.mm_use_im_patch_token is False
 
 
 def test_what_a_caller_overwrites_is_judged_too(checkpoint):

@@ -24,8 +24,8 @@ def refusal(path) -> str:
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        (["adapter_config.json", "adapter_model.safetensors"], ["LoRA adapter (adapter_config.json)", "merge"]),
-        (["adapter_model.bin"], ["LoRA adapter", "safetensors"]),
+        (["adapter_config.json", "adapter_model.safetensors"], ["LoRA adapter (adapter_config.json)", "model_base"]),
+        (["adapter_model.bin"], ["LoRA adapter", "merge"]),
         (["config.json", "non_lora_trainables.bin"], ["LoRA adapter (non_lora_trainables.bin)", "merge"]),
         (["config.json", "mm_projector.bin"], ["projector alone (mm_projector.bin)", "whole checkpoint"]),
         (["global_step100", "zero_to_fp32.py"], ["training run in shards (global_step100)", "zero_to_fp32.py . OUT"]),
@@ -78,6 +78,15 @@ def test_a_pointer_of_git_lfs(checkpoint, name):
     assert f"{name} is a pointer of Git LFS" in refusal(checkpoint) and "git lfs pull" in refusal(checkpoint)
 
 
+@pytest.mark.parametrize(("size", "pointer"), [(1023, True), (1024, False)])
+def test_pointers_of_git_lfs_are_smaller_than_1024_bytes(checkpoint, size, pointer):
+    (checkpoint / "notes.txt").write_bytes(b"version https://git-lfs".ljust(size))
+    if pointer:
+        assert "notes.txt is a pointer of Git LFS" in refusal(checkpoint)
+    else:
+        load_pretrained_model(checkpoint)
+
+
 def test_parts_of_the_weights(make_model, checkpoint):
     """With their index they load; without one of them, or with a damaged index, it is said which."""
     (checkpoint / "model.safetensors").unlink()
@@ -115,6 +124,7 @@ def test_the_tokenizer_of_another_model(checkpoint):
         ({"quant_method": "gptq", "bits": 4}, "gptq"),
         ({"quant_method": "fp8"}, "fp8"),
         ({"bits": 4}, "quantization_config"),
+        ("fp8", "quantization_config"),
     ],
 )
 def test_quantised_by_its_config(checkpoint, field, said):

@@ -1,13 +1,15 @@
 """FastV and PDrop against a slow reference that hides dropped tokens from later layers and removes nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from transformers import DynamicCache
 
 from aot import AOTConfig
 from aot.methods.in_llm import prune_stages
 from llava.eval.lmms.measure import Measure
-from llava.model.attention_mask import attention_mask_for
-from llava.model.pruning import Role, choose, roles_of
+from llava.model.pruning import Role, _check_plain, attention_mask_for, attention_of_query, choose, roles_of
 
 LAYERS, VISUAL = 6, 6 * 36
 GREEDY = {"do_sample": False, "max_new_tokens": 5, "eos_token_id": None}
@@ -31,14 +33,17 @@ def deep_model(make_model):
     return make_model(num_hidden_layers=LAYERS)
 
 
-def reference(model, embeds, role, aot):
-    """Logits (L, vocabulary) of one prompt and what was kept (L,): attention weights of whole layers, masked."""
+def reference(model, embeds, role, aot, positions=None):
+    """Logits (L, vocabulary) of one prompt and what was kept (L,): attention weights of whole layers, masked.
+
+    positions: (1, L), None for those that count.
+    """
     model.set_attn_implementation("eager")  # gives its weights
     length = embeds.shape[1]
     query = int((role == Role.QUERY).nonzero())
     kept = torch.ones(length, dtype=torch.bool)
     stages = prune_stages(AOTConfig.from_dict(aot), int((role == Role.VISUAL).sum()), LAYERS)
-    rotary = model.model.rotary_emb(embeds, torch.arange(length)[None])
+    rotary = model.model.rotary_emb(embeds, torch.arange(length)[None] if positions is None else positions)
     hidden, weights = embeds, {}
     for number, layer in enumerate(model.model.layers):
         states = layer.input_layernorm(hidden)
@@ -183,6 +188,67 @@ def test_several_tokens_may_follow_a_prompt(deep_model, video):
         torch.testing.assert_close(together[:, place], alone[:, 0], rtol=1e-4, atol=1e-4)
 
 
+def test_positions_may_be_given(deep_model, video):
+    deep_model.config.aot = METHODS["pdrop"]
+    embeds, role = prepare(deep_model, IDS, [video])
+    positions = 3 + 2 * torch.arange(embeds.shape[1])[None]
+    expected, kept = reference(deep_model, embeds, role, METHODS["pdrop"], positions)
+    logits = deep_model(inputs_embeds=embeds, roles=role[None], position_ids=positions).logits[0]
+    torch.testing.assert_close(logits[kept], expected[kept], rtol=1e-4, atol=1e-4)
+
+
+def test_the_cache_is_the_callers(deep_model, video):
+    """A given one is filled, one is made where use_cache (or the configuration) says so, and none is touched else."""
+    deep_model.config.aot = METHODS["fastv"]
+    asked = {"images": [video], "modalities": ["video"]}
+
+    def lengths(cache):
+        return [layer.get_seq_length() for layer in cache.layers]
+
+    given = DynamicCache(config=deep_model.config)
+    plain = deep_model(IDS, **asked, past_key_values=given, use_cache=True)
+    assert plain.past_key_values is given and lengths(given)[0] > lengths(given)[-1]
+    assert lengths(deep_model(IDS, **asked).past_key_values) == lengths(given)
+    untouched = DynamicCache(config=deep_model.config)
+    assert deep_model(IDS, **asked, past_key_values=untouched, use_cache=False).past_key_values is None
+    assert deep_model(IDS, **asked, use_cache=False).past_key_values is None and untouched.get_seq_length() == 0
+    deep_model.config.use_cache = False
+    assert deep_model(IDS, **asked).past_key_values is None
+    # one that was emptied begins anew
+    given.crop(-given.get_seq_length())
+    again = deep_model(IDS, **asked, past_key_values=given, use_cache=True)
+    assert torch.equal(again.logits, plain.logits)
+
+
+class OtherCache:
+    def get_seq_length(self):
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "sliding attention"),
+        ({"attention_mask": torch.ones(2, 1, 3, 3)}, "no other form"),
+        ({"attention_mask": torch.ones(2)}, "no other form"),
+        ({"attention_mask": {"full_attention": None}}, "no other form"),
+        ({"cache": OtherCache()}, "need a DynamicCache; got a OtherCache"),
+        ({"output_hidden_states": True}, "no stack"),
+        ({"output_attentions": True}, "no stack"),
+        ({}, None),
+        ({"layer_types": ["full_attention"] * 2, "attention_mask": torch.ones(2, 3), "cache": DynamicCache()}, None),
+        ({"output_hidden_states": False, "output_attentions": None}, None),
+    ],
+)
+def test_what_dropping_cannot_be_combined_with(arguments, message):
+    model = SimpleNamespace(config=SimpleNamespace(layer_types=arguments.pop("layer_types", None)))
+    plain = model, arguments.pop("attention_mask", None), arguments.pop("cache", None), arguments
+    if message is None:
+        return _check_plain(*plain)
+    with pytest.raises(ValueError, match=message):
+        _check_plain(*plain)
+
+
 def test_embeddings_need_their_roles(deep_model, video):
     deep_model.config.aot = METHODS["fastv"]
     logits = deep_model(IDS, images=[video], modalities=["video"]).logits
@@ -212,6 +278,17 @@ def test_other_instances_stay_as_they_are(deep_model, make_model, video):
     assert torch.equal(deep_model(IDS, images=[video], modalities=["video"]).logits, plain)
 
 
+def test_a_query_attends_to_no_later_token(deep_model):
+    deep_model.set_attn_implementation("eager")  # gives its weights
+    layer, hidden = deep_model.model.layers[0], torch.randn(2, 9, 32, generator=torch.Generator().manual_seed(0))
+    rotary = deep_model.model.rotary_emb(hidden, torch.arange(9)[None])
+    query = torch.arange(9) == torch.tensor([[4], [8]])
+    score = attention_of_query(layer, hidden, rotary, query, torch.ones_like(query))
+    states, mask = layer.input_layernorm(hidden), visible(torch.ones(9, dtype=torch.bool))
+    weights = layer.self_attn(states, position_embeddings=rotary, attention_mask=mask)[1].mean(1)
+    torch.testing.assert_close(score, weights[[0, 1], [4, 8]])
+
+
 def test_roles_by_hand():
     marks = [torch.tensor([[0.0], [1], [1], [0], [0]]), torch.tensor([[1.0], [0], [0]])]
     labels = [torch.tensor([-100, -100, -100, -100, 7]), torch.tensor([-100, -100, -100])]
@@ -238,3 +315,8 @@ def test_masks_by_hand(deep_model):
     assert attention_mask_for(deep_model.config, valid | True, hidden, full=True).shape == (1, 1, 2, 4)
     padded = attention_mask_for(deep_model.config, torch.tensor([[False, True]]), hidden, full=False)
     assert padded[0, 0].tolist() == [[True, False], [False, True]]
+    flash = SimpleNamespace(_attn_implementation="flash_attention_2")
+    assert attention_mask_for(flash, valid, hidden, full=True) is None
+    assert attention_mask_for(flash, valid, hidden, full=False).tolist() == [[1, 0, 1, 1]]
+    with pytest.raises(ValueError, match="under 'flex_attention' attention; load it with 'sdpa'"):
+        attention_mask_for(SimpleNamespace(_attn_implementation="flex_attention"), valid, hidden, full=True)

@@ -1,11 +1,12 @@
 """Milliseconds per stage: on CUDA by events, without a wait before they are read."""
 
 import time
+from pathlib import Path
 
 import pytest
 import torch
 
-from llava.model.timing import Timing
+from llava.model.timing import Timing, peak_memory
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
@@ -71,3 +72,10 @@ def test_a_figure_that_is_set_forgets_what_was_pending(clock):
         clock.now += 9
     timing["compress"] = 0.0
     assert timing["compress"] == 0.0 and clock.waits == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="Linux tells it there")
+def test_peak_memory_is_that_of_the_kernel():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (told,) = (line.split()[1:] for line in lines if line.startswith("VmHWM"))
+    assert told[1] == "kB" and peak_memory()["ram"] == pytest.approx(int(told[0]) / 1024, rel=0.02)

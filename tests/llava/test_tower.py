@@ -81,6 +81,14 @@ def test_received_attention_with_and_without_the_sums_of_fused_attention(tower, 
 
 
 @torch.no_grad()
+def test_fused_attention_and_its_sums_take_any_scale():
+    query, key, value = torch.randn(3, 2, 3, 5, 8, generator=torch.Generator().manual_seed(0))
+    output, sums = capture.attention_with_sums(query, key, value, 0.7)
+    scores = 0.7 * query @ key.mT
+    torch.testing.assert_close(output, scores.softmax(-1) @ value)
+    torch.testing.assert_close(sums, scores.logsumexp(-1))
+
+
 def test_no_attention_is_computed_unless_asked(tower, video, monkeypatch):
     tower.encode(video, received=(1,))  # the layer stays prepared
 

@@ -7,6 +7,8 @@ from aot import AOTConfig, AOTError, registry
 from aot.types import Selection
 from llava.model.compression import VideoFeatures
 
+from .conftest import tiny_config
+
 POOLED = {"bilinear": (6, 6), "average": (6, 6), "max": (6, 6)}
 NEWLINES = ("one_token", "grid", "frame", "no_token")
 
@@ -20,6 +22,19 @@ def _no_grad():
 def prepare(model, ids, images, modalities, **kwargs):
     ids = torch.as_tensor(ids)
     return model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, images, modalities, **kwargs)[4]
+
+
+def spoil_frame(frame: int, *, of: int):
+    """A forward hook that makes the first token of a frame NaN in every video of `of` frames, however they come."""
+    seen = 0
+
+    def spoil(module, args, output):
+        nonlocal seen
+        if seen <= frame < seen + len(output):
+            output[frame - seen, 0] = torch.nan
+        seen = (seen + len(output)) % of
+
+    return spoil
 
 
 @pytest.mark.parametrize("newline", NEWLINES)
@@ -229,6 +244,52 @@ def test_merge_types_without_newlines(make_model, video):
     model.config.mm_patch_merge_type = "spatial_unpad"
     with pytest.raises(ValueError, match="image_newline"):
         prepare(model, [[-200]], [video[0]], ["image"])
+
+
+def test_newlines_follow_the_merge_type_of_the_moment(model, video):
+    """One at the very end belongs to the types with "unpad" alone; those of frames to all but "flat"."""
+    features = model.encode_video(video)
+    for merge, position, newlines in (
+        ("spatial_unpad", "one_token", 1),
+        ("spatial", "one_token", 0),
+        ("spatial", "frame", 6),
+        ("flat", "frame", 0),
+    ):
+        model.config.mm_patch_merge_type, model.config.mm_newline_position = merge, position
+        assert len(model.video_tokens(features)[0]) == 6 * 36 + newlines
+        assert model.uncompressed_count(6) == (6 * 36, newlines) and model.last_timing["compress"] == 0
+
+
+def test_an_image_of_many_tiles_is_no_long_video(model, video, monkeypatch):
+    model.config.aot = {"retention": 0.1}
+    model.config.image_aspect_ratio, model.config.image_grid_pinpoints = "anyres", [[96, 96], [192, 96]]
+    monkeypatch.setattr("llava.model.llava_arch.STREAM_ABOVE", 2)
+    embeds = prepare(model, [[-200]], [video[:3]], ["image"], image_sizes=[(200, 100)])
+    assert embeds.shape[1] == 144 + 12 * 25 and model.last_compression == []
+
+
+def test_a_tower_of_one_layer_serves_methods_that_read_no_two(make_model, video):
+    model = make_model(mm_vision_config={**tiny_config().mm_vision_config, "num_hidden_layers": 1})
+    model.config.aot = {"method": "visionzip", "retention": 0.1}
+    prepare(model, [[-200]], [video], ["video"])
+    assert model.last_compression[0].num_visual == 21
+    model.config.aot = {"retention": 0.1}
+    with pytest.raises(AOTError, match="at least 2"):
+        prepare(model, [[-200]], [video], ["video"])
+
+
+@pytest.mark.parametrize("frames", [128, 3])
+def test_a_device_is_asked_for_bad_values_when_the_prompt_is_made(model, video, monkeypatch, frames):
+    """Whole and in chunks, as on a GPU: `video_tokens` waits for nothing, the prompt that takes the tokens does."""
+    monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
+    monkeypatch.setattr("llava.model.llava_arch.STREAM_ABOVE", frames)
+    monkeypatch.setattr("llava.model.llava_arch.CHUNK", 2)
+    model.config.aot = {"retention": 0.1, "clip_length": 2}
+    prepare(model, [[-200]], [video], ["video"])
+    model.get_model().mm_projector.register_forward_hook(spoil_frame(5, of=len(video)))
+    model.video_tokens(model.encode_video(video))
+    with pytest.raises(AOTError, match="^features cannot be used at 1 of 216 places, first in frame 5 at token 0"):
+        prepare(model, [[-200]], [video], ["video"])
 
 
 def test_images_in_tiles(model, video):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from llava.eval.lmms.checks import ONEVISION, VIDEO, check_family, check_pool, default_pool
+from llava.eval.lmms.arguments import ONEVISION, VIDEO, check_family, check_pool, default_pool
 from llava.eval.provenance import checkpoint_fingerprint
 
 GRID, ONE, ABSENT, OWN = ({"mm_newline_position": p} for p in ("grid", "one_token", None, "frame"))

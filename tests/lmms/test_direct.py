@@ -9,9 +9,9 @@ pytest.importorskip("lmms_eval")
 from lmms_eval.models import get_model
 
 from aot_tiny.shapes.questions import choice_correct, open_correct
-from llava.eval.evaluate import Evaluator, run_exam
+from llava.eval.exam.evaluator import Evaluator, run_exam
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
-from llava.eval.exam.items import clip_files, make_exam
+from llava.eval.exam.questions import clip_files, make_exam
 from llava.eval.exam.settings import parse_setting
 
 EMBEDDED = Path(__file__).resolve().parents[2] / "checkpoints" / "aot-tiny"
@@ -29,7 +29,7 @@ def test_replies_and_scores_are_those_of_the_direct_exam(tmp_path, ask):
     evaluator = Evaluator(
         wrapper.model, wrapper.tokenizer, FeatureCache(wrapper.model, wrapper._image_processor, files, plan)
     )
-    direct, _ = run_exam(evaluator, items, parse_setting("full"), captioned=0)
+    direct = run_exam(evaluator, items, parse_setting("full"), captioned=0)
     assert len(items) >= 2 * CLIPS
 
     for form, prompt_of, right in (

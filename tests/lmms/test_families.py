@@ -44,12 +44,12 @@ def test_a_question_is_answered_and_recorded(checkpoints, name, ask, clip):
         wrapper = built(checkpoints, name, retention=retention)
         (result,) = ask(wrapper, [{"video": clip}], max_new_tokens=4)
         (record,) = wrapper._answers.records().values()
-        tokens = record["tokens"]
-        assert record["failure"] is None and tokens["generated"] == 4 and tokens["frames"] == 8
+        tokens = record.tokens
+        assert record.failure is None and tokens["generated"] == 4 and tokens["frames"] == 8
         assert tokens["visual"] == int(retention * tokens["visual_before"]) and tokens["newlines"] == 0
-        assert record["retention"] == {"visual": retention, "with_newlines": retention}
-        assert (record["settings"]["aot"] is None) == (retention == 1)
-        seconds = record["seconds"]
+        assert record.details["retention"] == {"visual": retention, "with_newlines": retention}
+        assert (record.details["settings"]["aot"] is None) == (retention == 1)
+        seconds = record.seconds
         assert 0 < seconds["decode"] < seconds["total"] and 0 < seconds["tower"] < seconds["first_token"]
         assert ("compress" in seconds) == (retention < 1)
         replies[retention] = result.text
@@ -72,18 +72,18 @@ def test_several_videos_and_none(checkpoints, name, ask, clip):
     ask.visuals = lambda doc: doc["videos"]
     ask(wrapper, [{"videos": [clip, clip]}, {"videos": []}], max_new_tokens=2)
     two, none = wrapper._answers.records().values()
-    if two["tokens"].get("videos") is None:
+    if two.tokens.get("videos") is None:
         two, none = none, two
-    assert two["failure"] is None and len(two["tokens"]["videos"]) == 2
-    assert two["tokens"]["visual"] == sum(one["visual"] for one in two["tokens"]["videos"])
-    assert none["tokens"] == {"generated": 2} and none["retention"] is None
+    assert two.failure is None and len(two.tokens["videos"]) == 2
+    assert two.tokens["visual"] == sum(one["visual"] for one in two.tokens["videos"])
+    assert none.tokens == {"generated": 2} and none.details["retention"] is None
 
 
 def test_what_cannot_be_read_is_a_failure(checkpoints, name, ask, cut_clip):
     wrapper = built(checkpoints, name, retention=0.25)
     ask.visuals = lambda doc: [doc["visual"]]
     ask(wrapper, [{"visual": cut_clip}, {"visual": Image.new("RGB", (20, 20))}, {"visual": "/no/such/file.webm"}])
-    reasons = [record["failure"] for record in wrapper._answers.records().values()]
+    reasons = [record.failure for record in wrapper._answers.records().values()]
     assert sorted(reason.split(":")[0] for reason in reasons) == ["VideoError", "VideoError", "VisualError"]
 
 
@@ -95,7 +95,7 @@ def test_a_store_keeps_answers(checkpoints, name, ask, clip, tmp_path):
     again = built(checkpoints, name, retention=0.25, store=store)
     again._ask = None  # nothing is asked twice
     (result,) = ask(again, [{"video": clip}], max_new_tokens=2)
-    assert result.token_counts.record["tokens"]["generated"] == 2
+    assert result.token_counts.record.tokens["generated"] == 2
     again.clean()
 
 
@@ -107,7 +107,7 @@ def test_limits_are_those_of_the_stock_arguments(checkpoints, ask, clip):
     for wrapper, frames, most in ((small, 8, 4 * 9), (total, 8, 40), (slow, 4, 4 * 9)):
         ask(wrapper, [{"video": clip}], max_new_tokens=1)
         (record,) = wrapper._answers.records().values()
-        assert record["tokens"]["frames"] == frames and record["tokens"]["visual_before"] <= most
+        assert record.tokens["frames"] == frames and record.tokens["visual_before"] <= most
         assert torch.cuda.is_available() or str(wrapper.device) == "cpu"
 
 
@@ -136,4 +136,4 @@ def test_a_table_of_a_sweep(checkpoints, tmp_path):
     table = (tmp_path / "sweeps" / "tiny" / "tiny.csv").read_text().splitlines()
     assert any("25" in line for line in table) and any("all tokens" in line for line in table)
     rows = [json.loads(line) for path in tmp_path.rglob("answers-*.jsonl") for line in path.read_text().splitlines()]
-    assert sorted(row["record"]["retention"]["visual"] for row in rows) == [0.25, 0.25, 1, 1]
+    assert sorted(row["record"]["details"]["retention"]["visual"] for row in rows) == [0.25, 0.25, 1, 1]

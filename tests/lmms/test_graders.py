@@ -14,8 +14,9 @@ from lmms_eval.tasks.mvbench.utils import mvbench_aggregate_results, mvbench_pro
 from lmms_eval.tasks.videomme.utils import videomme_process_results
 
 from llava.eval.lmms.questions import EMPTY, reply_to_grade
+from llava.eval.records import Record
 
-FAILED = {"failure": "VideoError: cut short", "reply": None}
+FAILED = Record("t", "0", failure="VideoError: cut short")
 TASKS = Path(__file__).resolve().parents[2] / "lmms_eval_tasks"
 
 
@@ -58,7 +59,7 @@ def test_a_failed_question_is_wrong_for_the_graders_of_letters(right):
     assert row["mlvu_percetion_score"]["pred_answer"] == ""
 
 
-@pytest.mark.parametrize("record", [FAILED, {"failure": None, "reply": ""}])
+@pytest.mark.parametrize("record", [FAILED, Record("t", "0", reply="")])
 def test_mvbench_does_not_leave_a_question_out_of_its_mean(record):
     doc = {"candidates": ["yes", "no"], "answer": "yes"}
     right = mvbench_process_results(doc, ["(A)"])["mvbench_accuracy"]
@@ -70,8 +71,8 @@ def test_mvbench_does_not_leave_a_question_out_of_its_mean(record):
 
 
 def test_a_reply_is_graded_as_it_is():
-    assert reply_to_grade({"failure": None, "reply": "(B) red"}, ego(1)) == "(B) red"
-    assert reply_to_grade({"failure": None, "reply": ""}, ego(1)) == EMPTY
+    assert reply_to_grade(Record("t", "0", reply="(B) red"), ego(1)) == "(B) red"
+    assert reply_to_grade(Record("t", "0", reply=""), ego(1)) == EMPTY
 
 
 def test_the_groups_graders_guess_the_same_every_time():

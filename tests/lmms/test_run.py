@@ -3,15 +3,16 @@
 import pytest
 
 from aot_cli.main import main, make_parser
-from llava.eval.lmms.run import TASKS, sweep_of
-from llava.eval.sweep.spec import SweepError
+from llava.eval.evaluate import one_model
+from llava.eval.sweep import SweepError
+from llava.utils import shipped
 
 MODEL = ["--name", "m", "--model", "llava_onevision_aot", "--model-path", "checkpoints/aot-tiny"]
 
 
 def sweep(*options):
-    words = ["benchmark", *MODEL, "--tasks", "aot_clips_open", "videomme", *options]
-    return sweep_of(make_parser().parse_args(words))
+    words = ["eval", *MODEL, "--tasks", "aot_clips_open", "videomme", *options]
+    return one_model(make_parser().parse_args(words))
 
 
 def test_all_tokens_come_first_and_then_what_is_asked_for():
@@ -21,7 +22,8 @@ def test_all_tokens_come_first_and_then_what_is_asked_for():
     assert made.settings[2].aot == {"method": "aot", "retention": 0.1, "clips": "dynamic"}
     assert made.settings[3].aot == {"preset": "released", "num_anchors": 126}
     assert [t.name for t in made.tasks] == ["aot_clips_open", "videomme"]
-    assert (TASKS / "aot_clips").is_dir() and made.include_path == str(TASKS)
+    tasks = shipped("lmms_eval_tasks")
+    assert (tasks / "aot_clips").is_dir() and made.include_path == str(tasks)
 
 
 def test_what_is_given_last_wins():
@@ -32,10 +34,16 @@ def test_what_is_given_last_wins():
 @pytest.mark.parametrize("options", [["--retention", "2"], ["--set", "clips"], ["--preset", "best"]])
 def test_bad_settings_are_refused_before_any_work(options, tmp_path, capsys):
     asked = [*MODEL, "--tasks", "aot_clips_open", "--retention", "0.1", "--output", str(tmp_path)]
-    assert main(["benchmark", *asked, *options]) == 2
-    assert options[1] in capsys.readouterr().err and not list(tmp_path.iterdir())
+    assert main(["benchmark", *asked, *options]) == 2  # as the release before called it
+    said = capsys.readouterr().err
+    assert "aot benchmark is now aot eval" in said and options[1] in said and not list(tmp_path.iterdir())
 
 
 def test_a_pair_needs_a_value():
     with pytest.raises(SweepError, match="NAME=VALUE"):
         sweep("--args", "max_frames_num")
+
+
+def test_neither_a_sweep_nor_one_model_says_what_is_missing(capsys):
+    assert main(["eval", "--name", "m", "--model", "llava_vid_aot"]) == 2
+    assert "--model-path is missing" in capsys.readouterr().err

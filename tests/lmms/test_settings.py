@@ -4,7 +4,7 @@ import pytest
 
 from aot import AOTConfig
 from aot.errors import AOTError
-from llava.eval.lmms.settings import split_arguments
+from llava.eval.lmms.arguments import split_arguments
 
 
 def test_settings_are_told_from_the_wrappers_arguments():

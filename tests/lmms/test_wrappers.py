@@ -16,7 +16,7 @@ from lmms_eval.models import get_model
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.eval.lmms.questions import EMPTY, FAILED
-from llava.eval.sweep.store import ResponseStore
+from llava.eval.store import ResponseStore
 from llava.mm_utils import tokenizer_image_token
 from llava.video import load_video
 
@@ -72,7 +72,7 @@ def records(store):
 
 
 def record_of(wrapper, task, number):
-    (found,) = [r for r in wrapper._answers.records().values() if (r["task"], r["doc_id"]) == (task, number)]
+    (found,) = [r for r in wrapper._answers.records().values() if r.key == (task, str(number))]
     return found
 
 
@@ -111,9 +111,9 @@ def test_answers_are_those_of_direct_generation(ours, clip, ask):
 def test_the_record_says_what_a_question_cost(reduced, clip, ask):
     (result,) = ask(reduced, [{"video": clip}], QUESTION, task="cost")
     record = record_of(reduced, "cost", 0)
-    assert record["reply"] == result.text and record["failure"] is None and record["prompt"] == QUESTION
-    assert record["settings"]["aot"]["retention"] == 0.25 and record["settings"]["frames"] == 4
-    tokens, shares, seconds = record["tokens"], record["retention"], record["seconds"]
+    assert record.reply == result.text and record.failure is None and record.prompt == QUESTION
+    assert record.details["settings"]["aot"]["retention"] == 0.25 and record.details["settings"]["frames"] == 4
+    tokens, shares, seconds = record.tokens, record.details["retention"], record.seconds
     side = 6  # 12x12 patches, pooled by 2
     assert tokens["frames"] == 4 and tokens["visual_before"] == 4 * side**2
     assert tokens["visual"] == tokens["visual_before"] // 4 and tokens["newlines"] == 4
@@ -123,25 +123,24 @@ def test_the_record_says_what_a_question_cost(reduced, clip, ask):
     assert 1 <= tokens["generated"] <= 4
     assert all(seconds[name] > 0 for name in ("decode", "tower", "compress", "first_token", "total"))
     assert seconds["total"] > seconds["first_token"] > seconds["tower"]
-    json.dumps(record)
     assert result.token_counts.to_dict()["retention"] == shares  # goes into lmms-eval's own rows
 
 
 def test_uncompressed_counts_are_all_tokens(ours, clip, ask):
     ask(ours, [{"video": clip}], QUESTION, task="all")
-    assert record_of(ours, "all", 0)["retention"] == {"visual": 1.0, "with_newlines": 1.0}
+    assert record_of(ours, "all", 0).details["retention"] == {"visual": 1.0, "with_newlines": 1.0}
 
 
 def test_failed_questions_are_recorded_and_the_run_goes_on(ours, clip, cut_clip, ask):
     docs = [{"video": clip}, {"video": cut_clip}, {"video": clip + ".gone"}, {"video": clip}]
     results = ask(ours, docs, QUESTION, task="mixed")
-    failures = [record_of(ours, "mixed", i)["failure"] for i in range(4)]
+    failures = [record_of(ours, "mixed", i).failure for i in range(4)]
     assert failures[0] is None and failures[3] is None and results[0].text == results[3].text
     assert "VideoError" in failures[1] and cut_clip in failures[1]
     assert "There is no video at" in failures[2]
     for number in (1, 2):
-        assert results[number].text == FAILED and record_of(ours, "mixed", number)["reply"] is None
-        assert record_of(ours, "mixed", number)["tokens"]["generated"] == 0  # nothing was said from text alone
+        assert results[number].text == FAILED and record_of(ours, "mixed", number).reply is None
+        assert record_of(ours, "mixed", number).tokens["generated"] == 0  # nothing was said from text alone
 
 
 def test_the_stock_wrappers_stop_at_such_a_question(stock, cut_clip, clip, tmp_path, ask):
@@ -158,7 +157,7 @@ def test_a_missing_benchmark_file_is_a_failed_question(ours, ask, monkeypatch):
 
     monkeypatch.setattr(ask, "visuals", leave)
     (result,) = ask(ours, [{"video": "none"}], task="missing")
-    assert result.text == FAILED and "none.mp4 does not exist" in record_of(ours, "missing", 0)["failure"]
+    assert result.text == FAILED and "none.mp4 does not exist" in record_of(ours, "missing", 0).failure
 
 
 def test_an_exception_inside_generate(stock, ours, clip, ask, monkeypatch):
@@ -168,7 +167,7 @@ def test_an_exception_inside_generate(stock, ours, clip, ask, monkeypatch):
     monkeypatch.setattr(ours._model, "generate", out_of_memory)
     monkeypatch.setattr(stock._model, "generate", out_of_memory)
     (result,) = ask(ours, [{"video": clip}], task="memory")
-    assert result.text == FAILED and record_of(ours, "memory", 0)["failure"] == "RuntimeError: out of memory"
+    assert result.text == FAILED and record_of(ours, "memory", 0).failure == "RuntimeError: out of memory"
     with pytest.raises(SystemExit, match="out of memory"):
         ask(stock, [{"video": clip}])
 
@@ -186,14 +185,14 @@ def test_an_interrupted_run_asks_nothing_twice(stock_id, ours, store, clip, ask,
     monkeypatch.setattr(ours, "_identity", {**ours._identity, "model": "another"})
     with pytest.raises(SystemExit, match="asked again"):
         ask(ours, docs, QUESTION, task="again")
-    assert {r["wrapper"] for r in records(store)} == {stock_id}
+    assert len([r for r in records(store) if r.task == "again"]) == 2
 
 
 def test_pyav_reads_what_decord_reads(ours, clip, ask, monkeypatch):
     (expected,) = ask(ours, [{"video": clip}], QUESTION, task="decord")
     monkeypatch.setattr(ours, "_decoder", "pyav")
     (result,) = ask(ours, [{"video": clip}], QUESTION, task="pyav")
-    assert result.text == expected.text and record_of(ours, "pyav", 0)["failure"] is None
+    assert result.text == expected.text and record_of(ours, "pyav", 0).failure is None
 
 
 def test_a_folder_of_frames_is_a_video(ours, tmp_path, ask):
@@ -201,7 +200,7 @@ def test_a_folder_of_frames_is_a_video(ours, tmp_path, ask):
         Image.new("RGB", (96, 96), (20 * number, 0, 0)).save(tmp_path / f"{number}.jpg")
     ask(ours, [{"video": str(tmp_path)}], QUESTION, task="mvbench_episodic_reasoning")
     record = record_of(ours, "mvbench_episodic_reasoning", 0)
-    assert record["failure"] is None and record["tokens"]["frames"] == 4
+    assert record.failure is None and record.tokens["frames"] == 4
     video = ours.read(str(tmp_path), num_frames=4)
     assert (np.diff(video.frames[:, 0, 0, 0].astype(int)) > 0).all()  # 2.jpg before 10.jpg
 
@@ -253,11 +252,11 @@ def test_a_question_about_several_visuals_sees_all_of_them_in_order(
     expected = [IMAGE if name in ("image", "path") else VIDEO for name in names]
     assert asked_with == [expected]
     record, videos, images = record_of(reduced, task, 0), expected.count(VIDEO), expected.count(IMAGE)
-    assert record["failure"] is None and result.text == (record["reply"] or EMPTY)
+    assert record.failure is None and result.text == (record.reply or EMPTY)
     # each video has its own frames and its own budget; all of them count
-    tokens, newlines = record["tokens"], 4 if reduced.stock_id == "llava_onevision" else None
+    tokens, newlines = record.tokens, 4 if reduced.stock_id == "llava_onevision" else None
     assert tokens["frames"] == 4 * videos and tokens["visual_before"] == 144 * videos
-    assert tokens["visual"] == 36 * videos and record["retention"]["visual"] == 0.25
+    assert tokens["visual"] == 36 * videos and record.details["retention"]["visual"] == 0.25
     assert newlines is None or tokens["newlines"] == newlines * videos
     assert [video["visual"] for video in tokens.get("videos", [])] == ([36] * videos if videos > 1 else [])
     assert tokens.get("images", 0) == images and tokens.get("image_tokens", 0) == images * (144 + 1)
@@ -271,11 +270,11 @@ def test_marks_in_the_text_say_where_the_visuals_go(ours, shown, ask, monkeypatc
         return record_of(ours, f"{names} {prompt}", 0)
 
     marked = record(["A", "B"], "<image>\nFirst clip.\n<image>\nSecond clip. " + QUESTION)
-    assert marked["failure"] is None and marked["tokens"]["visual"] == 288
+    assert marked.failure is None and marked.tokens["visual"] == 288
     single = record(["A"], "[00:01] a subtitle says <image> here\n" + QUESTION)
-    assert single["failure"] is None and single["tokens"]["visual"] == 144
+    assert single.failure is None and single.tokens["visual"] == 144
     wrong = record(["A", "B"], "<image>\n" + QUESTION)
-    assert wrong["reply"] is None and "1 <image> marks and 2 visuals" in wrong["failure"]
+    assert wrong.reply is None and "1 <image> marks and 2 visuals" in wrong.failure
 
 
 @pytest.mark.parametrize(
@@ -291,14 +290,14 @@ def test_a_question_of_which_a_visual_is_missing_fails(ours, asked_with, shown, 
     monkeypatch.setattr(ask, "visuals", lambda doc: [shown[name] for name in doc["names"]])
     (result,) = ask(ours, [{"names": names}], QUESTION, task=f"missing {names}")
     record = record_of(ours, f"missing {names}", 0)
-    assert result.text == FAILED and words in record["failure"] and not asked_with
+    assert result.text == FAILED and words in record.failure and not asked_with
 
 
 def test_a_prompt_that_would_be_cut_is_a_failed_question(ours, shown, ask, monkeypatch):
     monkeypatch.setattr(ask, "visuals", lambda doc: [shown["A"], shown["B"]])
     monkeypatch.setattr(ours._config, "tokenizer_model_max_length", 250)
     (result,) = ask(ours, [{}], QUESTION, task="long")
-    assert result.text == FAILED and "fills all 250 tokens" in record_of(ours, "long", 0)["failure"]
+    assert result.text == FAILED and "fills all 250 tokens" in record_of(ours, "long", 0).failure
 
 
 def test_the_stock_wrappers_end_where_they_would_see_one_of_several(stock, shown, ask, monkeypatch):
@@ -311,11 +310,11 @@ def test_the_stock_wrappers_end_where_they_would_see_one_of_several(stock, shown
 def test_a_question_without_a_video_has_no_visual_tokens(ours, ask):
     (result,) = ask(ours, [{}], "What color is a red square?", task="text")
     record = record_of(ours, "text", 0)
-    assert record["retention"] is None and list(record["tokens"]) == ["generated"]
+    assert record.details["retention"] is None and list(record.tokens) == ["generated"]
     if ours.stock_id == "llava_vid":  # which takes questions about videos only
-        assert result.text == FAILED and record["failure"]
+        assert result.text == FAILED and record.failure
     else:
-        assert result.text == (record["reply"] or EMPTY) and record["failure"] is None
+        assert result.text == (record.reply or EMPTY) and record.failure is None
 
 
 def test_likelihood_tasks_are_refused(stock, ours):
@@ -327,12 +326,9 @@ def test_likelihood_tasks_are_refused(stock, ours):
 
 
 def test_without_a_store_nothing_is_kept(ours, clip, ask, monkeypatch):
-    from llava.eval.lmms.distributed import InMemoryStore
-
-    monkeypatch.setattr(ours, "_answers", InMemoryStore())
-    monkeypatch.setattr(ours, "_shared", False)
+    monkeypatch.setattr(ours, "_answers", ResponseStore())
     (result,) = ask(ours, [{"video": clip}], QUESTION, task="memory only")
-    assert result.text == record_of(ours, "memory only", 0)["reply"]
+    assert result.text == record_of(ours, "memory only", 0).reply
 
 
 @pytest.mark.parametrize(
@@ -395,5 +391,6 @@ def test_settings_arrive_from_the_command_line(tmp_path, clip, ask):
     ours = get_model("llava_onevision_aot").create_from_arg_string(text, {"batch_size": 1, "device": "cpu"})
     ask(ours, [{"video": clip}], QUESTION)
     (record,) = records(tmp_path)
-    assert record["settings"]["aot"]["method"] == "random" and record["settings"]["aot"]["options"]["seed"] == 5
-    assert record["settings"]["frames"] == 4 and record["tokens"]["visual"] == 36
+    settings = record.details["settings"]
+    assert settings["aot"]["method"] == "random" and settings["aot"]["options"]["seed"] == 5
+    assert settings["frames"] == 4 and record.tokens["visual"] == 36

@@ -24,7 +24,7 @@ from tests.mutation.runner import Tests, run, write
 
 ROOT = Path(__file__).parents[2]
 TREES = ("aot", "llava/model")
-LEFT_OUT = ("triton", "visualize", "vllm", "modes.py")  # what needs a GPU or draws pictures
+LEFT_OUT = ("triton", "visualize", "vllm", "modes.py", "warm_up.py")  # what needs a GPU or draws pictures
 SUITES = ("tests/aot", "tests/ops", "tests/llava", "tests/apply")
 SLOW = ("test_devices.py", "test_tower_modes.py", "test_kernels.py")  # they compile, or go through published sizes
 DEFAULT_TESTS = "tests/aot/test_reference_default.py"  # what these enter is the default method

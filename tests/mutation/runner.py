@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import json
 import os
+import resource
 import select
 import signal
 import sys
@@ -26,7 +27,8 @@ HEAVY = (
 # files that compare numbers come first: hundreds of quick tests of refusals enter the same functions
 FIRST = ("tests/aot/test_reference_default.py", "tests/aot/test_pins.py", "tests/aot/test_golden.py")
 ENOUGH = 30  # seconds of tests, as recorded, that a fault has to survive
-SLOWEST = 120  # seconds that the tests of one fault may take; a fault that makes a loop endless is found by it
+SLOWEST = 120  # seconds of a core that the tests of one fault may take; an endless loop is found by it
+IDLE = 10  # times as long by the clock, since other processes work too
 
 
 @dataclass
@@ -52,21 +54,22 @@ class Tests:
     def of(self, mutant: Mutant) -> list[list[str]]:
         """Node ids of the tests that enter the function, or the file where the fault is outside of functions.
 
-        Two lists: those of the file that found most faults of this module, and the others, the quickest first, as many
-        as take `ENOUGH` seconds.
+        Two lists: those of the file that found most faults of this module, and the others; each the quickest first and
+        of every file in turn, as many as take `ENOUGH` seconds.
         """
-        found = sorted(
-            (-self.kills[mutant.path, file], file not in FIRST, test["seconds"], name)
-            for file, known in self.files.items()
-            for name, test in known["tests"].items()
-            if _enters(test, mutant)
-        )
-        spent = accumulate(seconds for *_, seconds, _ in found)
-        names = [
-            name for (*_, name), so_far in zip(found, spent, strict=True) if so_far <= ENOUGH or name == found[0][3]
-        ]
-        first = names[0].split("::")[0] if names else ""
-        return [[name for name in names if (name.split("::")[0] == first) == same] for same in (True, False)]
+        found = []
+        for file, known in self.files.items():
+            entering = sorted((test["seconds"], name) for name, test in known["tests"].items() if _enters(test, mutant))
+            found += [(file not in FIRST, place, seconds, file, name) for place, (seconds, name) in enumerate(entering)]
+        found.sort()
+        favourite = max((file for *_, file, _ in found), key=lambda file: self.kills[mutant.path, file], default="")
+        lists = []
+        for same in (True, False):
+            tests = [(seconds, name) for *_, seconds, file, name in found if (file == favourite) == same]
+            spent = accumulate(seconds for seconds, _ in tests)
+            affordable = [so_far <= ENOUGH or place == 0 for place, so_far in enumerate(spent)]
+            lists.append([name for (_, name), taken in zip(tests, affordable, strict=True) if taken])
+        return lists
 
     def enters(self, file: str, mutant: Mutant) -> bool:
         """Does any test of a file enter the function?"""
@@ -118,7 +121,10 @@ def write(path: Path, source: str) -> None:
 
 
 def _forked(tree: Path, files: list[str], plugin, result, *, seconds: float) -> tuple[str, bool]:
-    """What result() gives after pytest ran on files in a child, as JSON, "" when it ended before; was it in time?"""
+    """What result() gives after pytest ran on files in a child, as JSON, "" when it ended before; was it in time?
+
+    seconds: of a core.
+    """
     for name in HEAVY:
         importlib.import_module(name)
     gc.freeze()  # what is loaded here is not looked through in each child
@@ -128,6 +134,7 @@ def _forked(tree: Path, files: list[str], plugin, result, *, seconds: float) -> 
         code = 1
         try:
             os.close(reading)
+            resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), -1))  # a child begins at 0
             _in_child(tree, files, plugin)
             with os.fdopen(writing, "w") as pipe:
                 json.dump(result(), pipe)
@@ -135,7 +142,7 @@ def _forked(tree: Path, files: list[str], plugin, result, *, seconds: float) -> 
         finally:
             os._exit(code)
     os.close(writing)
-    text, end, in_time = b"", time.monotonic() + seconds, True
+    text, end, in_time = b"", time.monotonic() + IDLE * seconds, True
     while True:
         ready, _, _ = select.select([reading], [], [], max(0, end - time.monotonic()))
         if not ready:
@@ -146,8 +153,8 @@ def _forked(tree: Path, files: list[str], plugin, result, *, seconds: float) -> 
             break
         text += piece
     os.close(reading)
-    os.waitpid(child, 0)
-    return text.decode(), in_time
+    _, status = os.waitpid(child, 0)
+    return text.decode(), in_time and not (os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU)
 
 
 def _in_child(tree: Path, files: list[str], plugin) -> None:
@@ -206,7 +213,7 @@ class Recorder:
             if isinstance(thing, functools._lru_cache_wrapper) and thing.__module__.split(".")[0] in ("aot", "llava"):
                 thing.cache_clear()
         self.entered = set()
-        self.start = time.monotonic()
+        self.start = time.process_time()
         sys.setprofile(self._enter)
 
     def pytest_runtest_logreport(self, report) -> None:
@@ -218,7 +225,7 @@ class Recorder:
                 if not name.startswith("tests/"):
                     functions.setdefault(name, set()).update(self._functions(path)[line])
             functions_ = {name: sorted(names) for name, names in functions.items()}
-            self.found[report.nodeid] = {"seconds": time.monotonic() - self.start, "functions": functions_}
+            self.found[report.nodeid] = {"seconds": time.process_time() - self.start, "functions": functions_}
 
     def _enter(self, frame, event: str, argument) -> None:
         if event == "call" and frame.f_code.co_filename.startswith(self.tree):

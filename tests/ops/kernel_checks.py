@@ -147,7 +147,7 @@ def greedy(cost, weight, selected, candidates, count, stride, max_cost):
     return sorted(chosen + rest[: count - len(chosen)])
 
 
-@pytest.mark.parametrize("tokens", [9, 45, 1030], ids=lambda n: f"{n} tokens")
+@pytest.mark.parametrize("tokens", [9, 45, 530], ids=lambda n: f"{n} tokens")  # the last takes several looks a step
 @pytest.mark.parametrize("stride", [1, 3])
 @pytest.mark.parametrize("some", [True, False], ids=["some kept", "nothing kept"])
 def test_facility_location(randn, tokens, stride, some):
@@ -277,9 +277,9 @@ class CountOperations(TorchDispatchMode):
 
 @pytest.fixture
 def video(randn):
-    """Features, importance maps and newline of 10 frames: two clips of four and one of two."""
-    features = randn(1, 144, 40) + 0.6 * randn(10, 144, 40)
-    return features, randn(10, 144).abs(), randn(10, 144).abs(), randn(40)
+    """Features, importance maps and newline of 6 frames: clips of four and of two."""
+    features = randn(1, 144, 40) + 0.6 * randn(6, 144, 40)
+    return features, randn(6, 144).abs(), randn(6, 144).abs(), randn(40)
 
 
 @pytest.mark.parametrize("retention", [0.1, 0.4])

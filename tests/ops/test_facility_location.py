@@ -44,3 +44,29 @@ def test_facility_location_meets_its_count_when_a_turn_finds_nothing_free():
     count, settings = torch.tensor([4, 2]), {"max_steps": 4, "max_cost": 2.0, "stride": 2}
     chosen = facility_location(torch.zeros(2, 8, 8), weight, none, free, count, **settings)
     assert chosen.sum(1).tolist() == [4, 2] and not (chosen & ~free).any()
+
+
+def test_a_step_that_may_choose_none_of_its_tokens_explains_nothing():
+    """Of two places, four tokens at one and three at the other, the fuller is chosen first, though by the second step:
+    the first looks at even tokens alone, of which none is free. The place left open goes to the largest weight.
+    """
+    place = torch.tensor([0.0, 0, 1, 1, 0, 1, 0])
+    cost = (place[:, None] - place).abs().unsqueeze(0)
+    weight = torch.tensor([[1.0, 1.0, 1.0, 1.1, 1.0, 1.2, 1.0]])
+    free = torch.tensor([[False, True, False, True, False, True, False]])
+    chosen = facility_location(cost, weight, None, free, torch.tensor([2]), max_steps=2, max_cost=2.0, stride=2)
+    assert chosen[0].nonzero().flatten().tolist() == [1, 5]
+
+
+def test_what_is_no_number_is_passed_over_and_what_gains_without_end_is_chosen():
+    cost = grouped([0.0, 0.1, 0.2, 1.0, 1.1])
+    none = torch.zeros(1, 5, dtype=torch.bool)
+    settings = {"max_steps": 2, "max_cost": 2.0}
+    plain = facility_location(cost, torch.ones(1, 5), none, ~none, torch.tensor([2]), **settings)
+    assert plain[0].nonzero().flatten().tolist() == [2, 3]
+    spoilt = cost.clone()
+    spoilt[:, 2] = torch.nan
+    chosen = facility_location(spoilt, torch.ones(1, 5), none, ~none, torch.tensor([2]), **settings)
+    assert int(chosen.sum()) == 2 and not chosen[0, 2]
+    spoilt[:, 2], spoilt[:, 4] = cost[:, 2], -torch.inf
+    assert facility_location(spoilt, torch.ones(1, 5), none, ~none, torch.tensor([1]), **settings)[0, 4]

@@ -77,3 +77,17 @@ def test_masked_quantile_equals_torch():
         result = masked_quantile(values, valid, ratio)
         for i, n in enumerate((9, 4, 1)):
             assert float(result[i]) == pytest.approx(float(values[i, :n].double().quantile(ratio)), abs=1e-12)
+
+
+@pytest.mark.parametrize("stop", ["change", "marginal", "never"])
+def test_what_stands_in_padding_changes_nothing(stop):
+    """Even where it is an anchor once more, whose cost of 0 is less than that of any token."""
+    generator = torch.Generator().manual_seed(0)
+    tokens = torch.randn(3, 4, 7, 5, generator=generator)
+    present = torch.rand(3, 4, 7, generator=generator) < 0.6
+    mass = torch.rand(3, 4, 7, generator=generator) * present
+    other = torch.where(present.unsqueeze(-1), tokens, tokens[:, :1, present[0, 0].int().argmax().item()].unsqueeze(1))
+    settings = inter_frame_settings(AOTConfig.preset("released", num_anchors=2)) | {"stop": stop, "iterations": 7}
+    one, two = (merge_clips(values, present, mass, **settings) for values in (tokens, other))
+    assert torch.equal(one.dynamic, two.dynamic) and torch.equal(one.mass, two.mass)
+    assert torch.equal(one.anchors[present[:, 0]], two.anchors[present[:, 0]])

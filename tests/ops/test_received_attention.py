@@ -19,6 +19,8 @@ def test_received_attention_against_a_full_map(chunk):
     assert received.dtype == torch.float32
     torch.testing.assert_close(received.double(), expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(received.sum(1), torch.full((2,), 23.0))
+    sums = (q @ k.transpose(2, 3) * scale).logsumexp(-1)  # as fused attention leaves them
+    torch.testing.assert_close(received_attention(q, k, scale, lse=sums, chunk=chunk), received)
 
 
 def test_received_attention_takes_strided_half_precision():

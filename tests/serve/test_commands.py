@@ -98,9 +98,9 @@ def test_per_cent_wherever_a_retention_is_given(tree):
     assert compression(tree.parse_args(["chat", "--set", "retention=25%"])).retention == 0.25
     with pytest.raises(ValueError, match="such as 0.1 or 10%"):
         compression(tree.parse_args(["chat", "--set", "retention=few"]))
-    benchmark = ["benchmark", "--name", "n", "--model", "m", "--model-path", "p", "--tasks", "t", "--retention"]
+    benchmark = ["eval", "--name", "n", "--model", "m", "--model-path", "p", "--tasks", "t", "--retention"]
     assert tree.parse_args([*benchmark, "25%", "0.1"]).retention == [0.25, 0.1]
-    assert tree.parse_args(["methods", "--retentions", "25%", "--ablations-at", "5%"]).ablations_at == 0.05
+    assert tree.parse_args(["exam", "methods", "--retention", "25%", "--ablations-at", "5%"]).ablations_at == 0.05
 
 
 def test_completion_knows_commands_and_options(capsys):

@@ -1,4 +1,4 @@
-"""Stands in for lmms-eval: its options, its files, and a wrapper that answers from the response store's queue.
+"""Stands in for lmms-eval: its options, its files, and a wrapper that answers what the response store lacks.
 
 Replies depend on the settings and the question alone. The task "pairs" has two groups of questions as MLVU has
 kinds; a question of which the model's `broken` names the number fails; `pause` slows every question down.
@@ -13,7 +13,8 @@ from pathlib import Path
 
 import light  # noqa: F401
 
-from llava.eval.sweep.store import ResponseStore, question_key
+from llava.eval.records import Record
+from llava.eval.store import ResponseStore, question_key
 
 SIZE = 12
 
@@ -38,21 +39,22 @@ def main() -> None:
     broken = settings.get("broken", "").split("+")
     with ResponseStore(settings["store"]) as store:
         store.expect(count)
-        for key in store.work(keys, wait=0.05):
+        for key, doc_id in keys.items():
+            if store.get(key) is not None:
+                continue
             time.sleep(float(settings.get("pause", 0)))
-            doc_id = keys[key]
             failed = str(doc_id) in broken
-            store.put(key, {
-                "task": options.tasks, "doc_id": doc_id, "reply": None if failed else reply(settings, doc_id),
-                "failure": "the video is cut short" if failed else None,
-                "tokens": {"visual": 10, "before": 100}, "seconds": {"total": 0.5},
-            })  # fmt: skip
+            store.put(key, Record(
+                task=options.tasks, doc_id=str(doc_id), reply=None if failed else reply(settings, doc_id),
+                failure="the video is cut short" if failed else None,
+                tokens={"visual": 10, "visual_before": 100}, seconds={"total": 0.5},
+            ))  # fmt: skip
         records = {keys[key]: store.get(key) for key in keys}
     if settings.get("lose") == options.tasks:
         sys.exit(0)  # as lmms-eval does after an exception
     samples = []
     for doc_id in random.Random(time.time()).sample(range(count), count):  # ranks interleave them
-        said = records[doc_id]["reply"] or "A"  # a grader that guesses right
+        said = records[doc_id].reply or "A"  # a grader that guesses right
         value = {"pred_answer": said, "answer": "A", "task_type": "ego" if doc_id % 2 else "count"}
         samples.append(
             {"doc_id": doc_id, "target": "A\u2028or a\u0085", "filtered_resps": [said], "mlvu_percetion_score": value}

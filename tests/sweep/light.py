@@ -1,4 +1,4 @@
-"""Makes `llava.eval.sweep` importable without `llava`'s own imports, so that a child process starts at once."""
+"""Makes `llava.eval` importable without `llava`'s own imports, so that a child process starts at once."""
 
 import sys
 import types

@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 
 from llava.eval.jsonl import write_json
+from llava.eval.lmms.results import question_group, question_score
+from llava.eval.plan import RunStatus, make_plan, run_status, write_plan
 from llava.eval.records import Record, read_records, write_records
-from llava.eval.stats import average, compare
-from llava.eval.sweep.graders import question_group, question_score
-from llava.eval.sweep.plan import RunStatus, make_plan, run_status, write_plan
-from llava.eval.sweep.report import main as report
-from llava.eval.sweep.spec import sweep_from
-from llava.eval.sweep.tables import load_tables
+from llava.eval.report import main as report
+from llava.eval.statistics import average, compare
+from llava.eval.sweep import sweep_from
+from llava.eval.tables.benchmarks import load_tables
 
 
 def test_the_interval_is_that_of_all_possible_draws():

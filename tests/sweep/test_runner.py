@@ -1,4 +1,4 @@
-import fcntl
+import glob
 import json
 import os
 import random
@@ -6,23 +6,25 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 
 import pytest
 
+from llava.eval.plan import make_plan
+from llava.eval.progress import QuestionCount, SweepProgress
 from llava.eval.records import read_records
-from llava.eval.sweep.plan import make_plan
-from llava.eval.sweep.progress import QuestionCount, SweepProgress
-from llava.eval.sweep.runner import Launch, run_sweep
-from llava.eval.sweep.spec import SweepError, sweep_from
+from llava.eval.runner import Launch, run_sweep
+from llava.eval.store import InUseError
+from llava.eval.sweep import sweep_from
 
 # drives the sweep in a JSON file: FILE OUTPUT MODULE
 DRIVER = """
 import json, sys
 from pathlib import Path
 import light
-from llava.eval.sweep.progress import SweepProgress
-from llava.eval.sweep.runner import Launch, run_sweep
-from llava.eval.sweep.spec import sweep_from
+from llava.eval.progress import SweepProgress
+from llava.eval.runner import Launch, run_sweep
+from llava.eval.sweep import sweep_from
 sweep = sweep_from(json.loads(Path(sys.argv[1]).read_text()))
 summary = run_sweep(sweep, Path(sys.argv[2]), Launch(device="cpu", module=sys.argv[3]), SweepProgress())
 sys.exit(0 if summary.ok else 1)
@@ -100,13 +102,12 @@ def test_a_run_that_breaks_is_named_and_the_others_go_on(tmp_path, sweep, harnes
     assert (make_plan(sweep_from(sweep), tmp_path / "out")[1].folder / "result.json").is_file()
 
 
-def locked(path):
-    """Whether a process holds the lock on its file of answers."""
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+def is_open(path):
+    """Whether a process has the file open."""
+    for link in glob.glob("/proc/[0-9]*/fd/*"):
+        with suppress(OSError):  # of a process that is gone, or another's
+            if os.readlink(link) == str(path.resolve()):
+                return True
     return False
 
 
@@ -125,7 +126,7 @@ def test_kill_at_a_random_moment_and_restart_gives_the_same(tmp_path, sweep, har
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     ended = time.monotonic() + 60
-    while any(map(locked, store.glob("answers-*.jsonl"))):  # what it had started ends with it
+    while any(map(is_open, store.glob("answers-*.jsonl"))):  # what it had started ends with it
         assert time.monotonic() < ended
         time.sleep(0.1)
     runs = make_plan(sweep_from(sweep), tmp_path / "out")
@@ -143,7 +144,7 @@ def test_two_sweeps_do_not_work_in_one_folder(tmp_path, sweep, harness):
         while not list((tmp_path / "out").rglob("log.txt")):
             time.sleep(0.05)
             assert process.poll() is None
-        with pytest.raises(SweepError, match="Another process"):
+        with pytest.raises(InUseError, match="Another process"):
             drive(sweep, tmp_path / "out", harness)
     finally:
         process.kill()

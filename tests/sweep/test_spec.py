@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from llava.eval.sweep.cli import main
-from llava.eval.sweep.plan import check_installed, make_plan
-from llava.eval.sweep.published import check_published, published
-from llava.eval.sweep.runner import Launch, command
-from llava.eval.sweep.spec import SWEEPS, SweepError, load_sweep, sweep_from
+from aot_cli.main import main as command_main
+from llava.eval.evaluate import main
+from llava.eval.plan import check_installed, make_plan
+from llava.eval.runner import Launch, command
+from llava.eval.sweep import SWEEPS, SweepError, check_published, load_sweep, published, sweep_from
 
 NAMES = {
     "main-ov", "main-video", "components", "aggregation", "random-anchors", "clips", "iterations", "frames", "mlvu",
@@ -16,7 +16,7 @@ NAMES = {
 
 
 def test_the_tables_of_the_project_are_sound_sweeps():
-    assert {path.stem for path in SWEEPS.glob("*.yaml")} == NAMES | {"tiny"}
+    assert {path.stem for path in SWEEPS.glob("*.yaml")} == NAMES | {"tiny", "exam", "methods"}
     for name in NAMES:
         sweep = load_sweep(name)
         check_published(sweep)
@@ -137,6 +137,30 @@ def test_aliases_that_stand_for_little_are_taken(tmp_path):
     assert [s.args for s in load_sweep(path).settings] == [{"x": 1}, {"x": 1}]
 
 
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("exam: {questions: 0}", "questions is 0"),
+        ("exam: {seed: x}", "seed is 'x'"),
+        ("exam: 3", "exam must be a mapping"),
+        ("exam: {colour: red}", "Unknown key colour"),
+        ("exam: {}\nretentions: [10]", "10 is no share"),
+        ("exam: {}\nsettings: [1]", "put it in quotes"),
+        ("exam: {}\nsettings: 1", "wrong kind"),
+        ("exam: {}\nablations: [x]", "wrong kind"),
+        ("exam: {world: mars}\nsettings: [full]", "no world 'mars'"),
+        ("exam: {}\nsettings: [full]", "no checkpoint in nowhere"),
+        (ROWS + "settings: [{name: s}]", "use aot eval"),
+    ],
+)
+def test_a_sweep_of_the_exam_that_is_wrong_is_told_in_one_sentence(tmp_path, text, words, capsys):
+    path = tmp_path / "e.yaml"
+    path.write_text(text + ("" if "models" in text else "\ncheckpoint: nowhere\n"))
+    assert command_main(["exam", str(path), "--output", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert words in said and said.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
 def test_an_unknown_name_tells_the_known_ones(capsys):
     assert main(["main-vo"]) == 2
     assert "main-ov" in capsys.readouterr().err
@@ -171,12 +195,12 @@ def test_the_command_of_lmms_eval(tmp_path, sweep):
 
 def test_several_processes_and_machines(tmp_path, sweep):
     run = make_plan(sweep_from(sweep), tmp_path)[0]
-    words = " ".join(command(run, Launch(processes=8), tmp_path))
+    words = " ".join(command(run, Launch(nproc_per_node=8), tmp_path))
     assert "torch.distributed.run --nproc_per_node 8 --standalone -m lmms_eval" in words
-    several = Launch(processes=8, machines=2, machine_rank=1, main_address="10.0.0.1:29500")
+    several = Launch(nproc_per_node=8, nnodes=2, node_rank=1, master_addr="10.0.0.1")
     words = " ".join(command(run, several, tmp_path))
     assert "--nnodes 2 --node_rank 1 --master_addr 10.0.0.1 --master_port 29500" in words
-    several = Launch(processes=8, machines=2, main_address="10.0.0.1:29500", launcher="accelerate")
+    several = Launch(nproc_per_node=8, nnodes=2, master_addr="10.0.0.1", launcher="accelerate")
     words = " ".join(command(run, several, tmp_path))
     assert "--num_processes 16 --num_machines 2 --machine_rank 0 --main_process_ip 10.0.0.1" in words
 
@@ -184,11 +208,11 @@ def test_several_processes_and_machines(tmp_path, sweep):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"processes": 0},
-        {"machines": 2},
-        {"machines": 2, "machine_rank": 2, "main_address": "a:1"},
+        {"nproc_per_node": 0},
+        {"nnodes": 2},
+        {"nnodes": 2, "node_rank": 2, "master_addr": "a"},
         {"launcher": "mpirun"},
-        {"launcher": "accelerate", "device": "cpu", "processes": 2},
+        {"launcher": "accelerate", "device": "cpu", "nproc_per_node": 2},
     ],
 )
 def test_launches_that_cannot_be(wrong):

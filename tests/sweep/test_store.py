@@ -3,156 +3,162 @@ import os
 import signal
 import subprocess
 import sys
-import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from llava.eval.sweep.store import ResponseStore, question_key
+from llava.eval.records import Record
+from llava.eval.store import InUseError, ResponseStore, locked, question_key
 
 KEYS = [f"q{i}" for i in range(60)]
 
-# answers questions from the shared queue and says which; the first argument is the folder, the second a pause
+# answers its share of the questions that have no record; FOLDER RANK WORLD
 WORKER = """
 import sys, time
 import light
-from llava.eval.sweep.store import ResponseStore
-keys = [f"q{i}" for i in range(60)]
+from llava.eval.records import Record
+from llava.eval.store import ResponseStore
+rank, world = map(int, sys.argv[2:])
 with ResponseStore(sys.argv[1]) as store:
-    for key in store.work(keys, wait=0.02):
-        time.sleep(float(sys.argv[2]))
-        store.put(key, {"reply": key.upper(), "by": store.token, "failure": None})
-        print(key, flush=True)
+    for key in [f"q{i}" for i in range(60)][rank::world]:
+        if store.get(key) is None:
+            time.sleep(0.01)
+            store.put(key, Record("t", key, reply=key.upper()))
+            print(key, flush=True)
 """
 
 
-def worker(folder, pause=0.005):
-    words = [sys.executable, "-c", WORKER, str(folder), str(pause)]
+def worker(folder, rank=0, world=1):
+    words = [sys.executable, "-c", WORKER, str(folder), str(rank), str(world)]
     return subprocess.Popen(words, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parent)
 
 
+def said(reply, failure=None):
+    return Record("t", "1", reply=reply, failure=failure)
+
+
+def answers(folder):
+    """The one file of answers of a folder."""
+    (path,) = folder.glob("answers-*.jsonl")
+    return path
+
+
 def test_a_record_comes_back_and_survives_the_process(tmp_path):
+    record = replace(said("naïve\n"), tokens={"visual": 3}, seconds={"total": 0.5}, strata={"camera": "pan"})
     with ResponseStore(tmp_path) as store:
-        assert store.get("a") is None
-        store.put("a", {"reply": "naïve\n", "failure": None})
-        assert store.get("a") == {"reply": "naïve\n", "failure": None}
-        store.put("a", {"reply": "second", "failure": None})
+        assert store.get("a") is None and not list(tmp_path.iterdir())  # looking leaves no trace
+        store.put("a", record)
+        assert store.get("a") == record
+        store.put("a", said("second"))
     with ResponseStore(tmp_path) as store:
-        assert store.get("a")["reply"] == "second"
+        assert store.get("a").reply == "second"
 
 
 def test_stores_see_one_another(tmp_path):
     with ResponseStore(tmp_path) as one, ResponseStore(tmp_path) as two:
-        one.put("a", {"reply": "1"})
-        assert two.get("a") == {"reply": "1"}
-        two.put("a", {"reply": "2"})
-        assert one.records() == {"a": {"reply": "2"}}
+        one.put("a", said("1"))
+        assert two.get("a") == said("1")
+        two.put("a", said("2"))
+        assert one.records() == {"a": said("2")}
 
 
-@pytest.mark.parametrize("torn", ['{"key": "b", "num', '{"key": "b", "number": 1, "record": {"reply": "x"}}', "\xe9"])
-def test_a_torn_last_line_is_ignored_and_cut_off(tmp_path, torn):
+def test_without_a_folder_records_are_in_memory():
+    with ResponseStore() as store:
+        store.put("a", said("1"))
+        assert store.records() == {"a": said("1")} and store.answered(["a", "b"]) == 1
+
+
+@pytest.mark.parametrize("torn", ['{"key": "b", "num', '{"key": "b", "number": 1, "record": {"task": "x"}}', "\xe9"])
+def test_a_torn_last_line_is_ignored(tmp_path, torn):
     with ResponseStore(tmp_path) as store:
-        store.put("a", {"reply": "1"})
-        path = tmp_path / f"answers-{store.token}.jsonl"
-    whole = path.read_bytes()
-    path.write_bytes(whole + torn.encode("latin-1"))
+        store.put("a", said("1"))
+    path = answers(tmp_path)
+    path.write_bytes(path.read_bytes() + torn.encode("latin-1"))
     with ResponseStore(tmp_path) as store:
-        assert store.get("b") is None and store.get("a") == {"reply": "1"}
-        store.put("b", {"reply": "2"})
-        assert store.get("b") == {"reply": "2"}
-    assert path.read_bytes() == whole
+        assert store.get("b") is None and store.get("a") == said("1")
+        store.put("b", said("2"))
+    assert ResponseStore(tmp_path).records() == {"a": said("1"), "b": said("2")}
 
 
 @pytest.mark.parametrize(
-    "bad", [b"{", b"3", b'{"key": "b"}', b"\xff", b"\0" * 40, b'{"key": "b", "number": "1", "record": {}}']
-)
+    "bad",
+    [
+        b"{", b"3", b'{"key": "b"}', b"\xff", b"\0" * 40, b'{"key": "b", "number": "1", "record": {}}',
+        b'{"key": "b", "number": 1, "record": {"reply": "x"}}',
+    ],
+)  # fmt: skip
 def test_a_corrupt_line_is_named_and_nothing_else_is_lost(tmp_path, caplog, bad):
     with ResponseStore(tmp_path) as store:
         for key in "abc":
-            store.put(key, {"reply": key})
-        path = tmp_path / f"answers-{store.token}.jsonl"
+            store.put(key, said(key))
+    path = answers(tmp_path)
     lines = path.read_bytes().split(b"\n")
     path.write_bytes(b"\n".join([lines[0], bad, *lines[2:]]))
     with ResponseStore(tmp_path) as store:
         assert set(store.records()) == {"a", "c"}
-        assert caplog.text.count(f"{path}:2") == 1
-        assert store.claim("b")
-        store.put("b", {"reply": "again"})
+        assert caplog.text.count(str(path)) == 1
+        store.put("b", said("again"))
         assert set(store.records()) == {"a", "b", "c"}
 
 
 def test_what_a_full_disk_cut_short_does_not_spoil_the_next_line(tmp_path, monkeypatch):
     with ResponseStore(tmp_path) as store:
-        store.put("a", {"reply": "1"})
-        whole, write = (tmp_path / f"answers-{store.token}.jsonl").read_bytes(), os.write
+        store.put("a", said("1"))
+        whole, write = answers(tmp_path).read_bytes(), os.write
         monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:20]))
         with pytest.raises(OSError, match="disk is full"):
-            store.put("b", {"reply": "2"})
-        assert (tmp_path / f"answers-{store.token}.jsonl").read_bytes() == whole
+            store.put("b", said("2"))
+        assert answers(tmp_path).read_bytes() == whole
         monkeypatch.setattr(os, "write", write)
-        write(store._file, b'{"key": "torn')
-        store.put("b", {"reply": "2"})
-    with ResponseStore(tmp_path) as store:
-        assert store.records() == {"a": {"reply": "1"}, "b": {"reply": "2"}}
+        store.put("b", said("2"))
+    assert ResponseStore(tmp_path).records() == {"a": said("1"), "b": said("2")}
 
 
 def test_texts_with_other_line_ends_and_lone_surrogates_come_back(tmp_path):
-    reply = {"reply": "a\u2028b\u2029c\u0085d\re \ud800"}
+    record = said("a\u2028b\u2029c\u0085d\re \ud800")
     with ResponseStore(tmp_path) as store:
-        store.put(question_key(question=reply["reply"]), reply)
-    with ResponseStore(tmp_path) as store:
-        assert list(store.records().values()) == [reply]
+        store.put(question_key(question=record.reply), record)
+    assert list(ResponseStore(tmp_path).records().values()) == [record]
 
 
-def test_the_file_of_a_living_process_is_left_alone(tmp_path):
-    with ResponseStore(tmp_path) as store:
-        path = tmp_path / f"answers-{store.token}.jsonl"
-        path.write_bytes(b'{"key": "half')
-        ResponseStore(tmp_path).close()
-        assert path.read_bytes() == b'{"key": "half'
-
-
-def test_only_one_gets_a_claim_and_an_ended_one_loses_it(tmp_path):
-    one, two = ResponseStore(tmp_path), ResponseStore(tmp_path)
-    assert one.claim("a") and one.claim("a")
-    assert not two.claim("a")
-    one.close()
-    assert two.claim("a")
-    two.put("a", {"reply": "1"})
-    assert not two.claim("a")
-    two.close()
+def test_records_of_an_earlier_release_are_read(tmp_path):
+    row = {"model": "m", "task": "t", "doc_id": 1, "reply": "x", "failure": None, "rank": 0}
+    (tmp_path / "answers-1.jsonl").write_text(json.dumps({"key": "a", "number": 1, "record": row}) + "\n")
+    assert ResponseStore(tmp_path).get("a") == said("x")
 
 
 def test_failures_can_be_asked_again(tmp_path):
     with ResponseStore(tmp_path) as store:
-        assert store.claim("a") and store.claim("b")
-        store.put("a", {"reply": None, "failure": "no such file"})
-        store.put("b", {"reply": "x", "failure": None})
-        assert store.forget_failures() == 1
-        assert store.get("a") is None and store.claim("a") and not store.claim("b")
-    with ResponseStore(tmp_path) as store:
-        assert set(store.records()) == {"b"}
+        store.put("a", said(None, "no such file"))
+        store.put("b", said("x"))
+        store.forget_failures()
+        assert store.get("a") is None
+    assert set(ResponseStore(tmp_path).records()) == {"b"}
 
 
-def test_two_processes_share_a_queue(tmp_path):
-    workers = [worker(tmp_path), worker(tmp_path)]
-    said = [w.communicate(timeout=600)[0].split() for w in workers]
-    assert sorted(said[0] + said[1]) == sorted(KEYS)  # each question once
-    with ResponseStore(tmp_path) as store:
-        assert {k: r["reply"] for k, r in store.records().items()} == {k: k.upper() for k in KEYS}
+def test_two_processes_answer_a_share_each(tmp_path):
+    workers = [worker(tmp_path, rank, 2) for rank in (0, 1)]
+    asked = [w.communicate(timeout=600)[0].split() for w in workers]
+    assert asked == [KEYS[::2], KEYS[1::2]]
+    assert {k: r.reply for k, r in ResponseStore(tmp_path).records().items()} == {k: k.upper() for k in KEYS}
 
 
-def test_what_a_killed_process_left_is_done_by_the_other(tmp_path):
-    slow, other = worker(tmp_path, pause=0.05), None
-    assert slow.stdout.readline()  # it is at work
-    other = worker(tmp_path)
-    time.sleep(0.02)
-    os.kill(slow.pid, signal.SIGKILL)
-    first = slow.communicate()[0].split()
-    second = other.communicate(timeout=600)[0].split()
-    with ResponseStore(tmp_path) as store:
-        assert set(store.records()) == set(KEYS)
-    assert not set(first) & set(second)
+def test_what_a_killed_process_left_is_done_by_the_next(tmp_path):
+    first = worker(tmp_path)
+    assert first.stdout.readline()  # it is at work
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    kept = set(ResponseStore(tmp_path).records())
+    again = worker(tmp_path).communicate(timeout=600)[0].split()
+    assert kept and not kept & set(again) and kept | set(again) == set(KEYS)
+
+
+def test_a_folder_is_one_process_at_a_time(tmp_path):
+    with locked(tmp_path / "x"), pytest.raises(InUseError, match="Another process"), locked(tmp_path / "x"):
+        pass
+    with locked(tmp_path / "x"):
+        pass
 
 
 def test_keys_follow_from_the_parts_alone():
@@ -163,6 +169,6 @@ def test_keys_follow_from_the_parts_alone():
 
 def test_every_line_is_one_json_object(tmp_path):
     with ResponseStore(tmp_path) as store:
-        store.put("a", {"reply": "two\nlines"})
-        (line,) = (tmp_path / f"answers-{store.token}.jsonl").read_text().splitlines()
-    assert json.loads(line)["record"] == {"reply": "two\nlines"}
+        store.put("a", said("two\nlines"))
+    (line,) = answers(tmp_path).read_text().splitlines()
+    assert json.loads(line)["record"]["reply"] == "two\nlines"

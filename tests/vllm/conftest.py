@@ -14,7 +14,7 @@ import torch
 from aot import AOTConfig
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
-from llava.eval.exam.items import clip_files, make_exam
+from llava.eval.exam.questions import clip_files, make_exam
 from llava.mm_utils import process_images, tokenizer_image_token
 from llava.model.builder import load_pretrained_model
 from llava.model.convert import convert

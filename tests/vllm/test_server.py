@@ -15,7 +15,7 @@ import pytest
 
 from aot import AOTConfig
 from llava.chat.session import ChatSession
-from llava.eval.exam.items import make_exam
+from llava.eval.exam.questions import make_exam
 from llava.serve.client import ServerError, ask, media_part
 
 pytest.importorskip("vllm", reason="vLLM is not installed; scripts/test_vllm.sh installs it")

@@ -1,15 +1,16 @@
-"""The reduction of one video under a setting, and what it cost."""
+"""The reduction of one video under a setting, and what it cost in time and memory."""
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from statistics import mean
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from aot import AOTError
-from llava.eval.exam.memory import PeakMemory
 from llava.eval.exam.perturb import perturb_input, perturbed_order
 from llava.eval.exam.settings import Setting
 
@@ -18,19 +19,13 @@ TIMED = 5  # runs of which the fastest counts
 
 @dataclass(frozen=True)
 class Counts:
-    """Tokens of one video. tokens, newlines: kept, inside the language model the mean over its layers; before: pooled
-    tokens of the video.
+    """Tokens of one video. visual, newlines: kept, inside the language model the mean over its layers.
+    visual_before: pooled tokens of the video.
     """
 
-    tokens: float
+    visual: float
     newlines: int
-    before: int
-
-    @staticmethod
-    def mean(counts: Sequence[Counts | None]) -> dict[str, float] | None:
-        """Means as plain JSON values; None where nothing was reduced."""
-        counts = [c for c in counts if c is not None]
-        return {name: mean(getattr(c, name) for c in counts) for name in Counts.__annotations__} if counts else None
+    visual_before: int
 
 
 @torch.inference_mode()
@@ -43,6 +38,7 @@ def compress_clip(model, video, setting: Setting, *, seed: int = 0) -> tuple[tor
     tokens, result = model.video_tokens(perturb_input(video, setting.perturbation, seed))
     if result is None:
         return tokens, None
+    result.check()
     order = perturbed_order(result, setting.perturbation, seed)
     counts = Counts(result.num_visual, result.num_newlines, result.tokens_before)
     return (tokens if order is None else tokens[order]), counts
@@ -85,7 +81,7 @@ def fit_anchors(model, videos: Sequence, setting: Setting) -> Setting:
             counts = [compress_clip(model, v, fitted)[1] for v in videos]
         except AOTError:  # a tower frame has room for them, so they are too few to leave a token
             return 0.0
-        return sum(c.tokens for c in counts) / sum(c.before for c in counts)
+        return sum(c.visual for c in counts) / sum(c.visual_before for c in counts)
 
     low, high = 1, videos[0].features.shape[1]  # share(high) is everything or more
     while high - low > 1:
@@ -93,3 +89,35 @@ def fit_anchors(model, videos: Sequence, setting: Setting) -> Setting:
         low, high = (middle, high) if share(middle) <= setting.retention else (low, middle)
     best = min((low, high), key=lambda anchors: abs(share(anchors) - setting.retention))
     return replace(setting, config=setting.config.replace(num_anchors=best))
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of the tensors made inside it; ``peak`` is the most that were alive at once.
+
+    Every operation is seen, so it works on any device; scratch memory inside a single operation is not.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.alive = self.peak = 0
+        self.known = weakref.WeakSet()
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, torch.Tensor):
+                self.known.add(tensor.untyped_storage())
+        out = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
+                self._count(tensor.untyped_storage())
+        self.peak = max(self.peak, self.alive)
+        return out
+
+    def _count(self, storage) -> None:
+        size = storage.nbytes()
+        self.known.add(storage)
+        self.alive += size
+        weakref.finalize(storage, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.alive -= size

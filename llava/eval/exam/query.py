@@ -9,6 +9,7 @@ prefix being computed or copied twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
@@ -47,12 +48,6 @@ def prompt_ids(prompt: str, tokenizer) -> list[int]:
 def option_ids(option: str, tokenizer) -> list[int]:
     """An option as a whole reply, its end included."""
     return tokenizer(f"{option}<|im_end|>").input_ids
-
-
-def end_tokens(model) -> set[int]:
-    """Ids that end a reply."""
-    ends = model.generation_config.eos_token_id
-    return {*ends} if isinstance(ends, list) else {ends}
 
 
 class Branches:
@@ -129,7 +124,8 @@ def query(model, tokenizer, visual: torch.Tensor, asked: Sequence[Query]) -> lis
     likelihoods = [
         sum(chances[[at[row] for row in place], o.ids].tolist()) for o, place in zip(options, places, strict=True)
     ]
-    replies = _greedy(tree, prompts, firsts, asked, end_tokens(model))
+    ends = model.generation_config.eos_token_id
+    replies = _greedy(tree, prompts, firsts, asked, {*ends} if isinstance(ends, list) else {ends})
     texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
     best = {o.row: o.text for _, o in sorted(zip(likelihoods, options, strict=True), key=lambda pair: pair[0])}
     return [Reply(text.strip(), best.get(i)) for i, text in enumerate(texts)]
@@ -155,3 +151,40 @@ def _greedy(tree: Branches, prompts: list[int], first: list[int], asked: Sequenc
             tree.push(prompts[i], replies[i][-1:])
         for i, token in zip(growing, tree.run([*range(len(growing))]).argmax(-1).tolist(), strict=True):
             replies[i].append(token)
+
+
+@torch.inference_mode()
+def generate_plain(model, tokenizer, video, asked: Sequence[Query]) -> list[Reply]:
+    """As `query`. video: `VideoFeatures`, compressed by ``model.config.aot`` at every question."""
+    replies = []
+    for one in asked:
+        ids = torch.tensor([prompt_ids(one.prompt, tokenizer)], device=model.device)
+        out = model.generate(
+            ids,
+            images=[video],
+            modalities=["video"],
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=one.new_tokens,
+            do_sample=False,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        best = None
+        if one.options:
+            chances = likelihoods(model, video, ids, [option_ids(option, tokenizer) for option in one.options])
+            best = one.options[chances.index(max(chances))]
+        replies.append(Reply(tokenizer.decode(out[0], skip_special_tokens=True).strip(), best))
+    return replies
+
+
+def likelihoods(model, video, ids: torch.Tensor, replies: Sequence[list[int]]) -> list[float]:
+    """Logarithm of the chance of each whole reply to the prompt (1, L), which goes through the model once."""
+    prompt = model(ids, images=[video], modalities=["video"], use_cache=True, logits_to_keep=1)
+    found = []
+    for reply in replies:
+        logits = prompt.logits[0]
+        if len(reply) > 1:
+            behind = model(ids.new_tensor([reply[:-1]]), past_key_values=deepcopy(prompt[CACHE]))
+            logits = torch.cat([logits, behind.logits[0]])
+        chances = logits.float().log_softmax(-1)
+        found.append(sum(chances[i, token].item() for i, token in enumerate(reply)))
+    return found

@@ -1,26 +1,31 @@
-"""Settings of the exam by name.
+"""What the exam is sat under: settings by name, and sweeps over methods and ablations.
 
-"full" (no compression), "blank" (no compression, grey frames), METHOD@RETENTION with further fields of AOTConfig behind
-it (aot@0.1,clips=dynamic; options as METHOD@RETENTION,options={"seed":1}), or PRESET@RETENTION for a preset with token
-counts of its own: its num_anchors is then the one that comes nearest to this retention on the exam's first clips.
-"+CHANGE" behind a name asks for an ablation of `llava.eval.exam.perturb`.
+A setting is "full" (no compression), "blank" (no compression, grey frames), METHOD@RETENTION with further fields of
+AOTConfig behind it (aot@0.1,clips=dynamic; options as METHOD@RETENTION,options={"seed":1}), or PRESET@RETENTION for a
+preset with token counts of its own: its num_anchors is then the one that comes nearest to this retention on the exam's
+first clips. "+CHANGE" behind a name asks for an ablation of `llava.eval.exam.perturb`.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
+import aot
 from aot import AOTConfig
 from aot.config import PRESETS
-from aot.methods.in_llm import is_in_llm
+from aot.methods.in_llm import IN_LLM, is_in_llm
 from aot.registry import get_method
 from aot_cli.parser import share
 from llava.chat.options import json_or_word
 from llava.eval.exam.perturb import PERTURBATIONS
+from llava.eval.sweep import SweepError
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("variant") == "paper")
 KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…], and +CHANGE"
+PARTS = ("methods", "ablations", "inside")  # of a sweep; inside the language model every prompt is asked by itself
 
 
 @dataclass(frozen=True)
@@ -56,11 +61,11 @@ def parse_setting(name: str) -> Setting:
         return Setting(name, blank=name == "blank")
     described, *perturbations = re.split(r"\+(?=[a-z_]+$)", name)
     perturbation = perturbations[0] if perturbations else None
-    head, *fields = re.split(r",(?=\w+=)", described)
+    head, *changed = re.split(r",(?=\w+=)", described)
     method, _, kept = head.partition("@")
     try:
         retention = float(kept)
-        changes = {key: json_or_word(text) for key, text in (field.split("=", 1) for field in fields)}
+        changes = {key: json_or_word(text) for key, text in (field.split("=", 1) for field in changed)}
         AOTConfig(retention=retention)  # in range
         own = method in OWN_COUNTS
         config = (
@@ -85,3 +90,87 @@ def _check_perturbation(perturbation: str, config: AOTConfig) -> None:
         )
     if perturbation == "random_importance" and not {"shallow", "deep"} & {*get_method(config.method).requires}:
         raise ValueError(f"+{perturbation} changes nothing, since {config.method} reads no importance")
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """One variant: its group, what it is in words, and its setting with the retention as {r}."""
+
+    group: str
+    label: str
+    template: str
+
+    def setting(self, retention: float) -> str:
+        return self.template.replace("{r}", f"{retention:g}")
+
+
+@dataclass(frozen=True)
+class ExamSweep:
+    """An exam and what it is sat under, as a YAML file says it.
+
+    checkpoint: folder of the model. world: of the clips, one of `llava.eval.exam.questions.WORLDS`. questions: how
+    many. seed: the first clip. captioned: clips whose captions are scored. settings: names; one that cannot run is an
+    error. retentions: shares at which every method is asked. inside: what is asked of the methods inside the language
+    model, as changes behind their names. ablations: at the retention ablations_at; each group's reference first.
+    """
+
+    name: str
+    title: str
+    checkpoint: str
+    world: str = "shapes"
+    questions: int = 1040
+    seed: int = 0
+    captioned: int = 50
+    settings: tuple[str, ...] = ()
+    retentions: tuple[float, ...] = ()
+    inside: tuple[str, ...] = ()
+    ablations: tuple[Ablation, ...] = ()
+    ablations_at: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name, low in (("questions", 1), ("seed", 0), ("captioned", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+                raise SweepError(f"{name} is {value!r}; use a whole number of {low} or more.")
+        for value in (*self.retentions, self.ablations_at):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+                raise SweepError(f"{value!r} is no share of the tokens; use a number such as 0.1.")
+        for value in (self.name, self.title, self.checkpoint, self.world, *self.settings, *self.inside):
+            if not isinstance(value, str):
+                raise SweepError(f"{value!r} stands where a text is needed; put it in quotes.")
+
+    def part(self, name: str) -> list[str]:
+        """The settings of one of `PARTS`."""
+        if name == "methods":
+            return [setting for retention in self.retentions for setting in methods_at(retention)]
+        if name == "inside":
+            named = [(method, retention) for retention in self.retentions for method in IN_LLM]
+            return [f"{method}@{retention:g}{change}" for method, retention in named for change in self.inside]
+        return list(dict.fromkeys(ablation.setting(self.ablations_at) for ablation in self.ablations))
+
+
+def methods_at(retention: float) -> list[str]:
+    """Every registered method that acts before the language model, and every preset with counts of its own."""
+    methods = [name for name in aot.method_names() if name not in IN_LLM]
+    return [f"{method}@{retention:g}" for method in (*methods, *OWN_COUNTS)]
+
+
+def exam_sweep_from(data: Mapping[str, Any]) -> ExamSweep:
+    """The sweep of a YAML file with an `exam`. Raises SweepError in one sentence for anything unknown or missing."""
+    values = {**data, **data["exam"]} if isinstance(data["exam"], Mapping) else {}
+    values.pop("exam", None)
+    known = [field.name for field in fields(ExamSweep)]
+    unknown = [str(key) for key in values if key not in known]
+    if unknown or not values:
+        wrong = f"Unknown key {', '.join(unknown)} in" if unknown else "exam must be a mapping in"
+        raise SweepError(f"{wrong} the sweep; known are: {', '.join(known)}.")
+    try:
+        ablations = tuple(
+            Ablation(group["group"], label, f"{group['base']}@{{r}}" + (f",{changes}" if "=" in changes else changes))
+            for group in values.pop("ablations", None) or ()
+            for label, changes in group["variants"].items()
+        )
+        lists = {key: tuple(values.pop(key, None) or ()) for key in ("settings", "retentions", "inside")}
+        return ExamSweep(**{"title": values["name"], **values}, **lists, ablations=ablations)
+    except (TypeError, KeyError, AttributeError) as error:  # a group of ablations that is no mapping
+        raise SweepError(f"The exam's sweep has a part of the wrong kind or lacks one ({error}).") from error

@@ -20,16 +20,14 @@ from lmms_eval.models.simple import qwen2_5_vl, qwen3_vl
 
 import aot
 from aot import AOTConfig
+from llava.eval.lmms.arguments import read_config, split_arguments
 from llava.eval.lmms.build import device_of, exit_on_error
-from llava.eval.lmms.checks import read_config
-from llava.eval.lmms.distributed import InMemoryStore
 from llava.eval.lmms.measure import Measure
 from llava.eval.lmms.questions import Question
-from llava.eval.lmms.settings import split_arguments
 from llava.eval.lmms.visuals import Visual, VisualError
 from llava.eval.lmms.wrapper import AOTWrapperMixin
 from llava.eval.provenance import checkpoint_fingerprint
-from llava.eval.sweep.store import ResponseStore
+from llava.eval.store import ResponseStore
 from llava.hf.checkpoint import Checkpoint, checkpoint_of
 from llava.hf.video_processor import Sampling
 from llava.model.builder import load_tokenizer
@@ -113,11 +111,12 @@ class FamilyMixin(AOTWrapperMixin):
             accelerator, folder = Accelerator(), local_folder(pretrained)
             place = str(device_of(accelerator.local_process_index, device))
             with _replaced(self.stock, Accelerator=_OneProcess, AutoProcessor=_Unprocessed):
-                super().__init__(pretrained=pretrained, device=place, device_map=place, **rest)
+                # the stock wrapper's; our LLaVA wrappers' own wants what a LLaVA checkpoint says
+                super(AOTWrapperMixin, self).__init__(pretrained=pretrained, device=place, device_map=place, **rest)
             self.pretrained, self._decoder = pretrained, video_decode_backend
-            self._prepare(accelerator, folder, config, store)
+            self._finish(accelerator, folder, config, store)
 
-    def _prepare(self, accelerator: Accelerator, folder: Path, config: AOTConfig | None, store: str | None) -> None:
+    def _finish(self, accelerator: Accelerator, folder: Path, config: AOTConfig | None, store: str | None) -> None:
         sampling = {name: getattr(self, held) for name, held in self.arguments.items() if name != "total_pixels"}
         chosen = Sampling(**sampling)
         changed = {"min_pixels": self.min_pixels} if hasattr(self, "min_pixels") else {}
@@ -138,8 +137,7 @@ class FamilyMixin(AOTWrapperMixin):
         self._identity = {
             "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": self._settings,
         }  # fmt: skip
-        self._answers = InMemoryStore() if store is None else ResponseStore(store)
-        self._shared, self.accelerator = store is not None, accelerator
+        self._answers, self.accelerator = ResponseStore(store), accelerator
 
     def read(self, path: str) -> Video:
         """The frames of a video that the processor chooses; what goes wrong is kept as the question's failure."""

@@ -1,13 +1,15 @@
-"""One question of lmms-eval: what is asked, its key in the response store, and what its grader is handed."""
+"""One question of lmms-eval: what is asked, its key, the rank that asks it, and what its grader is handed."""
 
 import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch.distributed as dist
 from lmms_eval.api.instance import Instance
 
-from llava.eval.sweep.store import question_key
+from llava.eval.records import Record
+from llava.eval.store import question_key
 
 PADDING = "__padding_only__"  # lmms-eval marks requests that only even out the ranks
 FAILED, EMPTY = "[failed]", "[empty]"
@@ -37,6 +39,27 @@ def question_of(request: Instance, identity: Mapping[str, Any], size: int = 0) -
     return Question(task, split, doc_id, prompt, copy.deepcopy(generation), key, size)
 
 
+def gather(value: Any) -> list[Any]:
+    """The values of all ranks, on every rank."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def deal(shares: list[list[Question]], holders: Mapping[str, list[int]]) -> list[list[Question]]:
+    """Equal shares of all questions, each once: those about the largest videos first, in turns.
+
+    shares: by rank, as lmms-eval hands them out. holders: the ranks that can load the documents of a task.
+    """
+    dealt: list[list[Question]] = [[] for _ in shares]
+    everything = {question.key: question for share in shares for question in share}.values()
+    for question in sorted(everything, key=lambda question: question.order):
+        min((dealt[rank] for rank in holders[question.task]), key=len).append(question)
+    return dealt
+
+
 def use_stock_prompt(request: Instance, stock_id: str) -> None:
     """Puts the prompt that lmms-eval gives to the stock model id in the place of the default one.
 
@@ -55,24 +78,18 @@ def use_stock_prompt(request: Instance, stock_id: str) -> None:
         request.arguments = (prompt[: len(prompt) - len(usual)] + wanted, *request.args[1:])
 
 
-def reply_to_grade(record: Mapping[str, Any], doc: Mapping[str, Any]) -> str:
+def reply_to_grade(record: Record, doc: Mapping[str, Any]) -> str:
     """What the grader is handed: the reply, or for a failed question something that it counts as wrong.
 
     Graders leave empty replies out of the mean (MVBench) or guess an option where none is named (EgoSchema,
     LongVideoBench), so a failed question gets a text without capital letters, and there an option that is wrong.
     """
-    if record["failure"] is None:
-        return record["reply"] or EMPTY
-    wrong = _wrong_option(doc)
-    return f"{FAILED} ({wrong})" if wrong else FAILED
-
-
-def _wrong_option(doc: Mapping[str, Any]) -> str | None:
-    """A wrong option's letter for the benchmarks whose graders guess."""
+    if record.failure is None:
+        return record.reply or EMPTY
     if "correct_choice" in doc:  # LongVideoBench: a number, and option0, option1, ... up to "N/A"
         right = int(doc["correct_choice"])
     elif "option" in doc and str(doc.get("answer", "")).isdigit():  # EgoSchema: a number as text
         right = int(doc["answer"])
     else:
-        return None
-    return "A" if right != 0 else "B"
+        return FAILED
+    return f"{FAILED} (A)" if right != 0 else f"{FAILED} (B)"

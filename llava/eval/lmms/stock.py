@@ -8,8 +8,8 @@ from functools import partial
 
 from lmms_eval.models.simple import llava_onevision, llava_vid
 
+from llava.eval.lmms.arguments import ONEVISION, VIDEO, check_family, check_pool, read_config
 from llava.eval.lmms.build import exit_on_error
-from llava.eval.lmms.checks import ONEVISION, VIDEO, check_family, check_pool, read_config
 
 LIKELIHOOD = "Likelihood tasks are scored wrongly by this wrapper; use tasks that generate an answer."
 

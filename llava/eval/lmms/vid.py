@@ -1,69 +1,29 @@
 """``--model llava_vid_aot``: lmms-eval's llava_vid with the method."""
 
-from accelerate import Accelerator
-from lmms_eval.models.simple import llava_vid as stock
+from lmms_eval.models.simple import llava_vid
 
 from llava.constants import DEFAULT_IMAGE_TOKEN
-from llava.eval.lmms.build import device_of, exit_on_error, single_device
-from llava.eval.lmms.checks import VIDEO, check_family, check_pool, default_pool, read_config
-from llava.eval.lmms.settings import split_arguments
+from llava.eval.lmms.arguments import VIDEO
 from llava.eval.lmms.visuals import Visual, VisualError
 from llava.eval.lmms.wrapper import AOTWrapperMixin
 
 
-class LlavaVidAOT(AOTWrapperMixin, stock.LlavaVid):
-    """Arguments of the stock wrapper, the method's settings, and
-
-    store, mm_spatial_pool_mode, video_decode_backend: as in `LlavaOneVisionAOT`. max_frames_num: most frames a
-    video, by default what the checkpoint was made for, else 64. mm_newline_position: the checkpoint's by default.
-    conv_template: qwen_1_5 by default.
+class LlavaVidAOT(AOTWrapperMixin, llava_vid.LlavaVid):
+    """Arguments: those of `AOTWrapperMixin`; mm_newline_position is the checkpoint's by default, conv_template
+    qwen_1_5, and max_frames_num the most frames a video.
     """
 
-    stock_id = "llava_vid"
+    stock, stock_id, family, frames = llava_vid, "llava_vid", VIDEO, 64
 
-    def __init__(
-        self,
-        pretrained: str | None = None,
-        device: str | None = None,
-        store: str | None = None,
-        max_frames_num: int | None = None,
-        mm_spatial_pool_mode: str | None = None,
-        mm_spatial_pool_stride: int = 2,
-        mm_newline_position: str | None = None,
-        conv_template: str = "qwen_1_5",
-        video_decode_backend: str = "auto",
-        **arguments,
-    ):
-        with exit_on_error():
-            config, rest = split_arguments(arguments)
-            made = read_config(pretrained)
-            pool = mm_spatial_pool_mode or default_pool(made)
-            check_family(pretrained, made, VIDEO)
-            check_pool(made, pool, mm_spatial_pool_stride)
-            accelerator = Accelerator()
-            place = device_of(accelerator.local_process_index, device)
-            with single_device(stock, accelerator, place) as placing:
-                super().__init__(
-                    pretrained=pretrained,
-                    max_frames_num=max_frames_num or made.get("mm_video_frames") or 64,
-                    mm_spatial_pool_mode=pool,
-                    mm_newline_position=mm_newline_position or made.get("mm_newline_position") or "grid",
-                    conv_template=conv_template,
-                    **{**rest, **placing},
-                )
-            self.prepare(
-                accelerator,
-                config=config,
-                store=store,
-                decoder=video_decode_backend,
-                fps=self.fps,
-                force_sample=self.force_sample,
-                times=self.add_time_instruction,
-            )
+    def defaults(self, made) -> dict:
+        return {"mm_newline_position": made.get("mm_newline_position") or "grid", "conv_template": "qwen_1_5"}
+
+    @property
+    def effective(self) -> dict:
+        return {"fps": self.fps, "force_sample": self.force_sample, "times": self.add_time_instruction}
 
     @property
     def sampling(self) -> dict:
-        """How the frames of a video are chosen."""
         return {"num_frames": self.max_frames_num, "fps": self.fps, "force_sample": self.force_sample}
 
     def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:

@@ -1,10 +1,11 @@
-"""What both wrappers of the method share: asking question by question, recording each, and working in a queue."""
+"""What both wrappers of the method share: asking question by question, recording each, in equal shares."""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 from accelerate import Accelerator
 from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
@@ -12,28 +13,30 @@ from loguru import logger
 from tqdm import tqdm
 
 from aot import AOTConfig
-from llava.eval.lmms.build import exit_on_error
-from llava.eval.lmms.distributed import InMemoryStore, all_questions, longest_first
+from llava.eval.lmms.arguments import check_family, check_pool, default_pool, read_config, split_arguments
+from llava.eval.lmms.build import device_of, exit_on_error, single_device
 from llava.eval.lmms.measure import Measure, retention
-from llava.eval.lmms.questions import PADDING, Question, question_of, reply_to_grade, use_stock_prompt
+from llava.eval.lmms.questions import PADDING, Question, deal, gather, question_of, reply_to_grade, use_stock_prompt
 from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
 from llava.eval.provenance import checkpoint_fingerprint
-from llava.eval.sweep.store import ResponseStore
+from llava.eval.records import Record
+from llava.eval.store import ResponseStore
 from llava.mm_utils import process_images
 from llava.video import DECODERS, Video, VideoError, load_video
 
-_LOOK = 2.0  # seconds between two looks at how far all ranks are
-_REPORTED = ("settings", "failure", "tokens", "retention", "seconds", "rank")  # the rest is in the row already
+_LOOK, _POLL = 2.0, 0.5  # seconds between two looks at how far all ranks are, and while waiting for them
 
 
 @dataclass
 class Cost(TokenCounts):
     """Carries a question's record into the rows of samples that lmms-eval writes beside its results."""
 
-    record: dict | None = None
+    record: Record | None = None
 
     def to_dict(self) -> dict:
-        return {**super().to_dict(), **{name: self.record[name] for name in _REPORTED}}
+        told = self.record
+        measured = {"failure": told.failure, "tokens": told.tokens, "seconds": told.seconds}
+        return {**super().to_dict(), **told.details, **measured}
 
 
 class AOTWrapperMixin:
@@ -43,16 +46,60 @@ class AOTWrapperMixin:
     to the grader as something that it counts as wrong. The run goes on.
     """
 
+    stock: ModuleType  # of lmms-eval, which the stock wrapper is in
     stock_id: str
+    family: str
+    frames: int  # a video, where the checkpoint says nothing
 
-    def prepare(
-        self, accelerator: Accelerator, *, config: AOTConfig | None, store: str | None, decoder: str, **effective
-    ) -> None:
-        """To be called once the stock wrapper is built.
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        device: str | None = None,
+        store: str | None = None,
+        max_frames_num: int | None = None,
+        mm_spatial_pool_mode: str | None = None,
+        mm_spatial_pool_stride: int = 2,
+        video_decode_backend: str = "auto",
+        **arguments,
+    ):
+        """Arguments of the stock wrapper, the method's settings, and
 
-        accelerator: of all ranks. config: the method's settings, None for no reduction. store: folder of the
-        responses. effective: what else the replies depend on, as plain JSON values.
+        store: folder of the responses; a run that was interrupted goes on from there, and ranks share what is open.
+        max_frames_num: frames a video, by default what the checkpoint was made for. mm_spatial_pool_mode: by default
+        the one the checkpoint is evaluated with. video_decode_backend: "auto", "decord" or "pyav".
         """
+        with exit_on_error():
+            config, rest = split_arguments(arguments)
+            made = read_config(pretrained)
+            pool = mm_spatial_pool_mode or default_pool(made)
+            check_family(pretrained, made, self.family)
+            check_pool(made, pool, mm_spatial_pool_stride)
+            accelerator = Accelerator()
+            place = device_of(accelerator.local_process_index, device)
+            with single_device(self.stock, accelerator, place) as placing:
+                super().__init__(
+                    pretrained=pretrained,
+                    max_frames_num=max_frames_num or made.get("mm_video_frames") or self.frames,
+                    mm_spatial_pool_mode=pool,
+                    **{**self.defaults(made), **rest, **placing},
+                )
+            self._prepare(accelerator, config, store, video_decode_backend)
+
+    def defaults(self, made: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments of the stock wrapper that differ from its own defaults. made: the checkpoint's config.json."""
+        return {}
+
+    @property
+    def effective(self) -> dict[str, Any]:
+        """What else of the wrapper the replies depend on, as plain JSON values."""
+        raise NotImplementedError
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How the frames of a video are chosen."""
+        raise NotImplementedError
+
+    def _prepare(self, accelerator: Accelerator, config: AOTConfig | None, store: str | None, decoder: str) -> None:
         if decoder not in DECODERS:
             raise ValueError(f"There is no video_decode_backend {decoder!r}; choose one of {', '.join(DECODERS)}.")
         self._config.aot = config
@@ -65,17 +112,16 @@ class AOTWrapperMixin:
             "newline_position": getattr(self._config, "mm_newline_position", None) or "one_token",
             "template": self.conv_template,
             "dtype": str(self._model.dtype).removeprefix("torch."),
-            **effective,
+            **self.effective,
         }
         self._identity = {
             "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": self._settings,
         }  # fmt: skip
-        self._answers = InMemoryStore() if store is None else ResponseStore(store)
-        self._shared = store is not None
+        self._answers = ResponseStore(store)
         self.accelerator = accelerator
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Replies to all requests of this rank; with a store, whoever is free takes the next question."""
+        """Replies to all requests of this rank; with a store the ranks share what is open equally."""
         with exit_on_error():
             return self._generate(requests)
 
@@ -90,6 +136,7 @@ class AOTWrapperMixin:
         super().clean()
 
     def _generate(self, requests: list[Instance]) -> list[GenerationResult]:
+        # 1. the questions of this rank, in the wording of the stock wrapper; None evens out the ranks
         questions: list[Question | None] = []
         visuals: dict[str, Callable] = {}
         for request in requests:
@@ -102,40 +149,49 @@ class AOTWrapperMixin:
             question = question_of(request, self._identity)
             questions.append(question_of(request, self._identity, self._size(question, doc_to_visual)))
         mine = [question for question in questions if question is not None]
-        if self._world_size > 1 and not self._shared:
+        # 2. what has no record yet, dealt to the ranks; without a store each rank keeps its own
+        shared = self._answers.folder is not None
+        if self._world_size > 1 and not shared:
             logger.warning("without store=FOLDER in --model_args the ranks share their work unevenly")
-        queue = all_questions(mine) if self._shared else longest_first(mine)
-        # a task of which this rank has no document of its own is left to the others
-        self._work([question for question in queue if question.task in visuals], visuals)
+        open_ = [question for question in mine if self._answers.get(question.key) is None]
+        shares = gather((mine, open_)) if shared else [(mine, open_)]
+        holders: dict[str, list[int]] = {}
+        for rank, (share, _) in enumerate(shares):
+            for task in dict.fromkeys(question.task for question in share):
+                holders.setdefault(task, []).append(rank)
+        dealt = deal([share for _, share in shares], holders)
+        # 3. the answers of this rank; then those of the others
+        keys = {question.key for share, _ in shares for question in share}
+        self._work(dealt[self.rank if shared else 0], visuals, keys)
+        while self._answers.answered(keys) < len(keys):  # no barrier: its timeout may be shorter than a rank is slow
+            time.sleep(_POLL)
+        failed = sum(self._answers.get(key).failure is not None for key in keys)
+        if failed and self.rank == 0:
+            logger.error(f"{failed} of {len(keys)} questions FAILED; they count as wrong")
         return [self._result(question) for question in questions]
 
-    def _work(self, queue: list[Question], visuals: dict[str, Callable]) -> None:
-        by_key = {question.key: question for question in queue}
-        if self._shared:
-            self._answers.expect(len(by_key))
+    def _work(self, share: list[Question], visuals: dict[str, Callable], keys: set[str]) -> None:
+        """Answers the questions of this rank. keys: of the questions of all ranks."""
+        self._answers.expect(len(keys))
         looked = 0.0
-        with tqdm(total=len(by_key), desc="questions of all ranks", disable=self.rank != 0) as bar:
-            for key in self._answers.work(by_key):
-                question = by_key[key]
-                self._answers.put(key, self._answer(question, visuals[question.task]))
+        with tqdm(total=len(keys), desc="questions of all ranks", disable=self.rank != 0) as bar:
+            for question in share:
+                self._answers.put(question.key, self._answer(question, visuals[question.task]))
                 if time.monotonic() - looked > _LOOK:
                     looked = time.monotonic()
-                    bar.update(len(by_key.keys() & self._answers.records().keys()) - bar.n)
-            bar.update(len(by_key) - bar.n)
-        failed = sum(self._answers.get(key)["failure"] is not None for key in by_key)
-        if failed and self.rank == 0:
-            logger.error(f"{failed} of {len(by_key)} questions FAILED; they count as wrong")
+                    bar.update(self._answers.answered(keys) - bar.n)
+            bar.update(self._answers.answered(keys) - bar.n)
 
     def _result(self, question: Question | None) -> GenerationResult:
         if question is None:
             return GenerationResult("")
         record = self._answers.get(question.key)
         reply = reply_to_grade(record, self._doc(question))
-        return GenerationResult(reply, Cost(output_tokens=record["tokens"]["generated"], record=record))
+        return GenerationResult(reply, Cost(output_tokens=record.tokens["generated"], record=record))
 
     def _size(self, question: Question, doc_to_visual: Callable) -> int:
         """Bytes of the videos, where the order of work asks for it; a missing file fails when its turn comes."""
-        if not self._shared:
+        if self._answers.folder is None:
             return 0
         try:
             visuals = listed(doc_to_visual(self._doc(question)))
@@ -147,7 +203,7 @@ class AOTWrapperMixin:
     def _doc(self, question: Question) -> dict:
         return self.task_dict[question.task][question.split][question.doc_id]
 
-    def _answer(self, question: Question, doc_to_visual: Callable) -> dict:
+    def _answer(self, question: Question, doc_to_visual: Callable) -> Record:
         """The record of one question, answered or failed."""
         self._measure.start()
         reply, failure = None, None
@@ -160,18 +216,16 @@ class AOTWrapperMixin:
         if failure is not None:
             logger.error(f"{question.task} {question.doc_id} failed: {failure}")
         tokens = self._measure.tokens()
-        return {
-            **self._identity,
-            "task": question.task,
-            "doc_id": question.doc_id,
-            "prompt": question.prompt,
-            "reply": reply,
-            "failure": failure,
-            "tokens": tokens,
-            "retention": retention(tokens),
-            "seconds": self._measure.seconds(),
-            "rank": self.rank,
-        }
+        return Record(
+            task=question.task,
+            doc_id=str(question.doc_id),
+            failure=failure,
+            reply=reply,
+            tokens=tokens,
+            seconds=self._measure.seconds(),
+            prompt=question.prompt,
+            details={"settings": self._identity["settings"], "retention": retention(tokens), "rank": self.rank},
+        )
 
     def _ask(self, question: Question, doc_to_visual: Callable) -> str:
         """The reply to one question, about all of its visuals."""

@@ -6,18 +6,14 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
-import yaml
 
-from aot_tiny.shapes.questions import FAMILIES
 from llava.eval.exam.compress_clip import TIMED
-from llava.eval.exam.items import guess_rate, make_exam
-from llava.eval.exam.settings import OWN_COUNTS
-from llava.eval.markdown import markdown_table
-from llava.eval.tables.exam_results import FORMS, Ranked, interval, overall, scores
+from llava.eval.exam.questions import Item, guess_rate, make_exam
+from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep
+from llava.eval.tables.exam import FORMS, Ranked, interval, overall, scores, world_of
+from llava.eval.tables.markdown import markdown_table, number
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
 FORM_TITLES = {
@@ -29,7 +25,6 @@ OURS = "aot"
 AIMS = {0.1: 97, 0.05: 92}  # per cent of the accuracy with all tokens that the default is to keep
 FAMILY_AIM = -5  # points, to the best method of each family
 WHY = "[why](method.md#what-a-tenth-does-not-keep-and-why)"
-LIST = Path(__file__).with_name("ablations.yaml")
 COLUMNS = ("group", "variant", "setting", "kept", "overall", "open", "choice", "likelihood", "low", "high")
 
 
@@ -55,41 +50,55 @@ def between(low: float, high: float) -> str:
 def exam_section(runs: dict[str, dict]) -> str:
     """The section, from setting name to what `evaluate` wrote; "full" must be among them."""
     whole = runs["full"]["questions"]
-    items = make_exam(runs["full"]["header"]["questions"], seed=runs["full"]["header"]["seed"])
-    written = "Written by `python -m llava.eval.tables.exam_report`. "
+    families = world_of(runs).questions.FAMILIES
+    written = "Written by `aot exam --report`. "
     parts = ["## The exam", written + _made_with(runs), _summary(runs, whole)]
-    guesses = guess_rate(items)
+    guesses = guess_rate(_items(runs))
     for form, title in FORM_TITLES.items():
         rows = [
-            [label(name), *(percent(scores(run["questions"], form=form, family=f)) for f in FAMILIES)]
+            [label(name), *(percent(scores(run["questions"], form=form, family=f)) for f in families)]
             for name, run in runs.items()
         ]
         if form == "open":
             rows.append(
-                ["best guess without looking", *(f"{100 * guesses[f]:.1f}" if f in guesses else "–" for f in FAMILIES)]
+                ["best guess without looking", *(f"{100 * guesses[f]:.1f}" if f in guesses else "–" for f in families)]
             )
         else:
-            rows.append(["chance", *["25.0"] * len(FAMILIES)])
-        parts += [f"### {title}", markdown_table(["tokens", *FAMILIES], rows)]
+            rows.append(["chance", *["25.0"] * len(families)])
+        parts += [f"### {title}", markdown_table(["tokens", *families], rows)]
+    for stratum in dict.fromkeys(name for record in whole for name in record.strata):
+        values = sorted({record.strata[stratum] for record in whole if stratum in record.strata})
+        rows = [
+            [label(name), *(percent(scores(run["questions"], **{stratum: value})) for value in values)]
+            for name, run in runs.items()
+        ]
+        parts += [f"### Both forms, by {stratum}", markdown_table(["tokens", *values], rows)]
     return "\n\n".join(parts)
+
+
+def _items(runs: dict[str, dict]) -> list[Item]:
+    head = runs["full"]["header"]
+    return make_exam(head["questions"], seed=head["seed"], world=world_of(runs))
 
 
 def _made_with(runs: dict[str, dict]) -> str:
     """Model, exam and measures in words."""
-    head = runs["full"]["header"]
-    items = make_exam(head["questions"], seed=head["seed"])
-    counts = Counter(item.question.family for item in items).values()
+    head, items = runs["full"]["header"], _items(runs)
+    counts = sorted(set(Counter(item.question.family for item in items).values()))
     return (
         f"Model: checkpoints/aot-tiny (weights SHA-256 {head['weights'][:12]}…), greedy, torch {head['torch']}. "
         f"Exam: {len(items)} questions on {len({i.clip for i in items})} held-out clips, "
-        f"decoded from MP4, {min(counts)} to {max(counts)} a family; each is asked openly and as multiple choice. "
-        "Per cent right; *relative* is to all tokens; *difference* is its 95 % interval in points (paired bootstrap "
-        "over clips). *Multiple choice* counts the letter that the model writes, *by likelihood* the option that it "
-        "finds the likeliest open answer. Captions are scored by the F1 of the facts they state."
+        f"decoded from MP4, {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} a family. "
+        "Each is asked openly and as multiple choice.\n\n"
+        "Figures are per cent right.\n*Relative* is to all tokens.\n"
+        "*Difference* is its 95 % interval in points (paired bootstrap over clips).\n"
+        "*Multiple choice* counts the letter that the model writes.\n"
+        "*By likelihood* counts the option that it finds the likeliest open answer.\n"
+        "Captions are scored by the F1 of the facts they state."
     )
 
 
-def _summary(runs: dict[str, dict], whole: list[dict]) -> str:
+def _summary(runs: dict[str, dict], whole: list) -> str:
     overall = scores(whole).mean()
     rows = []
     for name, run in runs.items():
@@ -107,13 +116,18 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
     """Markdown of the ranking; runs must hold "full"."""
     parts = ["## Every method at equal token counts", _explain(rows, runs)]
     if "blank" in runs:
-        parts.append(f"All tokens: {overall(runs['full']):.1f} % right; video blanked: {overall(runs['blank']):.1f} %.")
+        parts.append(f"All tokens: {overall(runs['full']):.1f} % right, video blanked: {overall(runs['blank']):.1f} %.")
     parts.append("![Accuracy against the share of tokens kept](images/methods.png)")
     for retention in dict.fromkeys(row.setting.retention for row in rows):
         here = [row for row in rows if row.setting.retention == retention]
         parts += [f"### {100 * retention:g} % of the tokens", verdict(here), _methods_summary(here)]
-        parts += ["By family, open answers and letters together:", _families(here)]
-    missing = [f"- {name}: {reason}" for name, reason in refused.items()]
+        families = [[name(row), *map(number, row.families.values())] for row in here]
+        parts.append("By family, open answers and letters together:")
+        parts.append(markdown_table(["method", *here[0].families], families))
+    missing = [
+        f"- {', '.join(name for name in refused if refused[name] == reason)}: {reason}"
+        for reason in dict.fromkeys(refused.values())
+    ]
     parts += ["Left out:", "\n".join(missing)] if missing else []
     return "\n\n".join(part for part in parts if part)
 
@@ -147,7 +161,7 @@ def verdict(rows: Sequence[Ranked]) -> str:
         text += f"{level} the first, `{first.setting.method}` ({between(low, high)} points)"
     gaps = {
         family: ours.families[family] - max(row.families[family] for row in equal)
-        for family in FAMILIES
+        for family in ours.families
         if ours.families[family] is not None
     }
     worst = min(gaps, key=gaps.get)
@@ -164,16 +178,17 @@ def verdict(rows: Sequence[Ranked]) -> str:
 def _explain(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
     machine = " and ".join(sorted({runs[row.setting.name].get("machine", "machine unknown") for row in rows}))
     text = (
-        f"Written by `python -m llava.eval.method_table`. {_made_with(runs)} *Kept* is the share "
-        "of the visual tokens that the method really let through; newline tokens come on top. *To all tokens* "
-        "and *to the first* are 95 % intervals of the difference in points (paired bootstrap over clips), the first "
-        "being the best at this share. *ms* is the method's own time on one "
-        f"video after tower and projector (fastest of {TIMED}; {machine}), *MiB* the tensors it holds at once on top "
-        "of its inputs."
+        f"Written by `aot exam methods --report`. {_made_with(runs)}\n\n"
+        "*Kept* is the share of the visual tokens that the method really let through. Newline tokens come on top.\n"
+        "*To all tokens* and *to the first* are 95 % intervals of the difference in points (paired bootstrap over "
+        "clips). The first is the best at this share.\n"
+        "*ms* is the method's own time on one video after tower and projector "
+        f"(fastest of {TIMED}, {machine}).\n"
+        "*MiB* are the tensors it holds at once on top of its inputs."
     )
     codes = {run.get("code") for run in (runs[row.setting.name] for row in rows)}
     if len(codes) > 1:
-        text += " The settings were measured with more than one state of `aot/`."
+        text += "\nThe settings were measured with more than one state of `aot/`."
     return text
 
 
@@ -182,22 +197,13 @@ def _methods_summary(rows: Sequence[Ranked]) -> str:
     head += ["open", "multiple choice", "by likelihood", "captions", "ms", "MiB"]
     body = [
         [
-            name(row), _number(row.kept), _number(row.overall), _number(row.relative), between(*row.to_full),
-            between(*row.to_first) if row.to_first else "", *(_number(row.forms[form]) for form in FORMS),
-            _number(row.cost and row.cost["milliseconds"]), _number(row.cost and row.cost["extra_mib"]),
+            name(row), number(row.kept), number(row.overall), number(row.relative), between(*row.to_full),
+            between(*row.to_first) if row.to_first else "", *(number(row.forms[form]) for form in FORMS),
+            number(row.cost and row.cost["milliseconds"]), number(row.cost and row.cost["extra_mib"]),
         ]
         for row in rows
     ]  # fmt: skip
     return markdown_table(head, body)
-
-
-def _families(rows: Sequence[Ranked]) -> str:
-    body = [[name(row), *(_number(row.families[family]) for family in FAMILIES)] for row in rows]
-    return markdown_table(["method", *FAMILIES], body)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
 
 
 def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
@@ -206,7 +212,7 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow([
         "method", "retention", "where", "kept", "newlines", "overall", "relative", "to_full_low", "to_full_high",
-        "to_first_low", "to_first_high", *FORMS, *FAMILIES, "milliseconds", "extra_mib",
+        "to_first_low", "to_first_high", *FORMS, *world_of(runs).questions.FAMILIES, "milliseconds", "extra_mib",
     ])  # fmt: skip
     writer.writerow(["full", 1, "", 100, "", f"{overall(runs['full']):.3f}", 100])
     for row in rows:
@@ -216,47 +222,21 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
             *row.forms.values(), *row.families.values(), cost.get("milliseconds"), cost.get("extra_mib"),
         ]  # fmt: skip
         where = "inside" if row.inside else "before"
-        writer.writerow([row.setting.method, row.setting.retention, where, *map(_plain, figures)])
+        plain = ["" if value in (None, "") else f"{value:.3f}" for value in figures]
+        writer.writerow([row.setting.method, row.setting.retention, where, *plain])
     return out.getvalue()
 
 
-def _plain(value: float | str | None) -> str:
-    return "" if value in (None, "") else f"{value:.3f}"
-
-
-@dataclass(frozen=True)
-class Ablation:
-    """One variant: its group, what it is in words, and its setting with the retention as {r}."""
-
-    group: str
-    label: str
-    template: str
-
-    def setting(self, retention: float) -> str:
-        return self.template.replace("{r}", f"{retention:g}")
-
-
-def read_ablations(path: Path = LIST) -> list[Ablation]:
-    """Every variant of every group, each group's reference first."""
-    return [
-        Ablation(group["group"], label, f"{group['base']}@{{r}}" + (f",{changes}" if "=" in changes else changes))
-        for group in yaml.safe_load(path.read_text(encoding="utf-8"))
-        for label, changes in group["variants"].items()
-    ]
-
-
-ABLATIONS = read_ablations()
-
-
-def ablation_figures(runs: dict[str, dict], retention: float) -> list[dict]:
+def ablation_figures(runs: dict[str, dict], sweep: ExamSweep) -> list[dict]:
     """A line of `COLUMNS` for every ablation that was run, in per cent and points.
 
     low, high: 95 % interval of the difference to the group's first variant; None for that one, or without it.
     """
     first: dict[str, Ablation] = {}
     lines = []
-    for ablation in ABLATIONS:
-        base, setting = first.setdefault(ablation.group, ablation).setting(retention), ablation.setting(retention)
+    for ablation in sweep.ablations:
+        base = first.setdefault(ablation.group, ablation).setting(sweep.ablations_at)
+        setting = ablation.setting(sweep.ablations_at)
         if setting not in runs:
             continue
         records, cost = runs[setting]["questions"], runs[setting]["cost"]
@@ -269,45 +249,39 @@ def ablation_figures(runs: dict[str, dict], retention: float) -> list[dict]:
     return lines
 
 
-def ablation_section(runs: dict[str, dict], retention: float, refused: dict[str, str]) -> str:
+def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str, str]) -> str:
     """Markdown of all groups; the variants that could not run are named with the reason."""
-    lines = ablation_figures(runs, retention)
+    lines = ablation_figures(runs, sweep)
     parts = [
-        f"## Ablations at {100 * retention:g} %",
-        "Written by `python -m llava.eval.method_table`, from the list in `llava/eval/tables/ablations.yaml`, on the "
-        "exam above. *Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over "
-        "clips). `paper` and `released` have token counts of their own; their anchors are set so that the share kept "
-        "comes nearest to the one asked, variant by variant.",
+        f"## Ablations at {100 * sweep.ablations_at:g} %",
+        "Written by `aot exam methods --report`, from the list in `llava/eval/sweeps/methods.yaml`, on the "
+        "exam above.\n\n"
+        "*Difference* is the 95 % interval in points to the first line of the group (paired bootstrap over clips).\n"
+        "`paper` and `released` have token counts of their own. Variant by variant, their anchors are set so that the "
+        "share kept comes nearest to the one asked.",
     ]
     for group in dict.fromkeys(line["group"] for line in lines):
-        rows = [_ablation_row(line) for line in lines if line["group"] == group]
         head = [group, "kept", "both forms", "difference", "open", "multiple choice", "by likelihood", "setting"]
+        rows = []
+        for line in lines:
+            if line["group"] == group:
+                difference = "" if line["low"] is None else between(line["low"], line["high"])
+                forms = [f"{line[form]:.1f}" for form in ("open", "choice", "likelihood")]
+                figures = [f"{line['kept']:.1f}", f"{line['overall']:.1f}", difference, *forms]
+                rows.append([line["variant"], *figures, f"`{line['setting']}`"])
         parts.append(markdown_table(head, rows))
-    missing = [f"- {a.group}, {a.label}: {refused[a.setting(retention)]}" for a in ABLATIONS
-               if a.setting(retention) in refused]  # fmt: skip
+    asked = [(a, a.setting(sweep.ablations_at)) for a in sweep.ablations]
+    missing = [f"- {a.group}, {a.label}: {refused[setting]}" for a, setting in asked if setting in refused]
     if missing:
         parts += ["Not here:", "\n".join(missing)]
     return "\n\n".join(parts)
 
 
-def _ablation_row(line: dict) -> list[str]:
-    difference = "" if line["low"] is None else between(line["low"], line["high"])
-    shares = [f"{line[form]:.1f}" for form in ("open", "choice", "likelihood")]
-    return [
-        line["variant"],
-        f"{line['kept']:.1f}",
-        f"{line['overall']:.1f}",
-        difference,
-        *shares,
-        f"`{line['setting']}`",
-    ]
-
-
-def ablations_csv(runs: dict[str, dict], retention: float) -> str:
+def ablations_csv(runs: dict[str, dict], sweep: ExamSweep) -> str:
     """All figures of the ablations, a line each."""
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for line in ablation_figures(runs, retention):
+    for line in ablation_figures(runs, sweep):
         writer.writerow({key: f"{v:.3f}" if isinstance(v, float) else v for key, v in line.items()})
     return out.getvalue()

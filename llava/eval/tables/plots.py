@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
-from llava.eval.sweep.render import title as table_title
-from llava.eval.sweep.tables import Row, Table
+from llava.eval.tables.benchmark_page import title as table_title
+from llava.eval.tables.benchmarks import Row, Table
+from llava.eval.tables.exam import Ranked, overall
 from llava.eval.tables.exam_page import OURS, title
-from llava.eval.tables.exam_results import Ranked, overall
 
 # for readers who do not tell colours apart: Okabe and Ito's palette without its black, which is ours;
 # markers and dashes tell the lines apart without colour

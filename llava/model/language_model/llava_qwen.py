@@ -81,6 +81,7 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         image_sizes=None,
         modalities: list[str] | str = ("image",),
         roles: torch.LongTensor | None = None,
+        retentions: list[float | None] | None = None,
         **kwargs,
     ) -> CausalLMOutputWithPast:
         """Logits and loss; ``images`` and its companions as in `prepare_inputs_labels_for_multimodal`.
@@ -104,6 +105,7 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
                     images,
                     modalities,
                     image_sizes,
+                    retentions,
                 )
             )
             roles = roles if inputs_embeds is None else self.last_roles

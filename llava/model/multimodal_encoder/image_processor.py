@@ -43,13 +43,12 @@ class SigLipImageProcessor:
         Returns a BatchFeature whose ``pixel_values`` is (T, 3, height, width) float32, a tensor for
         ``return_tensors="pt"``, else an array. ValueError for anything that is no image.
         """
-        from transformers.feature_extraction_utils import (
-            BatchFeature,
-        )  # loads slowly; callers may never come here
+        from transformers.feature_extraction_utils import BatchFeature  # loads slowly; few callers come here
 
         if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
             images = [images]
-        pixels = np.stack([self._pixels(image) for image in images])
+        resized = [self._resized(image) for image in images]
+        pixels = np.stack([[self._table[i][image[..., i]] for i in range(3)] for image in resized])
         return BatchFeature({"pixel_values": torch.from_numpy(pixels) if return_tensors == "pt" else pixels})
 
     __call__ = preprocess
@@ -67,10 +66,6 @@ class SigLipImageProcessor:
             self._tables[pixels.device] = torch.from_numpy(self._table).to(pixels.device)
         table = self._tables[pixels.device]
         return torch.stack([table[channel][pixels[:, channel].int()] for channel in range(3)], dim=1)
-
-    def _pixels(self, image) -> np.ndarray:
-        resized = self._resized(image)
-        return np.stack([self._table[channel][resized[..., channel]] for channel in range(3)])
 
     def _resized(self, image) -> np.ndarray:
         if isinstance(image, np.ndarray):

@@ -119,6 +119,7 @@ class SigLipVisionTower(nn.Module):
         received, keys = tuple(sorted(received)), tuple(sorted(keys))
         for i in {*received, *keys}:
             prepare(layers[i].self_attn)
+            layers[i].gradient_checkpointing = False  # run again, it would leave nothing behind
         run = self._replay or self._layers
         hidden, *side = run(self._embed(pixels), received, keys)
         return TowerOutput(

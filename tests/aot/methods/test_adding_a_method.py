@@ -1,4 +1,4 @@
-"""The worked example of docs/adding_a_method.md runs as it stands, and its own tests pass."""
+"""The worked example of docs/baselines.md runs as it stands, and its own tests pass."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from aot import AOTConfig, AOTError, method_names, registry
 from aot.types import VideoTokens
 
-PAGE = Path(__file__).parents[3] / "docs" / "adding_a_method.md"
+PAGE = Path(__file__).parents[3] / "docs" / "baselines.md"
 
 
 @pytest.fixture

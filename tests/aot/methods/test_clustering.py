@@ -6,7 +6,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aot.methods.common import dpc_knn, even_budgets, gather_members, rounded_share, set_budgets
+from aot.methods.common import (
+    dpc_knn,
+    even_budgets,
+    gather_members,
+    mean_squared_distances,
+    rounded_share,
+    set_budgets,
+)
 from aot.methods.holitom import static_windows
 from aot.methods.prunevid import contiguous_lengths, density_segments
 
@@ -92,7 +99,11 @@ def test_members_are_summed_at_their_token_and_dropped_ones_nowhere():
 def test_clusters_of_frames_become_contiguous():
     assert contiguous_lengths([5, 5, 2, 2, 2]) == [2, 3]
     assert contiguous_lengths([1, 0, 0, 1, 1, 0]) == [3, 3]  # frame 0 joins the first segment, frame 5 the last
-    assert contiguous_lengths([0, 1, 0, 1]) == [1, 3]  # of equal runs the first
+    assert contiguous_lengths([0, 0, 1, 1, 0, 0]) == [2, 2, 2]  # of equal runs both
+    assert contiguous_lengths([0, 0, 2, 1, 1, 1]) == [2, 4]  # a run of one frame goes to the longer neighbour
+    assert contiguous_lengths([1, 1, 2, 0, 0]) == [3, 2]  # to the earlier of equals
+    assert contiguous_lengths([0, 0, 2, 3, 0, 0]) == [6]  # what was cut by it is one
+    assert contiguous_lengths([0, 1, 0, 1]) == [4]
     assert contiguous_lengths([4]) == [1]
 
 
@@ -124,3 +135,14 @@ def test_static_windows_are_the_best_of_all(frames, places, seed, chance):
         ends = [t + 1 for t, cut in enumerate(cuts) if cut] + [frames]
         scores.append(windows_score(alike, [b - a for a, b in zip([0, *ends], ends, strict=False)]))
     assert windows_score(alike, found) == max(scores)
+
+
+def test_distances_are_those_of_a_loop_and_none_to_a_point_itself():
+    points = 7 + torch.randn(2, 9, 5, generator=torch.Generator().manual_seed(0))
+    valid = torch.arange(9) < torch.tensor([[9], [6]])
+    distance = mean_squared_distances(points, valid)
+    assert not distance.diagonal(dim1=1, dim2=2)[valid].any() and torch.equal(distance, distance.mT)
+    expected = (points.double().unsqueeze(1) - points.double().unsqueeze(2)).square().mean(-1)
+    both = valid.unsqueeze(1) & valid.unsqueeze(2)
+    torch.testing.assert_close(distance[both].double(), expected[both], rtol=1e-5, atol=1e-6)
+    assert distance[~both].isinf().all()

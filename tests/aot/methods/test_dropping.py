@@ -1,16 +1,16 @@
-"""EVS, DyCoke and VidCom2: methods that drop tokens and merge none."""
+"""EVS, DyCoke, VidCom2, V-CAST and FLoC: methods that drop tokens and merge none."""
 
 import math
 
 import pytest
 import torch
 
-from aot import AOTConfig, TokenKind, compress, pool_tokens
+from aot import AOTConfig, AOTError, TokenKind, compress, pool_tokens
 from aot.methods.common import best_by_quota
 from aot.methods.dycoke import window_length
 from aot.methods.vidcom2 import steady_channels
 
-METHODS = ("evs", "dycoke", "vidcom2")
+METHODS = ("evs", "dycoke", "dycoke+tuned", "vidcom2", "vcast", "floc")
 
 
 def places(video):
@@ -113,6 +113,30 @@ def test_dycoke_shares_evenly_and_keeps_the_first_frames_whole(make_video):
     video = compress(features, None, None, AOTConfig(method="dycoke", retention=0.05), pool=None, grid=(6, 5))
     counts = video.frame.bincount(minlength=8).tolist()
     assert sum(counts) == 12 and counts[0] == 10 and max(counts[1:]) == 1
+
+
+def test_dycoke_tuned_shows_half_in_the_first_frames_of_eight(make_video):
+    features = make_video(19, (6, 5), 12)[0]
+    config = AOTConfig(method="dycoke+tuned", retention=0.1)  # 57 tokens; three windows, whose first frames share 29
+    assert config.options == {"window": 8, "first_share": 0.5}
+    video = compress(features, None, None, config, pool=None, grid=(6, 5))
+    counts = video.frame.bincount(minlength=19).tolist()
+    assert [counts[0], counts[8], counts[16]] == [9, 10, 10] and set(counts) == {9, 10, 1, 2} and sum(counts) == 57
+    # frame 1 of a window is compared with frame 0, and frame 6 with frame 4
+    units = features / features.norm(dim=-1, keepdim=True)
+    for frame, reference in ((1, 0), (6, 4), (15, 14)):
+        unlike = (units[frame] * units[reference]).sum(-1).argsort()[: counts[frame]]
+        kept = video.position[video.frame == frame]
+        assert sorted(unlike.tolist()) == (kept[:, 0] * 5 + kept[:, 1]).tolist()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [({"window": 1}, "option window"), ({"window": 4.5}, "option window"), ({"first_share": 2}, "option first_share")],
+)
+def test_dycoke_options_are_checked(options, message):
+    with pytest.raises(AOTError, match=message):
+        AOTConfig(method="dycoke", options=options)
 
 
 def test_vidcom2_takes_the_channels_that_vary_least():

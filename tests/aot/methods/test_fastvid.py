@@ -23,36 +23,63 @@ def run(features, attention, retention, clips=None, **options):
 
 
 def test_by_hand():
-    """Two frames, one segment, two tokens each: one salient (3 and 0), and two context tokens on frame 0. There
-    tokens 0 and 1 lie close together, 0 the denser; 1 is denser than 2 but next to 0. So the peaks are 0 and 2.
-    (1.1, 0) and (2, 0) go to token 0, (0, 3) and (1, 2) to token 2."""
-    video = run(FEATURES, ATTENTION, 0.5, clips=[2])
-    assert video.frame.tolist() == [0, 0, 0, 1]
-    assert video.position[:, 1].tolist() == [0, 2, 3, 0]
-    assert video.kind.tolist() == [TokenKind.LOCAL, TokenKind.LOCAL, TokenKind.GLOBAL, TokenKind.GLOBAL]
-    assert video.mass.tolist() == [3, 3, 1, 1]
-    context = [[0.6 + 0.4 * 1.55, 0.0], [0.4 * 0.5, 0.6 + 0.4 * 2.5]]
-    torch.testing.assert_close(video.tokens, torch.tensor([*context, [5.0, 5.0], [7.0, 7.0]]))
+    """Two frames, one segment, two tokens each: one salient (3 and 0), and two context tokens on frame 1, the last.
+    There token 3 is the densest, and 2 lies closer to it but denser than 1: the peaks are 3 and 2. (0, 1) goes to
+    token 2, (1, 0), (1.1, 0) and (2, 0) to token 3, and both to themselves."""
+    video = run(FEATURES, ATTENTION, 0.5, clips=[2], salient=0.5)
+    assert video.frame.tolist() == [0, 1, 1, 1]
+    assert video.position[:, 1].tolist() == [3, 0, 2, 3]
+    assert video.kind.tolist() == [TokenKind.GLOBAL, TokenKind.GLOBAL, TokenKind.LOCAL, TokenKind.LOCAL]
+    assert video.mass.tolist() == [1, 1, 2, 4]
+    context = [[0.0, 0.6 * 3 + 0.4 * 2], [0.6 * 1 + 0.4 * 5.1 / 4, 0.6 * 2 + 0.4 * 0.5]]
+    torch.testing.assert_close(video.tokens, torch.tensor([[5.0, 5.0], [7.0, 7.0], *context]))
 
 
-def test_the_weight_of_an_anchor_is_at_least_its_share():
-    """With a least weight of 0, a context token with two members counts a third."""
-    video = run(FEATURES, ATTENTION, 0.5, clips=[2], anchor_weight=0)
-    torch.testing.assert_close(video.tokens[0], torch.tensor([(1 + 1.1 + 2) / 3, 0.0]))
-    torch.testing.assert_close(video.tokens[1], torch.tensor([1 / 3, (1 + 3 + 2) / 3]))
+def test_the_weight_of_a_context_token_is_one_of_what_came_and_itself():
+    """With a least weight of 0, a context token to which m tokens came weighs 1/(m + 1) beside their mean."""
+    video = run(FEATURES, ATTENTION, 0.5, clips=[2], salient=0.5, anchor_weight=0)
+    torch.testing.assert_close(video.tokens[2], torch.tensor([0.0, (3 + 2 * 2) / 3]))
+    torch.testing.assert_close(video.tokens[3], torch.tensor([(1 + 5.1) / 5, (2 + 2) / 5]))
+
+
+def test_each_token_goes_to_one_context_token_of_each_context_frame():
+    """The published rule in plain loops: nine frames in one segment hold their context in frames 0, 4 and 8."""
+    features = torch.randn(9, 20, 6, generator=torch.Generator().manual_seed(0))
+    attention = torch.rand(9, 20, generator=torch.Generator().manual_seed(1))
+    video = run(features, attention, 0.25, clips=[9])  # five a frame: three salient, two for context
+    place = list(zip(video.frame.tolist(), video.position[:, 1].tolist(), strict=True))
+    context = [at for at, kind in zip(place, video.kind.tolist(), strict=True) if kind == TokenKind.LOCAL]
+    assert [frame for frame, _ in context] == [0] * 6 + [4] * 6 + [8] * 6
+    salient = set(place) - set(context)
+    came = {at: [] for at in context}
+    for frame in range(9):
+        for token in range(20):
+            if (frame, token) not in salient:
+                for held in (0, 4, 8):
+                    options = [at for at in context if at[0] == held]
+                    likeness = [torch.cosine_similarity(features[frame, token], features[at], dim=0) for at in options]
+                    came[options[int(torch.stack(likeness).argmax())]].append((frame, token))
+    for at, token, mass in zip(place, video.tokens, video.mass, strict=True):
+        if at in came:
+            members = torch.stack([features[member] for member in came[at]])
+            weight = max(0.6, 1 / (len(members) + 1))
+            torch.testing.assert_close(token, weight * features[at] + (1 - weight) * members.mean(0))
+            assert float(mass) == pytest.approx(1 + sum(member not in came for member in came[at]) / 3, rel=1e-5)
+    assert float(video.mass.sum()) == pytest.approx(180)
 
 
 @pytest.mark.parametrize(
-    ("own", "room", "lengths", "expected"),
+    ("own", "room", "lengths", "expected", "spans"),
     [
-        ([2, 1, 2, 1, 2], [9] * 5, [5], [4, 0, 0, 0, 4]),
-        ([2, 1, 2], [9] * 3, [1, 2], [2, 3, 0]),
-        ([3, 3], [5, 5], [2], [3, 3]),  # six do not fit on one frame of five
-        ([0, 0], [5, 5], [2], [0, 0]),
+        ([2, 1, 2, 1, 2], [9] * 5, [5], [4, 0, 0, 0, 4], [5]),
+        ([1] * 6, [9] * 6, [6], [0, 3, 0, 0, 0, 3], [6]),
+        ([2, 1, 2], [9] * 3, [1, 2], [2, 0, 3], [1, 2]),
+        ([3, 3], [5, 5], [2], [3, 3], [1, 1]),  # six do not fit on one frame of five
+        ([0, 0], [5, 5], [2], [0, 0], [2]),
     ],
 )
-def test_context_stands_on_every_fourth_frame(own, room, lengths, expected):
-    assert context_quota(own, room, lengths, 4) == expected
+def test_context_stands_on_every_fourth_frame_from_the_end(own, room, lengths, expected, spans):
+    assert context_quota(own, room, lengths, 4) == (expected, spans)
 
 
 def test_salient_tokens_are_the_most_attended():

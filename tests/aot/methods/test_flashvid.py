@@ -69,15 +69,15 @@ def test_links_by_hand():
     units = torch.stack([directions(0, 90), directions(20, 50), directions(20, 50)])
     segment, merged = torch.tensor([0, 0, 1]), torch.tensor([1, 1, 0])
     nothing = torch.zeros(3, 2, dtype=torch.bool)
-    joined, partner = link(units, nothing, segment, merged)
+    joined, partner = link(units, nothing, segment, merged, 0.8)
     assert joined.tolist() == [[True, False], [False, False]]  # cos 20 = 0.94, cos 40 = 0.77, another segment
     assert partner[0].tolist() == [0, 1]
     # what was chosen neither joins nor is joined
     chosen = torch.tensor([[True, False], [False, False], [False, False]])
-    assert link(units, chosen, segment, torch.zeros_like(merged))[0].tolist() == [[False, False], [False, False]]
+    assert link(units, chosen, segment, torch.zeros_like(merged), 0.8)[0].tolist() == [[False, False], [False, False]]
     # of two possible links the more similar one when three averages must stay
     units = torch.stack([directions(0, 90), directions(20, 80), directions(0, 0)])
-    joined, _ = link(units, nothing, segment, torch.tensor([2, 1, 0]))
+    joined, _ = link(units, nothing, segment, torch.tensor([2, 1, 0]), 0.8)
     assert joined.tolist() == [[False, True], [False, False]]
 
 

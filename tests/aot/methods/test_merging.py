@@ -1,4 +1,4 @@
-"""What VisionZip, PruneVid, FastVID and HoliTom have in common: exact counts, order, masses, robustness."""
+"""What VisionZip, PruneVid, FastVID, HoliTom, SToP, UniComp and pool share: counts, order, masses, robustness."""
 
 import pytest
 import torch
@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 
 from aot import AOTConfig, AOTError, TokenKind, compress, pool_tokens, pooled_grid
 
-METHODS = ["visionzip", "prunevid", "fastvid", "holitom"]
+METHODS = ["visionzip", "prunevid", "fastvid", "holitom", "stop", "unicomp", "pool"]
 NEEDS = {"visionzip": ("attention_last", "keys"), "prunevid": (), "fastvid": ("attention_last",)}
-NEEDS["holitom"] = ("attention_last",)
+NEEDS |= {"holitom": ("attention_last",), "stop": ("attention_last",), "unicomp": ("keys",), "pool": ()}
 
 
 def extras(frames, tokens, seed=0):
@@ -56,7 +56,7 @@ def test_the_count_is_exact_and_tokens_stand_in_order(
     assert bool((flat.diff() > 0).all()) and int(flat.max()) < frames * rows * columns
     assert video.tokens.dtype == dtype and video.tokens.isfinite().all()
     mass = video.mass[visual]
-    assert float(mass.min()) >= 1 and float(mass.sum()) <= video.tokens_before
+    assert float(mass.min()) >= 1 and float(mass.sum()) <= video.tokens_before * (1 + 1e-5)
     assert float(video.mass[~visual].sum()) == 0
 
 
@@ -93,14 +93,14 @@ def test_degenerate_input_stays_finite(make_video, method, kind):
 
 
 @pytest.mark.parametrize("retention", [0.15, 0.3, 0.6, 0.9])
-@pytest.mark.parametrize("method", ["visionzip", "prunevid", "fastvid"])
+@pytest.mark.parametrize("method", ["visionzip", "prunevid", "fastvid", "pool"])
 def test_methods_that_merge_everything_account_for_every_token(make_video, method, retention):
     features, _, _ = make_video(8, (9, 8), 12)
     video = run(features, method, retention, pool=None, grid=(9, 8))
-    assert float(video.mass.sum()) == 8 * 72
+    assert float(video.mass.sum()) == pytest.approx(8 * 72)
 
 
-@pytest.mark.parametrize("method", ["visionzip", "prunevid"])
+@pytest.mark.parametrize("method", ["visionzip", "prunevid", "pool"])
 def test_plain_means_keep_the_sum_of_all_tokens(make_video, method):
     features, _, _ = make_video(8, (9, 8), 12)
     options = {"contextual": "mean"} if method == "visionzip" else {}
@@ -109,7 +109,7 @@ def test_plain_means_keep_the_sum_of_all_tokens(make_video, method):
     torch.testing.assert_close(together, features.sum((0, 1)), rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize("method", ["prunevid", "fastvid", "holitom"])
+@pytest.mark.parametrize("method", ["prunevid", "fastvid", "holitom", "stop", "unicomp"])
 def test_places_may_be_renamed(make_video, method):
     """The same places in another order give the same tokens: nothing but contextual targets depends on order."""
     features, _, _ = make_video(8, (5, 5), 16)
@@ -123,10 +123,10 @@ def test_places_may_be_renamed(make_video, method):
     assert torch.equal(second.frame[back], first.frame)
     assert torch.equal(place[back], first.position[:, 0] * 5 + first.position[:, 1])
     torch.testing.assert_close(second.tokens[back], first.tokens)
-    assert torch.equal(second.mass[back], first.mass)
+    torch.testing.assert_close(second.mass[back], first.mass)
 
 
-@pytest.mark.parametrize("method", ["prunevid", "fastvid", "holitom"])
+@pytest.mark.parametrize("method", ["prunevid", "fastvid", "holitom", "stop"])
 def test_clips_of_the_caller_are_the_segments(make_video, method):
     features, _, _ = make_video(6, (4, 4), 8)
     assert run(features, method, 0.4, clips=[4, 2]).clips == [4, 2]

@@ -7,7 +7,7 @@ import torch
 
 from aot import AOTConfig, AOTError, TokenKind, compress, pool_tokens
 from aot.methods.common import chain_roots
-from aot.methods.ott_vid import choose_merges, frame_pair_cost, representatives, spatial_count
+from aot.methods.ott_vid import choose_merges, frame_pair_cost, relative_gain, representatives, spatial_count
 
 
 def directions(*angles):
@@ -70,6 +70,17 @@ def test_facility_location_by_hand():
     # a saliency that sees the token at 90 only chooses it, and nothing else counts
     place, gain = representatives(units, torch.tensor([[0.0, 0, 0, 4]]), 1)
     assert place.tolist() == [[3]] and gain.tolist() == [[1.0]]
+
+
+def test_masses_compare_gains_with_the_largest_of_the_frame():
+    """However small all gains of a frame are, its least replaceable token weighs e^(-1/0.3) of one without any."""
+    gain = torch.tensor([[0.002, 0.001, 0.0], [0.0, 0.0, 0.0]])
+    assert relative_gain(gain).tolist() == [[1.0, 0.5, 0.0], [0.0, 0.0, 0.0]]
+    features = torch.randn(3, 12, 5, generator=torch.Generator().manual_seed(0))
+    trace = run(features, 0.3, trace=True, grid=(3, 4)).trace
+    weight = (-trace["gain"] / trace["gain"].amax(1, keepdim=True) / 0.3).exp()
+    mass = weight / weight.sum(1, keepdim=True)
+    torch.testing.assert_close(trace["plan"].sum(2), mass[:-1], rtol=1e-3, atol=1e-4)
 
 
 def test_cost_by_hand():

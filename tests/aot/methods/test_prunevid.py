@@ -3,13 +3,15 @@
 import torch
 
 from aot import AOTConfig, TokenKind, compress
-from aot.methods.prunevid import pairwise_cosine
+from aot.methods.common import set_budgets
+from aot.methods.prunevid import merged_counts, pairwise_cosine
 from aot.ops.common import unit
 
 
 def test_by_hand():
     """Frames 0 and 1 are a segment, frame 2 another; 4 tokens of 9. Places 0 and 1 point the same way in both frames:
-    static. Place 2 turns: dynamic. The sets hold 2 static and 1, 1, 3 dynamic tokens, so each keeps one."""
+    static. Place 2 turns: dynamic. The sets hold 2 static and 1, 1, 3 dynamic tokens, so each keeps one: all sets are
+    small, but do not fit."""
     features = torch.tensor(
         [
             [[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]],
@@ -60,3 +62,12 @@ def test_no_more_is_averaged_than_the_budget_asks_for():
     static = video.kind == TokenKind.LOCAL
     assert float(video.mass[static].sum()) == 6 * 10 and set(video.frame[static].tolist()) == {0}
     assert float(video.mass[~static].sum()) == 60
+
+
+def test_small_sets_stay_as_they_are_where_the_rest_leaves_room():
+    sizes = torch.tensor([14, 0, 30, 6, 60])
+    assert merged_counts(50, sizes, 14).tolist() == [14, 0, 10, 6, 20]
+    assert merged_counts(21, sizes, 14).tolist() == set_budgets(21, sizes).tolist()  # one is left for two larger sets
+    assert merged_counts(22, sizes, 14).tolist() == [14, 0, 1, 6, 1]
+    assert merged_counts(50, sizes, 0).tolist() == set_budgets(50, sizes).tolist()
+    assert merged_counts(7, torch.tensor([4, 6]), 14).tolist() == set_budgets(7, torch.tensor([4, 6])).tolist()

@@ -1,4 +1,6 @@
-"""Questions that show several things, or whose texts hold line separators; the clips lie in the working folder."""
+"""Questions that show several things or a broken file, or whose texts hold line separators; the clips lie in the
+working folder.
+"""
 
 import datasets
 from lmms_eval.api.task import ConfigurableTask
@@ -6,7 +8,7 @@ from PIL import Image
 
 QUESTION = "What shape is the yellow object?\nAnswer the question using a single word or phrase."
 MARKED = f"<image>\nFirst clip.\n<image>\nSecond clip. {QUESTION}"
-SHOWN = (["a"], ["b"], ["a", "b"], ["b", "a"], ["image", "a"], ["a", "image"], ["a", "b"])
+SHOWN = (["a"], ["b"], ["a", "b"], ["b", "a"], ["image", "a"], ["a", "image"], ["a", "b"], ["broken"])
 ANSWERS = {0: "a triangle\u2028or a square", 1: "a cross\u0085"}
 
 

@@ -1,0 +1,66 @@
+"""SToP, sink-token-aware pruning (Kim et al. 2026, arXiv 2604.20937), on HoliTom: its part before the language model.
+
+A sink is a place that is attended to in every frame and says little. Its score is the mean over frames of the attention
+received, to the power 1.1, min-max normalised over the places. HoliTom is changed in three places: from the attention
+that ranks dynamic tokens μ_s = 0.04 times the score is taken; to the cosine that makes a place static inside its window
+μ_t = 0.07 times it is added; and from the peaks ρδ of static places 0.3 times it. Windows are cut by the cosines alone,
+τ = 0.8.
+
+Deviations: those of HoliTom, whose file says the rest. μ_s is measured against attention as a mean over queries, which
+is 1/N on average for N tokens of the tower; 729 where it was chosen. The paper puts the same scores into VisionZip
+and FastVID as well.
+"""
+
+import torch
+
+from ..config import AOTConfig
+from ..ops.common import unit
+from ..registry import register
+from ..types import Selection, VideoTokens
+from ..validation import number
+from .common import split_static
+from .holitom import adjacent_cosine, lowest_cosine, merge_and_choose, static_windows
+
+POWER = 1.1
+PEAK_WEIGHT = 0.3
+CENTER_WEIGHT, NEIGHBOURS = 0.6, 7  # HoliTom's
+
+
+def _check(options: dict) -> None:
+    number("option threshold", options["threshold"], -1, 1, False)
+    for name in ("spatial", "temporal"):
+        number(f"option {name}", options[name], 0, 100, False)
+
+
+@register(
+    "stop", options={"spatial": 0.04, "temporal": 0.07, "threshold": 0.8}, requires=("attention_last",), check=_check
+)
+def stop(video: VideoTokens, config: AOTConfig) -> Selection:
+    """Options: spatial μ_s and temporal μ_t, what a sink's score counts against attention and beside cosines; threshold
+    τ of static places."""
+    threshold = float(config.options["threshold"])
+    budget = config.budget(video.frames, video.tokens_per_frame)
+    attention = video.pooled_extra("attention_last") / video.features.shape[1]
+    sink = sink_score(attention)
+    cosine = adjacent_cosine(unit(video.pooled))
+    lengths = video.clips or static_windows(cosine > threshold)
+    alike = lowest_cosine(cosine + float(config.options["temporal"]) * sink, lengths)
+    return merge_and_choose(
+        video,
+        split_static(video.pooled, lengths, alike, threshold, budget),
+        attention - float(config.options["spatial"]) * sink,
+        budget,
+        center_weight=CENTER_WEIGHT,
+        neighbours=NEIGHBOURS,
+        penalty=PEAK_WEIGHT * sink,
+    )
+
+
+def sink_score(attention: torch.Tensor) -> torch.Tensor:
+    """(P,) in [0, 1]: how much a place is attended to in all frames; 0 where all places are alike.
+
+    attention: (T, P) float32, 0 or more.
+    """
+    lasting = attention.mean(dim=0) ** POWER
+    low, high = lasting.amin(), lasting.amax()
+    return (lasting - low) / torch.where(high > low, high - low, 1.0)

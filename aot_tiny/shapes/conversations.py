@@ -1,0 +1,36 @@
+"""Drawn clips in LLaVA's JSON, to try a training on: `python -m aot_tiny.shapes.conversations FOLDER --clips 200`."""
+
+import argparse
+import json
+import random
+from pathlib import Path
+
+from aot_tiny.shapes.clips import write_clip
+from aot_tiny.shapes.questions import make_questions
+
+FIRST = 20_000_000  # seed of the first clip, beyond those of the exam and of the embedded model's own training
+
+
+def write_conversations(folder: Path, clips: int, *, first: int = FIRST, questions: int = 2) -> Path:
+    """Writes data.json and a clip for every sample, a conversation of so many questions each; returns the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = []
+    for seed in range(first, first + clips):
+        name = f"{seed}.mp4"
+        clip = write_clip(folder / name, seed, size=96)
+        every = make_questions(clip)
+        for question in random.Random(seed).sample(every, min(questions, len(every))):
+            asked = {"from": "human", "value": f"<image>\n{question.open_prompt()}"}
+            told = {"from": "gpt", "value": question.answer}
+            samples.append({"id": f"{seed} {question.text}", "video": name, "conversations": [asked, told]})
+    path = folder / "data.json"
+    path.write_text(json.dumps(samples, indent=1))
+    return path
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--clips", type=int, default=200)
+    options = parser.parse_args()
+    print(write_conversations(options.folder, options.clips))

@@ -1,0 +1,216 @@
+"""Sits the held-out exam with a model under several settings.
+
+Each setting leaves a folder with `questions.jsonl`, a record of every reply, and `result.json`, which says what it was
+made with and what the reduction cost. What is there is not made again, and what a kill left half done goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+
+import aot
+from llava.eval.exam.compress_clip import Counts, compress_clip, counts_inside, fit_anchors, own_cost
+from llava.eval.exam.feature_cache import FeatureCache, shared_plan
+from llava.eval.exam.query import Query, Reply, generate_plain, query
+from llava.eval.exam.questions import WORLDS, Item, World, clip_files, make_exam
+from llava.eval.exam.settings import ExamSweep, Setting, parse_setting
+from llava.eval.jsonl import write_json
+from llava.eval.provenance import folder_hash
+from llava.eval.records import Record, write_records
+from llava.eval.store import InUseError, ResponseStore, locked, question_key
+from llava.eval.sweep import SweepError
+from llava.model.builder import load_pretrained_model
+
+FORMS = ("open", "choice", "likelihood", "caption")
+FITTED = 8  # clips on which a preset's num_anchors is found
+
+
+class Evaluator:
+    """A model, its tokenizer and the clips of an exam, to be asked under any setting."""
+
+    def __init__(self, model, tokenizer, cache: FeatureCache):
+        self.model, self.tokenizer, self.cache = model, tokenizer, cache
+
+    def query(self, number: int, asked: Sequence[Query], setting: Setting) -> tuple[list[Reply], Counts | None]:
+        """Replies about a clip, and the tokens that they were made from (None for all)."""
+        video = self.cache.blank() if setting.blank else self.cache.clip(number)
+        if setting.inside:
+            self.model.config.aot = setting.config.to_dict()
+            return generate_plain(self.model, self.tokenizer, video, asked), counts_inside(self.model)
+        tokens, counts = compress_clip(self.model, video, setting, seed=number)
+        return query(self.model, self.tokenizer, tokens, asked), counts
+
+    def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:
+        """The setting with its num_anchors found, where it has token counts of its own."""
+        return fit_anchors(self.model, [self.cache.clip(n) for n in numbers[:FITTED]], setting)
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 over the weights of a checkpoint folder, as the header of a result names it."""
+    return folder_hash(folder, "*.safetensors")
+
+
+def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> dict[str, str]:
+    """Leaves a folder of records in `output` for every setting; returns the reasons of those that could not run.
+
+    Raises ValueError for a setting of the sweep's own that is none, and SweepError for a world or checkpoint that is
+    not there, before any work.
+    """
+    # 1. the settings that are not there yet
+    parsed, refused = [], {}
+    for name in settings:
+        try:
+            parsed.append(parse_setting(name))
+        except ValueError as error:
+            if name in sweep.settings:
+                raise
+            refused[name] = str(error)
+    if sweep.world not in WORLDS:
+        raise SweepError(f"There is no world {sweep.world!r}; use one of: {', '.join(WORLDS)}.")
+    world, checkpoint = WORLDS[sweep.world], Path(sweep.checkpoint)
+    if not checkpoint.is_dir():
+        raise SweepError(f"There is no checkpoint in {checkpoint}; give its folder by --model-path.")
+    items = make_exam(sweep.questions, seed=sweep.seed, world=world)
+    weights, code = weights_hash(checkpoint), folder_hash(Path(aot.__file__).parent, "*.py")
+    wanted: dict[Path, tuple[Setting, dict]] = {}
+    for setting in parsed:
+        header = {
+            "setting": setting.name, "aot": setting.config and setting.config.to_dict(), "weights": weights,
+            "questions": len(items), "seed": sweep.seed, "captioned": sweep.captioned, "torch": torch.__version__,
+            **({} if sweep.world == "shapes" else {"world": sweep.world}),  # the first world goes without its name
+        }  # fmt: skip
+        folder = output / f"{setting.name.replace('/', '_')}-{sweep.seed}-{len(items)}"
+        made = folder / "result.json"
+        if not made.exists() or json.loads(made.read_text())["header"] != header:
+            wanted[folder] = setting, header
+    if not wanted:
+        return refused
+    # 2. the clips, the model, and what its tower must capture for all of the settings
+    files = clip_files(items, output / "clips", world=world)
+    tokenizer, model, processor, _ = load_pretrained_model(
+        str(checkpoint), None, "", device_map="auto", attn_implementation="sdpa"
+    )
+    tower, served = model.get_vision_tower(), []
+    for setting, _ in wanted.values():
+        try:
+            shared_plan(tower, [setting.config])
+            served.append(setting.config)
+        except ValueError as error:
+            refused[setting.name] = str(error)
+    evaluator = Evaluator(model, tokenizer, FeatureCache(model, processor, files, shared_plan(tower, served)))
+    # 3. the exam under each
+    for folder, (setting, header) in wanted.items():
+        if setting.name not in refused:
+            try:
+                with locked(folder):
+                    _sit(evaluator, items, setting, folder, header, code, world)
+            except InUseError:
+                print(f"{setting.name}: another process is at it", file=sys.stderr)
+            except ValueError as error:
+                refused[setting.name] = str(error)
+    return refused
+
+
+def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path, header: dict, code: str, world):
+    """One setting: its records, what it cost, and last the result that says that they are there."""
+    started, model = time.perf_counter(), evaluator.model
+    effective = evaluator.fitted(setting, sorted({item.clip for item in items}))
+    cost = own_cost(model, evaluator.cache.clip(items[0].clip), effective)
+    with ResponseStore(folder / "store") as store:
+        records = run_exam(
+            evaluator, items, effective, captioned=header["captioned"], world=world, store=store,
+            identity={**header, "code": code}, progress=_progress,
+        )  # fmt: skip
+    seconds = round(time.perf_counter() - started, 1)
+    counted = list({r.source: r.tokens for r in records if r.tokens}.values())
+    fields = {"tokens": "visual", "newlines": "newlines", "before": "visual_before"}
+    kept = {name: fmean(tokens[field] for tokens in counted) for name, field in fields.items()} if counted else None
+    (folder / "result.json").unlink(missing_ok=True)
+    write_records(folder / "questions.jsonl", records)
+    result = {
+        "header": header,
+        "seconds": seconds,
+        "effective": effective.config and effective.config.to_dict(),
+        "code": code,
+        "cost": kept and {**kept, **cost},
+        "machine": f"{model.device.type}, {torch.get_num_threads()} thread(s)",
+    }
+    write_json(folder / "result.json", result)
+    scores = {form: [r.score for r in records if r.task == form] for form in FORMS}
+    shown = {form: round(100 * fmean(values), 1) for form, values in scores.items() if values}
+    print(setting.name, shown, f"{seconds} s", flush=True)
+
+
+def run_exam(
+    evaluator: Evaluator,
+    items: list[Item],
+    setting: Setting,
+    *,
+    captioned: int,
+    world: World = WORLDS["shapes"],
+    store: ResponseStore | None = None,
+    identity: Mapping[str, Any] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> list[Record]:
+    """Records of every clip of the exam, clip by clip.
+
+    captioned: clips that are described too. store: keeps what is asked; a clip that it holds is not asked again.
+    identity: what the replies depend on.
+    """
+    records, store = [], store or ResponseStore()
+    numbers = sorted({item.clip for item in items})
+    for done, number in enumerate(numbers):
+        mine = [item for item in items if item.clip == number]
+        caption = [Query(world.questions.CAPTION_PROMPTS[0], 120)] if done < captioned else []
+        keys = [question_key(**identity or {}, clip=number, n=n) for n in range(3 * len(mine) + len(caption))]
+        found = [record for key in keys if (record := store.get(key)) is not None]
+        if len(found) < len(keys):
+            asked = [Query(item.question.open_prompt(), 8, item.options) for item in mine]
+            asked += [Query(item.choice_prompt, 8) for item in mine]
+            said, counts = evaluator.query(number, asked + caption, setting)
+            found = _score(number, mine, said, {} if counts is None else asdict(counts), world)
+            for key, record in zip(keys, found, strict=True):
+                store.put(key, record)
+        records += found
+        if progress:
+            progress(setting.name, done + 1, len(numbers))
+    return records
+
+
+def _score(number: int, items: list[Item], said: list[Reply], tokens: dict, world: World) -> list[Record]:
+    """Records of the open prompts, the choices and perhaps the caption of one clip."""
+    records: list[Record] = []
+    ask, clip = world.questions, world.clips.sample_clip(number)
+
+    def add(form: str, group: str, score: float, *, prompt: str, target: str, reply: str) -> None:
+        about = {"source": str(number), "tokens": tokens, "strata": world.strata(clip)}
+        doc_id = f"{number}-{len(records)}"
+        records.append(Record(form, doc_id, group, score, None, reply, target, prompt=prompt, **about))
+
+    for item, words, letter in zip(items, said, said[len(items) :], strict=False):
+        q = item.question
+        for form, truth, reply, score in (
+            ("open", q.answer, words.text, world.score_open(words.text, q)),
+            ("choice", item.letter, letter.text, float(ask.choice_correct(letter.text, item.letter))),
+            ("likelihood", q.answer, words.likeliest, float(words.likeliest == q.answer)),
+        ):
+            add(form, q.family, score, prompt=q.text, target=truth, reply=reply)
+    for told in said[2 * len(items) :]:
+        truth = ask.caption(clip)
+        score = ask.caption_f1(told.text, truth)
+        add("caption", "caption", score, prompt=ask.CAPTION_PROMPTS[0], target=truth, reply=told.text)
+    return records
+
+
+def _progress(setting: str, done: int, total: int) -> None:
+    if sys.stderr.isatty():
+        print(f"\r{setting}: clip {done} of {total}", end="" if done < total else "\n", file=sys.stderr, flush=True)

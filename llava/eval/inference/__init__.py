@@ -1,1 +1,0 @@
-"""`scripts/infer.sh`'s job and its workers."""

@@ -1,0 +1,152 @@
+"""The exam's runs in figures: what a folder holds, and each setting's scores, cost and distance to the others.
+
+A run of the exam is a dict: what `result.json` holds, and under "questions" the records.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from llava.eval.exam.questions import WORLDS, World
+from llava.eval.exam.settings import Setting, parse_setting
+from llava.eval.records import Record, read_records
+from llava.eval.statistics import cluster_difference
+from llava.eval.sweep import SweepError
+
+BOTH = ("open", "choice")  # the forms that count
+FORMS = ("open", "choice", "likelihood", "caption")
+SLACK = 1.05  # of the asked share that still counts as equal: presets reach it in steps of an anchor a frame
+
+
+def read_runs(folder: Path, **wanted) -> dict[str, dict]:
+    """What `aot exam` left in a folder, by setting.
+
+    wanted: fields of the header that must be so; runs of other checkpoints or exams are passed over. ValueError when
+    no full run is among the rest or when they are of several checkpoints or exams.
+    """
+    found = []
+    for path in sorted(folder.glob("*/result.json")):
+        run = json.loads(path.read_text())
+        if wanted.items() <= run["header"].items():
+            found.append({**run, "questions": read_records(path.with_name("questions.jsonl"))})
+    runs = {run["header"]["setting"]: run for run in found}
+    if "full" not in runs:
+        raise SweepError(f"{folder} holds no such replies under 'full'; run aot exam first.")
+    if len({tuple(run["header"].get(key) for key in ("weights", "questions", "seed", "world")) for run in found}) > 1:
+        raise SweepError(f"{folder} mixes checkpoints or exams; keep one folder for each.")
+    return runs
+
+
+def holds_exam(folder: Path) -> bool:
+    """Whether runs of the exam are in a folder; those of lmms-eval have no header."""
+    return any("header" in json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json")))
+
+
+def world_of(runs: dict[str, dict]) -> World:
+    """The world that the runs were asked about."""
+    return WORLDS[runs["full"]["header"].get("world", "shapes")]
+
+
+def scores(records: list[Record], *, form: str | None = None, family: str | None = None, **strata: str) -> np.ndarray:
+    """Scores of the records of one form, family and strata; of open answers and letters together when form is None."""
+    forms = (form,) if form else BOTH
+    found = (r for r in records if r.task in forms and family in (None, r.group))
+    return np.array([r.score for r in found if strata.items() <= r.strata.items()])
+
+
+def interval(records: list[Record], others: list[Record]) -> tuple[float, float]:
+    """95 % interval of how far records are ahead of others, in points: open answers and letters, drawn by clip."""
+    ours, theirs = ([r for r in them if r.task in BOTH] for them in (records, others))
+    asked = [[(r.source, r.task, r.prompt) for r in them] for them in (ours, theirs)]
+    assert asked[0] == asked[1], "the two runs were asked other questions"
+    found = cluster_difference(scores(ours), scores(theirs), [r.source for r in ours])
+    return found.low, found.high
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """One setting in figures, in per cent and points.
+
+    overall: open answers and letters. relative: of all tokens'. to_full, to_first: 95 % intervals of the difference
+    to all tokens and to the first at this retention (None for the first itself). forms, families: means, None
+    where nothing was asked. kept: share of the visual tokens that were kept, None when the setting does not say.
+    cost: mean counts of tokens and `compress_clip.own_cost`, or None.
+    """
+
+    setting: Setting
+    overall: float
+    relative: float
+    to_full: tuple[float, float]
+    to_first: tuple[float, float] | None
+    forms: dict[str, float | None]
+    families: dict[str, float | None]
+    kept: float | None
+    cost: dict | None
+
+    @property
+    def inside(self) -> bool:
+        """Whether it drops tokens inside the language model, so that its share is a layer average."""
+        return self.setting.inside
+
+    @property
+    def equal(self) -> bool:
+        """Whether it reduces before the language model to the asked share, so that it can be compared."""
+        return within(self.setting, self.kept)
+
+
+def overall(run: dict) -> float:
+    """Per cent right of open answers and letters."""
+    return 100 * scores(run["questions"]).mean()
+
+
+def ranking(runs: dict[str, dict], names: Sequence[str]) -> list[Ranked]:
+    """Ranking of these settings, by retention from high to low and then from best to worst.
+
+    The first of a retention is the best of those that reduce to this share before the language model.
+    """
+    parsed = [parse_setting(name) for name in names]
+    rows = []
+    for retention in sorted({s.retention for s in parsed}, reverse=True):
+        here = sorted((s for s in parsed if s.retention == retention), key=lambda s: -overall(runs[s.name]))
+        equal = [s for s in here if within(s, kept_share(runs[s.name]))]
+        rows += [_ranked(runs, s, equal[0].name if equal else None) for s in here]
+    return rows
+
+
+def kept_share(run: dict) -> float | None:
+    """Per cent of the visual tokens that were kept; None where nothing was reduced."""
+    cost = run.get("cost")
+    return 100 * cost["tokens"] / cost["before"] if cost else None
+
+
+def within(setting: Setting, kept: float | None) -> bool:
+    """Whether per cent kept before the language model are no more than the setting asked for."""
+    return not setting.inside and kept is not None and kept <= 100 * setting.retention * SLACK
+
+
+def _ranked(runs: dict[str, dict], setting: Setting, first: str | None) -> Ranked:
+    """One setting against runs["full"] and, unless it is the first itself, against the first."""
+    run, full = runs[setting.name], runs["full"]
+    records = run["questions"]
+    points, whole = overall(run), overall(full)
+    return Ranked(
+        setting=setting,
+        overall=points,
+        relative=100 * points / whole if whole else float("nan"),
+        to_full=interval(records, full["questions"]),
+        to_first=None if first in (None, setting.name) else interval(records, runs[first]["questions"]),
+        forms={form: _mean(records, form=form) for form in FORMS},
+        families={family: _mean(records, family=family) for family in world_of(runs).questions.FAMILIES},
+        kept=kept_share(run),
+        cost=run.get("cost"),
+    )
+
+
+def _mean(records: list[Record], **which) -> float | None:
+    found = scores(records, **which)
+    return 100 * float(found.mean()) if len(found) else None

@@ -1,0 +1,62 @@
+"""What `aot train` takes: LLaVA-NeXT's names where it has one, all of transformers' TrainingArguments, and ours."""
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+
+from transformers import TrainingArguments
+
+PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
+
+
+def _told(help: str, default=None):
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str = _told("checkpoint to start from, a folder or hub name", "checkpoints/aot-tiny")
+    version: str = _told("conversation template: qwen_1_5, or plain for captions", "qwen_1_5")
+    mm_tunable_parts: str = _told(f"what is trained, out of {', '.join(PARTS)}, with commas", ",".join(PARTS[1:]))
+    mm_newline_position: str | None = _told("one_token, grid, frame or no_token; default: the checkpoint's")
+    mm_spatial_pool_mode: str | None = _told("bilinear, average or max; default: the checkpoint's")
+    attn_implementation: str = _told("sdpa or flash_attention_2", "flash_attention_2")
+    retention: list[float] | None = _told("share of the visual tokens kept, or two: drawn between them by sample")
+    method: str = _told("token reduction with --retention", "aot")
+
+
+@dataclass
+class DataArguments:
+    data_path: str = _told("JSON or JSONL of conversations, {a,b}.json, or a YAML mixture", "")
+    image_folder: str = _told("where the images of the data lie", ".")
+    video_folder: str = _told("where the videos of the data lie", ".")
+    video_fps: float | None = _told("frames a second; default: as the checkpoint is asked")
+    frames_upbound: int | None = _told("most frames of a video; default: as the checkpoint is asked")
+    force_sample: bool | None = _told("take exactly that many frames, spread evenly")
+    add_time_instruction: bool | None = _told("tell the frames' times in front of the question")
+    image_aspect_ratio: str | None = _told("square, pad, anyres or anyres_max_N; default: the checkpoint's")
+    image_grid_pinpoints: str | None = _told("as upstream writes them; default: the checkpoint's")
+    max_unreadable: float = _told("share of unreadable samples that ends the run", 0.05)
+
+
+@dataclass
+class TrainArguments(TrainingArguments):
+    remove_unused_columns: bool = _told("always False: the data are no columns", False)
+    gradient_checkpointing: bool = _told("compute layers twice, hold them once", True)
+    model_max_length: int | None = _told("tokens of a sample, visual ones included; default: the checkpoint's")
+    mm_projector_lr: float | None = _told("learning rate of the projector")
+    mm_vision_tower_lr: float | None = _told("learning rate of the tower")
+    group_by_modality_length: bool = _told("samples of like length in a batch", False)
+    lora_enable: bool = _told("train adapters (peft) in the language model instead of it", False)
+    lora_r: int = _told("rank of the adapters", 64)
+    lora_alpha: int = _told("scale of the adapters", 16)
+    lora_dropout: float = _told("dropout in front of the adapters", 0.05)
+    lora_merge: bool = _told("write a whole checkpoint with the adapters merged in", False)
+
+    def __post_init__(self):
+        if self.report_to in (None, "all"):
+            self.report_to = ["tensorboard"] if find_spec("tensorboard") else []
+        if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:
+            self.gradient_checkpointing_kwargs = {"use_reentrant": False}
+        if self.ddp_find_unused_parameters is None:  # a text-only batch leaves the projector without a gradient
+            self.ddp_find_unused_parameters = True
+        super().__post_init__()

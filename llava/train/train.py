@@ -1,0 +1,227 @@
+"""Trains a SigLIP + Qwen2 checkpoint on conversations with images and videos: `aot train --data_path data.json …`.
+
+The Trainer of transformers does the work; accelerate, torchrun or deepspeed launch this module as any other. A run
+whose folder holds checkpoints goes on from the last one. What comes out is a checkpoint that `load_pretrained_model`
+loads, whole or as an adapter of `model_base`.
+"""
+
+import argparse
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import torch
+from transformers import HfArgumentParser, Trainer, set_seed
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from transformers.trainer_utils import get_last_checkpoint
+
+from aot import AOTConfig
+from aot_cli.main import entry
+from aot_cli.parser import Parser, share
+from llava.conversation import conv_templates
+from llava.model.builder import load_pretrained_model
+from llava.train.arguments import PARTS, DataArguments, ModelArguments, TrainArguments
+from llava.train.conversations import DataError
+from llava.train.data import Collator, Conversations
+
+ADAPTED = r"model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"  # all linear layers of the language model
+SKIPPED = "skipped.json"
+SHOWN = {  # in the help; docs/training.md has all
+    "model_name_or_path": "checkpoint to start from",
+    "mm_tunable_parts": "which of " + ", ".join(PARTS),
+    "lora_enable": "True: adapters in the language model",
+    "lora_merge": "True: write them merged in",
+    "retention": "share of visual tokens kept, or two to draw between",
+    "data_path": "conversations as JSON, or a YAML mixture",
+    "image_folder": "where the data's images lie",
+    "video_folder": "where the data's videos lie",
+    "frames_upbound": "most frames of a video",
+    "max_unreadable": "share of unreadable samples that ends the run",
+    "group_by_modality_length": "True: samples of like length together",
+    "output_dir": "the run's folder; called again, it goes on",
+}
+
+
+class LlavaTrainer(Trainer):
+    """Counts samples that could not be read, groups by length, and gives projector and tower rates of their own.
+
+    skipped: reasons by name. Raises DataError when more than `max_unreadable` of the data cannot be read.
+    """
+
+    def __init__(self, *args, max_unreadable: float, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.max_unreadable, self.skipped = max_unreadable, {}
+
+    def compute_loss(self, model, inputs, *args, **kwargs):
+        self.skipped.update(inputs.pop("skipped"))
+        if len(self.skipped) > self.max_unreadable * len(self.train_dataset):
+            name, reason = next(iter(self.skipped.items()))
+            raise DataError(
+                f"{len(self.skipped)} of {len(self.train_dataset)} samples cannot be read, more than max_unreadable "
+                f"{self.max_unreadable:g} allows; the first is {name}: {reason}"
+            )
+        return super().compute_loss(model, inputs, *args, **kwargs)
+
+    def _get_train_sampler(self, *args):
+        if not self.args.group_by_modality_length:
+            return super()._get_train_sampler(*args)
+        batch = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
+        generator = torch.Generator().manual_seed(self.args.seed)
+        return LengthGroupedSampler(batch, lengths=self.train_dataset.lengths, generator=generator)
+
+    def create_optimizer(self, *args):
+        if self.optimizer is not None:
+            return self.optimizer
+        optimizer = super().create_optimizer(*args)
+        for part, rate in (("mm_projector", self.args.mm_projector_lr), ("vision_tower", self.args.mm_vision_tower_lr)):
+            own = {id(parameter) for name, parameter in self.model.named_parameters() if part in name and rate}
+            for group in list(optimizer.param_groups):
+                taken = [parameter for parameter in group["params"] if id(parameter) in own]
+                if taken:
+                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
+                    optimizer.add_param_group({**group, "params": taken, "lr": rate})
+        return optimizer
+
+
+def load_model(arguments: ModelArguments, data: DataArguments, args: TrainArguments):
+    """(tokenizer, model) as they are trained: settings in the configuration, parts frozen, adapters put in."""
+    parts = set(arguments.mm_tunable_parts.split(","))
+    if not parts <= set(PARTS):
+        raise DataError(f"mm_tunable_parts holds {sorted(parts - set(PARTS))[0]!r}; use {', '.join(PARTS)}.")
+    if arguments.version not in conv_templates:
+        raise DataError(f"There is no template {arguments.version!r}; use one of {', '.join(conv_templates)}.")
+    fields = {
+        "mm_newline_position": arguments.mm_newline_position,
+        "mm_spatial_pool_mode": arguments.mm_spatial_pool_mode,
+        "image_aspect_ratio": data.image_aspect_ratio,
+        "image_grid_pinpoints": data.image_grid_pinpoints,
+        "tokenizer_model_max_length": args.model_max_length,
+        "mm_video_frames": data.frames_upbound,
+        "add_time_instruction": data.add_time_instruction,
+        "force_sample": data.force_sample,
+    }
+    reduced = None
+    if arguments.retention is not None:
+        reduced = AOTConfig(method=arguments.method, retention=max(arguments.retention))
+    half = args.bf16 and (args.deepspeed or args.lora_enable)  # both keep what they train in float32 themselves
+    tokenizer, model, _, _ = load_pretrained_model(
+        arguments.model_name_or_path,
+        device_map=None if args.deepspeed else str(args.device),
+        torch_dtype="bfloat16" if half else "float32",
+        attn_implementation=arguments.attn_implementation,
+        overwrite_config={name: value for name, value in fields.items() if value is not None},
+        compression=reduced,
+    )
+    model.config.use_cache, model.config.tokenizer_padding_side = False, "right"
+    if args.lora_enable:
+        return tokenizer, adapted(model, parts, args)
+    model.requires_grad_(False)
+    if "mm_language_model" in parts:
+        model.requires_grad_(True)
+        model.get_model().mm_projector.requires_grad_(False)
+    model.get_vision_tower().requires_grad_("mm_vision_tower" in parts)
+    if "mm_mlp_adapter" in parts:
+        model.get_model().mm_projector.requires_grad_(True)
+    return tokenizer, model
+
+
+def adapted(model, parts: set[str], args: TrainArguments):
+    """The model with adapters in its language model; projector and tower, where they are trained, are trained whole."""
+    try:
+        from peft import LoraConfig, get_peft_model
+    except ImportError as error:
+        raise DataError("lora_enable needs peft; run pip install peft.") from error
+    whole = {"mm_mlp_adapter": "mm_projector", "mm_vision_tower": "vision_tower"}
+    config = LoraConfig(
+        r=args.lora_r,
+        lora_alpha=args.lora_alpha,
+        lora_dropout=args.lora_dropout,
+        target_modules=ADAPTED,
+        modules_to_save=[name for part, name in whole.items() if part in parts] or None,
+        task_type="CAUSAL_LM",
+    )
+    return get_peft_model(model, config)
+
+
+def train(arguments: ModelArguments, data: DataArguments, args: TrainArguments) -> LlavaTrainer:
+    """Trains to the end, from the last checkpoint in `output_dir` on, and writes the result there."""
+    set_seed(args.seed)
+    tokenizer, model = load_model(arguments, data, args)
+    base = model.get_base_model() if args.lora_enable else model
+    samples = Conversations(
+        data, tokenizer, base, template=arguments.version, retention=arguments.retention, seed=args.seed
+    )
+    trainer = LlavaTrainer(
+        model=model,
+        args=args,
+        train_dataset=samples,
+        data_collator=Collator(tokenizer.pad_token_id or 0),
+        processing_class=tokenizer,
+        max_unreadable=data.max_unreadable,
+    )
+    folder = Path(args.output_dir)
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    if last and (folder / SKIPPED).exists():
+        trainer.skipped = json.loads((folder / SKIPPED).read_text())
+    try:
+        trainer.train(resume_from_checkpoint=last)
+    finally:
+        report_skipped(trainer, folder)
+    base.config.use_cache = True
+    if args.lora_merge:
+        trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
+    elif args.lora_enable:
+        base.config.save_pretrained(folder)
+    trainer.save_model()
+    trainer.save_state()
+    return trainer
+
+
+def report_skipped(trainer: LlavaTrainer, folder: Path) -> None:
+    """Names on standard error what could not be read, and writes it beside the checkpoints, for all ranks."""
+    if not trainer.skipped:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"{len(trainer.skipped)} of {len(trainer.train_dataset)} samples could not be read:", file=sys.stderr)
+    for name, reason in trainer.skipped.items():
+        print(f"  {name}: {reason}", file=sys.stderr)
+    (folder / SKIPPED).write_text(json.dumps(trainer.skipped, indent=1))
+
+
+def add_options(parser: Parser) -> None:
+    """Our options and LLaVA-NeXT's, the common ones in the help; `execute` reads the line anew."""
+    inherited = {field.name for field in dataclasses.fields(TrainArguments.__base__)} - {"output_dir"}
+    for kind in (ModelArguments, DataArguments, TrainArguments):
+        for field in dataclasses.fields(kind):
+            if field.name not in inherited:
+                told = SHOWN.get(field.name, argparse.SUPPRESS)
+                parser.add_argument(f"--{field.name}", nargs="*", metavar="X", default=[], help=told)
+
+
+def execute(options) -> int:
+    """Reads the arguments as transformers does and trains; returns the exit code."""
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainArguments))
+    words, place = list(options.words), 0
+    if "--retention" in words:  # 10% is 0.1
+        place = words.index("--retention") + 1
+        while place < len(words) and not words[place].startswith("--"):
+            words[place] = str(share(words[place]))
+            place += 1
+    try:
+        arguments, data, args, unknown = parser.parse_args_into_dataclasses(words, return_remaining_strings=True)
+        if unknown:
+            raise DataError(f"there is no option {unknown[0]}")
+        if not data.data_path:
+            raise DataError("--data_path is missing; name a JSON file of conversations")
+        train(arguments, data, args)
+    except ValueError as error:
+        print(f"aot train: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    return 0
+
+
+main = entry("train")
+
+if __name__ == "__main__":
+    sys.exit(main())
