@@ -26,6 +26,15 @@ class Applied:
         """What became of each video of the model's last call."""
         return self._integration.last(self.model)
 
+    @property
+    def seconds(self) -> float:
+        """Seconds that compressing the videos of the model's last call took, on a GPU without waiting for it."""
+        return self._integration.seconds(self.model)
+
+    def trace(self, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
+        """What becomes of each video of a call's inputs, with what pictures need; the language model is not asked."""
+        return self._integration.trace(self.model, inputs)
+
     def __enter__(self) -> "Applied":
         return self
 
@@ -45,8 +54,9 @@ def apply(
 ) -> Applied:
     """Lets a model read its videos reduced; `generate`, `forward` and its processor stay as they are.
 
-    model: transformers' LLaVA-OneVision, Qwen2-VL, Qwen2.5-VL or Qwen3-VL (the classes ...ForConditionalGeneration; see
-    docs/models.md), or this project's LlavaQwenForCausalLM.
+    model: transformers' LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 or InternVL (the
+    classes ...ForConditionalGeneration; see docs/models.md), or this project's LlavaQwenForCausalLM. InternVL is told
+    which images are the frames of a video: `video_frames=[range(0, 16)]` in a call of the model or of `generate`.
     retention: share of the visual tokens kept, 0.1 when nothing is said. settings: any of `AOTConfig`; or give
     a whole config (an AOTConfig, such as a preset, or its dict) instead. Images are not touched, nor any
     other model. Applying again replaces the settings; `remove` takes them away; used as
@@ -79,9 +89,9 @@ def remove(model: nn.Module) -> None:
 
 def _integration(model: nn.Module) -> Any:
     """What of `aot.integrations` belongs to a model, imported now."""
-    from .integrations import hf_onevision, llava, qwen_vl
+    from .integrations import hf_onevision, internvl, llava, llava_next_video, qwen_vl
 
-    integrations = (llava, hf_onevision.FAMILY, qwen_vl.FAMILY)
+    integrations = (llava, hf_onevision.FAMILY, llava_next_video.FAMILY, qwen_vl.FAMILY, internvl.FAMILY)
     for integration in integrations:
         if integration.fits(model):
             return integration
@@ -94,7 +104,7 @@ def _integration(model: nn.Module) -> Any:
             "aot.apply."
         )
     raise AOTError(
-        f"aot.apply does not know {type(model).__name__}; give transformers' "
-        "LlavaOnevisionForConditionalGeneration, a Qwen2-VL, Qwen2.5-VL or Qwen3-VL, or LlavaQwenForCausalLM, or call "
+        f"aot.apply does not know {type(model).__name__}; give transformers' LLaVA-OneVision, LLaVA-NeXT-Video, a "
+        "Qwen-VL, Qwen3.5 or InternVL (the classes ...ForConditionalGeneration), or LlavaQwenForCausalLM, or call "
         "aot.compress on its features."
     )

@@ -52,6 +52,7 @@ def load_video(
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
+    choose: FrameSampler | None = None,
 ) -> Video:
     """Reads the frames a model looks at.
 
@@ -60,11 +61,12 @@ def load_video(
     times, as LLaVA-OneVision is evaluated; without it every frame once. decoder: "auto" and "pyav" are PyAV, and Pillow
     for animated WebP and AVIF; "decord" refuses what it is not known to read as PyAV does. A folder of .png/.jpg files
     is read as it is, at one frame a second. progress(done, total) is called for each frame. time_limit: seconds after
-    which decoding is stopped. Frames larger than 4K (4096x2304 pixels) are averaged down by a whole factor.
+    which decoding is stopped. Frames larger than 4K (4096x2304 pixels) are averaged down by a whole factor. choose:
+    another way to choose frames, (times of all, rate) -> indices, in the place of all that is said about it here.
     Raises VideoError, one sentence, when the video is missing, empty, cut short or no video at all, when its
     decoding crashes or takes too long or more than 4 GiB of memory, or when a setting makes no sense.
     """
-    choose = _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
+    choose = choose or _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
     deadline = time.monotonic() + time_limit
     with _as_video_error(path, decoder, time_limit), ExitStack() as stack:
         worker, name, choice = _start(os.fspath(path), "read", decoder, choose, deadline, stack)

@@ -1,1 +1,1 @@
-"""Models that `aot.apply` knows: `llava` and `hf_onevision`, none of them imported before it is needed."""
+"""Models that `aot.apply` knows, a family a file; none is imported before it is needed."""

@@ -1,11 +1,13 @@
 """Models that compress by themselves and read their settings from ``config.aot`` at every call."""
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 from torch import nn
 
 from ..config import AOTConfig
+from ..errors import AOTError
 from ..types import CompressedVideo
 
 _STATE = "_aot_applied"  # on the instance: (applied settings, config.aot before the first apply)
@@ -44,6 +46,16 @@ def detach(model: Any) -> None:
 def last(model: Any) -> list[CompressedVideo]:
     """What became of each video of the last call."""
     return model.last_compression
+
+
+def seconds(model: Any) -> float:
+    """Seconds that compressing the videos of the last call took."""
+    return model.last_timing["compress"] / 1e3
+
+
+def trace(model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
+    """Not offered: `model.video_tokens(features, trace=True)` gives it."""
+    raise AOTError("Ask this model itself: model.video_tokens(model.encode_video(pixels), trace=True).")
 
 
 def _own_config(model: Any) -> None:

@@ -65,15 +65,16 @@ def videos_of_rows(ids: torch.Tensor, token: int, sizes: Sequence[int], *, repea
 
 
 def own_places(
-    ids: torch.Tensor, token: int, rows: Sequence[Sequence[int]], places: Sequence[tuple[torch.Tensor, int]]
+    ids: torch.Tensor, token: int, rows: Sequence[Sequence[int]], places: Sequence[tuple[torch.Tensor | None, int]]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What is left of each row when every kept token stands at its own placeholder: columns and, for each, its token.
 
     ids: (B, L). rows: the videos of each row. places: of each video the placeholder of each of its tokens, (S,), and
-    how many placeholders it has. Returns for each row ascending columns (L',) and as many numbers of tokens, counted
-    over all videos, -1 for a column that is no video's. A place that a method emits twice is there twice.
+    how many placeholders it has; None for an image, whose places all stay and are no video's. Returns for each row
+    ascending columns (L',) and as many numbers of tokens, counted over all videos, -1 for a column that is no video's.
+    A place that a method emits twice is there twice.
     """
-    firsts = [0, *accumulate(len(place) for place, _ in places)]
+    firsts = [0, *accumulate(0 if place is None else len(place) for place, _ in places)]
     columns, numbers = [], []
     for row, videos in zip(ids, rows, strict=True):
         video = row == token
@@ -81,8 +82,11 @@ def own_places(
         column, number, start = [text], [torch.full_like(text, -1)], 0
         for v in videos:
             place, size = places[v]
-            column.append(slots[start : start + size][place])
-            number.append(torch.arange(len(place), device=ids.device) + firsts[v])
+            run = slots[start : start + size]
+            column.append(run if place is None else run[place])
+            number.append(
+                torch.full_like(run, -1) if place is None else torch.arange(len(place), device=ids.device) + firsts[v]
+            )
             start += size
         order = torch.cat(column).argsort(stable=True)
         columns.append(torch.cat(column)[order])

@@ -1,16 +1,12 @@
 """transformers' Qwen-VL models: three planes of positions, of which a kept token keeps its own, and DeepStack."""
 
-import functools
 import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from ..compress import compress
-from ..config import AOTConfig
 from ..errors import AOTError
-from ..types import CompressedVideo
 from . import steps
 from .prompt import positions
 from .qwen_tower import TowerReader, watch_blocks
@@ -20,13 +16,15 @@ from .vision_outputs import capturing
 
 
 class QwenVL(Family):
-    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL and its mixture of experts."""
+    """Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 and the mixtures of experts."""
 
     names = (
         "Qwen2VLForConditionalGeneration",
         "Qwen2_5_VLForConditionalGeneration",
         "Qwen3VLForConditionalGeneration",
         "Qwen3VLMoeForConditionalGeneration",
+        "Qwen3_5ForConditionalGeneration",
+        "Qwen3_5MoeForConditionalGeneration",
     )
 
     def check(self, model: Any, needs: Sequence[str]) -> None:
@@ -41,26 +39,20 @@ class QwenVL(Family):
         with capturing(reader.names) as captured:
             result = original(inner, *args, **kwargs)
         outputs = reader.read(captured, thw)
-        features = getattr(result, "pooler_output", result)
-        features = features[0] if isinstance(features[0], tuple) else features  # transformers 4 with DeepStack
-        merge = inner.visual.spatial_merge_size
+        features, levels = getattr(result, "pooler_output", result), getattr(result, "deepstack_features", None) or ()
+        if isinstance(features[0], tuple):  # transformers 4 with DeepStack, whose levels hold all videos
+            features, levels = features
+            levels = [level.split([len(part) for part in features]) for level in levels]
+        merge, grids = inner.visual.spatial_merge_size, thw.tolist()
         return result, [
-            EncodedVideo(part.unflatten(0, (t, -1)), output, (h // merge, w // merge))
-            for part, output, (t, h, w) in zip(features, outputs, thw.tolist(), strict=True)
+            EncodedVideo(
+                features[v].unflatten(0, (t, -1)),
+                outputs[v],
+                (h // merge, w // merge),
+                levels=tuple(level[v].detach() for level in levels),
+            )
+            for v, (t, h, w) in enumerate(grids)
         ]
-
-    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig) -> CompressedVideo:
-        """T are the tower's frames, of two of the file each; the merger has pooled them, and there is no newline."""
-        return compress(
-            video.features,
-            video.outputs.get("shallow"),
-            video.outputs.get("deep"),
-            config,
-            pool=None,
-            newline_position="no_token",
-            grid=video.grid,
-            extras=video.extras,
-        )
 
     def places(self, step: Step, kwargs: dict) -> tuple[torch.Tensor, bool]:
         given, call, known = kwargs.get("position_ids"), steps.generated.get(), step.known
@@ -82,29 +74,12 @@ class QwenVL(Family):
             places = places + known.following + since
         return places, vision or first
 
-    def replaced(self, model: Any) -> dict[str, Any]:
-        base = self.base(model)
-        if hasattr(base, "_expand_multimodal_outputs") or not base.__name__.startswith("Qwen3VL"):
-            return {}
-        return {"_expand_inputs_for_generation": _unexpanded(type(model)._expand_inputs_for_generation)}
+    def cannot_repeat(self, model: Any, ids: torch.Tensor, inputs: dict) -> bool:
+        """Qwen3-VL takes every frame for a video."""
+        return self.base(model).__name__.startswith("Qwen3VL") and inputs.get("pixel_values_videos") is not None
 
 
 FAMILY = QwenVL()
-
-
-def _unexpanded(original: Any) -> Any:
-    """The step of generate that repeats prompts, where it takes every frame for a video (Qwen3-VL, transformers 4)."""
-
-    @functools.wraps(original)
-    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
-        if expand_size > 1 and kwargs.get("pixel_values_videos") is not None:
-            raise AOTError(
-                "This release of transformers cannot repeat Qwen3-VL's prompts with a video; leave num_beams and "
-                "num_return_sequences at 1, or install transformers 5."
-            )
-        return original(self, expand_size, *args, **kwargs)
-
-    return _expand_inputs_for_generation
 
 
 def _rope_index(step: Step, kwargs: dict) -> torch.Tensor:

@@ -7,9 +7,10 @@ was, so that later steps, which `generate` counts on by itself, are put right be
 """
 
 import functools
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import MethodType
 from typing import Any
@@ -17,14 +18,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..compress import compress
 from ..config import AOTConfig
 from ..errors import AOTError
 from ..registry import get_method
+from ..rows import merged_rows
 from ..types import CompressedVideo
 from . import steps
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
-from .steps import Encoded, EncodedVideo, State, entries
+from .steps import Encoded, EncodedVideo, Generated, Kept, State, entries
 
 _STATE = "_aot_applied"  # on the model and on its inner one, a State
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
@@ -35,9 +38,9 @@ class Step:
     """A call of the model on its way through it.
 
     ids, mask: (B, n) of the places behind the `covered` ones of the cache (in the caller's count), and which count.
-    known: what the cache holds. entered: (B, cached) mask of its entries. places: (3, B, n) positions, None where they
-    count tokens. encoded: the call's videos, once there are any. shortens: it brings videos. prompt, labels: what the
-    cache is to remember, and the labels left.
+    known: what the cache holds. entered: (B, cached) mask of its entries. encoded: the call's videos, once there are
+    any. shortens: it brings videos. told: what the caller said of them. places: (3, B, n) positions, None where they
+    count tokens. prompt, labels: what the cache is to remember, and the labels left.
     """
 
     model: Any
@@ -49,6 +52,7 @@ class Step:
     entered: torch.Tensor
     encoded: Encoded | None
     shortens: bool
+    told: Sequence[range] = ()
     labels: torch.Tensor | None = None
     places: torch.Tensor | None = None
     prompt: PrunedPrompt | None = None
@@ -57,7 +61,7 @@ class Step:
         """The videos of each prompt; AOTError when its placeholders are not theirs."""
         whole, _ = steps.whole_prompt(self.encoded, self.ids, self.covered)
         sizes = [self.family.size(video) for video in self.encoded.videos]
-        return videos_of_rows(whole, self.model.config.video_token_id, sizes, repeats=self.encoded.repeats)
+        return videos_of_rows(whole, self.family.token(self.model), sizes, repeats=self.encoded.repeats)
 
     def place(self, kwargs: dict, mask: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
         """Puts mask and positions of the places (B, n') that enter now in kwargs; returns the mask (B, L') of all."""
@@ -82,10 +86,14 @@ class Step:
 class Family:
     """The hooks on models of one kind, and what `aot.apply` does with them.
 
-    names: classes of transformers. Subclasses say how a family encodes its videos and what a place is.
+    names: classes of transformers. modality: as what it encodes frames, "video" or "image". argument: of the model's
+    call, by which it is told which images are the frames of a video; None when it has videos. Subclasses say how a
+    family encodes its videos and what a place is.
     """
 
     names: tuple[str, ...] = ()
+    modality: str = "video"
+    argument: str | None = None
 
     def check(self, model: Any, needs: Sequence[str]) -> None:
         """AOTError for a model whose tower cannot give these outputs."""
@@ -96,12 +104,27 @@ class Family:
         raise NotImplementedError
 
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
-        """What the model's own get_video_features returns, and each video as EncodedVideo with what a method needs."""
+        """What the model's own method `original` returns, and each video as EncodedVideo with what a method needs."""
         raise NotImplementedError
 
-    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig) -> CompressedVideo:
-        """One video, compressed."""
-        raise NotImplementedError
+    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig, *, trace: bool = False) -> CompressedVideo:
+        """One video, compressed; its tokens are as the language model gets them, without newlines."""
+        return compress(
+            video.features,
+            video.outputs.get("shallow"),
+            video.outputs.get("deep"),
+            config,
+            pool=None,
+            newline_position="no_token",
+            grid=video.grid,
+            extras=video.extras,
+            trace=trace,
+        )
+
+    def kept(self, model: Any, video: EncodedVideo, config: AOTConfig) -> Kept:
+        """One video, compressed, and its DeepStack rows, merged as its tokens are."""
+        found = self.compress(model, video, config, trace=bool(video.levels))
+        return Kept(replace(found, trace=None), tuple(merged_rows(found, level) for level in video.levels))
 
     def size(self, video: EncodedVideo) -> int:
         """How many placeholders a video has."""
@@ -116,9 +139,17 @@ class Family:
         """Positions of the step's places, None where they count tokens; is the cache to remember a prompt's end?"""
         return None, False
 
-    def replaced(self, model: Any) -> dict[str, Any]:
-        """Further methods of the instance to stand in front of its class's, by name."""
-        return {}
+    def tiles(self, video: EncodedVideo) -> int:
+        """How many entries of what the model's own method returns are this video."""
+        return 1
+
+    def cannot_repeat(self, model: Any, ids: torch.Tensor, inputs: dict) -> bool:
+        """Does transformers 4 mix up the videos of these prompts (B, L) when it repeats them for beams?"""
+        return False
+
+    def token(self, model: Any) -> int:
+        """The placeholder of a frame."""
+        return getattr(model.config, f"{self.modality}_token_id")
 
     def base(self, model: nn.Module) -> type | None:
         """The class of transformers that a model is of or made from; None when it is another's."""
@@ -132,6 +163,30 @@ class Family:
         """The applied settings, None when there are none."""
         state = model.__dict__.get(_STATE)
         return None if state is None else state.config
+
+    def trace(self, model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
+        """What becomes of the videos of a call's inputs, with traces; the language model is not asked."""
+        inner, state = model.model, model.__dict__[_STATE]
+        original = getattr(type(inner), f"get_{self.modality}_features")
+        _, pixels, *others = inspect.signature(original).parameters.values()
+        call = {p.name: inputs[p.name] for p in others if p.name in inputs}
+        for p in others:  # transformers 4 takes them from the model's forward
+            if p.default is p.empty and p.name not in call and hasattr(inner.config, p.name):
+                call[p.name] = getattr(inner.config, p.name)
+        given = inputs["pixel_values_videos" if self.modality == "video" else "pixel_values"]
+        token = steps.generated.set(Generated(inputs["input_ids"], 0, inputs.get(self.argument) or ()))
+        try:
+            needs = get_method(state.config.method).requires
+            with torch.no_grad():
+                videos = self.encode(inner, original, (given,), call, needs)[1]
+        finally:
+            steps.generated.reset(token)
+        return [self.compress(model, video, state.config, trace=True) for video in videos if not video.still]
+
+    def seconds(self, model: nn.Module) -> float:
+        """Seconds that compressing the videos of the last call took."""
+        state = model.__dict__.get(_STATE)
+        return 0.0 if state is None else state.seconds
 
     def last(self, model: nn.Module) -> list[CompressedVideo]:
         """What became of each video of the last call that brought one."""
@@ -152,17 +207,21 @@ class Family:
             return
         forward, inner = self.base(model).forward, model.model
         cache_name(forward)  # raises for a release that calls it otherwise
-        owners = {"generate": steps.generating(type(model).generate, forward), **self.replaced(model)}
+        owners = {"generate": steps.generating(type(model).generate, forward, self.argument)}
+        if not hasattr(model, "_expand_multimodal_outputs"):
+            repeat = "_expand_inputs_for_generation"
+            owners[repeat] = steps.repeating(inspect.getattr_static(type(model), repeat), self.cannot_repeat)
         for name, method in owners.items():
             setattr(model, name, MethodType(method, model))
-        inner.get_video_features = MethodType(self._encoding(type(inner).get_video_features), inner)
+        encoder = f"get_{self.modality}_features"
+        setattr(inner, encoder, MethodType(self._encoding(getattr(type(inner), encoder)), inner))
         handles = [
             *self.watch(model),
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),
         ]
-        replaced = [(inner, "get_video_features"), *((model, name) for name in owners)]
+        replaced = [(inner, encoder), *((model, name) for name in owners)]
         inner.__dict__[_STATE] = model.__dict__[_STATE] = State(config, handles, replaced)
 
     def detach(self, model: Any) -> None:
@@ -177,34 +236,39 @@ class Family:
             delattr(owner, name)
 
     def _encoding(self, original: Any) -> Any:
-        """get_video_features that leaves with its result, or with the step, what compression needs."""
+        """The model's own encoding that leaves with its result, or with the step, what compression needs."""
 
         @functools.wraps(original)  # generate reads its signature
-        def get_video_features(inner, *args: Any, **kwargs: Any) -> Any:
+        def get_features(inner, *args: Any, **kwargs: Any) -> Any:
             needs = get_method(inner.__dict__[_STATE].config.method).requires
             result, encoded = self.encode(inner, original, args, kwargs, needs)
             if not isinstance(result, (tuple, torch.Tensor)):
                 setattr(result, steps.ENCODED, encoded)
             if (call := steps.generated.get()) is not None:
                 call.encoded = encoded
-            if (step := _pending.get()) is not None:
+            if (step := _pending.get()) is not None and step.shortens:
                 step.encoded = Encoded(encoded)
                 step.rows()  # tells what does not fit before the model does
             return result
 
-        return get_video_features
+        return get_features
 
     def _before(self, model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Forward pre-hook of the model: the places that its cache does not cover; None leaves the call as it is."""
         _pending.set(None)
         kwargs = steps.call_arguments(model, args, kwargs)
-        cache, token = take_cache(dict(kwargs)), model.config.video_token_id
-        ready = (kwargs.get("mm_encoder_outputs") or {}).get("video")  # transformers 5 encodes before it generates
-        brings = ready is not None or kwargs.get("pixel_values_videos") is not None
+        cache, token, call = take_cache(dict(kwargs)), self.token(model), steps.generated.get()
+        told = steps.take_told(kwargs, self.argument) or (() if call is None else call.told)
         known = getattr(cache, steps.PROMPT, None)
+        # transformers 5 encodes before it generates
+        ready = (kwargs.get("mm_encoder_outputs") or {}).get(self.modality)
+        pixels = {"video": "pixel_values_videos", "image": "pixel_values"}[self.modality]
+        given = ready is not None or kwargs.get(pixels) is not None
+        brings = given and (self.argument is None or bool(told) or known is not None)
         if known is None and not brings:
-            steps.check_unknown(kwargs, cache, token)
-            return None
+            if not given:
+                steps.check_unknown(kwargs, cache, token)
+            return None if self.argument is None else ((), kwargs)
         steps.check_step(kwargs, shortens=brings)
         # what is new in this step
         mask, cached = kwargs.get("attention_mask"), entries(cache)
@@ -214,9 +278,9 @@ class Family:
         if not brings:
             steps.check_text(ids, token)
         new = ids.new_ones(ids.shape) if mask is None else mask[:, covered:].to(ids)
-        encoded = None if ready is None else steps.taken_before(ready, ids)
+        encoded = None if ready is None else steps.taken_before(ready, ids, self.tiles)
         entered = known.entered_mask(cached, mask)
-        step = Step(model, self, ids, new, covered, known, entered, encoded, brings, kwargs.get("labels"))
+        step = Step(model, self, ids, new, covered, known, entered, encoded, brings, told, kwargs.get("labels"))
         if encoded is not None:
             step.rows()
         step.places, of_prompt = self.places(step, kwargs)
@@ -234,43 +298,65 @@ class Family:
         return (), kwargs
 
 
+def told() -> Sequence[range]:
+    """What the caller of the model, or of its generate, said of the videos."""
+    step, call = _pending.get(), steps.generated.get()
+    return step.told if step is not None else () if call is None else call.told
+
+
 def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of the language model: of all it gets, what belongs to kept places, with the tokens there."""
     step = _pending.get()
     if step is None or not step.shortens:
         return None
-    kwargs, token, family = dict(kwargs), step.model.config.video_token_id, step.family
+    kwargs, family = dict(kwargs), step.family
     state, encoded = step.model.__dict__[_STATE], step.encoded
-    videos = steps.compressed_videos(state, encoded, partial(family.compress, step.model, config=state.config))
+    found = steps.kept_of(state, encoded, partial(family.kept, step.model, config=state.config))
+    videos = [one for one in found if one is not None]
     # which columns stay, and the token at each; padding goes, and what belongs to other pieces of the prompt
     whole, at = steps.whole_prompt(encoded, step.ids, step.covered)
-    own = [family.own(video) for video in videos]
-    columns, numbers = own_places(
-        whole, token, step.rows(), list(zip(own, map(family.size, encoded.videos), strict=True))
-    )
+    own = [None if one is None else family.own(one.video) for one in found]
+    sizes = map(family.size, encoded.videos)
+    columns, numbers = own_places(whole, family.token(step.model), step.rows(), list(zip(own, sizes, strict=True)))
     real = torch.nn.functional.pad(step.mask.bool(), (at, whole.shape[1] - at - step.mask.shape[1]))
     here = [one[column] for one, column in zip(real, columns, strict=True)]
     order, counts = left_filled([column[piece] - at for column, piece in zip(columns, here, strict=True)], 0)
+    if step.entered.shape[1] and steps.has_linear_attention(step.model) and not bool(counts.all()):
+        raise AOTError("Linear attention takes padding behind a turn for tokens; go on with one prompt at a time.")
     number, _ = left_filled([number[piece] for number, piece in zip(numbers, here, strict=True)], -1)
     # embeddings, mask and positions
     embeds = kwargs["inputs_embeds"]
     embeds = embeds.gather(1, order.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))
     kept = number >= 0
-    embeds[kept] = torch.cat([video.tokens for video in videos]).to(embeds)[number[kept]]
+    if videos:
+        embeds[kept] = torch.cat([one.video.tokens for one in videos]).to(embeds)[number[kept]]
     kwargs["inputs_embeds"] = embeds
     places = None if step.places is None else step.places.gather(2, order.expand(3, -1, -1))
     full = step.place(kwargs, step.mask.gather(1, order) * counts, places)
-    # DeepStack
-    visual = kwargs.get("visual_pos_masks")
-    if visual is not None:
-        row = (visual.flatten().cumsum(0) - 1).view_as(visual).gather(1, order)
-        kwargs["visual_pos_masks"] = visual.gather(1, order) & counts
-        row = row[kwargs["visual_pos_masks"]]
-        kwargs["deepstack_visual_embeds"] = [level[row] for level in kwargs["deepstack_visual_embeds"]]
+    if kwargs.get("visual_pos_masks") is not None:
+        _shorten_levels(kwargs, order, counts, number, videos)
     step.prompt = step.remembered(full)
     if step.labels is not None:
         step.labels = shortened_labels(step.labels, order, counts)
     return (), kwargs
+
+
+def _shorten_levels(
+    kwargs: dict, order: torch.Tensor, counts: torch.Tensor, number: torch.Tensor, videos: Sequence[Kept]
+) -> None:
+    """DeepStack's mask and rows for the columns left: of images their own, of videos those that are left of them."""
+    visual = kwargs["visual_pos_masks"]
+    row = (visual.flatten().cumsum(0) - 1).view_as(visual).gather(1, order)
+    kwargs["visual_pos_masks"] = left = visual.gather(1, order) & counts
+    row, number = row[left], number[left]
+    levels = []
+    for depth, level in enumerate(kwargs["deepstack_visual_embeds"]):
+        rows = level[row]
+        if videos:
+            merged = torch.cat([one.levels[depth] for one in videos]).to(rows)
+            rows = torch.where((number >= 0).unsqueeze(-1), merged[number.clamp_min(0)], rows)
+        levels.append(rows)
+    kwargs["deepstack_visual_embeds"] = levels
 
 
 def _after(model: Any, args: tuple, kwargs: dict, output: Any) -> Any:

@@ -6,7 +6,8 @@ from a cache that is shorter than the caller knows; what a step adds to its cach
 
 import functools
 import inspect
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,25 +30,30 @@ generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=
 class State:
     """What is in force on one model: settings, hooks, and what became of the last videos.
 
-    replaced: (owner, name) of the methods that stand on an instance in front of its class's.
+    replaced: (owner, name) of the methods that stand on an instance in front of its class's. seconds: that compressing
+    them took.
     """
 
     config: AOTConfig
     handles: list = field(default_factory=list)
     replaced: list[tuple[nn.Module, str]] = field(default_factory=list)
     last: list[CompressedVideo] = field(default_factory=list)
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class EncodedVideo:
     """features: (F, N, D) projected, before pooling; outputs: further tower outputs by name, (F, N, ...).
 
-    grid: (H, W) of the N tokens of a frame.
+    grid: (H, W) of the N tokens of a frame. still: it is an image, which stays as it is. levels: (F·N, D) each, rows of
+    earlier layers for the tokens (DeepStack).
     """
 
     features: torch.Tensor
     outputs: dict[str, torch.Tensor]
     grid: tuple[int, int]
+    still: bool = False
+    levels: tuple[torch.Tensor, ...] = ()
 
     @property
     def extras(self) -> dict[str, torch.Tensor]:
@@ -55,17 +61,26 @@ class EncodedVideo:
         return {name: value for name, value in self.outputs.items() if name not in ("shallow", "deep")}
 
 
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a video, and of its DeepStack levels, (S, D) each."""
+
+    video: CompressedVideo
+    levels: tuple[torch.Tensor, ...] = ()
+
+
 @dataclass
 class Generated:
     """The prompts of a call of `generate`, as far as no cache holds them yet, and their videos once they are encoded.
 
-    ids: (B, n). start: places behind the prompts that the cache held before.
+    ids: (B, n). start: places behind the prompts that the cache held before. told: what the caller said of the videos.
     """
 
     ids: torch.Tensor
     start: int
+    told: Sequence[range] = ()
     encoded: list[EncodedVideo] | None = None
-    videos: list[CompressedVideo] | None = None
+    kept: list[Kept | None] | None = None
 
 
 @dataclass(frozen=True)
@@ -80,13 +95,28 @@ class Encoded:
     whole: Generated | None = None
 
 
-def generating(original: Any, forward: Callable) -> Any:
-    """generate that lets the hook of the model see the whole prompt, which it may get in pieces."""
+def split_videos(
+    features: torch.Tensor, outputs: dict[str, torch.Tensor], frames: Sequence[int], grid: tuple[int, int]
+) -> list[EncodedVideo]:
+    """Each of the videos, of so many frames, from what a tower gave of all frames: (F, N, D), outputs (F, N, ...)."""
+    each = {name: value.split(list(frames)) for name, value in outputs.items()}
+    return [
+        EncodedVideo(part, {name: value[number] for name, value in each.items()}, grid)
+        for number, part in enumerate(features.split(list(frames)))
+    ]
+
+
+def generating(original: Any, forward: Callable, argument: str | None) -> Any:
+    """generate that lets the hook of the model see the whole prompt, which it may get in pieces.
+
+    argument: by which it is told of videos, or None.
+    """
 
     @functools.wraps(original)
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         ids = kwargs.get("input_ids") if inputs is None else inputs
-        token = generated.set(None if ids is None else _uncovered(self, forward, ids, args, kwargs))
+        told = take_told(kwargs, argument)
+        token = generated.set(None if ids is None else _uncovered(self, forward, ids, args, kwargs, told))
         try:
             return original(self, inputs, *args, **kwargs)
         finally:
@@ -95,13 +125,41 @@ def generating(original: Any, forward: Callable) -> Any:
     return generate
 
 
-def _uncovered(model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kwargs: dict) -> Generated:
+def repeating(original: Any, cannot: Callable) -> Any:
+    """The step of generate that repeats prompts, where transformers 4 may mix up their videos: `cannot` says when."""
+
+    @functools.wraps(original)
+    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
+        ids = kwargs.get("input_ids")
+        if expand_size > 1 and ids is not None and cannot(self, ids, kwargs):
+            raise AOTError(
+                "This release of transformers cannot repeat these prompts with their videos; leave num_beams and "
+                "num_return_sequences at 1, or install transformers 5."
+            )
+        return original.__get__(self)(expand_size, *args, **kwargs)  # a static method of most models
+
+    return _expand_inputs_for_generation
+
+
+def take_told(kwargs: dict, argument: str | None) -> Sequence[range]:
+    """Takes what a caller said of the videos out of the arguments; AOTError when there are no pixels to it."""
+    told = kwargs.pop(argument, None) if argument is not None else None
+    if told and kwargs.get("pixel_values") is None and not kwargs.get("mm_encoder_outputs"):
+        raise AOTError(f"{argument} came without pixel_values; give the processor's whole output.")
+    return told or ()
+
+
+def _uncovered(
+    model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kwargs: dict, told: Sequence[range]
+) -> Generated:
     """What a call of `generate` adds to its cache; AOTError when it reads pieces that the hooks do not see."""
     settings = next((value for value in (*args, kwargs.get("generation_config")) if value is not None), None)
     settings = model.generation_config if settings is None else settings
     in_pieces = kwargs.get("prefill_chunk_size", getattr(settings, "prefill_chunk_size", None))
     if in_pieces and "mm_encoder_outputs" not in inspect.signature(forward).parameters:
         raise AOTError("This release of transformers cannot read a video in pieces; leave prefill_chunk_size out.")
+    if in_pieces and has_linear_attention(model):
+        raise AOTError("Linear attention takes gaps between pieces for tokens; leave prefill_chunk_size out.")
     cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
     known = getattr(cache, PROMPT, None)
     if in_pieces and known is not None:
@@ -111,7 +169,12 @@ def _uncovered(model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kw
         model.model.rope_deltas = known.following - known.attention_mask.sum(1, keepdim=True)
     start = entries(cache) if known is None else known.original_length_of(entries(cache))
     before = 0 if mask is None else mask.shape[1] - ids.shape[1]  # places that only the mask speaks of
-    return Generated(ids[:, max(0, start - before) :], start)
+    return Generated(ids[:, max(0, start - before) :], start, told)
+
+
+def has_linear_attention(model: Any) -> bool:
+    """Are there layers whose state runs on through padding, which must not stand between tokens?"""
+    return "linear_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())
 
 
 def call_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -186,11 +249,14 @@ def new_part(kwargs: dict, covered: int, cached: int) -> tuple[torch.Tensor, tor
     return ids[:, given - (total - covered) :], mask
 
 
-def taken_before(ready: Any, ids: torch.Tensor) -> Encoded:
-    """Videos that `generate` of transformers 5 encoded before this call; ready: what get_video_features gave."""
+def taken_before(ready: Any, ids: torch.Tensor, tiles: Callable) -> Encoded:
+    """Videos that `generate` of transformers 5 encoded before this call; ready: what get_video_features gave.
+
+    tiles: how many of its entries a video is.
+    """
     videos, call = getattr(ready, ENCODED, None), generated.get()
     if videos is not None:
-        return Encoded(videos, len(ready.pooler_output) // len(videos))
+        return Encoded(videos, len(ready.pooler_output) // sum(map(tiles, videos)))
     if call is None or call.encoded is None:
         raise AOTError("The video was encoded before aot.apply; encode it again, after it.")
     return Encoded(call.encoded, len(ids) // len(call.ids), call)
@@ -206,16 +272,20 @@ def whole_prompt(encoded: Encoded, ids: torch.Tensor, covered: int) -> tuple[tor
     return whole, at
 
 
-def compressed_videos(state: State, encoded: Encoded, compress_one: Callable) -> list[CompressedVideo]:
-    """Each video compressed by `compress_one` and checked; a prompt that comes in pieces does it once."""
-    if encoded.whole is not None and encoded.whole.videos is not None:
-        return encoded.whole.videos
-    state.last = [compress_one(video) for video in encoded.videos]
-    for video in state.last:
-        video.check()  # which places stay is read from the device anyway
+def kept_of(state: State, encoded: Encoded, compress_one: Callable[[EncodedVideo], Kept]) -> list[Kept | None]:
+    """Each video compressed by `compress_one` and checked, None for an image; a prompt in pieces does it once."""
+    if encoded.whole is not None and encoded.whole.kept is not None:
+        return encoded.whole.kept
+    started = time.perf_counter()
+    kept = [None if video.still else compress_one(video) for video in encoded.videos]
+    for one in kept:
+        if one is not None:
+            one.video.check()  # which places stay is read from the device anyway
+    state.seconds = time.perf_counter() - started
+    state.last = [one.video for one in kept if one is not None]
     if encoded.whole is not None:
-        encoded.whole.videos = state.last
-    return state.last
+        encoded.whole.kept = kept
+    return kept
 
 
 def remember(output: Any, prompt: PrunedPrompt) -> None:

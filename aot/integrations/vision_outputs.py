@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import AOTError
 from ..ops.received_attention import layers, received_attention
+from ..pooling import pool_tokens
 
 _store: ContextVar[dict[str, Any] | None] = ContextVar("aot_capture", default=None)
 
@@ -54,18 +55,19 @@ def capturing(names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def attention_layers(tower: nn.Module) -> list[nn.Module]:
-    """The self-attention modules of a SigLIP or CLIP tower in order; AOTError for any other."""
+    """The self-attention modules of a SigLIP, CLIP or InternViT tower in order; AOTError for any other."""
     encoder = next((m.encoder for m in tower.modules() if hasattr(m, "encoder")), None)
-    found = [getattr(layer, "self_attn", None) for layer in getattr(encoder, "layers", ())]
+    stack = getattr(encoder, "layers", getattr(encoder, "layer", ()))
+    found = [getattr(layer, "self_attn", getattr(layer, "attention", None)) for layer in stack]
     if not found or not all(hasattr(a, name) for a in found for name in ("q_proj", "k_proj", "num_heads")):
         raise AOTError(f"The vision tower {type(tower).__name__} is not supported; use a model with a SigLIP tower.")
     return found
 
 
 def watch_attention(tower: nn.Module) -> list[RemovableHandle]:
-    """Watches queries and keys of every layer of the tower."""
+    """Watches queries and keys of every layer of the tower, behind the norm that InternViT has for them."""
     return [
-        watch(getattr(attention, f"{side}_proj"), f"{side}{number}")
+        watch(getattr(attention, f"{side}_norm", getattr(attention, f"{side}_proj")), f"{side}{number}")
         for number, attention in enumerate(attention_layers(tower))
         for side in "qk"
     ]
@@ -108,3 +110,23 @@ class Reader:
 
     def _heads(self, values: torch.Tensor, layer: int) -> torch.Tensor:
         return values.unflatten(-1, (self.attention[layer].num_heads, -1)).transpose(1, 2)
+
+
+def reader_of(inner: Any, call: Mapping[str, Any], needs: Sequence[str]) -> tuple[Reader, int]:
+    """What to read from the `vision_tower` of a model in this call, and how many class tokens to leave out."""
+    layer, strategy = (
+        getattr(inner.config, name) if call.get(name) is None else call[name]
+        for name in ("vision_feature_layer", "vision_feature_select_strategy")
+    )
+    total = len(attention_layers(inner.vision_tower))
+    used = max(index if index >= 0 else total + 1 + index for index in ([layer] if isinstance(layer, int) else layer))
+    return Reader(inner.vision_tower, needs, used), int(strategy == "default")
+
+
+def merged(outputs: Mapping[str, torch.Tensor], grid: tuple[int, int], stride: int) -> dict[str, torch.Tensor]:
+    """Outputs (F, N, ...) of a tower's patches by the tokens that stride·stride of them make, (F, P, ...).
+
+    grid: (H, W) of the N patches. A token's received attention is the sum over its patches, its key their mean.
+    """
+    pooled = {name: pool_tokens(value, grid, f"average/{stride}") for name, value in outputs.items()}
+    return {name: value if name == "keys" else value * stride**2 for name, value in pooled.items()}

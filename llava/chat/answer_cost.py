@@ -50,7 +50,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
             "path": model_path,
             "device": str(session.model.device),
             "dtype": str(session.model.dtype),
-            "tower_dtype": str(session.model.get_vision_tower().dtype),
+            "tower_dtype": str(session.tower_dtype),
         },
         "note": session.prompt_style.note,
         "video": video,

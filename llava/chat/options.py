@@ -2,9 +2,10 @@
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
+from typing import Any
 
 import torch
 import transformers
@@ -14,8 +15,12 @@ from aot_cli.parser import Parser, share
 from llava.chat.model_defaults import default_sampling
 from llava.chat.session import ChatError, ChatSession
 from llava.chat.terminal import Terminal
+from llava.hf import video_processor as hf
+from llava.hf.checkpoint import is_transformers_model, load_checkpoint
+from llava.hf.session import TransformersSession
 from llava.mm_utils import get_model_name_from_path
-from llava.model.builder import load_pretrained_model
+from llava.model.builder import attention_for, context_length, load_pretrained_model
+from llava.model.checkpoint import read_settings
 from llava.model.compression import warm_up_kernels
 from llava.utils import shipped
 from llava.video import DECODERS
@@ -38,6 +43,8 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     add = video.add_argument
     add("--num-frames", type=int, metavar="N", help="frames to look at (default: the model's own)")
     add("--fps", type=float, metavar="F", help="one frame every 1/F seconds, at most --num-frames")
+    add("--max-pixels", type=int, metavar="N", help="pixels of a frame at most (Qwen-VL)")
+    add("--total-tokens", type=int, metavar="N", help="tokens of a video at most, before reduction (Qwen-VL)")
     add("--force-sample", action="store_true", help="always take exactly --num-frames")
     add("--decoder", choices=DECODERS, default="auto", metavar="NAME", help=f"{', '.join(DECODERS)} (default PyAV)")
     model = parser.add_argument_group("model")
@@ -112,6 +119,11 @@ def load_session(options) -> ChatSession:
     transformers.utils.logging.disable_progress_bar()
     path = model_path(options)
     device = _device(options.device)
+    settings = read_settings(path)
+    if is_transformers_model(settings):
+        return transformers_session(options, config, path, settings, device)
+    if options.max_pixels is not None or options.total_tokens is not None:
+        raise ChatError("--max-pixels and --total-tokens are for Qwen-VL; this model reads frames of one size.")
     try:
         tokenizer, model, image_processor, context_length = load_pretrained_model(
             path,
@@ -126,8 +138,7 @@ def load_session(options) -> ChatSession:
     except torch.cuda.OutOfMemoryError:
         raise
     except RuntimeError as error:
-        reason = one_sentence(error)
-        raise ChatError(f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete.") from error
+        raise _unloaded(path, error) from error
     warm_up_kernels(model)
     # the model's own sampling with what the options change
     chosen = {name: value for name in ("num_frames", "fps") if (value := getattr(options, name)) is not None}
@@ -144,6 +155,42 @@ def load_session(options) -> ChatSession:
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
     )
+
+
+def transformers_session(
+    options, config: AOTConfig | None, path: str, settings: Mapping[str, Any], device: torch.device
+) -> TransformersSession:
+    """The session on a checkpoint of transformers' own models; settings: its config.json. Raises EXPECTED errors."""
+    for name, usual in (("tower_dtype", None), ("force_sample", False), ("conv_template", TEMPLATE)):
+        if getattr(options, name) != usual:
+            raise ChatError(
+                f"--{name.replace('_', '-')} is not for this model, whose own processor decides; leave it out."
+            )
+    chosen = hf.Sampling(options.num_frames, options.fps, options.max_pixels, options.total_tokens)
+    dtype = options.dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    attention = attention_for(options.attn_implementation, device, getattr(torch, dtype))
+    try:
+        found = load_checkpoint(path, settings, device=device, dtype=dtype, attention=attention, sampling=chosen)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        raise _unloaded(path, error) from error
+    return TransformersSession(
+        found.model,
+        found.tokenizer,
+        None,
+        context_length(found.model.config.get_text_config()),
+        compression=config,
+        decoder=options.decoder,
+        max_new_tokens=options.max_new_tokens,
+        temperature=options.temperature,
+        checkpoint=found,
+    )
+
+
+def _unloaded(path: str, error: Exception) -> ChatError:
+    reason = one_sentence(error)
+    return ChatError(f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete.")
 
 
 def command(run: Callable[[argparse.Namespace, Terminal], int | None]) -> Callable[[argparse.Namespace], int]:

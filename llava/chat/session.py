@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
+import numpy as np
 import torch
 from PIL import Image, UnidentifiedImageError
 
@@ -238,6 +239,15 @@ class ChatSession:
         _, compressed = self.model.video_tokens(self.loaded.features, trace=True)
         return compressed
 
+    @property
+    def drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frames and times of the video, one for each frame of `traced`."""
+        return self.loaded.video.frames, self.loaded.video.times
+
+    @property
+    def tower_dtype(self) -> torch.dtype:
+        return self.model.get_vision_tower().dtype
+
     # the questions
 
     def ask(self, question: str, *, on_text: Callable[[str], None] | None = None, remember: bool = True) -> Answer:
@@ -254,7 +264,7 @@ class ChatSession:
         if self.loaded and self._must_reload():
             self.loaded = self._load(self.loaded.path)
         # the answer: the model compresses the video by `config.aot` and puts its tokens in the place of the mark
-        self.model.config.aot = self.compression
+        self._use_compression()
         stream = TextStream(self.tokenizer, on_text)
         stopped = self._generate(ids, stream)
         total = 1e3 * (time.perf_counter() - started)
@@ -271,7 +281,7 @@ class ChatSession:
                 "decode": paid["decode"],
                 "tower": paid["tower"],
                 # of a streamed video once, of any other at each question
-                "compress": paid.get("compress", self.model.last_timing["compress"]),
+                "compress": paid.get("compress", self._compress_ms()),
                 "first_token": 1e3 * (stream.first - started) if stream.first else total,
                 "total": total,
             },
@@ -373,6 +383,14 @@ class ChatSession:
                 raise
             return True
         return False
+
+    def _use_compression(self) -> None:
+        """Puts the compression in force on the model."""
+        self.model.config.aot = self.compression
+
+    def _compress_ms(self) -> float:
+        """Milliseconds of compression in the last call."""
+        return self.model.last_timing["compress"]
 
     def _tokens_after(self) -> Tokens:
         """Tokens of the video in the last call."""

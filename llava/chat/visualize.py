@@ -17,10 +17,10 @@ def execute(options, terminal: Terminal) -> None:
     require()
     session = open_session(options, terminal)
     with terminal.waiting("decode") as wait:
-        loaded = session.set_video(options.video, progress=wait)
+        session.set_video(options.video, progress=wait)
     with terminal.waiting("drawing"):
         name = Path(options.video).name
-        paths = visualize(session.traced(), loaded.video.frames, loaded.video.times, options.output, name=name)
+        paths = visualize(session.traced(), *session.drawn, options.output, name=name)
     for path in paths.values():
         terminal.write(str(path))
 

@@ -35,6 +35,7 @@ _ASKED_WITH = (
     "num_frames", "fps", "force_sample", "decoder", "dtype", "tower_dtype", "conv_template", "max_new_tokens",
     "temperature",
 )  # fmt: skip
+_ASKED_WITH_IF_GIVEN = ("max_pixels", "total_tokens")
 
 
 def execute(options) -> int:
@@ -145,6 +146,7 @@ def read_job(options: Namespace) -> Job:
         "checkpoint": checkpoint_fingerprint(checkpoint),
         "aot": None if aot is None else aot.to_dict(),
         **{name: getattr(options, name) for name in _ASKED_WITH},
+        **{name: value for name in _ASKED_WITH_IF_GIVEN if (value := getattr(options, name)) is not None},
     }
     lines: list[Asked] = []
     seen: set = set()

@@ -76,7 +76,7 @@ def load_pretrained_model(
             folder,
             config=config,
             dtype=dtype,
-            attn_implementation=_attention(attn_implementation, device, dtype),
+            attn_implementation=attention_for(attn_implementation, device, dtype),
             **({"device_map": placed} if placed is not None else {}),
             **({"quantization_config": quantised, "device_map": placed or str(device)} if quantised else {}),
         )
@@ -143,7 +143,8 @@ def _dtype(name: str | torch.dtype, device: torch.device, argument: str = "torch
     return torch.float32 if device.type == "cpu" and dtype == torch.float16 else dtype
 
 
-def _attention(name: str | None, device: torch.device, dtype: torch.dtype | str) -> str:
+def attention_for(name: str | None, device: torch.device, dtype: torch.dtype | str) -> str:
+    """The attention to ask transformers for: flash-attn only where it can run."""
     if name != "flash_attention_2":
         return name or "sdpa"
     from transformers.utils import is_flash_attn_2_available

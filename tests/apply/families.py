@@ -1,16 +1,19 @@
-"""Tiny random models of transformers' video families, and prompts for them."""
+"""What tests of all of transformers' video families share: text models, padding, and answers made by hand.
 
-import copy
+Each family has a module that makes its models and prompts, which `module_of` gives.
+"""
+
+import importlib
+from types import ModuleType
 
 import torch
 import transformers
 
 VOCAB, START, END, IMAGE, VIDEO = 120, 110, 111, 112, 113
 PLACEHOLDERS = [START, END, IMAGE, VIDEO]
-PATCH, MERGE = 4, 2
-NEW = int(transformers.__version__.split(".")[0]) >= 5
-CACHE = "cache" if tuple(map(int, transformers.__version__.split(".")[:2])) >= (5, 24) else "past_key_values"
-QWEN = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe")
+RELEASE = tuple(map(int, transformers.__version__.split(".")[:2]))
+NEW = RELEASE >= (5, 0)
+CACHE = "cache" if RELEASE >= (5, 24) else "past_key_values"
 TEXT = {
     "vocab_size": VOCAB,
     "hidden_size": 32,
@@ -25,45 +28,21 @@ TEXT = {
     "eos_token_id": None,
     "pad_token_id": 0,
 }
-TOWER = {"depth": 6, "num_heads": 2, "patch_size": PATCH, "spatial_merge_size": MERGE, "temporal_patch_size": 2}
-TOWERS = {
-    "Qwen2VL": {"embed_dim": 32, "hidden_size": 32, "mlp_ratio": 2},
-    "Qwen2_5_VL": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "out_hidden_size": 32,
-        "window_size": 2 * MERGE * PATCH,
-        "fullatt_block_indexes": [2, 5],
-        "tokens_per_second": 2,
-    },
-    "Qwen3VL": {
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "out_hidden_size": 32,
-        "num_position_embeddings": 16,
-        "deepstack_visual_indexes": [1, 3],
-    },
-}
-TOWERS["Qwen3VLMoe"] = TOWERS["Qwen3VL"]
+GREEDY = {"max_new_tokens": 6, "do_sample": False}
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+FRAMES = ("LlavaNextVideo", "InternVL")
+QWEN = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe", *(("Qwen3_5",) if NEW else ()))
+FAMILIES = QWEN + FRAMES
 
 
-def make(family: str, attention: str = "sdpa", **text):
-    """A model with fixed weights, large enough that every token differs."""
-    rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 10000.0}
-    if family == "Qwen3VLMoe":
-        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
-    config = getattr(transformers, f"{family}Config")(
-        vision_config={**TOWER, **TOWERS[family]},
-        text_config={**TEXT, "rope_parameters" if NEW else "rope_scaling": rope, **text},
-        image_token_id=IMAGE,
-        video_token_id=VIDEO,
-        vision_start_token_id=START,
-        vision_end_token_id=END,
-        tie_word_embeddings=False,
-        attn_implementation=attention,
-    )
+def module_of(family: str) -> ModuleType:
+    """`qwen` or `frames`, which have functions of the same names."""
+    return importlib.import_module("." + ("qwen" if family in QWEN else "frames"), __package__)
+
+
+def ready(model, attention: str):
+    """The model with fixed weights, large enough that every token differs, and no placeholders among its answers."""
     torch.manual_seed(0)
-    model = getattr(transformers, f"{family}ForConditionalGeneration")(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
@@ -72,132 +51,37 @@ def make(family: str, attention: str = "sdpa", **text):
     model.generation_config.eos_token_id = None
     model.generation_config.pad_token_id = 0
     model.generation_config.suppress_tokens = PLACEHOLDERS  # random weights would emit them
-    return model
+    return model.eval()
 
 
-def video(frames: int = 4, height: int = 8, width: int = 6) -> tuple[str, int, int, int]:
-    """A part of a prompt: frames (of the tower, two of the file each), height and width in patches."""
-    return "video", frames, height, width
-
-
-def image(height: int = 4, width: int = 6) -> tuple[str, int, int, int]:
-    return "image", 1, height, width
-
-
-def row(family: str, *parts) -> list[int]:
-    """Ids of a prompt of ids, videos and images; Qwen3-VL tells the time before every frame."""
-    ids = []
-    for part in parts:
-        if isinstance(part, int):
-            ids.append(part)
-            continue
-        kind, frames, height, width = part
-        per_frame = height * width // MERGE**2
-        if kind == "image":
-            ids += [START, *[IMAGE] * per_frame, END]
-        elif family.startswith("Qwen3"):
-            for frame in range(frames):
-                ids += [60 + frame, 59, START, *[VIDEO] * per_frame, END]
-        else:
-            ids += [START, *[VIDEO] * (frames * per_frame), END]
-    return ids
-
-
-def batch(family: str, *rows: tuple, side: str = "left", seed: int = 1) -> dict[str, torch.Tensor]:
-    """What the processor makes of prompts, each a tuple of parts; pixels follow from the seed."""
-    ids = [row(family, *parts) for parts in rows]
-    longest = max(map(len, ids))
-    table, mask = torch.zeros(len(ids), longest, dtype=torch.long), torch.zeros(len(ids), longest, dtype=torch.long)
-    for number, one in enumerate(ids):
+def padded(rows: list[list[int]], side: str) -> dict[str, torch.Tensor]:
+    """input_ids and attention_mask, padded with 0."""
+    longest = max(map(len, rows))
+    table, mask = torch.zeros(len(rows), longest, dtype=torch.long), torch.zeros(len(rows), longest, dtype=torch.long)
+    for number, one in enumerate(rows):
         span = slice(longest - len(one), None) if side == "left" else slice(len(one))
         table[number, span], mask[number, span] = torch.tensor(one), 1
-    inputs = {"input_ids": table, "attention_mask": mask}
-    for kind, pixels in (("image", "pixel_values"), ("video", "pixel_values_videos")):
-        grids = [part[1:] for parts in rows for part in parts if not isinstance(part, int) and part[0] == kind]
-        if grids:
-            inputs[f"{kind}_grid_thw"] = torch.tensor(grids)
-            inputs[pixels] = torch.cat([_pixels(kind, grid, seed) for grid in grids])
-            if kind == "video" and family == "Qwen2_5_VL":
-                inputs["second_per_grid_ts"] = torch.tensor([1.5] * len(grids))
-    if NEW:
-        inputs["mm_token_type_ids"] = (table == IMAGE).int() + 2 * (table == VIDEO).int()
-    return inputs
+    return {"input_ids": table, "attention_mask": mask}
 
 
-def _pixels(kind: str, grid: tuple[int, int, int], seed: int) -> torch.Tensor:
-    """The same for the same part, so that a row of a batch has the pixels that it has alone."""
-    generator = torch.Generator().manual_seed(hash((kind == "video", *grid)) % 1000 + seed)
-    frames, height, width = grid
-    return torch.randn(frames * height * width, 3 * 2 * PATCH * PATCH, generator=generator)
+def plain(inputs: dict) -> dict:
+    """Inputs for a model without aot.apply."""
+    return {name: value for name, value in inputs.items() if name != "video_frames"}
 
 
-def features(model, pixels: torch.Tensor, grid: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """What an unpatched model makes of images or videos: (N, D) of each, and the DeepStack levels (all N, D)."""
-    found = model.model.get_image_features(pixels, grid)
-    if not isinstance(found, tuple):
-        levels = getattr(found, "deepstack_features", None) or []
-        return list(found.pooler_output), [torch.cat(level) for level in levels]
-    if isinstance(found[0], torch.Tensor):
-        return list(found), []
-    return list(found[0]), list(found[1])
+def new_ids(model, inputs: dict, **settings) -> torch.Tensor:
+    """(B, n) what generate adds to the prompts."""
+    return model.generate(**inputs, **{**GREEDY, **settings})[:, inputs["input_ids"].shape[1] :]
 
 
-def by_hand(model, inputs: dict, kept) -> dict:
-    """The arguments of an unpatched language model for one prompt whose videos are `kept`, CompressedVideo each.
-
-    Embeddings, positions of the whole prompt and DeepStack are spliced place by place.
-    """
-    (ids,) = inputs["input_ids"]
-    positions = rope(model, inputs)[:, 0]
-    embeds = model.get_input_embeddings()(ids)
-    images, image_levels = [], []
-    if "pixel_values" in inputs:
-        images, image_levels = features(model, inputs["pixel_values"], inputs["image_grid_thw"])
-    _, video_levels = features(model, inputs["pixel_values_videos"], inputs["video_grid_thw"])
-    sizes = [one.tokens_before for one in kept]
-    wanted = {}  # of each placeholder of all videos: its tokens
-    for number, one in enumerate(kept):
-        height, width = one.grid
-        for token, frame, (y, x) in zip(one.tokens, one.frame.tolist(), one.position.tolist(), strict=True):
-            wanted.setdefault(sum(sizes[:number]) + (frame * height + y) * width + x, []).append(token)
-    columns, rows, levels, seen_images, seen_videos = [], [], [], 0, 0
-    for column, token in enumerate(ids.tolist()):
-        if token == IMAGE:
-            columns.append(column)
-            rows.append(torch.cat(images)[seen_images])
-            levels.append([level[seen_images] for level in image_levels])
-            seen_images += 1
-        elif token == VIDEO:
-            for one in wanted.get(seen_videos, []):
-                columns.append(column)
-                rows.append(one)
-                levels.append([level[seen_videos] for level in video_levels])
-            seen_videos += 1
-        else:
-            columns.append(column)
-            rows.append(embeds[column])
-            levels.append(None)
-    call = {
-        "inputs_embeds": torch.stack(rows)[None],
-        "position_ids": positions[:, columns][:, None],
-        "attention_mask": torch.ones(1, len(rows), dtype=torch.long),
-    }
-    if video_levels:
-        call["visual_pos_masks"] = torch.tensor([[level is not None for level in levels]])
-        per_token = [level for level in levels if level is not None]
-        call["deepstack_visual_embeds"] = [torch.stack(level) for level in zip(*per_token, strict=True)]
-    return call
-
-
-def rope(model, inputs: dict) -> torch.Tensor:
-    """(3, B, L) positions of an unpatched model."""
-    names = ("image_grid_thw", "video_grid_thw", "second_per_grid_ts", "mm_token_type_ids", "attention_mask")
-    call = {name: inputs[name] for name in names if name in inputs}
-    return copy.copy(model.model).get_rope_index(inputs["input_ids"], **call)[0]
+def kept_places(kept) -> torch.Tensor:
+    """(S,) flat placeholders of one video's tokens."""
+    height, width = kept.grid
+    return (kept.frame * height + kept.position[:, 0]) * width + kept.position[:, 1]
 
 
 def logits_by_hand(model, call: dict) -> torch.Tensor:
-    """(L', V) of one spliced prompt."""
+    """(L', V) of one spliced prompt; call: the arguments of an unpatched language model."""
     return model.lm_head(model.model.language_model(**call)[0])[0]
 
 
@@ -211,8 +95,9 @@ def greedy_by_hand(model, call: dict, count: int) -> list[int]:
         embed = model.get_input_embeddings()(torch.tensor([[found[-1]]]))
         call = dict(call)
         call["inputs_embeds"] = torch.cat([call["inputs_embeds"], embed], dim=1)
-        call["position_ids"] = torch.cat([call["position_ids"], call["position_ids"][..., -1:] + 1], dim=-1)
         call["attention_mask"] = torch.ones(1, call["inputs_embeds"].shape[1], dtype=torch.long)
+        if "position_ids" in call:
+            call["position_ids"] = torch.cat([call["position_ids"], call["position_ids"][..., -1:] + 1], dim=-1)
         if "visual_pos_masks" in call:
             call["visual_pos_masks"] = torch.nn.functional.pad(call["visual_pos_masks"], (0, 1))
     return found

@@ -112,8 +112,8 @@ def test_dtypes_on_cpu(checkpoint):
 )
 def test_flash_attention_where_it_can_run(monkeypatch, installed, device, dtype, chosen):
     monkeypatch.setattr("transformers.utils.is_flash_attn_2_available", lambda: installed)
-    assert builder._attention("flash_attention_2", torch.device(device), dtype) == chosen
-    assert builder._attention("eager", torch.device(device), dtype) == "eager"
+    assert builder.attention_for("flash_attention_2", torch.device(device), dtype) == chosen
+    assert builder.attention_for("eager", torch.device(device), dtype) == "eager"
 
 
 def test_the_class_follows_config_json(checkpoint):

@@ -6,6 +6,9 @@ _CLASSES = {
     # ours: with the method's settings, a response store and a record of every question
     "llava_onevision_aot": "llava.eval.lmms.onevision.LlavaOneVisionAOT",
     "llava_vid_aot": "llava.eval.lmms.vid.LlavaVidAOT",
+    "qwen2_5_vl_aot": "llava.eval.lmms.families.Qwen25VLAOT",
+    "qwen3_vl_aot": "llava.eval.lmms.families.Qwen3VLAOT",
+    "internvl_aot": "llava.eval.lmms.families.InternVLAOT",
     # lmms-eval's own code, which runs as it is until something goes wrong, and then ends instead of going on
     "llava_onevision": "llava.eval.lmms.stock.LlavaOneVision",
     "llava_vid": "llava.eval.lmms.stock.LlavaVid",

@@ -1,0 +1,45 @@
+"""transformers' LlavaNextVideoForConditionalGeneration: frames pooled before the projector, and no newline."""
+
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .hf_onevision import several_a_row
+from .shortening import Family
+from .steps import split_videos
+from .vision_outputs import Reader, attention_layers, capturing, merged, reader_of, watch_attention
+
+
+class LlavaNextVideo(Family):
+    """LLaVA-NeXT-Video, whose positions count tokens."""
+
+    names = ("LlavaNextVideoForConditionalGeneration",)
+
+    def check(self, model: Any, needs: Sequence[str]) -> None:
+        tower = model.model.vision_tower
+        Reader(tower, needs, len(attention_layers(tower)))
+
+    def watch(self, model: Any) -> list:
+        return watch_attention(model.model.vision_tower)
+
+    def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
+        call = inspect.signature(original).bind(inner, *args, **kwargs).arguments
+        videos = next(call[name] for name in ("pixel_values_videos", "pixel_values") if name in call)
+        reader, skip = reader_of(inner, call, needs)
+        with capturing(reader.names) as captured:
+            result = original(inner, *args, **kwargs)
+        features = getattr(result, "pooler_output", result)  # (V, F·P, D), in transformers 4 V times (F, P, D)
+        config, stride = inner.config.vision_config, inner.config.spatial_pool_stride
+        side = config.image_size // config.patch_size
+        grid = (side // stride, side // stride)
+        tokens = torch.cat([video.reshape(-1, grid[0] * grid[1], video.shape[-1]) for video in features])
+        outputs = merged(reader.read(captured, skip=skip), (side, side), stride)
+        return result, split_videos(tokens, outputs, [len(video) for video in videos], grid)
+
+    def cannot_repeat(self, model: Any, ids: torch.Tensor, inputs: dict) -> bool:
+        return several_a_row(ids, self.token(model), inputs)
+
+
+FAMILY = LlavaNextVideo()

@@ -1,0 +1,308 @@
+"""``--model qwen2_5_vl_aot``, ``qwen3_vl_aot`` and ``internvl_aot``: lmms-eval's wrappers with the method.
+
+Prompts, defaults and the call of `generate` are the stock wrapper's. Videos are read as the chat reads them, so that
+what cannot be read is a recorded failure, and neither torchvision nor qwen_vl_utils is needed.
+"""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from lmms_eval.api.instance import Instance
+from lmms_eval.models.chat import internvl_hf
+from lmms_eval.models.simple import qwen2_5_vl, qwen3_vl
+
+import aot
+from aot import AOTConfig
+from llava.eval.lmms.arguments import read_config, split_arguments
+from llava.eval.lmms.build import device_of, exit_on_error
+from llava.eval.lmms.measure import Measure
+from llava.eval.lmms.questions import Question
+from llava.eval.lmms.visuals import Visual, VisualError
+from llava.eval.lmms.wrapper import AOTWrapperMixin
+from llava.eval.provenance import checkpoint_fingerprint
+from llava.eval.store import ResponseStore
+from llava.hf.checkpoint import Checkpoint, checkpoint_of
+from llava.hf.video_processor import Sampling
+from llava.model.builder import load_tokenizer
+from llava.model.checkpoint import local_folder
+from llava.video import DECODERS, Video, VideoError, load_video
+
+_MARK = "#.mp4"  # behind a path, so that the stock wrapper takes any file for a video
+
+
+class FamilyMeasure(Measure):
+    """Clock and counters on a model of transformers. before: visual tokens of each video before reduction."""
+
+    def __init__(self, model: Any, applied: aot.Applied | None):
+        inner = model.model
+        tower = inner.visual if hasattr(inner, "visual") else inner.vision_tower
+        tower.register_forward_pre_hook(lambda *_: self._tower(-1))
+        tower.register_forward_hook(lambda *_: self._tower(1))
+        self.applied = applied
+        super().__init__(model)
+
+    def start(self) -> None:
+        self.begun = self.shown = time.perf_counter()
+        self.frames: list[int] = []
+        self.before: list[int] = []
+        self.failure = None
+        self.decode, self.first, self.generated, self.tower = 0.0, None, 0, 0.0
+        self.prompt = self.images = self.text = 0
+
+    def _tower(self, sign: int) -> None:
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        self.tower += sign * time.perf_counter()
+
+    def seconds(self) -> dict[str, float]:
+        """decode, tower (with its merger), compress, first_token (from the frames to it) and total."""
+        compress = {} if self.applied is None or not self.frames else {"compress": self.applied.seconds}
+        first = {} if self.first is None else {"first_token": self.first - self.shown}
+        total = time.perf_counter() - self.begun
+        times = {"decode": self.decode, "tower": self.tower, **compress, **first, "total": total}
+        return {name: round(value, 6) for name, value in times.items()}
+
+    def tokens(self) -> dict[str, Any]:
+        """Counts over all videos of a question; of several also each by itself in "videos"."""
+        if not self.before:
+            return {"generated": self.generated}
+        last = [] if self.applied is None else self.applied.last
+        after = [one.num_visual for one in last] if len(last) == len(self.before) else self.before
+        videos = [
+            {"frames": frames, "visual_before": before, "newlines_before": 0, "visual": left, "newlines": 0}
+            for frames, before, left in zip(self.frames, self.before, after, strict=True)
+        ]
+        total = {name: sum(video[name] for video in videos) for name in videos[0]}
+        return {**total, **({"videos": videos} if len(videos) > 1 else {}), "generated": self.generated}
+
+
+class FamilyMixin(AOTWrapperMixin):
+    """A stock wrapper of transformers' models with the method; `stock` is its module.
+
+    Arguments are the stock wrapper's, the method's settings, and store and video_decode_backend as in
+    `LlavaOneVisionAOT`. Questions show videos; one with an image is a recorded failure.
+    """
+
+    stock: ModuleType
+    arguments: dict[str, str] = {}  # names of its arguments: num_frames, fps, max_pixels, total_pixels
+
+    def __init__(
+        self,
+        pretrained: str | None = None,
+        device: str | None = None,
+        store: str | None = None,
+        video_decode_backend: str = "auto",
+        **arguments: Any,
+    ):
+        with exit_on_error():
+            config, rest = split_arguments(arguments)
+            rest.pop("device_map", None)
+            read_config(pretrained)
+            if video_decode_backend not in DECODERS:
+                known = ", ".join(DECODERS)
+                raise ValueError(f"There is no video_decode_backend {video_decode_backend!r}; choose one of {known}.")
+            accelerator, folder = Accelerator(), local_folder(pretrained)
+            place = str(device_of(accelerator.local_process_index, device))
+            with _replaced(self.stock, Accelerator=_OneProcess, AutoProcessor=_Unprocessed):
+                # the stock wrapper's; our LLaVA wrappers' own wants what a LLaVA checkpoint says
+                super(AOTWrapperMixin, self).__init__(pretrained=pretrained, device=place, device_map=place, **rest)
+            self.pretrained, self._decoder = pretrained, video_decode_backend
+            self._finish(accelerator, folder, config, store)
+
+    def _finish(self, accelerator: Accelerator, folder: Path, config: AOTConfig | None, store: str | None) -> None:
+        sampling = {name: getattr(self, held) for name, held in self.arguments.items() if name != "total_pixels"}
+        chosen = Sampling(**sampling)
+        changed = {"min_pixels": self.min_pixels} if hasattr(self, "min_pixels") else {}
+        parts = checkpoint_of(self._model, folder, chosen, **changed)
+        total = getattr(self, self.arguments.get("total_pixels", ""), None)
+        if total is not None:  # the stock wrapper counts pixels of all frames
+            tokens = total // (parts.processor.factor**2 * parts.processor.settings["temporal_patch_size"])
+            parts = checkpoint_of(self._model, folder, replace(chosen, total_tokens=tokens, max_pixels=None), **changed)
+        applied = None if config is None else aot.apply(self._model, config=config)
+        self._measure = FamilyMeasure(self._model, applied)
+        self.processor = _Processor(parts, self.read, self._measure, told=applied is not None)
+        self._settings = {
+            "aot": None if config is None else config.to_dict(),
+            **{name: getattr(self, held) for name, held in self.arguments.items()},
+            **changed,
+            "dtype": str(self._model.dtype).removeprefix("torch."),
+        }
+        self._identity = {
+            "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": self._settings,
+        }  # fmt: skip
+        self._answers, self.accelerator = ResponseStore(store), accelerator
+
+    def read(self, path: str) -> Video:
+        """The frames of a video that the processor chooses; what goes wrong is kept as the question's failure."""
+        started = time.perf_counter()
+        try:
+            video = load_video(
+                path.removesuffix(_MARK), choose=self.processor.parts.processor.choose, decoder=self._decoder
+            )
+        except VideoError as error:
+            self._measure.failure = error
+            raise
+        self._measure.decoded(len(video.frames), time.perf_counter() - started)
+        return video
+
+    def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
+        """It does for videos."""
+        if not all(isinstance(visual, str) for visual in visuals):
+            raise VisualError("This wrapper asks about videos; for images use the stock wrapper.")
+        return True
+
+    def _ask_stock(self, question: Question, visuals: list[Visual]) -> str:
+        names = {
+            "process_vision_info": self.processor.videos_of,
+            "decord": SimpleNamespace(VideoReader=_Unread),
+        }
+        with _replaced(self.stock, **{name: value for name, value in names.items() if hasattr(self.stock, name)}):
+            reply = super()._ask_stock(question, [visual + _MARK for visual in visuals])
+        if self._measure.first is None and self._measure.failure is None:
+            raise RuntimeError("the model made no token; the log says why")
+        return reply
+
+
+class _AsMessages:
+    """Hands a stock wrapper that wants messages what a task shows and asks."""
+
+    def generate_until(self, requests: list[Instance]) -> list[str]:
+        for request in requests:
+            prompt, generation, doc_to_visual, *place = request.args
+            content = [{"type": "video", "url": path} for path in doc_to_visual(None)]
+            messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
+            request.arguments = (prompt, lambda _, said=messages: said, generation, *place)
+        return [result.text for result in super().generate_until(requests)]
+
+
+class Qwen25VLAOT(FamilyMixin, qwen2_5_vl.Qwen2_5_VL):
+    stock_id, stock = "qwen2_5_vl", qwen2_5_vl
+    arguments = {"num_frames": "max_num_frames", "fps": "fps", "max_pixels": "max_pixels"}
+
+
+class Qwen3VLAOT(FamilyMixin, qwen3_vl.Qwen3_VL):
+    stock_id, stock = "qwen3_vl", qwen3_vl
+    arguments = {**Qwen25VLAOT.arguments, "total_pixels": "total_pixels"}
+
+
+class InternVLAOT(FamilyMixin, _AsMessages, internvl_hf.InternVLHf):
+    stock_id, stock, is_simple = "internvl_hf", internvl_hf, True
+    arguments = {"num_frames": "num_frames", "fps": "fps"}
+
+
+class _Inputs(dict):
+    """A processor's output, of which the stock wrappers take `input_ids` and `to`."""
+
+    @property
+    def input_ids(self) -> torch.Tensor:
+        return self["input_ids"]
+
+    def to(self, device: Any, dtype: torch.dtype | None = None) -> "_Inputs":
+        def moved(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor):
+                return value
+            return value.to(device, dtype if value.is_floating_point() else None)
+
+        return _Inputs({name: moved(value) for name, value in self.items()})
+
+
+class _Shown:
+    """A video that a stock wrapper counts and thins."""
+
+    def __init__(self, video: Video):
+        self.video, self.shape = video, video.frames.shape
+
+    def __getitem__(self, indices: Any) -> "_Shown":
+        return _Shown(replace(self.video, frames=self.video.frames[indices], times=self.video.times[indices]))
+
+
+class _Processor:
+    """What the stock wrappers call, on our parts. told: does the model know `video_frames`?"""
+
+    def __init__(self, parts: Checkpoint, read: Any, measure: FamilyMeasure, *, told: bool):
+        self.parts, self.tokenizer, self._read, self._measure, self._told = parts, parts.tokenizer, read, measure, told
+        self.batch_decode = parts.tokenizer.batch_decode
+
+    def apply_chat_template(self, messages: list, **_: Any) -> str | list[str]:
+        if messages and isinstance(messages[0], list):
+            return [self.apply_chat_template(one) for one in messages]
+        return self.parts.prompt([{**one, "content": _listed(one["content"])} for one in messages])
+
+    def videos_of(self, messages: list, **options: Any) -> tuple:
+        """In the place of qwen_vl_utils' process_vision_info."""
+        content = [part for one in messages for message in one for part in _listed(message["content"])]
+        paths = [part["video"] for part in content if part["type"] == "video"]
+        videos = [_Shown(self._read(path)) for path in paths] or None
+        if options.get("return_video_metadata"):
+            return None, videos and [(video, None) for video in videos], {}
+        return None, videos
+
+    def __call__(self, *, text: Any, videos: list | None = None, **_: Any) -> _Inputs:
+        (prompt,) = [text] if isinstance(text, str) else text
+        shown = [self._read(one) if isinstance(one, str) else one.video for one in videos or ()]
+        pixels = [self.parts.processor.inputs(video) for video in shown]
+        tokens = self.parts.tokens
+        self._measure.frames = [len(video.frames) for video in shown]
+        texts = [self.parts.processor.text(video, one, tokens) for video, one in zip(shown, pixels, strict=True)]
+        self._measure.before = [one.count(tokens.video) for one in texts]
+        inputs = self.parts.inputs(prompt, shown, pixels)
+        if not self._told:
+            inputs.pop("video_frames", None)
+        return _Inputs(inputs)
+
+
+def _listed(content: str | list[dict]) -> list[dict]:
+    return [{"type": "text", "text": content}] if isinstance(content, str) else content
+
+
+class _Unprocessed:
+    """In the place of AutoProcessor, whose video processors need torchvision."""
+
+    @staticmethod
+    def from_pretrained(path: str, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(tokenizer=load_tokenizer(local_folder(path)))
+
+
+class _OneProcess:
+    """In the place of Accelerator: a rank builds as if it were alone."""
+
+    num_processes, local_process_index, is_main_process, is_local_main_process = 1, 0, True, True
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def unwrap_model(self, model: Any) -> Any:
+        return model
+
+
+class _Unread:
+    """In the place of decord's reader, by which the stock wrappers look at a file before it is read."""
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def __len__(self) -> int:
+        return 2**31
+
+    def __getitem__(self, number: int) -> SimpleNamespace:
+        return SimpleNamespace(asnumpy=lambda: torch.zeros(1, 1, 3).numpy())
+
+
+@contextmanager
+def _replaced(module: ModuleType, **names: Any) -> Iterator[None]:
+    """Inside, these names of a module are others."""
+    saved = {name: getattr(module, name) for name in names}
+    try:
+        for name, value in names.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in saved.items():
+            setattr(module, name, value)

@@ -1,0 +1,145 @@
+"""The chat on transformers' own video models: `generate` of the model itself, reduced by `aot.apply`."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+import aot
+from aot import AOTConfig, CompressedVideo
+from llava.chat.model_defaults import PromptStyle
+from llava.chat.model_defaults import Sampling as ChatSampling
+from llava.chat.session import ChatError, ChatSession, Loaded, Tokens
+from llava.chat.streaming import TextStream
+from llava.hf.checkpoint import Checkpoint
+from llava.video import Video
+
+
+@dataclass
+class TransformersSession(ChatSession):
+    """A `ChatSession` on a checkpoint of transformers. The model encodes the video at every question."""
+
+    checkpoint: Checkpoint | None = None
+
+    def __post_init__(self):
+        self.sampling = ChatSampling(num_frames=0, fps=None, tell_times=False)  # the checkpoint's processor chooses
+        self.prompt_style = PromptStyle()
+        super().__post_init__()
+        self._inputs: dict[str, Any] = {}
+        self._applied: aot.Applied | None = None
+        inner = self.model.model
+        self._tower = inner.visual if hasattr(inner, "visual") else inner.vision_tower
+        self._tower.register_forward_pre_hook(lambda *_: self._clock(started=True))
+        self._tower.register_forward_hook(lambda *_: self._clock(started=False))
+        self._since = 0.0
+
+    def _clock(self, *, started: bool) -> None:
+        """Counts the tower's milliseconds for the video that is asked about."""
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+        now = time.perf_counter()
+        if started:
+            self._since = now
+        elif self.loaded is not None:
+            self.loaded.timings["tower"] = 1e3 * (now - self._since)
+
+    def _frame_choice(self) -> dict:
+        return {"choose": self.checkpoint.processor.choose, "decoder": self.decoder}
+
+    def _encode(self, path: str, video: Video, decode_ms: float) -> Loaded:
+        """Only resizes; encoding is part of the answer."""
+        started = time.perf_counter()
+        pixels = self.checkpoint.processor.inputs(video)
+        placeholders = self.checkpoint.processor.text(video, pixels, self.checkpoint.tokens)
+        visual = placeholders.count(self.checkpoint.tokens.video)
+        newlines = int(self.model.config.model_type == "llava_onevision")
+        timings = {"decode": decode_ms, "tower": 0.0, "encode": 1e3 * (time.perf_counter() - started)}
+        return Loaded(path, video, pixels, Tokens(visual - newlines, newlines), timings)
+
+    @torch.inference_mode()
+    def traced(self) -> CompressedVideo:
+        if self.loaded is None:
+            raise ChatError("There is no video to draw yet; give one first.")
+        inputs = self._given(self._messages("?"))
+        with aot.apply(self.model, config=self.compression or AOTConfig(retention=1.0)) as applied:
+            return applied.trace(inputs)[0]
+
+    @property
+    def drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        """Of the frames that make a patch of time together, the first."""
+        step = self.checkpoint.processor.settings.get("temporal_patch_size", 1)
+        return self.loaded.video.frames[::step], self.loaded.video.times[::step]
+
+    @property
+    def tower_dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    def _messages(self, question: str) -> list[dict]:
+        said = [text for turn in self.turns for text in turn] + [question.strip()]
+        messages = [
+            {"role": ("user", "assistant")[number % 2], "content": [{"type": "text", "text": text}]}
+            for number, text in enumerate(said)
+        ]
+        messages[0]["content"].insert(0, {"type": "video"})
+        return messages
+
+    def _given(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        return self.checkpoint.inputs(self.checkpoint.prompt(messages), [self.loaded.video], [self.loaded.features])
+
+    def _prompt(self, question: str) -> torch.Tensor:
+        """(1, L) ids with all placeholders of the video."""
+        self._inputs = self._given(self._messages(question))
+        return self._inputs["input_ids"]
+
+    def _check_length(self, prompt: int) -> None:
+        visual = self.loaded.before.visual
+        left = visual if self.compression is None else int((self.compression.retention or 1) * visual)
+        needed = prompt - visual + left + self.max_new_tokens
+        if needed > self.token_limit:
+            raise ChatError(
+                f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; lower the "
+                "retention, give fewer or smaller frames, allow shorter answers, or start afresh with /clear."
+            )
+
+    def _use_compression(self) -> None:
+        if self.compression is None:
+            aot.remove(self.model)
+            self._applied = None
+        else:
+            self._applied = aot.apply(self.model, config=self.compression)
+
+    def _compress_ms(self) -> float:
+        return 0.0 if self._applied is None else 1e3 * self._applied.seconds
+
+    def _generate(self, ids: torch.Tensor, stream: TextStream) -> bool:
+        inputs = dict(self._inputs)
+        if self._applied is None:
+            inputs.pop("video_frames", None)  # which only aot.apply knows
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        chosen = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy
+        end = self.tokenizer.eos_token_id
+        pad = self.tokenizer.pad_token_id
+        try:
+            with torch.inference_mode():
+                self.model.generate(
+                    **inputs,
+                    max_new_tokens=self.max_new_tokens,
+                    pad_token_id=end if pad is None else pad,
+                    streamer=stream,
+                    **chosen,
+                )
+        except KeyboardInterrupt:
+            if stream.first is None:
+                raise
+            return True
+        return False
+
+    def _tokens_after(self) -> Tokens:
+        if self._applied is None:
+            return self.loaded.before
+        (compressed,) = self._applied.last
+        compressed.check()
+        return Tokens(compressed.num_visual, compressed.num_newlines)

@@ -1,0 +1,125 @@
+"""aot.apply on transformers' video families: several at once, prompts in pieces, later videos, and what is refused."""
+
+import copy
+
+import pytest
+import torch
+
+import aot
+
+from .families import CACHE, CLOSE, FAMILIES, NEW, module_of, new_ids
+from .test_families import rows_of
+
+
+@pytest.fixture(autouse=True)
+def without_gradients():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(params=FAMILIES)
+def family(request):
+    return request.param
+
+
+@pytest.fixture
+def kit(family):
+    return module_of(family)
+
+
+@pytest.mark.parametrize("names", [("Qwen3VL", "InternVL", "LlavaNextVideo"), ("Qwen2VL", "Qwen2_5_VL", "Qwen3VLMoe")])
+def test_three_families_in_one_process_keep_their_settings(names):
+    kits, retentions = [module_of(name) for name in names], (0.1, 0.5, 0.25)
+    models = [one.make(name) for one, name in zip(kits, names, strict=True)]
+    inputs = [one.batch(name, one.prompts(name)["video"]) for one, name in zip(kits, names, strict=True)]
+    expected = []
+    for model, one, retention in zip(models, inputs, retentions, strict=True):
+        with aot.apply(model, retention) as applied:
+            expected.append((new_ids(model, one), applied.last[0].tokens_before))
+    for model, retention in zip(models, retentions, strict=True):
+        aot.apply(model, retention)
+    copied = copy.deepcopy(models[0])
+    for model, one, retention, (ids, tokens) in zip(models, inputs, retentions, expected, strict=True):
+        assert torch.equal(new_ids(model, one), ids)
+        assert model(**one).logits.shape[1] == one["input_ids"].shape[1] - tokens + int(retention * tokens)
+    aot.remove(models[0])
+    assert models[0](**inputs[0]).logits.shape[1] == inputs[0]["input_ids"].shape[1]
+    assert torch.equal(new_ids(copied, inputs[0]), expected[0][0])
+
+
+@pytest.mark.skipif(not NEW, reason="transformers 4 loses videos of prompts in pieces")
+@pytest.mark.parametrize("size", [3, 20, 1000])
+def test_a_prompt_in_pieces_is_answered_as_a_whole(family, kit, size):
+    model, inputs = kit.make(family), kit.batch(family, *rows_of(family))
+    aot.apply(model, 0.2)
+    if family == "Qwen3_5":
+        with pytest.raises(aot.AOTError, match="Linear attention"):
+            new_ids(model, inputs, prefill_chunk_size=size)
+        return
+    assert torch.equal(new_ids(model, inputs, prefill_chunk_size=size), new_ids(model, inputs))
+
+
+@pytest.mark.skipif(NEW, reason="transformers 5 reads videos in pieces")
+def test_pieces_that_lose_the_video_are_refused(family, kit):
+    model = kit.make(family)
+    aot.apply(model, 0.2)
+    with pytest.raises(aot.AOTError, match="prefill_chunk_size"):
+        new_ids(model, kit.batch(family, rows_of(family)[0]), prefill_chunk_size=3)
+
+
+def test_a_new_video_in_a_later_turn(family, kit):
+    """By forward calls; what generate of transformers 4 drops must not pass for an answer."""
+    model = kit.make(family)
+    parts, more = kit.prompts(family)["image and video"], (30, kit.clip(family), 31, 32)
+    first, later, whole = kit.batch(family, parts), kit.batch(family, more), kit.batch(family, parts + more)
+    aot.apply(model, 0.2)
+    cache = {CACHE: model(**first, use_cache=True)[CACHE]}
+    later["attention_mask"] = whole["attention_mask"]
+    expected = model(**whole).logits
+    found = model(**later, **cache).logits
+    # Qwen2.5-VL of transformers 5 counts on from inside the first video's time, and so does the whole here
+    torch.testing.assert_close(found, expected[:, -found.shape[1] :], **CLOSE)
+    if not NEW:
+        cache = {CACHE: model(**first, use_cache=True)[CACHE]}
+        with pytest.raises(aot.AOTError, match="came without it"):
+            new_ids(model, {**later, "input_ids": whole["input_ids"]}, **cache)
+
+
+def test_an_image_in_a_later_turn(family, kit):
+    model = kit.make(family)
+    parts, more = kit.prompts(family)["video"], (30, kit.image(4, 6), 31, 32)
+    first, later, whole = kit.batch(family, parts), kit.batch(family, more), kit.batch(family, parts + more)
+    aot.apply(model, 0.2)
+    cache = {CACHE: model(**first, use_cache=True)[CACHE]}
+    later["attention_mask"] = whole["attention_mask"]
+    found = model(**later, **cache).logits
+    torch.testing.assert_close(found, model(**whole).logits[:, -found.shape[1] :], **CLOSE)
+
+
+def test_what_cannot_work_is_refused(family, kit):
+    model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"])
+    aot.apply(model, 0.2)
+    embeds = model.get_input_embeddings()(inputs["input_ids"])
+    with pytest.raises(aot.AOTError, match="inputs_embeds"):
+        model(**{**inputs, "input_ids": None}, inputs_embeds=embeds)
+    with pytest.raises(aot.AOTError, match="logits_to_keep"):
+        model(**inputs, logits_to_keep=torch.tensor([1, 2]))
+    if (family, NEW) != ("Qwen2VL", False):  # which does not know the argument
+        assert model(**inputs, logits_to_keep=1).logits.shape[1] == 1
+    another = kit.batch(family, *[kit.prompts(family)["image and video"]] * 2)
+    with pytest.raises((aot.AOTError, ValueError), match="do not match|does not fit"):
+        model(**{**another, "input_ids": inputs["input_ids"], "attention_mask": inputs["attention_mask"]})
+    cache = model(**inputs, use_cache=True)[CACHE]
+    del cache._aot_prompt
+    mask = torch.ones(1, inputs["input_ids"].shape[1] + 1, dtype=torch.long)
+    with pytest.raises(aot.AOTError, match="its cache does not know"):
+        model(input_ids=torch.tensor([[40]]), attention_mask=mask, **{CACHE: cache})
+    with pytest.raises(aot.AOTError, match="inside this"):
+        aot.apply(torch.compile(model, backend="eager"))
+    # nothing is left behind by a call that failed
+    alone = copy.deepcopy(model)
+    aot.remove(alone)
+    assert torch.equal(
+        model.model.language_model(input_ids=torch.tensor([[5, 6]]))[0],
+        alone.model.language_model(input_ids=torch.tensor([[5, 6]]))[0],
+    )

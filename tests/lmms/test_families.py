@@ -1,0 +1,139 @@
+"""Wrappers of transformers' models with the method: through the stock wrapper's own code, on tiny checkpoints."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("lmms_eval")
+
+import torch
+from lmms_eval.models import get_model
+from PIL import Image
+
+from ..hf.checkpoints import make
+
+WRAPPERS = {"qwen2_5_vl_aot": "qwen2_5_vl", "qwen3_vl_aot": "qwen3_vl", "internvl_aot": "internvl"}
+FRAMES = {"qwen2_5_vl_aot": "max_num_frames", "qwen3_vl_aot": "max_num_frames", "internvl_aot": "num_frames"}
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    return {name: str(make(tmp_path_factory.mktemp(name) / "model", kind)) for name, kind in WRAPPERS.items()}
+
+
+@pytest.fixture(params=WRAPPERS)
+def name(request):
+    return request.param
+
+
+def built(checkpoints, name, **arguments):
+    arguments = {"batch_size": 1, "device": "cpu", FRAMES[name]: 8, **arguments}
+    if name != "internvl_aot":
+        arguments = {"min_pixels": 64, "max_pixels": 8 * 8 * 36, **arguments}
+    return get_model(name)(pretrained=checkpoints[name], **arguments)
+
+
+def test_a_question_is_answered_and_recorded(checkpoints, name, ask, clip):
+    """With a share of the tokens and with all; the records say what was paid, and all is what the model says itself."""
+    replies = {}
+    for retention in (0.25, 1):
+        wrapper = built(checkpoints, name, retention=retention)
+        (result,) = ask(wrapper, [{"video": clip}], max_new_tokens=4)
+        (record,) = wrapper._answers.records().values()
+        tokens = record.tokens
+        assert record.failure is None and tokens["generated"] == 4 and tokens["frames"] == 8
+        assert tokens["visual"] == int(retention * tokens["visual_before"]) and tokens["newlines"] == 0
+        assert record.details["retention"] == {"visual": retention, "with_newlines": retention}
+        assert (record.details["settings"]["aot"] is None) == (retention == 1)
+        seconds = record.seconds
+        assert 0 < seconds["decode"] < seconds["total"] and 0 < seconds["tower"] < seconds["first_token"]
+        assert ("compress" in seconds) == (retention < 1)
+        replies[retention] = result.text
+        wrapper.clean()
+    assert replies[0.25] != replies[1] or name == "qwen2_5_vl_aot"  # random weights, which may repeat themselves
+
+
+def test_the_stock_prompt_reaches_the_model(checkpoints, name, ask, clip):
+    wrapper, seen = built(checkpoints, name, retention=0.5), []
+    wrapper._model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    ask(wrapper, [{"video": clip}], "What turns <|im_end|> red?", max_new_tokens=1)
+    text = wrapper.tokenizer.decode(seen[0][0])
+    system = "You are a helpful assistant." in text
+    assert system == (name != "internvl_aot")
+    assert "< |im_end|> red?" in text and text.endswith("<|im_start|>assistant\n")
+
+
+def test_several_videos_and_none(checkpoints, name, ask, clip):
+    wrapper = built(checkpoints, name, retention=0.25)
+    ask.visuals = lambda doc: doc["videos"]
+    ask(wrapper, [{"videos": [clip, clip]}, {"videos": []}], max_new_tokens=2)
+    two, none = wrapper._answers.records().values()
+    if two.tokens.get("videos") is None:
+        two, none = none, two
+    assert two.failure is None and len(two.tokens["videos"]) == 2
+    assert two.tokens["visual"] == sum(one["visual"] for one in two.tokens["videos"])
+    assert none.tokens == {"generated": 2} and none.details["retention"] is None
+
+
+def test_what_cannot_be_read_is_a_failure(checkpoints, name, ask, cut_clip):
+    wrapper = built(checkpoints, name, retention=0.25)
+    ask.visuals = lambda doc: [doc["visual"]]
+    ask(wrapper, [{"visual": cut_clip}, {"visual": Image.new("RGB", (20, 20))}, {"visual": "/no/such/file.webm"}])
+    reasons = [record.failure for record in wrapper._answers.records().values()]
+    assert sorted(reason.split(":")[0] for reason in reasons) == ["VideoError", "VideoError", "VisualError"]
+
+
+def test_a_store_keeps_answers(checkpoints, name, ask, clip, tmp_path):
+    store = str(tmp_path / "store")
+    first = built(checkpoints, name, retention=0.25, store=store)
+    ask(first, [{"video": clip}], max_new_tokens=2)
+    first.clean()
+    again = built(checkpoints, name, retention=0.25, store=store)
+    again._ask = None  # nothing is asked twice
+    (result,) = ask(again, [{"video": clip}], max_new_tokens=2)
+    assert result.token_counts.record.tokens["generated"] == 2
+    again.clean()
+
+
+def test_limits_are_those_of_the_stock_arguments(checkpoints, ask, clip):
+    """Pixels of a frame; for Qwen3-VL pixels of all frames together; frames a second."""
+    small = built(checkpoints, "qwen2_5_vl_aot", max_pixels=8 * 8 * 9, retention=1)
+    total = built(checkpoints, "qwen3_vl_aot", total_pixels=8 * 8 * 2 * 40, retention=1)
+    slow = built(checkpoints, "internvl_aot", fps=0.25, retention=1)
+    for wrapper, frames, most in ((small, 8, 4 * 9), (total, 8, 40), (slow, 4, 4 * 9)):
+        ask(wrapper, [{"video": clip}], max_new_tokens=1)
+        (record,) = wrapper._answers.records().values()
+        assert record.tokens["frames"] == frames and record.tokens["visual_before"] <= most
+        assert torch.cuda.is_available() or str(wrapper.device) == "cpu"
+
+
+def test_what_cannot_work_ends_with_one_sentence(checkpoints, name):
+    for arguments, text in (
+        ({"method": "fastv"}, "inside the language model"),
+        ({"video_decode_backend": "x"}, "decod"),
+    ):
+        with pytest.raises(SystemExit, match=text):
+            built(checkpoints, name, **arguments)
+    with pytest.raises(SystemExit, match="pretrained=CHECKPOINT"):
+        get_model(name)(device="cpu")
+
+
+@pytest.mark.slow
+def test_a_table_of_a_sweep(checkpoints, tmp_path):
+    """`aot benchmark` on an offline task of this project: lmms-eval finds the id, and the table has both rows."""
+    words = ["benchmark", "--name", "tiny", "--model", "internvl_aot", "--model-path", checkpoints["internvl_aot"]]
+    words += ["--args", "num_frames=4", "--tasks", "aot_clips_open", "--retention", "25%", "--limit", "2"]
+    words += ["--device", "cpu", "--output", str(tmp_path / "sweeps")]
+    settings = {"HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    root = Path(__file__).resolve().parents[2]
+    command, environment = [sys.executable, "-m", "aot_cli", *words], {**os.environ, **settings}
+    run = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr[-2000:]
+    table = (tmp_path / "sweeps" / "tiny" / "tiny.csv").read_text().splitlines()
+    assert any("25" in line for line in table) and any("all tokens" in line for line in table)
+    rows = [json.loads(line) for path in tmp_path.rglob("answers-*.jsonl") for line in path.read_text().splitlines()]
+    assert sorted(row["record"]["details"]["retention"]["visual"] for row in rows) == [0.25, 0.25, 1, 1]
