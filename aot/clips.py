@@ -86,8 +86,12 @@ def clip_too_long(lengths: list[int], budget: int, per_frame: int, config: AOTCo
         # clips were joined, since each keeps a token: so many tokens leave runs of at most `most` frames
         frames = sum(lengths)
         clips = -(-frames // usual) if config.clips == "uniform" else frames
-        least = Context(prec=2, rounding=ROUND_UP).divide(-(-clips // (most // usual)), frames * per_frame)
-        advice = f"raise retention to {least} or more"
+        tokens = -(-clips // (most // usual))
+        if config.max_tokens is not None:  # retention is its share, or less
+            advice = f"keep {tokens} tokens or more of such {frames} frames"
+        else:
+            least = Context(prec=2, rounding=ROUND_UP).divide(tokens, frames * per_frame)
+            advice = f"raise retention to {least} or more"
     elif config.clip_length is not None and config.clips == "uniform":
         advice = f"set clip_length to {most} or less"
     else:

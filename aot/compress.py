@@ -78,7 +78,8 @@ def compress(
     # run the method, then place newline tokens
     wanted = torch.is_grad_enabled() and (features.requires_grad or (newline is not None and newline.requires_grad))
     with torch.set_grad_enabled(wanted):
-        selection = insert_newlines(method.run(video, config), video, config)
+        shared = config if config.max_tokens is None else config.on_video(video.frames, video.tokens_per_frame)
+        selection = insert_newlines(method.run(video, shared), video, config)
     kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass)
     lengths, seen = selection.clips or video.clips, selection.trace if trace else None
     return CompressedVideo(*kept, video.pooled_grid, video.frames, lengths, config, seen, video.usable)

@@ -13,6 +13,8 @@ from .ops import BACKENDS
 from .registry import get_method, resolve_options
 from .validation import check_newline_position, count, number
 
+RETENTION = 0.10  # where neither a share nor a number of tokens is given
+
 
 def _choice(default: str, *others: str, variant: str | None = None) -> Any:
     """A field that holds one of some words. variant: of the method "aot" that alone reads it."""
@@ -42,11 +44,13 @@ class IdleSetting(AOTError):
 class AOTConfig:
     """Settings of `compress`; every field is validated and AOTError (a ValueError) names what to change.
 
-    A setting that differs from its default and has no effect beside the others is refused as well. The first five
+    A setting that differs from its default and has no effect beside the others is refused as well. The first six
     belong to every method, the others to the method "aot", in the order of its steps (docs/method.md).
     """
 
-    retention: float | None = _number(0.10, 0, 1, above=True)  # share of the pooled tokens kept; None: variant "paper"
+    # share of the pooled tokens kept; None: 0.1, and beside max_tokens or in variant "paper" no share at all
+    retention: float | None = _number(None, 0, 1, above=True)
+    max_tokens: int | None = _count(None)  # most visual tokens of a video, whatever its length; the smaller bound holds
     method: str = "aot"  # a name of the registry
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # the method's own
     # newline tokens of a grid or frame host: one a frame, one a row that kept a token, all of the host's, none
@@ -110,7 +114,10 @@ class AOTConfig:
         if not isinstance(self.options, Mapping):
             raise AOTError(f"options is {self.options!r}; use a mapping of option names to values.")
         object.__setattr__(self, "options", resolve_options(self.method, self.options))
-        self._check_together()
+        paper = self.method == "aot" and self.variant == "paper"
+        if self.retention is None and self.max_tokens is None and not paper:
+            object.__setattr__(self, "retention", RETENTION)
+        self._check_together(paper)
         for name, reason in self._idle_settings():
             if getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise IdleSetting(name, reason)
@@ -119,7 +126,7 @@ class AOTConfig:
         """One setting by itself; numbers are stored as plain floats and ints."""
         if "choices" in rule and value not in rule["choices"]:
             raise AOTError(f"{name} is {value!r}; use one of: {', '.join(rule['choices'])}.")
-        optional = name in ("retention", "clip_length", "num_anchors")
+        optional = name in ("retention", "max_tokens", "clip_length", "num_anchors")
         if value is None and optional:
             return
         if "range" in rule:
@@ -127,19 +134,23 @@ class AOTConfig:
         if "count" in rule:
             object.__setattr__(self, name, count(name, value, rule["count"]))
 
-    def _check_together(self) -> None:
-        paper = self.method == "aot" and self.variant == "paper"
-        if paper and self.retention is not None:
+    def _check_together(self, paper: bool) -> None:
+        """Settings that exclude each other. paper: is it the variant of that name?"""
+        given = next((name for name in ("retention", "max_tokens") if getattr(self, name) is not None), None)
+        if paper and given:
             raise AOTError(
                 "The released and paper presets have token counts of their own; "
-                "leave retention out and set num_anchors, or use the default preset."
+                f"leave {given} out and set num_anchors, or use the default preset."
+            )
+        if self.max_tokens is not None and get_method(self.method).in_llm:
+            raise AOTError(
+                f"All tokens enter the language model under method {self.method!r}, so max_tokens cannot bound them; "
+                "set retention, or choose a method that acts before it."
             )
         if paper and self.num_anchors is None:
             raise AOTError("variant 'paper' needs num_anchors, the anchors per frame (126 for 10 %).")
         if not paper and self.num_anchors is not None:
             raise AOTError("num_anchors belongs to variant 'paper'; set retention instead.")
-        if not paper and self.retention is None:
-            raise AOTError("retention is missing; give the share of tokens to keep, such as 0.1.")
         if self.method == "aot" and not paper and self.sinkhorn_stop == "batch":
             raise AOTError("sinkhorn_stop 'batch' is the released rule of variant 'paper'; use 'problem' or 'never'.")
         if self.method == "aot" and self.emit_anchors == "twice" and self.newlines not in ("all", "none"):
@@ -149,7 +160,7 @@ class AOTConfig:
         """Names of settings that change nothing in this configuration, each with the reason as half a sentence."""
         settings = fields(self)
         if self.method != "aot":
-            read = {"retention", "method", "options", "newlines", "backend", "num_anchors"}
+            read = {"retention", "max_tokens", "method", "options", "newlines", "backend", "num_anchors"}
             if not get_method(self.method).in_llm:
                 read.add("clip_length")  # a stream of any method is cut in clips
             yield from ((s.name, f"under method {self.method!r}") for s in settings if s.name not in read)
@@ -222,15 +233,41 @@ class AOTConfig:
         return replace(self, **current_settings(changes, stacklevel=4))
 
     def budget(self, frames: int, tokens_per_frame: int) -> int:
-        """Visual tokens kept: max(1, ⌊retention · frames · tokens_per_frame⌋) in decimal arithmetic."""
-        frames = count("frames", frames, 1)
-        tokens_per_frame = count("tokens_per_frame", tokens_per_frame, 1)
-        if self.retention is None:
+        """Visual tokens kept of a video: the smaller of max(1, ⌊retention · frames · tokens_per_frame⌋), in decimal
+        arithmetic, and max_tokens; all of them where there are no more.
+        """
+        total = count("frames", frames, 1) * count("tokens_per_frame", tokens_per_frame, 1)
+        if self.retention is None and self.max_tokens is None:
             raise AOTError(
                 "This preset's counts depend on the video and are unknown before it is seen; "
                 "use the default preset with a retention for counts in advance."
             )
-        return max(1, int(Decimal(str(self.retention)) * (frames * tokens_per_frame)))
+        share = total if self.retention is None else max(1, int(Decimal(str(self.retention)) * total))
+        return min(share, self.max_tokens or total)
+
+    def bound(self, frames: int, tokens_per_frame: int) -> str:
+        """What decides how many tokens are kept of a video: "retention", "max_tokens", or "all" where every one is.
+
+        In variant "paper" it is "num_anchors".
+        """
+        if self.num_anchors is not None:
+            return "num_anchors"
+        if self.budget(frames, tokens_per_frame) == frames * tokens_per_frame:
+            return "all"
+        return "retention" if self.on_video(frames, tokens_per_frame) is self else "max_tokens"
+
+    def on_video(self, frames: int, tokens_per_frame: int) -> "AOTConfig":
+        """Settings for a video of this length: where max_tokens decides, its share of the video is the retention.
+
+        By the retention a method divides a budget among the parts of the video. The budget of the whole is the same.
+        """
+        budget, total = self.budget(frames, tokens_per_frame), frames * tokens_per_frame
+        if self.retention is not None and budget == self.replace(max_tokens=None).budget(frames, tokens_per_frame):
+            return self
+        share = budget / total
+        if Decimal(str(share)) * total < budget:  # the least float whose budget this is
+            share = math.nextafter(share, 1)
+        return self.replace(retention=share)
 
     def token_count(
         self,

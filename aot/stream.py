@@ -12,7 +12,7 @@ from .config import AOTConfig
 from .errors import AOTError
 from .pooling import pooled_grid
 from .types import CompressedVideo, joined_masks
-from .validation import check_grid
+from .validation import check_grid, count
 
 STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods without a rule of their own
 
@@ -25,7 +25,9 @@ class VideoStream:
     few may differ; other methods see a clip at a time here.
     A clip is closed by the first frame after it, and joined with the next one while the budget holds no token
     for it; a last clip without one is dropped. What is held is a clip and a push.
-    Arguments as in `compress`. Raises AOTError for settings that need the whole video.
+    frames: how many there will be, at most. max_tokens needs it: its share of them all is the retention, as in a whole
+    video. So no more than max_tokens are ever out, and fewer where the stream ends early.
+    Other arguments as in `compress`. Raises AOTError for settings that need the whole video.
     """
 
     def __init__(
@@ -36,14 +38,21 @@ class VideoStream:
         newline: torch.Tensor | None = None,
         newline_position: str = "grid",
         grid: tuple[int, int] | None = None,
+        frames: int | None = None,
     ):
         self.config = config if isinstance(config, AOTConfig) else AOTConfig.from_dict(config)
-        if self.config.retention is None:
+        if self.config.num_anchors is not None:
             raise AOTError("A stream keeps a running budget; use a preset with a retention.")
+        if self.config.max_tokens is not None and frames is None:
+            raise AOTError(
+                "max_tokens is shared out over a whole video, and a stream does not know its length; give frames, how "
+                "many there will be, or set a retention instead."
+            )
         if self.config.clips != "uniform":
             raise AOTError("A stream is cut evenly; set clips='uniform' and a clip_length.")
         self._newline, self._position = newline, newline_position
         self._settings: dict[str, Any] = {"pool": pool, "newline_position": newline_position, "grid": grid}
+        self._most_frames = None if frames is None else count("frames", frames, 1)
         self._frames, self._kept = 0, 0
         self._pending: dict[str, torch.Tensor] = {}
         self._before: torch.Tensor | None = None
@@ -70,6 +79,8 @@ class VideoStream:
                 raise AOTError(f"{name} is no tensor of frames; push (T, N, D) features and (T, N) maps.")
             if held and _form(value) != _form(held[name]):
                 raise AOTError(f"{name} differs in shape, dtype or device from what was pushed; push the same again.")
+        if self._most_frames is not None and self._frames + self._held() + len(features) > self._most_frames:
+            raise AOTError(f"The stream was said to have {self._most_frames} frames and more came; raise frames.")
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
         whole = self._clip_length()
         closed, length = [], whole
@@ -81,7 +92,7 @@ class VideoStream:
                 length += whole
                 per_frame = self._tokens_per_frame()
                 if self.config.method == "aot" and length * per_frame > MAX_CLIP_TOKENS:
-                    raise clip_too_long([length], 1, per_frame, self.config)
+                    raise clip_too_long([length], 1, per_frame, self._shared())
         return closed
 
     def finish(self) -> list[CompressedVideo]:
@@ -103,14 +114,19 @@ class VideoStream:
 
     def _budget(self, frames: int) -> int:
         """Tokens that the next clip of so many frames may keep; 0 while the running budget has none."""
-        return self.config.budget(self._frames + frames, self._tokens_per_frame()) - self._kept
+        return self._shared().budget(self._frames + frames, self._tokens_per_frame()) - self._kept
+
+    def _shared(self) -> AOTConfig:
+        """The settings with the retention by which the stream's clips share its budget."""
+        frames = self._most_frames
+        return self.config if frames is None else self.config.on_video(frames, self._tokens_per_frame())
 
     def _close(self, frames: int, *, last: bool) -> CompressedVideo:
         part = {name: value[:frames] for name, value in self._pending.items()}
-        count = self._budget(frames)
-        total = frames * self._tokens_per_frame()
+        kept, per_frame = self._budget(frames), self._tokens_per_frame()
         # half a token more than wanted: rounded down, that is the count, whatever the float is
-        config = self.config.replace(retention=min(1.0, (count + 0.5) / total))
+        share = min(1.0, (kept + 0.5) / (frames * per_frame))
+        config = self.config.replace(max_tokens=None, retention=share)
         newline = self._newline if last or self._position != "one_token" else None
         result = compress(
             part.pop("features"),
@@ -125,9 +141,10 @@ class VideoStream:
         # clones, so that what was pushed can be freed
         self._before = self._pending["features"][frames - 1 : frames].clone()
         self._pending = {name: value[frames:].clone() for name, value in self._pending.items()}
-        result = replace(result, frame=result.frame + self._frames, clips=[frames], config=self.config)
+        counted = {"frame": result.frame + self._frames, "clips": [frames], "whole_frames": self._most_frames}
+        result = replace(result, config=self.config, **counted)
         self._frames += frames
-        self._kept += count
+        self._kept += kept
         return result
 
 

@@ -247,6 +247,7 @@ class CompressedVideo:
     config: the effective settings
     trace: importance maps, plans and budgets when asked for, else None
     usable: masks of the input's places that could be used, by name, where the tensors lie on a device; see `check`
+    whole_frames: frames of the video that this is a part of, where its stream knows them
     """
 
     tokens: torch.Tensor
@@ -260,6 +261,7 @@ class CompressedVideo:
     config: AOTConfig
     trace: dict[str, Any] | None = None
     usable: dict[str, torch.Tensor] = field(default_factory=dict)
+    whole_frames: int | None = None
 
     def check(self) -> None:
         """AOTError when the input held values that cannot be used: NaN, Inf, a negative importance.
@@ -291,6 +293,11 @@ class CompressedVideo:
         """Kept share of the pooled tokens, newlines left out."""
         return self.num_visual / self.tokens_before
 
+    @property
+    def bound(self) -> str:
+        """What decided how many tokens are kept, as in `AOTConfig.bound`; of a part of a stream, in the whole."""
+        return self.config.bound(self.whole_frames or self.frames, self.grid[0] * self.grid[1])
+
     def summary(self) -> dict[str, Any]:
         """Counts, shares and settings as plain JSON values. AOTError as in `check`."""
         self.check()
@@ -306,6 +313,7 @@ class CompressedVideo:
             "tokens_after": visual,
             "newlines": newlines,
             "retention": visual / self.tokens_before,
+            "bound": self.bound,
             "kinds": {kind.name.lower(): counts[kind] for kind in TokenKind},
             "mass": float(self.mass.sum()),
             "config": self.config.to_dict(),

@@ -38,8 +38,9 @@ def warm_up(
         for retention in retentions(frames * height * columns):
             settings = {"pool": pool, "grid": grid, "clips": [frames]}
             # as a video begins, and as it goes on
-            compress(features, *maps, config.replace(retention=retention), **settings)
-            compress(features, *maps, config.replace(retention=retention), before=features[:1], **settings)
+            share = config.replace(retention=retention, max_tokens=None)
+            compress(features, *maps, share, **settings)
+            compress(features, *maps, share, before=features[:1], **settings)
 
 
 def retentions(tokens: int) -> Iterator[float]:

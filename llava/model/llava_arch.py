@@ -102,12 +102,12 @@ class LlavaMetaForCausalLM:
         newlines = {"grid": frames * rows, "frame": frames, "one_token": 1}
         return frames * rows * columns, 0 if newline is None else newlines.get(position, 0)
 
-    def video_stream(self) -> VideoStream:
+    def video_stream(self, frames: int | None = None) -> VideoStream:
         """A stream for this model's features under the settings of this moment; see `compress_stream`."""
         newline, position = self._video_newline()
         pool = pool_of(self.config)
         settings = self.config.aot or AOTConfig()
-        return VideoStream(settings, pool=pool, newline=newline, newline_position=position)
+        return VideoStream(settings, pool=pool, newline=newline, newline_position=position, frames=frames)
 
     def _video_tokens(
         self, video: VideoFeatures, *, trace: bool = False, retention: float | None = None
@@ -190,7 +190,7 @@ class LlavaMetaForCausalLM:
             return compress_stream(self, entry)
         long = isinstance(entry, torch.Tensor) and entry.ndim == 4 and len(entry) > STREAM_ABOVE
         if long and modality == "video" and can_stream(settings):
-            return compress_stream(self, entry.split(CHUNK))
+            return compress_stream(self, entry.split(CHUNK), frames=len(entry))
         return entry
 
     def _image_tokens(self, tiles: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:

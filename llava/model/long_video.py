@@ -19,15 +19,16 @@ _END = object()
 
 
 @torch.no_grad()
-def compress_stream(model, chunks: Iterable[torch.Tensor]) -> CompressedVideo:
+def compress_stream(model, chunks: Iterable[torch.Tensor], *, frames: int | None = None) -> CompressedVideo:
     """Tokens of a video whose pixels come in chunks (F, 3, S, S), in order; only kept tokens pile up.
 
     model: a LLaVA model, whose ``config.aot`` says how (see `aot.VideoStream` for what a stream cannot do); its
     ``last_timing`` then holds the milliseconds of all chunks, "wait" those spent waiting for them. chunks: of
-    `pixel_chunks`, or any; beside a GPU the next one is made in a thread while the tower works on the last. The
-    result goes into ``images=[...]`` as a `VideoFeatures` does. Raises AOTError for no frames.
+    `pixel_chunks`, or any; beside a GPU the next one is made in a thread while the tower works on the last. frames:
+    how many they have in all, which max_tokens needs. The result goes into ``images=[...]`` as a `VideoFeatures` does.
+    Raises AOTError for no frames.
     """
-    stream, timing = model.video_stream(), Timing(wait=0.0, compress=0.0)
+    stream, timing = model.video_stream(frames), Timing(wait=0.0, compress=0.0)
     parts: list[CompressedVideo] = []
     # on a CPU the tower uses the cores already, and buffers of two threads leave gaps that make the memory grow
     alone = model.device.type == "cpu" or isinstance(chunks, Prefetcher)

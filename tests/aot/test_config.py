@@ -22,7 +22,12 @@ PAPER = {"variant": "paper", "retention": None, "num_anchors": 9}
         ({"retention": float("nan")}, "retention"),
         ({"retention": "0.1"}, "retention"),
         ({"retention": True}, "retention"),
-        ({"retention": None}, "retention is missing"),
+        ({"max_tokens": 0}, "max_tokens is 0; use at least 1"),
+        ({"max_tokens": 9.5}, "max_tokens is 9.5; use a whole number"),
+        ({"max_tokens": "9"}, "max_tokens is '9'; use a whole number"),
+        ({"max_tokens": True}, "max_tokens is True; use a whole number"),
+        ({**PAPER, "max_tokens": 9}, "leave max_tokens out and set num_anchors"),
+        ({"method": "fastv", "max_tokens": 9}, "All tokens enter the language model under method 'fastv'"),
         ({"keep": 3}, "Unknown setting keep"),
         ({"method": "magic"}, "Unknown method 'magic'"),
         ({"method": "random", "options": {"sede": 1}}, "has no option sede"),
@@ -99,7 +104,8 @@ def test_every_field_of_aot_is_refused_under_another_method(method):
         return
     others = {"epsilon": 5, "variant": "paper", "clips": "dynamic", "sinkhorn_stop": "never", "inter_frame": False}
     defaults = AOTConfig().to_dict()
-    for name in defaults.keys() - {"retention", "method", "options", "newlines", "backend", "clip_length"}:
+    read = {"retention", "max_tokens", "method", "options", "newlines", "backend", "clip_length"}
+    for name in defaults.keys() - read:
         value = others.get(name, {str: "twice", float: 0.123, int: 3, type(None): 5}.get(type(defaults[name])))
         choices = {"source_mass": "attention", "dynamic_rule": "threshold"}
         with pytest.raises(AOTError, match=f"^{name} (has no effect|belongs)"):
@@ -110,8 +116,9 @@ def test_every_field_of_aot_is_refused_under_another_method(method):
 
 @pytest.mark.parametrize("preset", ["released", "paper"])
 def test_presets_with_counts_of_their_own_refuse_a_retention(preset):
-    with pytest.raises(ValueError, match="counts of their own"):
-        AOTConfig.preset(preset, retention=0.1)
+    for bound in ({"retention": 0.1}, {"max_tokens": 100}):
+        with pytest.raises(ValueError, match="counts of their own"):
+            AOTConfig.preset(preset, **bound)
     with pytest.raises(AOTError, match="unknown before"):
         AOTConfig.preset(preset).token_count(32, 196)
 
