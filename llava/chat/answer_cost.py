@@ -3,7 +3,8 @@
 import platform
 from importlib import metadata
 
-from llava.chat.session import Answer, ChatSession, Tokens
+from llava.chat.session import ChatSession
+from llava.chat.types import Answer, Tokens
 
 PACKAGES = ("aot-video", "torch", "transformers", "av", "decord", "flash-attn")
 

@@ -6,8 +6,8 @@ from aot_cli.parser import Parser
 from aot_tiny.shapes.clips import write_clip
 from aot_tiny.shapes.questions import Question, make_questions
 from llava.chat.options import add_model_options, command, open_session
-from llava.chat.session import Answer
 from llava.chat.terminal import Terminal
+from llava.chat.types import Answer
 
 SEED = 900_005  # of the clip: the first from 900,002 on whose questions the model gets right with all tokens
 

@@ -13,8 +13,9 @@ import transformers
 from aot import AOTConfig
 from aot_cli.parser import Parser, share
 from llava.chat.model_defaults import default_sampling
-from llava.chat.session import ChatError, ChatSession
+from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
+from llava.chat.types import ChatError
 from llava.hf import video_processor as hf
 from llava.hf.checkpoint import is_transformers_model, load_checkpoint
 from llava.hf.session import TransformersSession

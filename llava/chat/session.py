@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from aot import AOTConfig, AOTError, CompressedVideo
 from aot.deprecated import renamed_attribute, renamed_keyword
@@ -20,82 +21,16 @@ from aot.methods.in_llm import is_in_llm
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.prompt import Message, prompt_ids
 from llava.chat.streaming import TextStream
+from llava.chat.types import Answer, ChatError, Loaded, Picture, Tokens
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
+from llava.decoders.pillow_reader import PICTURES, read_picture
 from llava.mm_utils import process_images
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
 from llava.model.timing import peak_memory
 from llava.video import FrameStream, Video, load_video, open_video, time_text
 
 Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
-
-
-class ChatError(ValueError):
-    """Something the person can put right; the text is one sentence that says how."""
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """Visual tokens and, counted apart, newline tokens of one video in the language model."""
-
-    visual: int
-    newline: int
-
-
-@dataclass(frozen=True)
-class Answer:
-    """An answer and what it cost.
-
-    settings: AOTConfig.to_dict() or None (no compression). timings: milliseconds of decode and tower (paid
-    once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
-    """
-
-    question: str
-    text: str
-    frames: int
-    before: Tokens
-    after: Tokens
-    settings: dict | None
-    timings: dict[str, float]
-    peak_memory: dict[str, float]
-    new_tokens: int
-    stopped: bool = False
-    image_tokens: int = 0  # of the images beside the video, which are never reduced
-
-    @property
-    def retention(self) -> float:
-        """Share of the visual tokens that reached the language model."""
-        return self.after.visual / self.before.visual if self.before.visual else 1.0
-
-
-@dataclass(frozen=True)
-class Picture:
-    """An image of the conversation. pixels: (3, S, S) or (tiles, 3, S, S). size: (width, height)."""
-
-    path: str
-    pixels: torch.Tensor
-    size: tuple[int, int]
-    tokens: int
-
-
-@dataclass
-class Loaded:
-    """A video that has been decoded and encoded.
-
-    features: `VideoFeatures`, or the `CompressedVideo` of one setting when it was compressed while it was read.
-    video: of the latter the `FrameStream` that is over, which knows the times and holds no frames.
-    """
-
-    path: str
-    video: Video | FrameStream
-    features: object
-    before: Tokens
-    timings: dict[str, float]
-
-    @property
-    def streamed(self) -> bool:
-        """Was the video compressed while it was read?"""
-        return isinstance(self.features, CompressedVideo)
 
 
 @dataclass
@@ -206,11 +141,7 @@ class ChatSession:
     @torch.inference_mode()
     def add_image(self, path: str) -> Picture:
         """Puts an image beside the others, in front of the video, and starts a new conversation."""
-        try:
-            with Image.open(path) as image:
-                image = image.convert("RGB")
-        except (OSError, UnidentifiedImageError, ValueError) as error:
-            raise ChatError(f"{path} is no image that can be read; check the path and the format.") from error
+        image = Image.fromarray(read_picture(Path(path), PICTURES)[0])
         pixels = process_images([image], self.image_processor, self.model.config)[0].to(self.model.device)
         _, _, _, _, embeds, _ = self.model.prepare_inputs_labels_for_multimodal(
             torch.tensor([[IMAGE_TOKEN_INDEX]], device=self.model.device),
@@ -385,7 +316,6 @@ class ChatSession:
         return False
 
     def _use_compression(self) -> None:
-        """Puts the compression in force on the model."""
         self.model.config.aot = self.compression
 
     def _compress_ms(self) -> float:

@@ -5,8 +5,8 @@ from pathlib import Path
 from aot.visualize import require, visualize
 from aot_cli.parser import Parser
 from llava.chat.options import add_model_options, command, open_session
-from llava.chat.session import ChatError
 from llava.chat.terminal import Terminal
+from llava.chat.types import ChatError
 
 
 @command

@@ -13,7 +13,7 @@ from gradio.context import LocalContext
 from starlette.middleware import Middleware
 
 from llava.chat.options import one_sentence
-from llava.chat.session import Answer, Loaded
+from llava.chat.types import Answer, Loaded
 from llava.chat.web_uploads import UploadGuard, Uploads
 from llava.chat.web_worker import Worker
 

@@ -13,7 +13,8 @@ import numpy as np
 from PIL import Image
 
 from aot.visualize import draw
-from llava.chat.session import Answer, ChatError, ChatSession, Loaded
+from llava.chat.session import ChatSession
+from llava.chat.types import Answer, ChatError, Loaded
 from llava.video import Video, VideoError
 
 FRAME_PIXELS = 320  # longer side of the frames that stay in memory for pictures

@@ -13,7 +13,8 @@ from llava.decoders.base import Ask, VideoError, downscale_factor
 from llava.decoders.sandbox import open_regular
 
 SUFFIXES = {".png", ".jpg", ".jpeg"}
-FORMATS = ("PNG", "JPEG")
+FORMATS = ("PNG", "JPEG")  # of the frames of a folder
+PICTURES = (*FORMATS, "WEBP", "BMP", "GIF")  # of single pictures
 RATE = 1.0  # a folder has no clock: its pictures are taken as one second apart
 Image.MAX_IMAGE_PIXELS = None  # `downscale_factor` bounds them, before anything is decoded
 
@@ -53,7 +54,7 @@ def read_folder(path: str, ask: Ask) -> Iterator[np.ndarray]:
         raise VideoError(f"The folder {path} holds no .png or .jpg pictures; give it frames or name a video file.")
     first = None
     for number in ask(np.arange(len(files)) / RATE, RATE):
-        picture, size = _picture(files[number])
+        picture, size = read_picture(files[number])
         first = first or (files[number].name, size)
         if size != first[1]:
             raise VideoError(
@@ -68,11 +69,14 @@ def _natural(file: Path) -> list:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
-def _picture(path: Path) -> tuple[np.ndarray, tuple[int, int]]:
-    """((H,W,3) pixels, (width, height) of the file)."""
+def read_picture(path: Path, formats: tuple[str, ...] = FORMATS) -> tuple[np.ndarray, tuple[int, int]]:
+    """((H, W, 3) uint8 pixels, (width, height) of the file); a large picture is averaged down.
+
+    Raises VideoError for what is no such file, is too large, or has none of Pillow's formats named.
+    """
     with os.fdopen(open_regular(str(path)), "rb") as file:
         try:
-            with Image.open(file, formats=FORMATS) as image:
+            with Image.open(file, formats=formats) as image:
                 factor = downscale_factor(str(path), *image.size)
                 return np.asarray(image.convert("RGB").reduce(factor)), image.size
         except (UnidentifiedImageError, OSError, SyntaxError) as error:

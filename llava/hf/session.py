@@ -12,8 +12,9 @@ import aot
 from aot import AOTConfig, CompressedVideo
 from llava.chat.model_defaults import PromptStyle
 from llava.chat.model_defaults import Sampling as ChatSampling
-from llava.chat.session import ChatError, ChatSession, Loaded, Tokens
+from llava.chat.session import ChatSession
 from llava.chat.streaming import TextStream
+from llava.chat.types import ChatError, Loaded, Picture, Tokens
 from llava.hf.checkpoint import Checkpoint
 from llava.video import Video
 
@@ -58,6 +59,9 @@ class TransformersSession(ChatSession):
         newlines = int(self.model.config.model_type == "llava_onevision")
         timings = {"decode": decode_ms, "tower": 0.0, "encode": 1e3 * (time.perf_counter() - started)}
         return Loaded(path, video, pixels, Tokens(visual - newlines, newlines), timings)
+
+    def add_image(self, path: str) -> Picture:
+        raise ChatError(f"{path} cannot be shown: images go to checkpoints in LLaVA's layout; ask about a video here.")
 
     @torch.inference_mode()
     def traced(self) -> CompressedVideo:

@@ -15,7 +15,8 @@ from torch import nn
 from aot import CompressedVideo
 from aot.methods.in_llm import is_in_llm
 from llava.chat.prompt import Message, prompt_ids
-from llava.chat.session import ChatError, ChatSession
+from llava.chat.session import ChatSession
+from llava.chat.types import ChatError
 from llava.model.compression import VideoFeatures
 from llava.serve.client import ServerError
 from llava.video import Video, VideoError, time_text

@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aot import AOTError
 from llava.chat.prompt import Message
-from llava.chat.session import ChatError
+from llava.chat.types import ChatError
 from llava.serve.client import ServerError
 from llava.serve.encoder import PromptEncoder, read_messages
 from llava.serve.encoder_pool import EncoderPool

@@ -5,17 +5,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import Dataset
 
 from llava.chat.model_defaults import default_sampling
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
+from llava.decoders.pillow_reader import PICTURES, read_picture
 from llava.mm_utils import process_images
 from llava.train.arguments import DataArguments
 from llava.train.conversations import DataError, parse_sample, read_mixture, tokenize
 from llava.video import load_video, time_text
 
-UNREADABLE = (ValueError, OSError, UnidentifiedImageError)  # VideoError and DataError are ValueErrors
+UNREADABLE = (ValueError, OSError)  # VideoError and DataError are ValueErrors
 VIDEO_WORDS = 1000  # what a video counts as when samples are grouped by length; an image counts a quarter
 
 
@@ -68,8 +69,7 @@ class Conversations(Dataset):
         images, sizes, turns = [], [], sample.turns
         for kind, path in sample.media:
             if kind == "image":
-                with Image.open(Path(self.arguments.image_folder, path)) as image:
-                    image = image.convert("RGB")
+                image = Image.fromarray(read_picture(Path(self.arguments.image_folder, path), PICTURES)[0])
                 # several images of a sample are squares, as upstream's
                 config = self.config if len(sample.media) == 1 else _Padded(self.config)
                 images.append(process_images([image], self.processor, config)[0])

@@ -8,7 +8,7 @@ import torch
 from aot_cli.main import make_parser
 from llava.chat import chat, visualize
 from llava.chat.options import load_session
-from llava.chat.session import ChatError
+from llava.chat.types import ChatError
 from llava.eval import infer
 
 from .checkpoints import MARKS

@@ -49,7 +49,7 @@ def test_images_and_a_video_in_one_prompt(images, clip, capsys, monkeypatch):
 
 def test_image_line_of_a_running_chat(images, tmp_path, capsys, monkeypatch):
     lines = iter([f"/image {images[0]}", "What is it?", "/image", "What is it?"])
-    monkeypatch.setattr("llava.chat.terminal.Terminal.read", lambda self: next(lines, None))
+    monkeypatch.setattr("llava.chat.terminal.Terminal.read", lambda *_: next(lines, None))
     assert main(["chat", "--max-new-tokens", "2"]) == 1  # without an image there is nothing left to ask about
     told = capsys.readouterr()
     assert "120x80" in told.err and "Forgot 1 images" in told.err and "There is no video to ask about" in told.err

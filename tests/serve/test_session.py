@@ -9,8 +9,9 @@ import torch
 from aot import AOTConfig
 from llava.chat.answer_cost import stats
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
-from llava.chat.session import ChatError, ChatSession, Tokens
+from llava.chat.session import ChatSession
 from llava.chat.streaming import TextStream, printable
+from llava.chat.types import ChatError, Tokens
 from llava.decoders.worker_process import WorkerProcess
 from llava.model.builder import load_pretrained_model
 from llava.model.long_video import compress_stream, pixel_chunks
