@@ -63,4 +63,4 @@ def test_what_is_no_image_is_one_sentence(content, tmp_path, capsys):
         path.write_bytes(content)
     assert main(["chat", "--image-file", str(path), "--question", "What?"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert str(path) in error and ("no image" in error)
+    assert str(path) in error and ("cannot be read" in error if content else "no image" in error)
