@@ -44,6 +44,7 @@ class Answer:
 
     settings: AOTConfig.to_dict() or None (no compression). timings: milliseconds of decode and tower (paid
     once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
+    bound: what decided how many tokens are kept, as in `AOTConfig.bound`.
     """
 
     question: str
@@ -56,6 +57,7 @@ class Answer:
     peak_memory: dict[str, float]
     new_tokens: int
     stopped: bool = False
+    bound: str = "all"
 
     @property
     def retention(self) -> float:
@@ -177,7 +179,7 @@ class ChatSession:
         self.model.config.aot = self.compression
         pinned = self.model.device.type == "cuda"
         with Prefetcher(pixel_chunks(frames, self.image_processor), frames.stop, pinned=pinned) as chunks:
-            compressed = compress_stream(self.model, chunks)
+            compressed = compress_stream(self.model, chunks, frames=len(frames.times))
         spent = self.model.last_timing
         return self._loaded(path, frames, compressed, decode=spent["wait"], compress=spent["compress"])
 
@@ -188,11 +190,18 @@ class ChatSession:
     # the compression
 
     def set_retention(self, retention: float) -> None:
-        """Keeps this share of the tokens from now on; 1 turns compression off.
+        """Keeps this share of the tokens from now on; 1 turns compression off, unless max_tokens is set.
 
         The video stays encoded, but one that was streamed is read again for the next question.
         """
-        self.compression = None if retention == 1 else self._base.replace(retention=retention)
+        every = retention == 1 and self._base.max_tokens is None
+        self.compression = None if every else self._base.replace(retention=retention)
+
+    def set_max_tokens(self, count: int | None) -> None:
+        """Keeps at most so many tokens from now on, and no more than the retention in force; None takes that away."""
+        share = None if self.compression is None else self.compression.retention
+        self._base = self._base.replace(max_tokens=count)
+        self.set_retention(1.0 if share is None else share)
 
     @torch.inference_mode()
     def traced(self) -> CompressedVideo:
@@ -242,6 +251,7 @@ class ChatSession:
             peak_memory=peak_memory(),
             new_tokens=len(stream.tokens),
             stopped=stopped,
+            bound="all" if self.compression is None else self.model.last_compression[-1].bound,
         )
         if remember:
             self.turns.append((question, answer.text))
@@ -287,14 +297,14 @@ class ChatSession:
         """Raises ChatError when prompt, video and the longest answer do not fit the model's context."""
         before, visual, newlines = self.loaded.before, self.loaded.before.visual, self.loaded.before.newline
         # methods inside the language model let every token in
-        if self.compression and self.compression.retention and not is_in_llm(self.compression):
+        if self.compression and self.compression.num_anchors is None and not is_in_llm(self.compression):
             frames = len(self.loaded.video.times)
             position = getattr(self.model.config, "mm_newline_position", None) or "one_token"
             try:
                 count = self.compression.newline_count(frames, before.visual // frames, newline_position=position)
             except AOTError:  # not known before the video is compressed
                 count = newlines
-            visual, newlines = int(self.compression.retention * visual), min(count, newlines)
+            visual, newlines = self.compression.budget(frames, visual // frames), min(count, newlines)
         needed = prompt + visual + newlines + self.max_new_tokens
         if needed > self.token_limit:
             raise ChatError(

@@ -85,6 +85,16 @@ def test_a_prompt_is_the_one_spliced_by_hand(family, attention, retention, promp
         assert new_ids(model, inputs, use_cache=False).tolist() == [hand]
 
 
+def test_a_number_of_tokens_holds_in_every_video(family):
+    model, inputs = make(family), batch(family, PROMPTS["two videos"])
+    plain = copy.deepcopy(model)
+    with aot.apply(model, max_tokens=5) as applied:
+        found = new_ids(model, inputs)
+        kept = applied.last
+        assert [(len(one.tokens), one.bound) for one in kept] == [(5, "max_tokens")] * 2
+        assert found.tolist() == [greedy_by_hand(plain, by_hand(plain, inputs, kept), GREEDY["max_new_tokens"])]
+
+
 ROWS = [PROMPTS["video"], PROMPTS["two videos"], TEXT, PROMPTS["image and video"]]
 
 
