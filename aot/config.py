@@ -261,6 +261,8 @@ class AOTConfig:
 
         By the retention a method divides a budget among the parts of the video. The budget of the whole is the same.
         """
+        if self.max_tokens is None:
+            return self
         budget, total = self.budget(frames, tokens_per_frame), frames * tokens_per_frame
         if self.retention is not None and budget == self.replace(max_tokens=None).budget(frames, tokens_per_frame):
             return self

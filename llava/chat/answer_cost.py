@@ -18,12 +18,13 @@ def stats(answer: Answer) -> list[str]:
     """Frames, tokens before and after, retention, milliseconds by stage, peak memory: a line's parts."""
     times = answer.timings
     memory = ", ".join(f"{mib:.0f} MiB {kind.upper()}" for kind, mib in answer.peak_memory.items())
+    bound = " (max_tokens)" if answer.bound == "max_tokens" else ""
     newlines = f" (+{answer.after.newline} newline)" if answer.after.newline else ""
     return [
         frames(answer.frames),
         *([f"images {answer.image_tokens} tokens"] if answer.image_tokens else []),
         f"{answer.before.visual} → {answer.after.visual} tokens{newlines}",
-        f"retention {100 * answer.retention:.3g} %",
+        f"retention {100 * answer.retention:.3g} %{bound}",
         f"decode {times['decode']:.0f} ms",
         f"tower {times['tower']:.0f} ms",
         f"compression {times['compress']:.1f} ms",
@@ -71,6 +72,7 @@ def cost(answer: Answer) -> dict:
             "answer": answer.new_tokens,
         },
         "retention": answer.retention,
+        "bound": answer.bound,
         "timings_ms": {stage: round(ms, 3) for stage, ms in answer.timings.items()},
         "peak_memory_mib": {kind: round(mib, 1) for kind, mib in answer.peak_memory.items()},
     }

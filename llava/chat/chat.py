@@ -14,6 +14,7 @@ from llava.model.long_video import STREAM_ABOVE
 
 HELP = """\
 /retention R   keep this share of the visual tokens from now on, such as 0.1 or 10%
+/max_tokens N  keep at most so many visual tokens as well, or with off, as many as the share says
 /video PATH    look at another video, or a folder of frames, and start afresh
 /image PATH    look at an image too, in front of the video, and start afresh; alone: forget the images
 /clear         forget the questions and answers so far
@@ -21,7 +22,7 @@ HELP = """\
 /help          this list
 /exit          leave (or Ctrl-D); exit and quit alone do as well"""
 WORDS = {"exit": "/exit", "quit": "/exit", "/quit": "/exit", "help": "/help", "?": "/help"}  # what people type as well
-COMMANDS = ["/retention", "/video", "/image", "/clear", "/stats", "/help", "/exit"]
+COMMANDS = ["/retention", "/max_tokens", "/video", "/image", "/clear", "/stats", "/help", "/exit"]
 
 
 def add_options(parser: Parser) -> None:
@@ -126,6 +127,8 @@ class Chat:
                 return False
             case "/retention":
                 self.retention(argument.strip())
+            case "/max_tokens":
+                self.max_tokens(argument.strip())
             case "/video":
                 self.video(argument.strip())
             case "/image":
@@ -169,9 +172,28 @@ class Chat:
                 "/retention needs a share of the tokens, such as /retention 0.1 or /retention 10%."
             ) from error
         self.session.set_retention(value)
-        loaded = self.session.loaded
+        self._note_budget()
+
+    def max_tokens(self, argument: str) -> None:
+        """/max_tokens N, or /max_tokens off."""
+        try:
+            most = None if argument == "off" else int(argument)
+        except ValueError as error:
+            raise ChatError(
+                "/max_tokens needs a number of tokens, such as /max_tokens 500, or /max_tokens off."
+            ) from error
+        self.session.set_max_tokens(most)
+        self._note_budget()
+
+    def _note_budget(self) -> None:
+        """Says what is kept from now on."""
+        config, loaded = self.session.compression, self.session.loaded
+        share = 1 if config is None or config.retention is None else config.retention
+        kept = f"{100 * share:g} % of the visual tokens"
+        if config is not None and config.max_tokens is not None:
+            kept += f", but no more than {config.max_tokens},"
         again = "the video is read again for it" if loaded and loaded.streamed else "nothing is encoded again"
-        self.terminal.note(f"From the next question on {100 * value:g} % of the visual tokens are kept; {again}.")
+        self.terminal.note(f"From the next question on {kept} are kept; {again}.")
 
     def clear(self) -> None:
         """/clear."""

@@ -37,6 +37,7 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     reduce = parser.add_argument_group("token reduction")
     add = reduce.add_argument
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
+    add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video, alone or beside a retention")
     add("--no-aot", action="store_true", help="keep every token, as --retention 100%% does")
     add("--preset", default="default", metavar="NAME", help="default, paper or released")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
@@ -68,8 +69,6 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
 
 def _check_model_options(options: argparse.Namespace) -> None:
     """Raises ChatError for options that contradict each other or make no sense."""
-    if options.no_aot and options.retention not in (None, 1.0):
-        raise ChatError("--no-aot and --retention contradict each other; leave one of them out.")
     if options.max_new_tokens < 1:
         raise ChatError("--max-new-tokens must be at least 1.")
     if not options.temperature >= 0:
@@ -77,14 +76,21 @@ def _check_model_options(options: argparse.Namespace) -> None:
 
 
 def compression(options: argparse.Namespace) -> AOTConfig | None:
-    """The settings of the token reduction; None when every token stays. AOTError for a bad one."""
+    """The settings of the token reduction; None when every token stays. ChatError or AOTError for bad ones."""
+    for name, harmless in (("retention", (None, 1.0)), ("max_tokens", (None,))):
+        if options.no_aot and (value := getattr(options, name)) not in harmless:
+            option = f"--{name.replace('_', '-')}"
+            raise ChatError(f"--no-aot and {option} {value:g} contradict each other; leave one of them out.")
     settings = dict(_setting(text) for text in options.set)
     if isinstance(settings.get("retention"), str):
         settings["retention"] = share(settings["retention"])
     if options.retention is not None:
         settings["retention"] = options.retention
+    if options.max_tokens is not None:
+        settings["max_tokens"] = options.max_tokens
     config = AOTConfig.preset(options.preset, **settings)
-    return None if options.no_aot or options.retention == 1 else config
+    every = options.retention == 1 and config.max_tokens is None
+    return None if options.no_aot or every else config
 
 
 def model_path(options: argparse.Namespace) -> str:

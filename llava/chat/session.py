@@ -128,7 +128,7 @@ class ChatSession:
         self.model.config.aot = self.compression
         pinned = self.model.device.type == "cuda"
         with Prefetcher(pixel_chunks(frames, self.image_processor), frames.stop, pinned=pinned) as chunks:
-            compressed = compress_stream(self.model, chunks)
+            compressed = compress_stream(self.model, chunks, frames=len(frames.times))
         spent = self.model.last_timing
         return self._loaded(path, frames, compressed, decode=spent["wait"], compress=spent["compress"])
 
@@ -155,11 +155,18 @@ class ChatSession:
     # the compression
 
     def set_retention(self, retention: float) -> None:
-        """Keeps this share of the tokens from now on; 1 turns compression off.
+        """Keeps this share of the tokens from now on; 1 turns compression off, unless max_tokens is set.
 
         The video stays encoded, but one that was streamed is read again for the next question.
         """
-        self.compression = None if retention == 1 else self._base.replace(retention=retention)
+        every = retention == 1 and self._base.max_tokens is None
+        self.compression = None if every else self._base.replace(retention=retention)
+
+    def set_max_tokens(self, count: int | None) -> None:
+        """Keeps at most so many tokens from now on, and no more than the retention in force; None takes that away."""
+        share = None if self.compression is None else self.compression.retention
+        self._base = self._base.replace(max_tokens=count)
+        self.set_retention(1.0 if share is None else share)
 
     @torch.inference_mode()
     def traced(self) -> CompressedVideo:
@@ -200,13 +207,14 @@ class ChatSession:
         stopped = self._generate(ids, stream)
         total = 1e3 * (time.perf_counter() - started)
         # the cost
+        compressed, before = self._compressed(), self.loaded.before if self.loaded else Tokens(0, 0)
         paid = self.loaded.timings if self.loaded else {"decode": 0.0, "tower": self.model.last_timing["tower"]}
         answer = Answer(
             question=question,
             text=stream.text().strip(),
             frames=len(self.loaded.video.times) if self.loaded else 0,
-            before=self.loaded.before if self.loaded else Tokens(0, 0),
-            after=self._tokens_after(),
+            before=before,
+            after=Tokens(compressed.num_visual, compressed.num_newlines) if compressed else before,
             settings=None if self.compression is None else self.compression.to_dict(),
             timings={
                 "decode": paid["decode"],
@@ -220,6 +228,7 @@ class ChatSession:
             new_tokens=len(stream.tokens),
             stopped=stopped,
             image_tokens=sum(image.tokens for image in self.images),
+            bound=compressed.bound if compressed else "all",
         )
         if remember:
             self.turns.append((question, answer.text))
@@ -267,14 +276,15 @@ class ChatSession:
         before = self.loaded.before if self.loaded else Tokens(0, 0)
         visual, newlines = before.visual, before.newline
         # methods inside the language model let every token in
-        if self.loaded and self.compression and self.compression.retention and not is_in_llm(self.compression):
+        shares = self.compression and self.compression.num_anchors is None and not is_in_llm(self.compression)
+        if self.loaded and shares:
             frames = len(self.loaded.video.times)
             position = getattr(self.model.config, "mm_newline_position", None) or "one_token"
             try:
                 count = self.compression.newline_count(frames, before.visual // frames, newline_position=position)
             except AOTError:  # not known before the video is compressed
                 count = newlines
-            visual, newlines = int(self.compression.retention * visual), min(count, newlines)
+            visual, newlines = self.compression.budget(frames, visual // frames), min(count, newlines)
         needed = prompt + visual + newlines + sum(image.tokens for image in self.images) + self.max_new_tokens
         if needed > self.token_limit:
             raise ChatError(
@@ -322,14 +332,9 @@ class ChatSession:
         """Milliseconds of compression in the last call."""
         return self.model.last_timing["compress"]
 
-    def _tokens_after(self) -> Tokens:
-        """Tokens of the video in the last call."""
-        if self.loaded is None:
-            return Tokens(0, 0)
-        if self.compression is None:
-            return self.loaded.before
-        compressed = self.model.last_compression[-1]
-        return Tokens(compressed.num_visual, compressed.num_newlines)
+    def _compressed(self) -> CompressedVideo | None:
+        """What the last call made of the video; None without compression."""
+        return self.model.last_compression[-1] if self.loaded and self.compression else None
 
     aot = renamed_attribute("aot", "compression")
 

@@ -26,6 +26,7 @@ class Answer:
 
     settings: AOTConfig.to_dict() or None (no compression). timings: milliseconds of decode and tower (paid
     once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
+    bound: what decided how many tokens are kept, as in `AOTConfig.bound`.
     """
 
     question: str
@@ -38,6 +39,7 @@ class Answer:
     peak_memory: dict[str, float]
     new_tokens: int
     stopped: bool = False
+    bound: str = "all"
     image_tokens: int = 0  # of the images beside the video, which are never reduced
 
     @property

@@ -5,6 +5,7 @@ import os
 import signal
 from contextlib import suppress
 
+from aot import AOTConfig
 from aot.visualize import require
 from aot_cli.parser import Parser
 from llava.chat.options import add_model_options, command, open_session
@@ -27,13 +28,13 @@ def serve(options, terminal: Terminal) -> None:
     require()
     session = open_session(options, terminal, quiet=True)  # the page says what to know about the model
     worker = Worker(session, limits)
-    start = (session.compression and session.compression.retention) or 1.0
+    config = session.compression or AOTConfig(retention=1.0)
     if not _is_local(options.host):
         terminal.note(f"{options.host} can be reached from other machines, and anyone there can use the model.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with the uploads removed
     with scratch_folder("aot-web") as folder:
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio puts uploads there
-        blocks = page.build_page(worker, retention=start, note=session.prompt_style.note)
+        blocks = page.build_page(worker, config, note=session.prompt_style.note)
         address = page.serve(blocks, worker, folder, host=options.host, port=options.port)
         terminal.write(f"open {address} (Ctrl-C ends)")
         blocks.block_thread()

@@ -12,6 +12,7 @@ import torch
 from gradio.context import LocalContext
 from starlette.middleware import Middleware
 
+from aot import AOTConfig
 from llava.chat.options import one_sentence
 from llava.chat.types import Answer, Loaded
 from llava.chat.web_uploads import UploadGuard, Uploads
@@ -71,8 +72,8 @@ class Actions:
         self.worker.leave(request.session_hash)
 
 
-def build_page(worker: Worker, *, retention: float = 0.1, note: str | None = None) -> gr.Blocks:
-    """The page on a worker. retention: where the slider stands at first. note: what to know about the model."""
+def build_page(worker: Worker, config: AOTConfig, *, note: str | None = None) -> gr.Blocks:
+    """The page on a worker. config: where the slider stands at first. note: what to know about the model."""
     limits, actions = worker.limits, Actions(worker)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
@@ -85,7 +86,9 @@ def build_page(worker: Worker, *, retention: float = 0.1, note: str | None = Non
                 video = gr.Video(label=label, sources=["upload"], height=330, elem_id="video")
                 about = gr.HTML(elem_id="about")
                 question = gr.Textbox(label="Question", placeholder="How many objects are there?", elem_id="question")
-                share = gr.Slider(1, 100, 100 * retention, step=1, label="Tokens to keep, %", elem_id="retention")
+                most = "" if config.max_tokens is None else f", at most {config.max_tokens} tokens"
+                start = 100 * (1.0 if config.retention is None else config.retention)
+                share = gr.Slider(1, 100, start, step=1, label=f"Tokens to keep, %{most}", elem_id="retention")
                 button = gr.Button("Ask", variant="primary", elem_id="ask")
             with gr.Column(scale=3), gr.Row():
                 with gr.Column(min_width=220):

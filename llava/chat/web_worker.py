@@ -125,8 +125,10 @@ class Worker:
             )
         with self._looking(key) as visitor:
             session = visitor.session
-            whole = self._answer(session, question, 1.0)
-            reduced = whole if retention == 1 else self._answer(session, question, retention)
+            with session.uncompressed():
+                whole = self._answer(session, question)
+            session.set_retention(retention)
+            reduced = whole if session.compression is None else self._answer(session, question)
             visitor.asked = retention
             return Comparison(whole, reduced, self._draw(session, retention))
 
@@ -140,8 +142,7 @@ class Worker:
         with self._book:
             self._visitors.pop(key, None)
 
-    def _answer(self, session: ChatSession, question: str, retention: float) -> Answer:
-        session.set_retention(retention)
+    def _answer(self, session: ChatSession, question: str) -> Answer:
         session.forget()
         with self._turn(self._model):
             return session.ask(question, remember=False)

@@ -37,6 +37,7 @@ def add_options(parser: Parser) -> None:
     add("--model-path", metavar="DIR", help="checkpoint folder or hub name")
     add("--tasks", nargs="+", metavar="T", help="of lmms-eval or lmms_eval_tasks")
     add("--retention", nargs="*", type=share, default=[], metavar="R", help="shares of tokens, beside all of them")
+    add("--max-tokens", nargs="*", type=int, default=[], metavar="N", help="numbers of tokens, beside all of them")
     add("--method", default="aot", metavar="NAME", help="what chooses the tokens (default aot)")
     add("--preset", action="append", default=[], metavar="P", help="NAME[,FIELD=VALUE...], such as released")
     add("--set", action="append", default=[], metavar="F=V", help="further settings at every retention")
@@ -79,9 +80,10 @@ def one_model(options: argparse.Namespace) -> Sweep:
         raise SweepError(f"Name a sweep, {known}; or one model, for which {lacking[0]} is missing.")
     fields = _pairs(options.set)
     settings: list[dict[str, Any]] = [{"name": "all tokens"}]
-    for retention in options.retention:
-        aot = {"method": options.method, "retention": retention, **fields}
-        settings.append({"name": f"{options.method}, {100 * retention:g} %", "aot": aot})
+    bounds = [({"retention": retention}, f"{100 * retention:g} %") for retention in options.retention]
+    bounds += [({"max_tokens": most}, f"{most} tokens") for most in options.max_tokens]
+    for bound, said in bounds:
+        settings.append({"name": f"{options.method}, {said}", "aot": {"method": options.method, **bound, **fields}})
     for text in options.preset:
         preset, *changes = text.split(",")
         settings.append({"name": text, "aot": {"preset": preset, **_pairs(changes)}})

@@ -100,7 +100,7 @@ class TransformersSession(ChatSession):
 
     def _check_length(self, prompt: int) -> None:
         visual = self.loaded.before.visual
-        left = visual if self.compression is None else int((self.compression.retention or 1) * visual)
+        left = visual if self.compression is None else self.compression.budget(1, visual)
         needed = prompt - visual + left + self.max_new_tokens
         if needed > self.token_limit:
             raise ChatError(
@@ -141,9 +141,5 @@ class TransformersSession(ChatSession):
             return True
         return False
 
-    def _tokens_after(self) -> Tokens:
-        if self._applied is None:
-            return self.loaded.before
-        (compressed,) = self._applied.last
-        compressed.check()
-        return Tokens(compressed.num_visual, compressed.num_newlines)
+    def _compressed(self) -> CompressedVideo | None:
+        return None if self._applied is None else self._applied.last[0]

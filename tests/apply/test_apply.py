@@ -19,6 +19,7 @@ SETTINGS = [
     {"retention": 0.1},
     {"retention": 0.37, "clips": "dynamic", "global_ratio": 1.0},
     {"retention": 1.0},
+    {"max_tokens": 37},
     {"config": aot.AOTConfig.preset("released", num_anchors=30)},
     {"retention": 0.25, "method": "random"},
     {"retention": 0.25, "method": "visionzip"},  # reads the last layer's attention and keys
@@ -53,7 +54,9 @@ def new_ids(model, rows, videos, **settings):
     return answer[:, inputs["input_ids"].shape[1] :]
 
 
-@pytest.mark.parametrize("settings", SETTINGS, ids=["tenth", "dynamic", "all", "released", "random", "visionzip"])
+@pytest.mark.parametrize(
+    "settings", SETTINGS, ids=["tenth", "dynamic", "all", "number", "released", "random", "visionzip"]
+)
 def test_same_tokens_and_logits_as_our_own_path(theirs, ours, settings):
     video = pixels(1)
     marked = torch.tensor([[5, 6, 7, -200, 9, 10, 11]])
@@ -90,6 +93,7 @@ def test_budget_is_exact_and_the_prompt_that_much_shorter(theirs):
     with aot.apply(theirs) as applied:
         output = theirs(**batch(ASKED), pixel_values_videos=pixels(2)[None], use_cache=True)
         assert applied.last[0].num_visual == (PLACEHOLDERS - 1) // 10 == 21
+        assert applied.last[0].bound == "retention"
     assert output.past_key_values.get_seq_length() == output.logits.shape[1] == 6 + 21 + 1
 
 

@@ -90,6 +90,17 @@ def test_a_prompt_is_the_one_spliced_by_hand(family, kit, attention, retention, 
         assert new_ids(model, inputs, use_cache=False).tolist() == [hand]
 
 
+def test_a_number_of_tokens_holds_in_every_video(family, kit, traced):
+    model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["two videos"])
+    unpatched = copy.deepcopy(model)
+    with aot.apply(model, max_tokens=5):
+        found = new_ids(model, inputs)
+        kept = list(traced)
+        assert [(one.num_visual, one.bound) for one in kept] == [(5, "max_tokens")] * 2
+        call = kit.by_hand(unpatched, inputs, kept)
+        assert found.tolist() == [greedy_by_hand(unpatched, call, GREEDY["max_new_tokens"])]
+
+
 def rows_of(family: str) -> list[tuple]:
     prompts = module_of(family).prompts(family)
     return [prompts["video"], prompts["two videos"], TEXT, prompts["image and video"]]

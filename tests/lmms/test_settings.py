@@ -26,6 +26,11 @@ def test_nothing_said_is_the_default():
 def test_all_tokens_is_no_reduction():
     assert split_arguments({"retention": 1})[0] is None
     assert split_arguments({"retention": 1.0})[0] is None
+    assert split_arguments({"retention": 1, "max_tokens": 64})[0] == AOTConfig(retention=1.0, max_tokens=64)
+
+
+def test_a_number_of_tokens_is_taken_alone():
+    assert split_arguments({"max_tokens": 64})[0] == AOTConfig(max_tokens=64)
 
 
 def test_words_for_nothing_and_json_are_read():

@@ -45,13 +45,13 @@ def test_json_is_one_object_with_everything(capsys, base, checkpoint, clip):
     result = json.loads(out)
     assert set(result) == {
         *("question", "answer", "model", "video", "settings", "tokens", "retention", "timings_ms"),
-        *("peak_memory_mib", "versions", "note"),
+        *("bound", "peak_memory_mib", "versions", "note"),
     }
     assert result["question"] == "What moves?" and isinstance(result["answer"], str)
     assert AOTConfig.from_dict(result["settings"]) == AOTConfig()
     assert result["tokens"]["before"] == {"visual": 288, "newline": 8, "total": 296}
     assert result["tokens"]["after"] == {"visual": 28, "newline": 8, "total": 36}
-    assert result["retention"] == pytest.approx(28 / 288)
+    assert result["retention"] == pytest.approx(28 / 288) and result["bound"] == "retention"
     assert set(result["timings_ms"]) == {"decode", "tower", "compress", "first_token", "total"}
     assert result["video"]["frames"] == len(result["video"]["times_s"]) == 8
     assert result["video"]["path"] == clip and result["model"]["path"] == checkpoint
@@ -86,6 +86,19 @@ def test_json_without_reduction(capsys, base, off):
     assert main([*base, "--question", "What moves?", "--json", *off]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["settings"] is None and result["tokens"]["after"] == result["tokens"]["before"]
+
+
+@pytest.mark.parametrize("more", [["--max-tokens", "21"], ["--retention", "1", "--set", "max_tokens=21"]])
+def test_a_number_of_tokens_alone(capsys, base, more, say):
+    assert main([*base, "--question", "What moves?", "--json", *more]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["tokens"]["after"]["visual"], result["bound"]) == (21, "max_tokens")
+    say("/max_tokens 30", "What moves?", "/retention 5%", "What moves?", "/max_tokens off", "What moves?")
+    assert main([*base, *more]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("288 → 30 tokens") == 1 and out.count("288 → 14 tokens") == 2
+    assert "retention 10.4 % (max_tokens)" in out and out.count("(max_tokens)") == 1
+    assert "100 % of the visual tokens, but no more than 30, are kept" in out + err
 
 
 def test_json_with_comparison_preset_and_settings(capsys, base):
@@ -133,6 +146,9 @@ def test_chat_answers_before_a_failed_line_but_not_after(capsys, base, say):
     [
         ("/retention 2", "retention"),
         ("/retention", "/retention needs a share"),
+        ("/max_tokens", "/max_tokens needs a number"),
+        ("/max_tokens 10%", "/max_tokens needs a number"),
+        ("/max_tokens 0", "max_tokens is 0; use at least 1"),
         ("/video", "/video needs the path"),
         ("/dance", "no command /dance"),
         ("/stats", "no answers yet"),
@@ -163,6 +179,9 @@ def test_retention_outside_its_range(capsys, base, retention):
         (["--preset", "best"], "Unknown preset"),
         (["--preset", "released", "--retention", "0.1"], "token counts of their own"),
         (["--no-aot", "--retention", "0.5"], "contradict"),
+        (["--no-aot", "--max-tokens", "50"], "--max-tokens 50 contradict"),
+        (["--preset", "released", "--max-tokens", "50"], "leave max_tokens out"),
+        (["--max-tokens", "0"], "max_tokens is 0; use at least 1"),
         (["--num-frames", "0"], "num_frames"),
         (["--fps", "-1"], "fps"),
         (["--max-new-tokens", "0"], "at least 1"),

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from aot import AOTConfig
 from aot_cli.commands import COMMANDS
 from aot_cli.main import main, make_parser
 from aot_cli.parser import share
 from llava.chat.options import compression
+from llava.eval.evaluate import one_model
 from llava.eval.exam.settings import parse_setting
 
 ROOT = Path(__file__).parents[2]
@@ -101,6 +103,28 @@ def test_per_cent_wherever_a_retention_is_given(tree):
     benchmark = ["eval", "--name", "n", "--model", "m", "--model-path", "p", "--tasks", "t", "--retention"]
     assert tree.parse_args([*benchmark, "25%", "0.1"]).retention == [0.25, 0.1]
     assert tree.parse_args(["exam", "methods", "--retention", "25%", "--ablations-at", "5%"]).ablations_at == 0.05
+
+
+def test_a_number_of_tokens_is_taken_wherever_a_retention_is(tree):
+    for words in (
+        ["chat", "--max-tokens", "300"],
+        ["visualize", "a.mp4", "--max-tokens", "300"],
+        ["web", "--max-tokens", "300"],
+        ["demo", "--max-tokens", "300"],
+        ["serve", "m", "--max-tokens", "300"],
+        ["encoder", "--vllm", "u", "--max-tokens", "300"],
+        ["infer", "--input", "q", "--output", "a", "--max-tokens", "300"],
+    ):
+        options = tree.parse_args(words)
+        assert compression(options) == AOTConfig(max_tokens=300), words
+    assert parse_setting("aot@1,max_tokens=300").config.budget(32, 196) == 300
+    benchmark = ["eval", "--name", "n", "--model", "m", "--model-path", "p", "--tasks", "t", "--retention", "0.1"]
+    sweep = one_model(tree.parse_args([*benchmark, "--max-tokens", "300", "64"]))
+    assert [(setting.name, setting.aot) for setting in sweep.settings[1:]] == [
+        ("aot, 10 %", {"method": "aot", "retention": 0.1}),
+        ("aot, 300 tokens", {"method": "aot", "max_tokens": 300}),
+        ("aot, 64 tokens", {"method": "aot", "max_tokens": 64}),
+    ]
 
 
 def test_completion_knows_commands_and_options(capsys):

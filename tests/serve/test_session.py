@@ -133,6 +133,40 @@ def test_token_counts_follow_retention(session, clip):
         assert (answer.settings is None) == (retention == 1)
 
 
+def test_a_number_of_tokens_holds_beside_the_share(session, clip):
+    """8 frames of 6x6, 288 tokens: the smaller bound, the session's own settings kept, and off again."""
+    session.set_video(clip)
+    counts = []
+    for set_budget, value in (
+        *((session.set_max_tokens, 20), (session.set_retention, 0.05), (session.set_retention, 1)),
+        *((session.set_max_tokens, 500), (session.set_max_tokens, None), (session.set_retention, 0.25)),
+    ):
+        set_budget(value)
+        answer = session.ask("What moves?")
+        counts.append((answer.after.visual, answer.bound))
+    kept = [(20, "max_tokens"), (14, "retention"), (20, "max_tokens"), (288, "all"), (288, "all"), (72, "retention")]
+    assert counts == kept and session.compression == AOTConfig(retention=0.25)
+    for most in (0, 2.5, "9"):
+        with pytest.raises(ValueError, match="max_tokens"):
+            session.set_max_tokens(most)
+    assert session.compression == AOTConfig(retention=0.25)
+
+
+def test_a_number_of_tokens_holds_in_a_video_compressed_while_it_is_read(loaded, clip):
+    tokenizer, model, processor, context = loaded
+    session = ChatSession(
+        model, tokenizer, processor, context, compression=AOTConfig(max_tokens=50), max_new_tokens=2,
+        sampling=Sampling(20, None, False), stream_above=19,
+    )  # fmt: skip
+    assert session.set_video(clip).streamed
+    answer = session.ask("What moves?")
+    assert (answer.after.visual, answer.bound, answer.before.visual) == (50, "max_tokens", 720)
+    prompt = session._prompt("What moves?").shape[1]
+    session.context_length = prompt + 50 + answer.after.newline + 2 - 1
+    with pytest.raises(ChatError, match=f"up to {prompt + 50 + answer.after.newline + 2} tokens"):
+        session.ask("What moves?", remember=False)
+
+
 def test_answers_are_those_of_the_plain_call(session, clip):
     """The streamed text equals what generate returns for pixels and prompt given at once."""
     session.set_video(clip)

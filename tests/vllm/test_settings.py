@@ -28,6 +28,10 @@ def configuration(**fields):
         ({"aot": {"retention": 0.1}, "mm_newline_position": "grid", "mm_spatial_pool_mode": "average"}, 64, 1081 + 64),
         ({"aot": {"retention": 0.1, "newlines": "all"}, "mm_newline_position": "grid"}, 10, 196 + 140),
         ({"aot": {"retention": 0.1, "method": "evs"}}, 32, 627 + 1),
+        ({"aot": {"max_tokens": 400}}, 1, 196 + 1),
+        ({"aot": {"max_tokens": 400, "retention": None}}, 32, 400 + 1),
+        ({"aot": {"max_tokens": 400, "retention": 0.1}}, 10, 196 + 1),
+        ({"aot": {"max_tokens": 400, "retention": 0.1}}, 32, 400 + 1),
     ],
 )
 def test_counts(fields, frames, tokens):
@@ -41,8 +45,9 @@ def test_layers_in_use():
 
 
 @pytest.mark.parametrize("room", [1, 20, 627, 628, 629, 10**6])
-def test_frames_that_fit_are_the_most(room):
-    videos = VideoSettings.read(configuration(aot={"retention": 0.1}, mm_video_frames=40))
+@pytest.mark.parametrize("most", [None, 300])
+def test_frames_that_fit_are_the_most(room, most):
+    videos = VideoSettings.read(configuration(aot={"retention": 0.1, "max_tokens": most}, mm_video_frames=40))
     fit = videos.frames_that_fit(room)
     assert fit == max((n for n in range(1, 41) if videos.tokens(n) <= room), default=0)
 

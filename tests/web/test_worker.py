@@ -2,6 +2,7 @@
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -47,6 +48,14 @@ def test_an_answer_with_all_tokens_and_with_some(worker, clips):
     assert exchange.reduced.after.visual == 72 and exchange.reduced.settings["retention"] == 0.25
     assert exchange.picture.size[0] > 800
     assert worker.ask("a", QUESTION, 1.0).reduced.after.visual == 288
+
+
+def test_a_number_of_tokens_holds_at_every_share(session, clips):
+    worker = Worker(replace(session, compression=AOTConfig(max_tokens=40)))
+    worker.look("a", clips[0])
+    for retention, kept in ((0.1, 28), (0.5, 40), (1.0, 40)):
+        exchange = worker.ask("a", QUESTION, retention)
+        assert exchange.whole.after.visual == 288 and exchange.reduced.after.visual == kept
 
 
 def test_visitors_at_the_same_time_get_what_each_gets_alone(session, clips):
