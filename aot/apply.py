@@ -57,9 +57,10 @@ def apply(
     model: transformers' LLaVA-OneVision, LLaVA-NeXT-Video, Qwen2-VL, Qwen2.5-VL, Qwen3-VL, Qwen3.5 or InternVL (the
     classes ...ForConditionalGeneration; see docs/models.md), or this project's LlavaQwenForCausalLM. InternVL is told
     which images are the frames of a video: `video_frames=[range(0, 16)]` in a call of the model or of `generate`.
-    retention: share of the visual tokens kept, 0.1 when nothing is said. settings: any of `AOTConfig`; or give
-    a whole config (an AOTConfig, such as a preset, or its dict) instead. Images are not touched, nor any
-    other model. Applying again replaces the settings; `remove` takes them away; used as
+    retention: share of the visual tokens kept, 0.1 when neither it nor max_tokens is given. settings: any of
+    `AOTConfig`, such as max_tokens, the most of a video; or give a whole config (an AOTConfig, such as a preset, or its
+    dict) instead. Images are not touched, nor any other model. Applying again replaces the settings; `remove` takes
+    them away; used as
     ``with apply(model): …`` they hold for the block.
 
     In a direct call of the model, logits (B, L', V) and labels belong to the shortened prompt: of every
