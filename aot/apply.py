@@ -60,8 +60,7 @@ def apply(
     retention: share of the visual tokens kept, 0.1 when neither it nor max_tokens is given. settings: any of
     `AOTConfig`, such as max_tokens, the most of a video; or give a whole config (an AOTConfig, such as a preset, or its
     dict) instead. Images are not touched, nor any other model. Applying again replaces the settings; `remove` takes
-    them away; used as
-    ``with apply(model): …`` they hold for the block.
+    them away; used as ``with apply(model): …`` they hold for the block.
 
     In a direct call of the model, logits (B, L', V) and labels belong to the shortened prompt: of every
     video's placeholders only as many are left as it has tokens, padding is dropped, and shorter rows are filled on the

@@ -37,6 +37,7 @@ GEOMETRY = {
     "mm_spatial_pool_mode": "bilinear",
     "mm_spatial_pool_stride": 2,
     "mm_video_frames": 16,
+    "exam_world": "film",
     # how a chat puts questions to it: the one way it has learnt, one exchange at a time
     "chat_note": "aot-tiny knows nothing but clips drawn by `aot clip`; for a film of yours give --model-path "
     "lmms-lab/llava-onevision-qwen2-7b-ov",

@@ -1,15 +1,13 @@
 """The demonstration: one clip, three questions, all tokens and a tenth of them."""
 
 from pathlib import Path
+from typing import Any
 
 from aot_cli.parser import Parser
-from aot_tiny.shapes.clips import write_clip
-from aot_tiny.shapes.questions import Question, make_questions
-from llava.chat.options import add_model_options, command, open_session
+from aot_tiny.worlds import checkpoint_world, world_named
+from llava.chat.options import add_model_options, command, model_path, open_session
 from llava.chat.terminal import Terminal
 from llava.chat.types import Answer
-
-SEED = 900_005  # of the clip: the first from 900,002 on whose questions the model gets right with all tokens
 
 
 def add_options(parser: Parser) -> None:
@@ -21,9 +19,10 @@ def add_options(parser: Parser) -> None:
 def execute(options, terminal: Terminal) -> None:
     """Writes demo_out/clip.mp4, asks about it and prints the tables."""
     session = open_session(options, terminal)
+    world = world_named(checkpoint_world(model_path(options)))
     path = Path(options.output, "clip.mp4")
     path.parent.mkdir(parents=True, exist_ok=True)
-    questions = choose(make_questions(write_clip(path, SEED)))
+    questions = choose(world.questions.make_questions(world.write_clip(path, world.demo)))
     session.set_video(str(path))
     pairs = []
     for question in [questions[0], *questions]:  # the first warms up
@@ -32,15 +31,15 @@ def execute(options, terminal: Terminal) -> None:
     show(terminal, path, questions, pairs[1:])
 
 
-def choose(questions: list[Question], count: int = 3) -> list[Question]:
+def choose(questions: list[Any], count: int = 3) -> list[Any]:
     """The first question of each of the first families."""
-    first: dict[str, Question] = {}
+    first: dict[str, Any] = {}
     for question in questions:
         first.setdefault(question.family, question)
     return list(first.values())[:count]
 
 
-def show(terminal: Terminal, path: Path, questions: list[Question], pairs: list[tuple[Answer, Answer]]) -> None:
+def show(terminal: Terminal, path: Path, questions: list[Any], pairs: list[tuple[Answer, Answer]]) -> None:
     """Two tables: what was answered, and what it cost (means over the questions)."""
     whole, reduced = (list(side) for side in zip(*pairs, strict=True))
     share = f"{100 * reduced[0].retention:.3g} %"

@@ -13,6 +13,7 @@ from llava.eval.embedded import ROOT
 from llava.eval.exam.settings import ExamSweep, methods_at, parse_setting
 from llava.eval.jsonl import LineError
 from llava.eval.sweep import SweepError, load_sweep
+from llava.eval.tables.bars import bars_section
 from llava.eval.tables.benchmark_page import as_csv, markdown
 from llava.eval.tables.benchmarks import Table, load_tables
 from llava.eval.tables.exam import holds_exam, ranking, read_runs
@@ -94,7 +95,8 @@ def write_exam(folder: Path, page: Path, sweep: ExamSweep, wanted: Mapping[str, 
     refused = {name: reason for name, reason in left_out(folder).items() if name not in runs}
     listed = load_sweep("exam").settings if sweep.retentions or sweep.ablations else sweep.settings
     names = dict.fromkeys(["full", *(parse_setting(name).name for name in listed)])
-    write_section(page, "exam", exam_section({name: runs[name] for name in names if name in runs}))
+    write_section(page, "exam", exam_section(runs, [name for name in names if name in runs]))
+    write_section(page, "bars", bars_section(runs))
     # 2. the methods, at the retentions at which every one was asked or refused: only there can be said who is first
     asked = [r for r in sweep.retentions if {*runs, *refused}.issuperset(methods_at(r))]
     ranked = replace(sweep, retentions=tuple(asked))

@@ -143,8 +143,8 @@ def test_clips_are_encoded_once_while_there_is_room(embedded, tmp_path, monkeypa
     monkeypatch.setattr(type(model), "encode_video", lambda *a, **k: passes.append(1) or encode(*a, **k))
     cache = FeatureCache(model, processor, files, plan)
     number = min(files)
-    assert cache.clip(number) is cache.clip(number) and cache.blank() is cache.blank() and len(passes) == 2
-    size = sum(t.nbytes for t in (cache.blank().features, cache.blank().shallow, cache.blank().deep))
+    assert cache.clip(number) is cache.clip(number) and cache.blank(number) is cache.blank(number) and len(passes) == 2
+    size = sum(t.nbytes for t in (cache.blank(number).features, cache.blank(number).shallow, cache.blank(number).deep))
     for room, expected in ((size, 1), (size - 1, 2)):
         passes.clear()
         narrow = FeatureCache(model, processor, files, plan, room=room)

@@ -115,4 +115,4 @@ def test_report_takes_the_folder_of_an_exam(tmp_path, capsys):
     write_json(folder / "result.json", {"header": header})
     write_records(folder / "questions.jsonl", replies([1, 0], [1, 1]))
     assert main(["report", str(tmp_path / "exam"), "--page", str(page)]) == 0
-    assert "| all tokens | 75.0 | 100.0 |" in page.read_text() and capsys.readouterr().out.strip() == str(page)
+    assert "| all tokens | 75.0 | – | 100.0 |" in page.read_text() and capsys.readouterr().out.strip() == str(page)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser, share
+from aot_tiny.worlds import WORLDS
 from llava.eval.exam.evaluator import run_exam_sweep, weights_hash
 from llava.eval.exam.settings import PARTS, ExamSweep
 from llava.eval.report import LEFT_OUT, left_out, write_exam
@@ -18,6 +19,7 @@ def add_options(parser: Parser) -> None:
     add("sweep", nargs="?", default="exam", metavar="SWEEP", help="exam (default), methods, or a YAML file")
     add("--settings", nargs="+", metavar="NAME", help="METHOD@RETENTION and the like, instead of the sweep's")
     add("--model-path", metavar="DIR", help="checkpoint folder (default: aot-tiny)")
+    add("--world", choices=tuple(WORLDS), help="of the clips (default: the model's own)")
     add("--questions", type=int, metavar="N", help="how many (default 1040)")
     add("--seed", type=int, metavar="N", help="the exam's first clip")
     add("--captioned", type=int, metavar="N", help="clips whose captions are scored")
@@ -43,7 +45,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def _changed(sweep: ExamSweep, options: argparse.Namespace) -> ExamSweep:
     """The sweep with what the options say in the place of its own."""
-    said = {name: getattr(options, name) for name in ("questions", "seed", "captioned", "ablations_at")}
+    said = {name: getattr(options, name) for name in ("world", "questions", "seed", "captioned", "ablations_at")}
     said |= {"checkpoint": options.model_path, "settings": options.settings and tuple(options.settings)}
     said["retentions"] = options.retention and tuple(options.retention)
     return replace(sweep, **{name: value for name, value in said.items() if value is not None})
@@ -66,6 +68,7 @@ def _run(sweep: ExamSweep, options: argparse.Namespace) -> int:
     if options.page or options.report:
         page = options.page or Path("docs/results.md")
         identity = {"weights": weights_hash(Path(sweep.checkpoint)), "questions": sweep.questions, "seed": sweep.seed}
+        identity |= sweep.world_header
         write_exam(options.output, page, sweep, identity)
         print(page)
     return 1 if any(name in refused for name in sweep.settings) else 0

@@ -18,10 +18,11 @@ from typing import Any
 import torch
 
 import aot
+from aot_tiny.worlds import WORLDS, World, world_named
 from llava.eval.exam.compress_clip import Counts, compress_clip, counts_inside, fit_anchors, own_cost
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.query import Query, Reply, generate_plain, query
-from llava.eval.exam.questions import WORLDS, Item, World, clip_files, make_exam
+from llava.eval.exam.questions import Item, clip_files, make_exam
 from llava.eval.exam.settings import ExamSweep, Setting, parse_setting
 from llava.eval.jsonl import write_json
 from llava.eval.provenance import folder_hash
@@ -42,7 +43,7 @@ class Evaluator:
 
     def query(self, number: int, asked: Sequence[Query], setting: Setting) -> tuple[list[Reply], Counts | None]:
         """Replies about a clip, and the tokens that they were made from (None for all)."""
-        video = self.cache.blank() if setting.blank else self.cache.clip(number)
+        video = self.cache.blank(number) if setting.blank else self.cache.clip(number)
         if setting.inside:
             self.model.config.aot = setting.config.to_dict()
             return generate_plain(self.model, self.tokenizer, video, asked), counts_inside(self.model)
@@ -74,11 +75,10 @@ def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> d
             if name in sweep.settings:
                 raise
             refused[name] = str(error)
-    if sweep.world not in WORLDS:
-        raise SweepError(f"There is no world {sweep.world!r}; use one of: {', '.join(WORLDS)}.")
-    world, checkpoint = WORLDS[sweep.world], Path(sweep.checkpoint)
+    checkpoint = Path(sweep.checkpoint)
     if not checkpoint.is_dir():
         raise SweepError(f"There is no checkpoint in {checkpoint}; give its folder by --model-path.")
+    world = world_named(sweep.world_name)
     items = make_exam(sweep.questions, seed=sweep.seed, world=world)
     weights, code = weights_hash(checkpoint), folder_hash(Path(aot.__file__).parent, "*.py")
     wanted: dict[Path, tuple[Setting, dict]] = {}
@@ -86,16 +86,18 @@ def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> d
         header = {
             "setting": setting.name, "aot": setting.config and setting.config.to_dict(), "weights": weights,
             "questions": len(items), "seed": sweep.seed, "captioned": sweep.captioned, "torch": torch.__version__,
-            **({} if sweep.world == "shapes" else {"world": sweep.world}),  # the first world goes without its name
+            **sweep.world_header,
         }  # fmt: skip
-        folder = output / f"{setting.name.replace('/', '_')}-{sweep.seed}-{len(items)}"
+        ending = "".join(f"-{name}" for name in sweep.world_header.values())
+        folder = output / f"{setting.name.replace('/', '_')}-{sweep.seed}-{len(items)}{ending}"
         made = folder / "result.json"
         if not made.exists() or json.loads(made.read_text())["header"] != header:
             wanted[folder] = setting, header
     if not wanted:
         return refused
     # 2. the clips, the model, and what its tower must capture for all of the settings
-    files = clip_files(items, output / "clips", world=world)
+    files = clip_files(items, output / "clips" / sweep.world_name, world=world)
+    frames = {number: world.frames(world.sample_clip(number)) for number in files}
     tokenizer, model, processor, _ = load_pretrained_model(
         str(checkpoint), None, "", device_map="auto", attn_implementation="sdpa"
     )
@@ -106,7 +108,8 @@ def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> d
             served.append(setting.config)
         except ValueError as error:
             refused[setting.name] = str(error)
-    evaluator = Evaluator(model, tokenizer, FeatureCache(model, processor, files, shared_plan(tower, served)))
+    cache = FeatureCache(model, processor, files, shared_plan(tower, served), frames=frames)
+    evaluator = Evaluator(model, tokenizer, cache)
     # 3. the exam under each
     for folder, (setting, header) in wanted.items():
         if setting.name not in refused:
@@ -189,10 +192,10 @@ def run_exam(
 def _score(number: int, items: list[Item], said: list[Reply], tokens: dict, world: World) -> list[Record]:
     """Records of the open prompts, the choices and perhaps the caption of one clip."""
     records: list[Record] = []
-    ask, clip = world.questions, world.clips.sample_clip(number)
+    ask, clip = world.questions, world.sample_clip(number)
 
-    def add(form: str, group: str, score: float, *, prompt: str, target: str, reply: str) -> None:
-        about = {"source": str(number), "tokens": tokens, "strata": world.strata(clip)}
+    def add(form: str, group: str, score: float, *, prompt: str, target: str, reply: str, **details: float) -> None:
+        about = {"source": str(number), "tokens": tokens, "strata": world.strata(clip), "details": details}
         doc_id = f"{number}-{len(records)}"
         records.append(Record(form, doc_id, group, score, None, reply, target, prompt=prompt, **about))
 
@@ -203,7 +206,8 @@ def _score(number: int, items: list[Item], said: list[Reply], tokens: dict, worl
             ("choice", item.letter, letter.text, float(ask.choice_correct(letter.text, item.letter))),
             ("likelihood", q.answer, words.likeliest, float(words.likeliest == q.answer)),
         ):
-            add(form, q.family, score, prompt=q.text, target=truth, reply=reply)
+            details = world.details(reply, q) if form == "open" else {}
+            add(form, q.family, score, prompt=q.text, target=truth, reply=reply, **details)
     for told in said[2 * len(items) :]:
         truth = ask.caption(clip)
         score = ask.caption_f1(told.text, truth)

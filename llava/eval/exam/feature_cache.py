@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,29 +26,44 @@ def shared_plan(tower, configs: Iterable[AOTConfig | None]) -> CapturePlan:
 class FeatureCache:
     """Features of the clips of an exam, made when they are first asked for.
 
-    files: by clip number. room: bytes of features that may be kept.
+    files: by clip number. frames: how many of a clip are looked at, by its number; the model's own where none is given.
+    room: bytes of features that may be kept.
     """
 
-    def __init__(self, model, processor, files: dict[int, Path], plan: CapturePlan, *, room: int = ROOM):
+    def __init__(
+        self,
+        model,
+        processor,
+        files: dict[int, Path],
+        plan: CapturePlan,
+        *,
+        frames: Mapping[int, int | None] | None = None,
+        room: int = ROOM,
+    ):
         self.model, self.processor, self.files, self.plan, self.room = model, processor, files, plan, room
-        self.frames = getattr(model.config, "mm_video_frames", 32)
-        self.kept: dict[int | None, VideoFeatures] = {}
+        self.frames = frames or {}
+        self.kept: dict[tuple[str, int], VideoFeatures] = {}
+
+    def num_frames(self, number: int) -> int:
+        return self.frames.get(number) or getattr(self.model.config, "mm_video_frames", 32)
 
     def clip(self, number: int) -> VideoFeatures:
         """Features of a clip."""
-        if number not in self.kept:
-            return self._keep(number, load_video(str(self.files[number]), num_frames=self.frames).frames)
-        return self.kept[number]
+        key = ("clip", number)
+        if key not in self.kept:
+            return self._keep(key, load_video(str(self.files[number]), num_frames=self.num_frames(number)).frames)
+        return self.kept[key]
 
-    def blank(self) -> VideoFeatures:
-        """Features of grey frames, the same for every clip."""
-        if None not in self.kept:
+    def blank(self, number: int) -> VideoFeatures:
+        """Features of grey frames, as many as of a clip, the same for all clips of this length."""
+        key = ("blank", self.num_frames(number))
+        if key not in self.kept:
             size = self.model.get_vision_tower().image_size
-            return self._keep(None, np.full((self.frames, size, size, 3), GREY, np.uint8))
-        return self.kept[None]
+            return self._keep(key, np.full((key[1], size, size, 3), GREY, np.uint8))
+        return self.kept[key]
 
     @torch.inference_mode()
-    def _keep(self, key: int | None, frames: np.ndarray) -> VideoFeatures:
+    def _keep(self, key: tuple[str, int], frames: np.ndarray) -> VideoFeatures:
         pixels = self.processor.preprocess(frames, return_tensors="pt")["pixel_values"]
         video = self.model.encode_video(pixels.to(self.model.device), plan=self.plan)
         size = sum(t.nbytes for t in (video.features, video.shallow, video.deep, *video.extras.values()))

@@ -1,6 +1,6 @@
 """The held-out exam of the embedded model: fixed questions on fixed clips, the same on every machine.
 
-The clips are of a world, a package of `aot_tiny` that draws clips and asks questions about them.
+The clips are of a world, which draws them and asks questions about them (`aot_tiny.worlds`).
 """
 
 from __future__ import annotations
@@ -8,43 +8,17 @@ from __future__ import annotations
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from aot_tiny.shapes import clips as shapes_clips
-from aot_tiny.shapes import questions as shapes_questions
+from aot_tiny.worlds import WORLDS, World
 
 SEED = 0  # clips of an exam are numbered from here; training clips start at ten million
-QUESTIONS = 1040  # 130 a family
-
-
-@dataclass(frozen=True)
-class World:
-    """Where an exam's clips and questions come from.
-
-    clips: a module with sample_clip and write_clip. questions: one with FAMILIES, ANSWERS, CHOICE_PROMPTS, LETTERS,
-    CAPTION_PROMPTS, make_questions, choice_correct, caption and caption_f1. score_open: 0..1 of an open answer to a
-    question. strata: of a clip, further columns to group its records by.
-    """
-
-    clips: ModuleType
-    questions: ModuleType
-    score_open: Callable[[str, Any], float]
-    strata: Callable[[Any], dict[str, str]] = lambda clip: {}
-
-
-WORLDS = {
-    "shapes": World(
-        shapes_clips,
-        shapes_questions,
-        score_open=lambda said, question: float(shapes_questions.open_correct(said, question.answer)),
-    ),
-}
+QUESTIONS = 1040
 
 
 @dataclass(frozen=True)
@@ -71,47 +45,68 @@ def make_exam(
     """
     ask = world.questions
     quota = {f: count // len(ask.FAMILIES) + (i < count % len(ask.FAMILIES)) for i, f in enumerate(ask.FAMILIES)}
+    fair = {family: _fair(quota[family], answers) for family, answers in ask.ANSWERS.items()}
     rng = np.random.default_rng(seed)
     taken, answers = Counter(), Counter()
     # 1. questions, clip by clip, until every family has its share
     chosen: list[tuple[int, Any]] = []
     clip = seed
     while len(chosen) < count:
-        questions = ask.make_questions(world.clips.sample_clip(clip))
+        questions = ask.make_questions(world.sample_clip(clip))
+        order = rng.permutation(len(questions))
+        if world.even_families:
+            order = sorted(order, key=lambda i: taken[questions[i].family] / max(quota[questions[i].family], 1))
         here = 0
-        for i in rng.permutation(len(questions)):
+        for i in order:
             q = questions[i]
-            fair = math.ceil(1.25 * quota[q.family] / len(ask.ANSWERS[q.family]))
-            if here < per_clip and taken[q.family] < quota[q.family] and answers[q.family, q.answer] < fair:
+            even = answers[q.family, q.answer] < fair[q.family]
+            if here < per_clip and taken[q.family] < quota[q.family] and even:
                 taken[q.family] += 1
                 answers[q.family, q.answer] += 1
                 chosen.append((clip, q))
                 here += 1
         clip += 1
     # 2. the options of each as multiple choice
-    letters = defaultdict(lambda: [*ask.LETTERS])
+    letters: dict[str, list[str]] = defaultdict(list)
     items = []
     for i, (number, q) in enumerate(chosen):
         pool = letters[q.family]
-        letter = pool.pop(int(rng.integers(len(pool))))
         if not pool:
-            letters.pop(q.family)
+            pool += ask.LETTERS[: len(q.choices)]  # two for yes and no
+        letter = pool.pop(int(rng.integers(len(pool))))
         style = tuple(ask.CHOICE_PROMPTS)[i % len(ask.CHOICE_PROMPTS)]
         items.append(Item(number, q, q.options(rng, letter), letter, style))
     return items
 
 
-def guess_rate(items: list[Item]) -> dict[str, float]:
-    """What the best guess without looking scores on the open questions, by family: the commonest answer to each
+def _fair(quota: int, answers: tuple[str, ...] | None) -> int:
+    """How often one answer may be right in a family of `quota` questions; answers: None for an open set."""
+    if answers is None:
+        return 2
+    return math.ceil((1 if len(answers) == 2 else 1.25) * quota / len(answers))
+
+
+def guess_rate(items: Sequence[Item], *, world: World = WORLDS["shapes"]) -> dict[str, float]:
+    """What the best guess without looking scores on the open questions, by family: the answer that scores most on each
     form of question ("What color is the …?")."""
-    right, total = Counter(), Counter()
-    by_form = defaultdict(Counter)
+    forms = defaultdict(list)
     for item in items:
-        by_form[item.question.family, item.question.choices][item.question.answer] += 1
-    for (family, _), counts in by_form.items():
-        right[family] += max(counts.values())
-        total[family] += sum(counts.values())
+        q = item.question
+        is_open = world.questions.ANSWERS[q.family] is None  # its choices are of one question alone
+        forms[q.family, None if is_open else q.choices].append(q)
+    right, total = Counter(), Counter()
+    for (family, _), asked in forms.items():
+        right[family] += max(sum(world.score_open(said, q) for q in asked) for said in {q.answer for q in asked})
+        total[family] += len(asked)
     return {f: right[f] / total[f] for f in total}
+
+
+def chance_rate(items: Sequence[Item]) -> dict[str, float]:
+    """What a blind choice among the options scores, by family."""
+    chances = defaultdict(list)
+    for item in items:
+        chances[item.question.family].append(1 / len(item.options))
+    return {family: sum(values) / len(values) for family, values in chances.items()}
 
 
 def clip_files(items: list[Item], folder: Path, *, world: World = WORLDS["shapes"]) -> dict[int, Path]:
@@ -122,6 +117,6 @@ def clip_files(items: list[Item], folder: Path, *, world: World = WORLDS["shapes
         path = paths[number] = folder / f"clip-{number}.mp4"
         if not path.exists():
             part = path.with_suffix(f".{os.getpid()}.part.mp4")  # several processes may share the folder
-            world.clips.write_clip(part, number)
+            world.write_clip(part, number)
             part.rename(path)
     return paths

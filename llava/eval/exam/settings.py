@@ -19,6 +19,7 @@ from aot.config import PRESETS
 from aot.methods.in_llm import IN_LLM, is_in_llm
 from aot.registry import get_method
 from aot_cli.parser import share
+from aot_tiny.worlds import checkpoint_world
 from llava.chat.options import json_or_word
 from llava.eval.exam.perturb import PERTURBATIONS
 from llava.eval.sweep import SweepError
@@ -108,16 +109,17 @@ class Ablation:
 class ExamSweep:
     """An exam and what it is sat under, as a YAML file says it.
 
-    checkpoint: folder of the model. world: of the clips, one of `llava.eval.exam.questions.WORLDS`. questions: how
-    many. seed: the first clip. captioned: clips whose captions are scored. settings: names; one that cannot run is an
-    error. retentions: shares at which every method is asked. inside: what is asked of the methods inside the language
-    model, as changes behind their names. ablations: at the retention ablations_at; each group's reference first.
+    checkpoint: folder of the model. world: of the clips, one of `aot_tiny.worlds.WORLDS`; the model's own where none is
+    said. questions: how many. seed: the first clip. captioned: clips whose captions are scored. settings: names; one
+    that cannot run is an error. retentions: shares at which every method is asked. inside: what is asked of the methods
+    inside the language model, as changes behind their names. ablations: at the retention ablations_at; each group's
+    reference first.
     """
 
     name: str
     title: str
     checkpoint: str
-    world: str = "shapes"
+    world: str | None = None
     questions: int = 1040
     seed: int = 0
     captioned: int = 50
@@ -135,9 +137,19 @@ class ExamSweep:
         for value in (*self.retentions, self.ablations_at):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
                 raise SweepError(f"{value!r} is no share of the tokens; use a number such as 0.1.")
-        for value in (self.name, self.title, self.checkpoint, self.world, *self.settings, *self.inside):
+        for value in (self.name, self.title, self.checkpoint, self.world or "", *self.settings, *self.inside):
             if not isinstance(value, str):
                 raise SweepError(f"{value!r} stands where a text is needed; put it in quotes.")
+
+    @property
+    def world_name(self) -> str:
+        """The world that is asked about."""
+        return self.world or checkpoint_world(self.checkpoint)
+
+    @property
+    def world_header(self) -> dict[str, str]:
+        """What headers of results say of the world; the first one goes without its name."""
+        return {} if self.world_name == "shapes" else {"world": self.world_name}
 
     def part(self, name: str) -> list[str]:
         """The settings of one of `PARTS`."""

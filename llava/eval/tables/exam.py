@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from llava.eval.exam.questions import WORLDS, World
+from aot_tiny.worlds import WORLDS, World
+from llava.eval.exam.questions import Item, make_exam
 from llava.eval.exam.settings import Setting, parse_setting
 from llava.eval.records import Record, read_records
 from llava.eval.statistics import cluster_difference
@@ -20,6 +22,7 @@ from llava.eval.sweep import SweepError
 
 BOTH = ("open", "choice")  # the forms that count
 FORMS = ("open", "choice", "likelihood", "caption")
+FLOOR = "pool"  # plain down-sampling: what it gets right tells methods little
 SLACK = 1.05  # of the asked share that still counts as equal: presets reach it in steps of an anchor a frame
 
 
@@ -52,11 +55,58 @@ def world_of(runs: dict[str, dict]) -> World:
     return WORLDS[runs["full"]["header"].get("world", "shapes")]
 
 
+def items_of(runs: dict[str, dict]) -> tuple[Item, ...]:
+    """The questions that the runs were asked."""
+    header = runs["full"]["header"]
+    return _items(header["questions"], header["seed"], world_of(runs))
+
+
+@lru_cache
+def _items(count: int, seed: int, world: World) -> tuple[Item, ...]:
+    return tuple(make_exam(count, seed=seed, world=world))
+
+
 def scores(records: list[Record], *, form: str | None = None, family: str | None = None, **strata: str) -> np.ndarray:
     """Scores of the records of one form, family and strata; of open answers and letters together when form is None."""
     forms = (form,) if form else BOTH
     found = (r for r in records if r.task in forms and family in (None, r.group))
     return np.array([r.score for r in found if strata.items() <= r.strata.items()])
+
+
+def hard_subset(runs: dict[str, dict], retention: float | None) -> set[tuple[str, str]] | None:
+    """Keys of the records that all tokens get right and plain down-sampling to the same share gets wrong.
+
+    Those are the samples on which VTC-Bench (arXiv 2510.07143) compares methods. None where it was not asked.
+    """
+    floor = None if retention is None else runs.get(f"{FLOOR}@{retention:g}")
+    if floor is None:
+        return None
+    wrong = {r.key for r in floor["questions"] if r.task in BOTH and r.score < 1}
+    return wrong & {r.key for r in runs["full"]["questions"] if r.task in BOTH and r.score == 1}
+
+
+def hard_score(runs: dict[str, dict], setting: Setting) -> tuple[float, int] | None:
+    """Per cent right of the hard subset, and its size; None where there is none."""
+    hard = hard_subset(runs, setting.retention)
+    if not hard:
+        return None
+    right = [r.score for r in runs[setting.name]["questions"] if r.key in hard]
+    return 100 * float(np.mean(right)), len(hard)
+
+
+def mean_iou(records: list[Record]) -> float | None:
+    """Mean IoU of the intervals that were said, in per cent; None where none was asked for."""
+    found = [r.details["iou"] for r in records if "iou" in r.details]
+    return 100 * float(np.mean(found)) if found else None
+
+
+def strata_of(records: list[Record]) -> dict[str, list[str]]:
+    """The strata of records, and what each can be."""
+    found: dict[str, set[str]] = {}
+    for record in records:
+        for stratum, value in record.strata.items():
+            found.setdefault(stratum, set()).add(value)
+    return {stratum: sorted(values) for stratum, values in found.items()}
 
 
 def interval(records: list[Record], others: list[Record]) -> tuple[float, float]:
@@ -74,8 +124,9 @@ class Ranked:
 
     overall: open answers and letters. relative: of all tokens'. to_full, to_first: 95 % intervals of the difference
     to all tokens and to the first at this retention (None for the first itself). forms, families: means, None
-    where nothing was asked. kept: share of the visual tokens that were kept, None when the setting does not say.
-    cost: mean counts of tokens and `compress_clip.own_cost`, or None.
+    where nothing was asked; strata: by name and value. hard: of the hard subset and its size, or None. iou: mean of
+    the intervals that were said, or None. kept: share of the visual tokens that were kept, None when the setting does
+    not say. cost: mean counts of tokens and `compress_clip.own_cost`, or None.
     """
 
     setting: Setting
@@ -85,6 +136,9 @@ class Ranked:
     to_first: tuple[float, float] | None
     forms: dict[str, float | None]
     families: dict[str, float | None]
+    strata: dict[tuple[str, str], float | None]
+    hard: tuple[float, int] | None
+    iou: float | None
     kept: float | None
     cost: dict | None
 
@@ -142,6 +196,13 @@ def _ranked(runs: dict[str, dict], setting: Setting, first: str | None) -> Ranke
         to_first=None if first in (None, setting.name) else interval(records, runs[first]["questions"]),
         forms={form: _mean(records, form=form) for form in FORMS},
         families={family: _mean(records, family=family) for family in world_of(runs).questions.FAMILIES},
+        strata={
+            (stratum, value): _mean(records, **{stratum: value})
+            for stratum, values in strata_of(records).items()
+            for value in values
+        },
+        hard=hard_score(runs, setting),
+        iou=mean_iou(records),
         kept=kept_share(run),
         cost=run.get("cost"),
     )

@@ -10,9 +10,20 @@ from collections.abc import Sequence
 import numpy as np
 
 from llava.eval.exam.compress_clip import TIMED
-from llava.eval.exam.questions import Item, guess_rate, make_exam
-from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep
-from llava.eval.tables.exam import FORMS, Ranked, interval, overall, scores, world_of
+from llava.eval.exam.questions import chance_rate, guess_rate
+from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep, parse_setting
+from llava.eval.tables.exam import (
+    FORMS,
+    Ranked,
+    hard_score,
+    interval,
+    items_of,
+    mean_iou,
+    overall,
+    scores,
+    strata_of,
+    world_of,
+)
 from llava.eval.tables.markdown import markdown_table, number
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
@@ -47,13 +58,19 @@ def between(low: float, high: float) -> str:
     return f"{low:+.1f} … {high:+.1f}"
 
 
-def exam_section(runs: dict[str, dict]) -> str:
-    """The section, from setting name to what `evaluate` wrote; "full" must be among them."""
-    whole = runs["full"]["questions"]
+def of_hard(found: tuple[float, int] | None) -> str:
+    """Per cent right of the hard subset, with its size."""
+    return f"{found[0]:.1f} of {found[1]}" if found else "–"
+
+
+def exam_section(runs: dict[str, dict], shown: Sequence[str] | None = None) -> str:
+    """The section, from setting name to what `evaluate` wrote; "full" must be among them. shown: the settings in it."""
+    whole, items = runs["full"]["questions"], items_of(runs)
     families = world_of(runs).questions.FAMILIES
     written = "Written by `aot exam --report`. "
-    parts = ["## The exam", written + _made_with(runs), _summary(runs, whole)]
-    guesses = guess_rate(_items(runs))
+    every, runs = runs, {name: runs[name] for name in shown or runs}
+    parts = ["## The exam", written + _made_with(runs), _summary(every, list(runs))]
+    guesses, chances = guess_rate(items, world=world_of(runs)), chance_rate(items)
     for form, title in FORM_TITLES.items():
         rows = [
             [label(name), *(percent(scores(run["questions"], form=form, family=f)) for f in families)]
@@ -64,10 +81,9 @@ def exam_section(runs: dict[str, dict]) -> str:
                 ["best guess without looking", *(f"{100 * guesses[f]:.1f}" if f in guesses else "–" for f in families)]
             )
         else:
-            rows.append(["chance", *["25.0"] * len(families)])
+            rows.append(["chance", *(f"{100 * chances[f]:.1f}" if f in chances else "–" for f in families)])
         parts += [f"### {title}", markdown_table(["tokens", *families], rows)]
-    for stratum in dict.fromkeys(name for record in whole for name in record.strata):
-        values = sorted({record.strata[stratum] for record in whole if stratum in record.strata})
+    for stratum, values in strata_of(whole).items():
         rows = [
             [label(name), *(percent(scores(run["questions"], **{stratum: value})) for value in values)]
             for name, run in runs.items()
@@ -76,40 +92,42 @@ def exam_section(runs: dict[str, dict]) -> str:
     return "\n\n".join(parts)
 
 
-def _items(runs: dict[str, dict]) -> list[Item]:
-    head = runs["full"]["header"]
-    return make_exam(head["questions"], seed=head["seed"], world=world_of(runs))
-
-
 def _made_with(runs: dict[str, dict]) -> str:
     """Model, exam and measures in words."""
-    head, items = runs["full"]["header"], _items(runs)
+    head, items = runs["full"]["header"], items_of(runs)
     counts = sorted(set(Counter(item.question.family for item in items).values()))
     return (
-        f"Model: checkpoints/aot-tiny (weights SHA-256 {head['weights'][:12]}…), greedy, torch {head['torch']}. "
-        f"Exam: {len(items)} questions on {len({i.clip for i in items})} held-out clips, "
-        f"decoded from MP4, {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} a family. "
+        f"Model: weights SHA-256 {head['weights'][:12]}…, greedy, torch {head['torch']}. "
+        f"Exam: world {head.get('world', 'shapes')}, {len(items)} questions on {len({i.clip for i in items})} held-out "
+        f"clips, decoded from MP4, {' to '.join(map(str, dict.fromkeys((counts[0], counts[-1]))))} a family. "
         "Each is asked openly and as multiple choice.\n\n"
         "Figures are per cent right.\n*Relative* is to all tokens.\n"
         "*Difference* is its 95 % interval in points (paired bootstrap over clips).\n"
         "*Multiple choice* counts the letter that the model writes.\n"
         "*By likelihood* counts the option that it finds the likeliest open answer.\n"
-        "Captions are scored by the F1 of the facts they state."
+        "Captions are scored by the F1 of the facts they state.\n"
+        "*Hard subset* counts the questions that all tokens get right and `pool`, plain down-sampling, at the same "
+        "share gets wrong (the definition of VTC-Bench, arXiv 2510.07143). *Of* says how many. "
+        "`pool` itself has none of them right.\n"
+        "*mIoU* is the mean overlap of the intervals said in grounding. One of 0.5 or more counts as right."
     )
 
 
-def _summary(runs: dict[str, dict], whole: list) -> str:
+def _summary(runs: dict[str, dict], shown: Sequence[str]) -> str:
+    """The table of these settings; the others of the runs may hold what tells which questions are hard."""
+    whole = runs["full"]["questions"]
     overall = scores(whole).mean()
     rows = []
-    for name, run in runs.items():
-        records = run["questions"]
+    for name in shown:
+        records = runs[name]["questions"]
         points = scores(records)
         forms = [percent(scores(records, form=f)) for f in ("open", "choice", "likelihood", "caption")]
         difference = "" if name == "full" else between(*interval(records, whole))
         relative = f"{100 * points.mean() / overall:.1f}" if overall else "–"
-        rows.append([label(name), percent(points), relative, difference, *forms])
-    head = ["tokens", "both forms", "relative", "difference", "open", "multiple choice", "by likelihood", "captions"]
-    return markdown_table(head, rows)
+        hard = of_hard(hard_score(runs, parse_setting(name)))
+        rows.append([label(name), percent(points), hard, relative, difference, *forms, number(mean_iou(records))])
+    head = ["tokens", "both forms", "hard subset", "relative", "difference", "open", "multiple choice"]
+    return markdown_table([*head, "by likelihood", "captions", "mIoU"], rows)
 
 
 def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict[str, str]) -> str:
@@ -124,6 +142,10 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
         families = [[name(row), *map(number, row.families.values())] for row in here]
         parts.append("By family, open answers and letters together:")
         parts.append(markdown_table(["method", *here[0].families], families))
+        for stratum in dict.fromkeys(stratum for stratum, _ in here[0].strata):
+            places = [place for place in here[0].strata if place[0] == stratum]
+            rows_of = [[name(row), *(number(row.strata[place]) for place in places)] for row in here]
+            parts += [f"By {stratum}:", markdown_table(["method", *(value for _, value in places)], rows_of)]
     missing = [
         f"- {', '.join(name for name in refused if refused[name] == reason)}: {reason}"
         for reason in dict.fromkeys(refused.values())
@@ -193,12 +215,13 @@ def _explain(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
 
 
 def _methods_summary(rows: Sequence[Ranked]) -> str:
-    head = ["method", "kept", "both forms", "relative", "to all tokens", "to the first"]
-    head += ["open", "multiple choice", "by likelihood", "captions", "ms", "MiB"]
+    head = ["method", "kept", "both forms", "hard subset", "relative", "to all tokens", "to the first"]
+    head += ["open", "multiple choice", "by likelihood", "captions", "mIoU", "ms", "MiB"]
     body = [
         [
-            name(row), number(row.kept), number(row.overall), number(row.relative), between(*row.to_full),
-            between(*row.to_first) if row.to_first else "", *(number(row.forms[form]) for form in FORMS),
+            name(row), number(row.kept), number(row.overall), of_hard(row.hard), number(row.relative),
+            between(*row.to_full), between(*row.to_first) if row.to_first else "",
+            *(number(row.forms[form]) for form in FORMS), number(row.iou),
             number(row.cost and row.cost["milliseconds"]), number(row.cost and row.cost["extra_mib"]),
         ]
         for row in rows
@@ -213,6 +236,7 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
     writer.writerow([
         "method", "retention", "where", "kept", "newlines", "overall", "relative", "to_full_low", "to_full_high",
         "to_first_low", "to_first_high", *FORMS, *world_of(runs).questions.FAMILIES, "milliseconds", "extra_mib",
+        "hard", "hard_questions", "iou", *(": ".join(place) for place in (rows[0].strata if rows else ())),
     ])  # fmt: skip
     writer.writerow(["full", 1, "", 100, "", f"{overall(runs['full']):.3f}", 100])
     for row in rows:
@@ -220,6 +244,7 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
         figures = [
             row.kept, cost.get("newlines"), row.overall, row.relative, *row.to_full, *(row.to_first or ("", "")),
             *row.forms.values(), *row.families.values(), cost.get("milliseconds"), cost.get("extra_mib"),
+            *(row.hard or (None, None)), row.iou, *row.strata.values(),
         ]  # fmt: skip
         where = "inside" if row.inside else "before"
         plain = ["" if value in (None, "") else f"{value:.3f}" for value in figures]
