@@ -29,7 +29,7 @@ def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("video", nargs="?", metavar="VIDEO", help="video file, or folder of .png/.jpg frames")
     add("--video-file", metavar="VIDEO", help=argparse.SUPPRESS)
-    add("--image-file", nargs="+", default=[], metavar="IMAGE", help="images to look at, with a video or without one")
+    add("--image-file", nargs="+", default=[], metavar="F", help="images to look at, with a video or without one")
     add("--question", metavar="TEXT", help="ask this once and leave")
     add("--json", action="store_true", help="with --question: print one JSON object, no more")
     add("--compare", action="store_true", help="answer every question at 100 %% as well")

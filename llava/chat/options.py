@@ -38,15 +38,16 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     add = reduce.add_argument
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
     add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video, alone or beside a retention")
-    add("--no-aot", action="store_true", help="keep every token, as --retention 100%% does")
+    add("--no-aot", action="store_true", help=argparse.SUPPRESS)  # as --retention 100%
     add("--preset", default="default", metavar="NAME", help="default, paper or released")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     video = parser.add_argument_group("video")
     add = video.add_argument
     add("--num-frames", type=int, metavar="N", help="frames to look at (default: the model's own)")
     add("--fps", type=float, metavar="F", help="one frame every 1/F seconds, at most --num-frames")
-    add("--max-pixels", type=int, metavar="N", help="pixels of a frame at most (Qwen-VL)")
-    add("--total-tokens", type=int, metavar="N", help="tokens of a video at most, before reduction (Qwen-VL)")
+    # of Qwen-VL, in docs/models.md: pixels of a frame, and tokens of a video before reduction, at most
+    add("--max-pixels", type=int, metavar="N", help=argparse.SUPPRESS)
+    add("--total-tokens", type=int, metavar="N", help=argparse.SUPPRESS)
     add("--force-sample", action="store_true", help="always take exactly --num-frames")
     add("--decoder", choices=DECODERS, default="auto", metavar="NAME", help=f"{', '.join(DECODERS)} (default PyAV)")
     model = parser.add_argument_group("model")
