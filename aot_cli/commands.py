@@ -126,6 +126,13 @@ COMMANDS = {
         "Write what sweeps and exams found: tables with intervals, and pictures.",
         ("aot report runs/sweeps/tiny", "aot report runs/exam --page docs/results.md"),
     ),
+    "leaderboard": Command(
+        "evaluate",
+        "llava.eval.leaderboard",
+        "add exams to the leaderboard; scores every entry again",
+        "Write exams as entries, score all entries again, and write the page.",
+        ("aot leaderboard runs/exam", "aot leaderboard     check what is there"),
+    ),
     "download": Command(
         "models and shell",
         "llava.eval.download",

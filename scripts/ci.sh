@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # One job of continuous integration. The workflows in .github/ run these jobs and nothing else, so you can run them too.
 # usage: bash scripts/ci.sh JOB [ARGUMENTS]
-#   style             .github and CITATION.cff against their schemas, ruff and mypy
+#   style             .github, CITATION.cff and the leaderboard against their schemas, ruff and mypy
 #   tests [PYTEST…]   the test suite; arguments go to pytest
 #   versions [SET]    the tests on the oldest and newest releases (scripts/test_versions.sh)
 #   build             wheel and sdist in dist/, and the wheel installed and asked a question
@@ -23,6 +23,7 @@ style() {
     schema vendor.github-issue-config .github/ISSUE_TEMPLATE/config.yml
     schema vendor.dependabot .github/dependabot.yml
     schema vendor.citation-file-format CITATION.cff
+    "$environment/bin/python" -m check_jsonschema --schemafile docs/leaderboard/schema.json docs/leaderboard/*_*.json >&2
     "$environment/bin/python" -m ruff check .
     "$environment/bin/python" -m mypy
 }

@@ -37,7 +37,7 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     reduce = parser.add_argument_group("token reduction")
     add = reduce.add_argument
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
-    add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video, alone or beside a retention")
+    add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video")
     add("--no-aot", action="store_true", help=argparse.SUPPRESS)  # as --retention 100%
     add("--preset", default="default", metavar="NAME", help="default, paper or released")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
@@ -63,7 +63,7 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     if not answers:
         parser.set_defaults(conv_template=TEMPLATE, max_new_tokens=LONGEST, temperature=0.0)
         return
-    add("--conv-template", default=TEMPLATE, metavar="NAME", help=f"prompt format (default {TEMPLATE})")
+    add("--conv-template", default=TEMPLATE, metavar="NAME", help=argparse.SUPPRESS)  # the prompt format
     add("--max-new-tokens", type=int, default=LONGEST, metavar="N", help=f"longest answer (default {LONGEST})")
     add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default)")
 

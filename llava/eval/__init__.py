@@ -1,6 +1,7 @@
 """Evaluation, from the question to the table.
 
-Commands: `evaluate` (aot eval), `exam.command` (aot exam), `report` (aot report), `infer` (aot infer), `download`.
+Commands: `evaluate` (aot eval), `exam.command` (aot exam), `report` (aot report), `leaderboard`
+(aot leaderboard), `infer` (aot infer), `download`.
 What they share: `records` (one record a question), `store` (keeps them while there is work), `statistics` (paired
 intervals), `provenance` (what a result depends on).
 
