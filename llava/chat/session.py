@@ -164,6 +164,8 @@ class ChatSession:
 
     def set_max_tokens(self, count: int | None) -> None:
         """Keeps at most so many tokens from now on, and no more than the retention in force; None takes that away."""
+        if count is None and self._base.max_tokens is None:
+            return  # a preset with counts of its own stays in force
         share = None if self.compression is None else self.compression.retention
         self._base = self._base.replace(max_tokens=count)
         self.set_retention(1.0 if share is None else share)

@@ -193,8 +193,9 @@ def _words(answer: Answer, limit: float) -> str:
 def _cost(answer: Answer) -> str:
     """Tokens and times as a small table."""
     times = answer.timings
+    bound = ", by max_tokens" if answer.bound == "max_tokens" else ""
     rows = {
-        "visual tokens": f"{answer.after.visual} of {answer.before.visual} ({100 * answer.retention:.3g} %)",
+        "visual tokens": f"{answer.after.visual} of {answer.before.visual} ({100 * answer.retention:.3g} %{bound})",
         "newline tokens": answer.after.newline,
         "compression": f"{times['compress']:.1f} ms",
         "first token after": f"{times['first_token']:.0f} ms",

@@ -19,7 +19,7 @@ def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder or hub name, in the layout that aot convert writes")
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
-    add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video, alone or beside a retention")
+    add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video, whatever its length")
     add("--no-aot", action="store_true", help="keep every token, as --retention 1 does")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     add("--frames", type=int, metavar="N", help="frames of a video, at most (default: what the model was made for)")

@@ -118,7 +118,7 @@ def test_a_number_of_tokens_is_taken_wherever_a_retention_is(tree):
         options = tree.parse_args(words)
         assert compression(options) == AOTConfig(max_tokens=300), words
     assert parse_setting("aot@1,max_tokens=300").config.budget(32, 196) == 300
-    benchmark = ["eval", "--name", "n", "--model", "m", "--model-path", "p", "--tasks", "t", "--retention", "0.1"]
+    benchmark = ["eval", "--name", "n", "--model", "m_aot", "--model-path", "p", "--tasks", "t", "--retention", "0.1"]
     sweep = one_model(tree.parse_args([*benchmark, "--max-tokens", "300", "64"]))
     assert [(setting.name, setting.aot) for setting in sweep.settings[1:]] == [
         ("aot, 10 %", {"method": "aot", "retention": 0.1}),

@@ -152,6 +152,16 @@ def test_a_number_of_tokens_holds_beside_the_share(session, clip):
     assert session.compression == AOTConfig(retention=0.25)
 
 
+def test_a_preset_with_counts_of_its_own_takes_no_number_of_tokens(loaded):
+    tokenizer, model, processor, context = loaded
+    released = AOTConfig.preset("released", num_anchors=18)
+    session = ChatSession(model, tokenizer, processor, context, compression=released)
+    session.set_max_tokens(None)
+    with pytest.raises(ValueError, match="leave max_tokens out"):
+        session.set_max_tokens(20)
+    assert session.compression == released
+
+
 def test_a_number_of_tokens_holds_in_a_video_compressed_while_it_is_read(loaded, clip):
     tokenizer, model, processor, context = loaded
     session = ChatSession(
