@@ -86,10 +86,10 @@ def checkpoint_world(folder: str | Path) -> str:
     """The name of the world that a checkpoint has learnt, `exam_world` of its configuration; shapes where none is."""
     path = Path(folder, "config.json")
     settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return settings.get("exam_world") or "shapes"
+    return str(settings.get("exam_world") or "shapes")
 
 
-def world_named(name: Any) -> World:
+def world_named(name: str) -> World:
     """The world of a name. ValueError for one that there is not."""
     if name not in WORLDS:
         raise ValueError(f"There is no world {name!r}; use one of: {', '.join(WORLDS)}.")

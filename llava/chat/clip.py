@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from aot_cli.parser import Parser
-from aot_tiny.worlds import WORLDS, checkpoint_world
+from aot_tiny.worlds import WORLDS, checkpoint_world, world_named
 from llava.utils import shipped
 
 
@@ -21,8 +21,8 @@ def execute(options) -> int:
     if Path(options.path).exists() and not options.force:
         print(f"{options.path} is there already; name another file, or write over it with --force.", file=sys.stderr)
         return 1
-    world = WORLDS[options.world or checkpoint_world(shipped("checkpoints/aot-tiny") or "")]
     try:
+        world = world_named(options.world or checkpoint_world(shipped("checkpoints/aot-tiny") or ""))
         clip = world.write_clip(options.path, options.seed)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error

@@ -13,7 +13,7 @@ from llava.model.compression import CapturePlan, VideoFeatures, capture_plan
 from llava.video import load_video
 
 GREY = 127
-ROOM = 2 * 2**30  # bytes of features kept; what is over is encoded again when it is needed
+ROOM = 4 * 2**30  # bytes of features kept; what is over is encoded again when it is needed
 
 
 def shared_plan(tower, configs: Iterable[AOTConfig | None]) -> CapturePlan:

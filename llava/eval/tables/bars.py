@@ -39,7 +39,8 @@ def bars(runs: dict[str, dict]) -> list[Bar]:
         right = 100 * scores(whole, form=form).mean()
         found.append(Bar(f"all tokens, {title}: {FORM} % or more", f"{number(right)} %", bool(right >= FORM)))
     asked = {record.group for record in whole if record.task == "open"}
-    families = {f: 100 * scores(whole, family=f).mean() for f in world_of(runs).questions.FAMILIES if f in asked}
+    every = [family for family in world_of(runs).questions.FAMILIES if family in asked]
+    families = {family: 100 * float(scores(whole, family=family).mean()) for family in every}
     worst = min(families, key=families.__getitem__)
     missed = sum(right < FAMILY for right in families.values())
     figure = f"{number(families[worst])} % in {worst}; {missed} of {len(families)} below"
