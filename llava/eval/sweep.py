@@ -105,7 +105,7 @@ def load_sweep(name: str | Path) -> "Sweep | ExamSweep":
     embedded model's exam, otherwise over tasks of lmms-eval. Raises SweepError.
     """
     path = Path(name)
-    ours = not path.suffix and not path.exists()
+    ours = not path.suffix and not path.is_file()
     if ours:
         path = SWEEPS / f"{name}.yaml"
         if not path.is_file():
