@@ -133,9 +133,14 @@ def test_no_pickle_is_loaded(checkpoint, tmp_path, name):
     mark = tmp_path / "mark"
     (checkpoint / "model.safetensors").unlink()
     (checkpoint / name).write_bytes(pickle.dumps({"lm_head.weight": Trap(mark)}))
-    assert "safetensors" in refusal(checkpoint)
+    said = "LoRA adapter" if name.startswith("adapter") else "safetensors"
+    assert said in refusal(checkpoint)
     torch.save({"lm_head.weight": Trap(mark)}, checkpoint / name)
-    assert "safetensors" in refusal(checkpoint)
+    assert said in refusal(checkpoint)
+    (checkpoint / "adapter_config.json").write_text("{}")
+    if name.startswith("adapter"):  # an adapter that says what its base is
+        with pytest.raises(ValueError, match="pickled weights"):
+            load_pretrained_model(checkpoint, model_base=checkpoint)
     assert not mark.exists()
     pickle.loads(pickle.dumps(Trap(mark)))
     assert mark.exists()  # the trap works
