@@ -35,19 +35,14 @@ def compress(
     dict. pool: the host model's pooling. newline: (D,) newline token or None, with the host's
     newline_position ("grid", "frame", "one_token", "no_token"). clips: clip lengths in frames that sum to T;
     None lets the config decide. grid: tower (H, W); None means square. extras: further tower outputs by name,
-    for methods that need them. before: (1, N, D), the frame before these in a stream.
-    trace: keep importance maps, plans and budgets for pictures.
+    for methods that need them. before: (1, N, D), the frame before these in a stream. trace: keep what pictures need.
     Raises AOTError (a ValueError) for inputs or settings that do not fit, and on a CPU for values that cannot be used
     (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
     raises the error when somebody asks.
-    Where gradients are enabled and features or newline require one, it reaches them through kept and merged tokens;
-    what decides (choice, plan, masses) is held fixed.
+    Gradients reach features and newline through kept and merged tokens; choice, plan and masses are held fixed.
     """
     # check what came
-    if isinstance(config, Mapping):
-        config = AOTConfig.from_dict(config)
-    if not isinstance(config, AOTConfig):
-        raise AOTError(f"config is a {type(config).__name__}; give an AOTConfig or its dict.")
+    config = config if isinstance(config, AOTConfig) else AOTConfig.from_dict(config)
     if not isinstance(features, torch.Tensor) or features.dim() != 3:
         found = f"{tuple(features.shape)}" if isinstance(features, torch.Tensor) else type(features).__name__
         raise AOTError(f"features must be a (T, N, D) tensor; got {found}.")
@@ -56,15 +51,10 @@ def compress(
     check_newline_position(newline_position)
     # what decides passes no gradient on
     deciding = {**(extras or {}), "shallow": shallow, "deep": deep, "before": before}
-    held = {
-        name: values.detach() if isinstance(values, torch.Tensor) and values.requires_grad else values
-        for name, values in deciding.items()
-    }
+    held = {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in deciding.items()}
     video = VideoTokens(
         features=features,
-        shallow=held.pop("shallow"),
-        deep=held.pop("deep"),
-        before=held.pop("before"),
+        **{name: held.pop(name) for name in ("shallow", "deep", "before")},
         grid=check_grid(features.shape[1], grid),
         pool=pool,
         clips=None if clips is None else check_clips(clips, features.shape[0]),
@@ -80,9 +70,9 @@ def compress(
     with torch.set_grad_enabled(wanted):
         shared = config if config.max_tokens is None else config.on_video(video.frames, video.tokens_per_frame)
         selection = insert_newlines(method.run(video, shared), video, config)
-    kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass)
-    lengths, seen = selection.clips or video.clips, selection.trace if trace else None
-    return CompressedVideo(*kept, video.pooled_grid, video.frames, lengths, config, seen, video.usable)
+    kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass, video.pooled_grid)
+    seen = selection.trace if trace else None
+    return CompressedVideo(*kept, video.frames, selection.clips or video.clips, config, seen, video.usable)
 
 
 def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:

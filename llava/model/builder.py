@@ -36,27 +36,21 @@ def load_pretrained_model(
     overwrite_config: Mapping | None = None,
     *,
     compression: AOTConfig | Mapping | None = None,
-    tower_mode: str = "eager",
-    tower_dtype: str | torch.dtype | None = None,
+    tower_mode: str = "eager", tower_dtype: str | torch.dtype | None = None,
     **kwargs,
-):
+):  # fmt: skip
     """Loads a SigLIP + Qwen2 checkpoint in LLaVA-NeXT's layout from a folder or the hub.
 
-    load_8bit, load_4bit: the language model's matrices in few bits by bitsandbytes, or load_int8=True by torchao, which
-    also runs on CPUs; tower and projector, which the token reduction reads, stay as they are.
-    model_base: of a LoRA adapter in model_path the whole checkpoint that it was trained on; it is merged in.
-    model_name plays no part: config.json says what the checkpoint is. device_map: "auto", a device or
-    transformers' map; "auto" is the GPU where there is one. torch_dtype: "float16" (float32 on CPU),
-    "bfloat16", "float32" or "auto". attn_implementation: "flash_attention_2" becomes "sdpa" where flash-attn
-    cannot run. customized_config replaces the checkpoint's configuration, overwrite_config sets fields of it,
-    both before the model is built. compression: the token reduction, for ``model.config.aot``; None keeps the
-    configuration's own, which is no reduction unless set. tower_mode: "eager", "compile" or "cuda_graphs", how the
-    vision tower's layers run (`SigLipVisionTower.set_mode`). tower_dtype: of the vision tower alone, None for that of
-    the model; on a CPU with bfloat16 instructions "bfloat16" is worth it there and not in the language model.
+    load_8bit, load_4bit: the language model in few bits by bitsandbytes; load_int8=True: by torchao, on CPUs too.
+    model_base: the checkpoint that a LoRA adapter in model_path was trained on; it is merged in. device_map: "auto"
+    (the GPU where there is one), a device or transformers' map. torch_dtype: "float16" (float32 on CPU), "bfloat16",
+    "float32" or "auto". attn_implementation: "flash_attention_2" becomes "sdpa" where flash-attn cannot run.
+    customized_config replaces the configuration, overwrite_config sets fields of it. compression: for
+    ``model.config.aot``; None keeps the configuration's own. tower_mode: see `SigLipVisionTower.set_mode`. tower_dtype:
+    of the vision tower alone; on CPUs with bfloat16 instructions "bfloat16" is worth it there.
 
-    Returns (tokenizer, model, image_processor, context_len in tokens). Raises CheckpointError (a ValueError)
-    for a checkpoint that cannot be used, AOTError (a ValueError) for bad settings, ValueError for a tower_mode that
-    cannot be had here, TypeError for unknown arguments.
+    Returns (tokenizer, model, image_processor, context_len in tokens). Raises CheckpointError for a checkpoint that
+    cannot be used, AOTError for bad settings (both ValueErrors), TypeError for unknown arguments.
     """
     _check_offered(kwargs)
     quantised = few_bits(load_8bit, load_4bit, kwargs.get("load_int8", False))
@@ -64,10 +58,9 @@ def load_pretrained_model(
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
     # what the checkpoint is, before anything large is fetched or loaded
     config = model_config(model_path, read_settings(model_path, **hub), quantised=True)
-    config = _changed(config if customized_config is None else customized_config, overwrite_config or {}, compression)
+    config = _changed(customized_config or config, overwrite_config or {}, compression)
     device, placed = _place(device_map)
-    dtype = _dtype(torch_dtype, device)
-    folder = local_folder(model_path, **hub)
+    dtype, folder = _dtype(torch_dtype, device), local_folder(model_path, **hub)
     # the weights, and the tokenizer that must fit them
     with gc_disabled():  # the modelling code is imported here
         tokenizer = load_tokenizer(folder)
@@ -77,19 +70,19 @@ def load_pretrained_model(
             config=config,
             dtype=dtype,
             attn_implementation=attention_for(attn_implementation, device, dtype),
-            **({"device_map": placed} if placed is not None else {}),
-            **({"quantization_config": quantised, "device_map": placed or str(device)} if quantised else {}),
+            **({"device_map": placed or str(device)} if placed is not None or quantised else {}),
+            **({"quantization_config": quantised} if quantised else {}),
         )
-        if adapter is not None:
-            model = merge_adapter(model, adapter)
+        model = model if adapter is None else merge_adapter(model, adapter)
     # where and how it runs
     if placed is None and quantised is None:
         model.to(device)
+    tower = model.get_vision_tower()
     if tower_dtype is not None:
-        model.get_vision_tower().to(_dtype(tower_dtype, device, "tower_dtype"))
+        tower.to(_dtype(tower_dtype, device, "tower_dtype"))
     if tower_mode != "eager":
-        model.get_vision_tower().set_mode(tower_mode)
-    return tokenizer, model.eval(), model.get_vision_tower().image_processor, context_length(model.config)
+        tower.set_mode(tower_mode)
+    return tokenizer, model.eval(), tower.image_processor, context_length(model.config)
 
 
 def _check_offered(arguments: Mapping) -> None:

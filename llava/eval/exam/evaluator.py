@@ -90,8 +90,7 @@ def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> d
         }  # fmt: skip
         ending = "".join(f"-{name}" for name in sweep.world_header.values())
         folder = output / f"{setting.name.replace('/', '_')}-{sweep.seed}-{len(items)}{ending}"
-        made = folder / "result.json"
-        if not made.exists() or json.loads(made.read_text())["header"] != header:
+        if not (made := folder / "result.json").exists() or json.loads(made.read_text())["header"] != header:
             wanted[folder] = setting, header
     if not wanted:
         return refused
