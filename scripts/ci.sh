@@ -30,6 +30,8 @@ style() {
 
 tests() {
     make_environment demo lmms test
+    export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} # a thread for each process
+    [ $# != 0 ] || set -- -n 2 --dist loadfile # the whole suite in two processes
     exec "$environment/bin/python" -m pytest "$@"
 }
 

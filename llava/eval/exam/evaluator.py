@@ -75,10 +75,9 @@ def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> d
             if name in sweep.settings:
                 raise
             refused[name] = str(error)
-    checkpoint = Path(sweep.checkpoint)
+    checkpoint, world = Path(sweep.checkpoint), world_named(sweep.world_name)
     if not checkpoint.is_dir():
         raise SweepError(f"There is no checkpoint in {checkpoint}; give its folder by --model-path.")
-    world = world_named(sweep.world_name)
     items = make_exam(sweep.questions, seed=sweep.seed, world=world)
     weights, code = weights_hash(checkpoint), folder_hash(Path(aot.__file__).parent, "*.py")
     wanted: dict[Path, tuple[Setting, dict]] = {}
