@@ -214,7 +214,8 @@ class AOTConfig:
         if isinstance(settings, cls):
             return settings
         if not isinstance(settings, Mapping):
-            raise AOTError(f"Settings must be a mapping of names to values; got {type(settings).__name__}.")
+            found = type(settings).__name__
+            raise AOTError(f"Settings must be an AOTConfig or a mapping of names to values; got {found}.")
         settings = current_settings(settings, stacklevel=4)
         known = {f.name for f in fields(cls)}
         unknown = sorted(str(key) for key in settings if key not in known)

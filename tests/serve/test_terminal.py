@@ -18,7 +18,7 @@ def test_a_conversation(checkpoint, clip, tmp_path):
     options = ["--model-path", checkpoint, "--video-file", clip, "--max-new-tokens", "4", "--device", "cpu"]
     command = [sys.executable, "-m", "llava.serve.cli", *options]
     # a bare pseudo-terminal does not say where its cursor is
-    environment = {**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm"}
+    environment = {**os.environ, "PROMPT_TOOLKIT_NO_CPR": "1", "TERM": "xterm", "COLUMNS": "200"}
     child = pexpect.spawn(command[0], command[1:], env=environment, encoding="utf-8", timeout=180, dimensions=(40, 200))
     child.expect("/help lists")
     child.sendline("What moves?")
