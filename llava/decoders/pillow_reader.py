@@ -2,6 +2,7 @@
 
 import os
 import re
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -16,7 +17,6 @@ SUFFIXES = {".png", ".jpg", ".jpeg"}
 FORMATS = ("PNG", "JPEG")  # of the frames of a folder
 PICTURES = (*FORMATS, "WEBP", "BMP", "GIF")  # of single pictures
 RATE = 1.0  # a folder has no clock: its pictures are taken as one second apart
-Image.MAX_IMAGE_PIXELS = None  # `downscale_factor` bounds them, before anything is decoded
 
 
 def is_animation(file: BinaryIO) -> bool:
@@ -74,10 +74,13 @@ def read_picture(path: Path, formats: tuple[str, ...] = FORMATS) -> tuple[np.nda
 
     Raises VideoError for what is no such file, is too large, or has none of Pillow's formats named.
     """
-    with os.fdopen(open_regular(str(path)), "rb") as file:
+    with os.fdopen(open_regular(str(path)), "rb") as file, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=formats) as image:
                 factor = downscale_factor(str(path), *image.size)
                 return np.asarray(image.convert("RGB").reduce(factor)), image.size
+        except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+            raise VideoError(f"The picture {path} is too large; scale it down first.") from error
         except (UnidentifiedImageError, OSError, SyntaxError) as error:
             raise VideoError(f"The picture {path} cannot be read; replace or remove it.") from error

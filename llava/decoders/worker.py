@@ -76,6 +76,7 @@ def pictures(task: str, path: str, send: Callable) -> Iterator:
     import av
     import av.subtitles.codeccontext
     import av.subtitles.stream  # PyAV would load these two late, when nothing can be opened any more
+    from PIL import Image
 
     from llava.decoders.base import DecoderFailed, VideoError
     from llava.decoders.container import find_film
@@ -84,6 +85,7 @@ def pictures(task: str, path: str, send: Callable) -> Iterator:
     from llava.decoders.pyav_reader import index_packets, read_pyav
     from llava.decoders.sandbox import limit_open_files, open_regular
 
+    Image.MAX_IMAGE_PIXELS = None  # in this process `downscale_factor` bounds them, before anything is decoded
     seconds, decoder = 0.0, "folder"
 
     def ask(times, rate: float) -> list[int]:

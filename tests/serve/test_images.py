@@ -1,6 +1,8 @@
 """Images in the chat: alone, several, and beside a video."""
 
 import json
+import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -64,3 +66,17 @@ def test_what_is_no_image_is_one_sentence(content, tmp_path, capsys):
     assert main(["chat", "--image-file", str(path), "--question", "What?"]) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert str(path) in error and ("cannot be read" in error if content else "no image" in error)
+
+
+@pytest.mark.parametrize("side", [9_000, 10_000, 60_000])
+def test_a_small_file_of_a_huge_picture_is_refused_before_it_is_decoded(side, tmp_path, capsys):
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    path = tmp_path / "huge.png"
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 1, 0, 0, 0, 0))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(bytes(100))) + chunk(b"IEND", b""))
+    assert main(["chat", "--image-file", str(path), "--question", "What?"]) == 1
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert str(path) in error and "scale" in error
+    assert Image.MAX_IMAGE_PIXELS is not None  # the chat leaves Pillow's own bound as it is
