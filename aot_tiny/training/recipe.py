@@ -82,7 +82,7 @@ STAGES = {
     "tower": Stage("tower", steps=450, batch=8, learning_rate=1.2e-3, first=0, places=True, decay=0.6),
     "answers": Stage(
         "video", steps=800, batch=6, learning_rate=1.5e-3, first=1_000_000, warmup=0.03, decay=0.5,
-        density=Density(_LENGTHS, drop=0.9, least=0.1, most=1152),
+        density=Density(_LENGTHS, drop=0.9, least=0.1, most=768),
     ),
     "polish": Stage(
         "video", steps=500, batch=4, learning_rate=8e-4, first=2_000_000, decay=1.0,

@@ -30,6 +30,7 @@ from aot_tiny.training.tower import DenseTower
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 WEIGHTS = "objective.pt"
+PASS_MEMORY = 2**23  # bytes of the tower's activations: they stay in a processor's cache
 
 
 class StageTrainer(Trainer):
@@ -149,6 +150,15 @@ def _fitted(folder: Path, tokenizer_folder: Path, objective: torch.nn.Module) ->
     return weights
 
 
+def _hasten_tower(objective: VideoObjective, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Runs the frozen tower in dtype, a few frames a pass (a third less time on a CPU); returns its exact weights."""
+    tower = objective.model.get_vision_tower()
+    exact = {name: value.clone() for name, value in tower.state_dict().items()}
+    tower.to(dtype)
+    tower.pass_memory = PASS_MEMORY
+    return exact
+
+
 def _rows_of_words(folder: Path) -> dict[str, int]:
     tokenizer = json.loads((folder / "tokenizer.json").read_text())
     return tokenizer["model"]["vocab"] | {added["content"]: added["id"] for added in tokenizer["added_tokens"]}
@@ -176,6 +186,7 @@ def execute(args) -> int:
     objective, data, collator = build(stage, tokenizer_folder)
     for folder in args.init:
         start_from(objective, folder, tokenizer_folder)
+    exact = _hasten_tower(objective, torch.bfloat16) if stage.objective == "video" else None
     trainer = StageTrainer(
         model=objective,
         stage=stage,
@@ -193,7 +204,7 @@ def execute(args) -> int:
             remove_unused_columns=False,
             label_names=[],
             logging_steps=20,
-            save_steps=100,
+            save_steps=50,
             save_total_limit=1,
             report_to=[],
             seed=args.seed,
@@ -202,6 +213,8 @@ def execute(args) -> int:
     )
     args.output.mkdir(parents=True, exist_ok=True)
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.output)))
+    if exact is not None:
+        objective.model.get_vision_tower().float().load_state_dict(exact)
     # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
     torch.save({k: v.half() for k, v in objective.state_dict().items()}, args.output / WEIGHTS)
     (args.output / "log.json").write_text(json.dumps(trainer.state.log_history, indent=0))
