@@ -66,7 +66,18 @@ class RowAttention(torch.autograd.Function):
 
 
 def packed_attention(
-    module, query, key, value, attention_mask, *, scaling=None, dropout=0.0, layout: Layout, row_biases, guides=None, **_
+    module,
+    query,
+    key,
+    value,
+    attention_mask,
+    *,
+    scaling=None,
+    dropout=0.0,
+    layout: Layout,
+    row_biases,
+    guides=None,
+    **_,
 ):
     """query (B, H, L, d); key, value (B, G, L, d). Returns ((B, L, H, d), None). guides: a `Guides` that watches."""
     device = query.device.type

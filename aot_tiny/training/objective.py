@@ -76,9 +76,10 @@ class VideoObjective(nn.Module):
         embeds = torch.cat([embeds[:, :start], visual.to(embeds), embeds[:, end:]], 1)
         if self.training and self.stretch:
             position = self._stretched(position, start, end, most=pixels.shape[1] * self.cells / keep.shape[1])
+        biases = layout.biases(embeds.device, lm.config.num_attention_heads)
         out = lm.model(
             inputs_embeds=embeds, attention_mask={"full_attention": None}, position_ids=position, layout=layout,
-            row_biases=layout.biases(embeds.device, lm.config.num_attention_heads), guides=guides, output_hidden_states=True, use_cache=False,
+            row_biases=biases, guides=guides, output_hidden_states=True, use_cache=False,
         )  # fmt: skip
         loss, seen = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], weight[:, 1:])
         if self.tracking:
