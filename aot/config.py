@@ -44,7 +44,7 @@ class IdleSetting(AOTError):
 class AOTConfig:
     """Settings of `compress`; every field is validated and AOTError (a ValueError) names what to change.
 
-    A setting that differs from its default and has no effect beside the others is refused as well. The first six
+    A setting that differs from its default and has no effect beside the others is refused as well. The first seven
     belong to every method, the others to the method "aot", in the order of its steps (docs/method.md).
     """
 
@@ -56,6 +56,9 @@ class AOTConfig:
     # newline tokens of a grid or frame host: one a frame, one a row that kept a token, all of the host's, none
     newlines: str = _choice("frame", "row", "all", "none")
     backend: str = _choice(*BACKENDS)  # of the operations, see `aot.ops`
+    # of the vision tower, see `aot.reuse`. None: every frame is encoded; 0: equal frames once; above: patches too keep
+    # their features while their pixels, from 0 to 1, differ by less than this (root mean square) from a key frame's
+    tower_reuse: float | None = _number(None, 0, 1)
 
     # "default": exact budget, one choice and one transport a clip, on the pooled grid
     # "paper": anchors, transport in frames, pooling, transport between frames; counts follow from num_anchors
@@ -126,7 +129,7 @@ class AOTConfig:
         """One setting by itself; numbers are stored as plain floats and ints."""
         if "choices" in rule and value not in rule["choices"]:
             raise AOTError(f"{name} is {value!r}; use one of: {', '.join(rule['choices'])}.")
-        optional = name in ("retention", "max_tokens", "clip_length", "num_anchors")
+        optional = self.__dataclass_fields__[name].default is None
         if value is None and optional:
             return
         if "range" in rule:
@@ -160,7 +163,8 @@ class AOTConfig:
         """Names of settings that change nothing in this configuration, each with the reason as half a sentence."""
         settings = fields(self)
         if self.method != "aot":
-            read = {"retention", "max_tokens", "method", "options", "newlines", "backend", "num_anchors"}
+            read = {"retention", "max_tokens", "method", "options", "newlines", "backend", "tower_reuse"}
+            read.add("num_anchors")  # has an error of its own
             if not get_method(self.method).in_llm:
                 read.add("clip_length")  # a stream of any method is cut in clips
             yield from ((s.name, f"under method {self.method!r}") for s in settings if s.name not in read)

@@ -107,6 +107,8 @@ def _compression(settings: Any) -> AOTConfig:
             f"Method {config.method!r} drops tokens inside the language model, which vLLM has no place for; choose "
             "one that acts before it."
         )
+    if config.tower_reuse is not None:
+        raise AOTError("vLLM runs the vision tower itself; leave tower_reuse out, or use the split deployment.")
     return config
 
 

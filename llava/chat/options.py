@@ -39,6 +39,8 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
     add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video")
     add("--no-aot", action="store_true", help=argparse.SUPPRESS)  # as --retention 100%
+    reuse = "what stands still is encoded once: 0 equal frames, 0.02 patches too (default: off)"
+    add("--tower-reuse", type=float, metavar="E", help=reuse)
     add("--preset", default="default", metavar="NAME", help="default, paper or released")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     video = parser.add_argument_group("video")
@@ -78,7 +80,7 @@ def _check_model_options(options: argparse.Namespace) -> None:
 
 def compression(options: argparse.Namespace) -> AOTConfig | None:
     """The settings of the token reduction; None when every token stays. ChatError or AOTError for bad ones."""
-    for name, harmless in (("retention", (None, 1.0)), ("max_tokens", (None,))):
+    for name, harmless in (("retention", (None, 1.0)), ("max_tokens", (None,)), ("tower_reuse", (None,))):
         if options.no_aot and (value := getattr(options, name)) not in harmless:
             option = f"--{name.replace('_', '-')}"
             raise ChatError(f"--no-aot and {option} {value:g} contradict each other; leave one of them out.")
@@ -87,10 +89,11 @@ def compression(options: argparse.Namespace) -> AOTConfig | None:
         settings["retention"] = share(settings["retention"])
     if options.retention is not None:
         settings["retention"] = options.retention
-    if options.max_tokens is not None:
-        settings["max_tokens"] = options.max_tokens
+    for name in ("max_tokens", "tower_reuse"):
+        if getattr(options, name) is not None:
+            settings[name] = getattr(options, name)
     config = AOTConfig.preset(options.preset, **settings)
-    every = options.retention == 1 and config.max_tokens is None
+    every = options.retention == 1 and config.max_tokens is None and config.tower_reuse is None
     return None if options.no_aot or every else config
 
 

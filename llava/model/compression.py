@@ -1,7 +1,8 @@
 """Where the model meets the method: live settings, what the tower must capture, and the call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import NamedTuple
 
 import torch
 
@@ -9,6 +10,16 @@ from aot import AOTConfig, CompressedVideo, compress, layers, warm_up
 from aot.methods.in_llm import is_in_llm
 from aot.registry import get_method
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput, joined
+
+
+class TowerFlops(NamedTuple):
+    """Floating-point operations of the tower, counted: those spent, and those of encoding every frame whole."""
+
+    spent: int
+    whole: int
+
+    def __add__(self, other: "TowerFlops") -> "TowerFlops":
+        return TowerFlops(self.spent + other.spent, self.whole + other.whole)
 
 
 @dataclass(frozen=True)
@@ -47,6 +58,11 @@ class VideoFeatures:
         outputs = {name: joined([part.outputs[name] for part in parts]) for name in parts[0].outputs}
         return cls.of(joined([part.features for part in parts]), parts[0].grid, outputs)
 
+    def repeated(self, which: Sequence[int]) -> "VideoFeatures":
+        """The video whose frames are these of its own, by number."""
+        outputs = {name: output[which] for name, output in self.outputs.items()}
+        return self.of(self.features[which], self.grid, outputs)
+
     def split(self, lengths: list[int]) -> list["VideoFeatures"]:
         """Videos that were encoded together, apart again; lengths in frames."""
         features, *outputs = (value.split(lengths) for value in (self.features, *self.outputs.values()))
@@ -56,10 +72,14 @@ class VideoFeatures:
 
 @dataclass(frozen=True)
 class CapturePlan:
-    """Tower layers (0-based) whose side outputs are wanted, by the name under which `compress` takes them."""
+    """Tower layers (0-based) whose side outputs are wanted, by the name under which `compress` takes them.
+
+    reuse: `AOTConfig.tower_reuse`.
+    """
 
     received: dict[str, int]
     keys: dict[str, int]
+    reuse: float | None = None
 
     def name(self, output: TowerOutput) -> dict[str, torch.Tensor]:
         """Side outputs of a tower pass by name."""
@@ -86,7 +106,8 @@ def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bo
     unknown = sorted(names - received.keys() - keys.keys())
     if unknown:
         raise ValueError(f"Method {config.method!r} needs {unknown[0]!r}, which this vision tower cannot give.")
-    return CapturePlan(*({name: layer for name, layer in on.items() if name in names} for on in (received, keys)))
+    wanted = ({name: layer for name, layer in on.items() if name in names} for on in (received, keys))
+    return CapturePlan(*wanted, None if config is None else config.tower_reuse)
 
 
 def compress_video(

@@ -7,8 +7,9 @@ from torch import nn
 
 from aot import AOTConfig, CompressedVideo, TokenKind, VideoStream, pool_tokens, pooled_grid
 from aot.methods.in_llm import is_in_llm
+from aot.reuse import distinct_frames
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
-from llava.model.compression import CapturePlan, VideoFeatures, capture_plan, compress_video
+from llava.model.compression import CapturePlan, TowerFlops, VideoFeatures, capture_plan, compress_video
 from llava.model.fields import pool_of
 from llava.model.long_video import CHUNK, STREAM_ABOVE, can_stream, compress_stream
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
@@ -48,12 +49,14 @@ class LlavaMetaForCausalLM:
     """The multimodal side of a causal language model whose ``get_model()`` is a `LlavaMetaModel`.
 
     ``last_compression``: CompressedVideo of every video of the last call, empty without compression.
-    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress". ``last_roles``: for methods
+    ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress". ``last_tower_flops``: counted
+    operations of the tower in it, see `TowerFlops`. ``last_roles``: for methods
     that drop tokens inside the language model, (B, L) `Role` of each place of the last prepared prompts.
     """
 
     last_compression: list[CompressedVideo]
     last_timing: Timing
+    last_tower_flops: TowerFlops
     last_roles: torch.Tensor | None
 
     def get_vision_tower(self) -> SigLipVisionTower:
@@ -62,6 +65,7 @@ class LlavaMetaForCausalLM:
     def reset_statistics(self) -> None:
         self.last_compression = []
         self.last_timing = Timing(tower=0.0, projector=0.0, compress=0.0)
+        self.last_tower_flops = TowerFlops(0, 0)
         self.last_roles, self.get_model().last_pruning = None, []
 
     @property
@@ -140,19 +144,34 @@ class LlavaMetaForCausalLM:
     def _encode(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
         tower, projector = self.get_vision_tower(), self.get_model().mm_projector
         tower.check_pixels(pixels)
-        side, parts = tower.num_patches_per_side, []
-        # pass by pass through both: the tower's output and the inside of the projector are never held for all frames
-        for part in pixels.split(tower.frames_per_pass):
+        side, parts, patches, frames = tower.num_patches_per_side, [], 0, len(pixels)
+        which = range(frames)
+        if plan.reuse is not None:
             with self.last_timing.stage("tower", tower.device):
-                output = tower.encode(part, received=set(plan.received.values()), keys=set(plan.keys.values()))
+                pixels, which = distinct_frames(pixels)
+        wanted = {"received": set(plan.received.values()), "keys": set(plan.keys.values()), "reuse": plan.reuse}
+        # pass by pass through both: the tower's output and the inside of the projector are never held for all frames
+        for part in pixels.split(tower.pass_length(plan.reuse)):
+            with self.last_timing.stage("tower", tower.device):
+                output = tower.encode(part, **wanted)
             with self.last_timing.stage("projector", tower.device):
                 features = projector(output.features.to(next(projector.parameters())))
             parts.append(VideoFeatures.of(features, (side, side), plan.name(output)))
-        return VideoFeatures.join(parts)
+            patches += output.patches
+        whole = tower.flops(frames, frames * tower.num_patches)
+        self.last_tower_flops += TowerFlops(tower.flops(len(pixels), patches), whole)
+        video = VideoFeatures.join(parts)
+        return video if len(pixels) == frames else video.repeated(which)
 
     def _encode_videos(self, pixels: list[torch.Tensor]) -> list[VideoFeatures]:
-        """Several videos in one tower pass; attention is captured only when compression is on."""
-        tower, together = self.get_vision_tower(), torch.cat(pixels)
+        """Several videos in one tower pass, or one by one where features are reused in time.
+
+        Attention is captured only when compression is on.
+        """
+        tower = self.get_vision_tower()
+        if self.config.aot is not None and self.config.aot.tower_reuse:
+            return [self._encode(one, capture_plan(tower, self.config.aot)) for one in pixels]
+        together = torch.cat(pixels)
         if self.config.aot is not None:
             video = self._encode(together, capture_plan(tower, self.config.aot))
         else:  # what a caller puts in the place of encode_images counts

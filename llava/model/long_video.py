@@ -11,6 +11,7 @@ import torch
 
 from aot import AOTConfig, CompressedVideo, join
 from aot.stream import append_parts
+from llava.model.compression import TowerFlops
 from llava.model.timing import Timing
 
 CHUNK = 16  # frames
@@ -29,6 +30,7 @@ def compress_stream(model, chunks: Iterable[torch.Tensor], *, frames: int | None
     Raises AOTError for no frames.
     """
     stream, timing = model.video_stream(frames), Timing(wait=0.0, compress=0.0)
+    flops = TowerFlops(0, 0)
     parts: list[CompressedVideo] = []
     # on a CPU the tower uses the cores already, and buffers of two threads leave gaps that make the memory grow
     alone = model.device.type == "cpu" or isinstance(chunks, Prefetcher)
@@ -36,11 +38,12 @@ def compress_stream(model, chunks: Iterable[torch.Tensor], *, frames: int | None
         for pixels in timed(coming, timing):
             video = model.encode_video(pixels.to(model.device, non_blocking=True))
             timing.add(model.last_timing, "tower", "projector")
+            flops += model.last_tower_flops
             with timing.stage("compress", model.device):
                 append_parts(parts, stream.push(video.features, video.shallow, video.deep, extras=video.extras))
     with timing.stage("compress", model.device):
         append_parts(parts, stream.finish())
-    model.last_timing = timing
+    model.last_timing, model.last_tower_flops = timing, flops
     return join(parts)
 
 

@@ -104,7 +104,7 @@ def test_every_field_of_aot_is_refused_under_another_method(method):
         return
     others = {"epsilon": 5, "variant": "paper", "clips": "dynamic", "sinkhorn_stop": "never", "inter_frame": False}
     defaults = AOTConfig().to_dict()
-    read = {"retention", "max_tokens", "method", "options", "newlines", "backend", "clip_length"}
+    read = {"retention", "max_tokens", "method", "options", "newlines", "backend", "tower_reuse", "clip_length"}
     for name in defaults.keys() - read:
         value = others.get(name, {str: "twice", float: 0.123, int: 3, type(None): 5}.get(type(defaults[name])))
         choices = {"source_mass": "attention", "dynamic_rule": "threshold"}

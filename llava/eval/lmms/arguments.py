@@ -66,7 +66,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[AOTConfig | None, dic
     rest = {key: value for key, value in arguments.items() if key not in _NAMES and key != "preset"}
     config = AOTConfig.preset(str(arguments.get("preset", "default")), **named)
     everything = config.retention == 1 and config.max_tokens is None and config.method == "aot"
-    return None if everything else config, rest
+    return None if everything and config.tower_reuse is None else config, rest
 
 
 def _value(name: str, value: Any) -> Any:

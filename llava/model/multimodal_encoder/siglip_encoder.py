@@ -2,16 +2,19 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import nn
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
+from aot.reuse import KEY_EVERY, plan_reuse
 from llava.model.multimodal_encoder.attention_capture import SideOutputs, capturing, prepare, prepared
 from llava.model.multimodal_encoder.geometry import tower_config, unused_layers
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
 from llava.model.multimodal_encoder.modes import Replay, check_mode
+from llava.model.multimodal_encoder.temporal_reuse import reusing_layers
 
 FRAMES_PER_PASS = 64  # at most, whatever the memory
 PASS_MEMORY = 2**30  # bytes of activations that a pass may hold, unless the tower is told otherwise
@@ -19,9 +22,13 @@ PASS_MEMORY = 2**30  # bytes of activations that a pass may hold, unless the tow
 
 @dataclass
 class TowerOutput:
-    """features: (F, N, width) before post_layernorm. By layer: received (F, N), keys (F, N, d)."""
+    """features: (F, N, width) before post_layernorm. By layer: received (F, N), keys (F, N, d).
+
+    patches: how many went through the layers, F·N unless features were reused.
+    """
 
     features: torch.Tensor
+    patches: int
     received: dict[int, torch.Tensor] = field(default_factory=dict)
     keys: dict[int, torch.Tensor] = field(default_factory=dict)
 
@@ -83,16 +90,25 @@ class SigLipVisionTower(nn.Module):
         return self.encode(images).features
 
     def encode(
-        self, pixels: torch.Tensor, *, received: Collection[int] = (), keys: Collection[int] = ()
+        self,
+        pixels: torch.Tensor,
+        *,
+        received: Collection[int] = (),
+        keys: Collection[int] = (),
+        reuse: float | None = None,
     ) -> TowerOutput:
         """Features of (F, 3, S, S) pixels, normalised or uint8, with side outputs of the layers named by 0-based index.
 
-        Layers that are not named run plain fused attention. Raises ValueError for pixels of another shape.
+        Layers that are not named run plain fused attention. reuse: patches whose pixels changed by no more since a key
+        frame keep its features, see `aot.reuse.plan_reuse`; layers then run in eager mode. 0 and None: every patch is
+        computed. Raises ValueError for pixels of another shape.
         """
         self.check_pixels(pixels)
-        passes = [self._one_pass(part, received, keys) for part in pixels.split(self.frames_per_pass)]
+        one_pass = partial(self._reusing_pass, bound=reuse) if reuse else self._one_pass
+        passes = [one_pass(part, received, keys) for part in pixels.split(self.pass_length(reuse))]
         return TowerOutput(
             features=joined([p.features for p in passes]),
+            patches=sum(p.patches for p in passes),
             received={i: joined([p.received[i] for p in passes]) for i in received},
             keys={i: joined([p.keys[i] for p in passes]) for i in keys},
         )
@@ -103,6 +119,20 @@ class SigLipVisionTower(nn.Module):
         width, inner = self.config.hidden_size, self.config.intermediate_size
         per_frame = self.num_patches * (6 * width + 2 * inner) * self.dtype.itemsize
         return max(1, min(FRAMES_PER_PASS, self.pass_memory // per_frame))
+
+    def pass_length(self, reuse: float | None) -> int:
+        """Frames of a pass. Each begins with a key frame, so the parts of a video come out as the whole does."""
+        return min(self.frames_per_pass, KEY_EVERY) if reuse else self.frames_per_pass
+
+    def flops(self, frames: int, patches: int) -> int:
+        """Counted floating-point operations of embedding so many frames and taking so many patches through the layers.
+
+        Products alone, two operations a multiplication; norms and side outputs are left out.
+        """
+        width, inner = self.config.hidden_size, self.config.intermediate_size
+        layer = 4 * width**2 + 2 * width * inner + 2 * self.num_patches * width  # projections, MLP, attention
+        embedding = frames * self.num_patches * 3 * self.config.patch_size**2 * width
+        return 2 * (embedding + patches * self.num_layers * layer)
 
     def check_pixels(self, pixels: torch.Tensor) -> None:
         """ValueError unless these are (F, 3, S, S) pixels of at least one frame in the tower's size S."""
@@ -124,9 +154,21 @@ class SigLipVisionTower(nn.Module):
         hidden, *side = run(self._embed(pixels), received, keys)
         return TowerOutput(
             hidden,
+            hidden.shape[0] * hidden.shape[1],
             dict(zip(received, side[: len(received)], strict=True)),
             dict(zip(keys, side[len(received) :], strict=True)),
         )
+
+    def _reusing_pass(
+        self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int], *, bound: float
+    ) -> TowerOutput:
+        pixels = pixels.to(self.device)
+        std = torch.tensor(self.image_processor.image_std, device=self.device)
+        plain = pixels / 255 if pixels.dtype == torch.uint8 else pixels * std[:, None, None]  # up to a constant
+        plan = plan_reuse(plain, self.config.patch_size, bound)
+        layers = self.vision_tower.vision_model.encoder.layers
+        features, received, keys = reusing_layers(layers, self._embed(pixels), plan, received, keys)
+        return TowerOutput(features, plan.patches(self.num_patches), received, keys)
 
     def _layers(self, hidden: torch.Tensor, received: tuple[int, ...], keys: tuple[int, ...]) -> list[torch.Tensor]:
         """The output of the last layer, then received attention and keys of the layers named."""

@@ -1,0 +1,93 @@
+"""What a video's frames repeat, so that the vision tower need not see it twice: whole frames and single patches."""
+
+from dataclasses import dataclass
+
+import torch
+from torch.nn.functional import avg_pool2d
+
+KEY_EVERY = 16  # frames: a patch keeps its features no longer
+MOST_CHANGED = 0.5  # of a frame's patches; a frame that changed more becomes a key frame
+SIZES = 8  # counts of changed patches are rounded up to eighths of a frame, so that few shapes come up
+
+
+def distinct_frames(frames: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
+    """The frames (F, ...) without repetitions, in order, and which of them each of the F is.
+
+    Frames that are equal to the bit count as one. Waits for the device.
+    """
+    sums = frames.contiguous().flatten(1).view(torch.uint8).sum(1).tolist()  # only frames of one sum can be equal
+    firsts: dict[int, list[int]] = {}
+    kept: list[int] = []
+    which = []
+    for number, total in enumerate(sums):
+        alike = firsts.setdefault(total, [])
+        place = next((place for place in alike if torch.equal(frames[kept[place]], frames[number])), len(kept))
+        if place == len(kept):
+            kept.append(number)
+            alike.append(place)
+        which.append(place)
+    return (frames if len(kept) == len(which) else frames[kept]), which
+
+
+@dataclass(frozen=True)
+class ChangedPatches:
+    """The patches (K, n) int64 that are to be computed of K frames, n of each. frames: their numbers."""
+
+    frames: list[int]
+    patches: torch.Tensor
+
+
+@dataclass(frozen=True)
+class ReusePlan:
+    """Which frames are computed whole, and of the others which patches.
+
+    keys: numbers of the key frames. key_of: for each frame, which of these it is compared with. changed: frames with
+    changed patches; frames in none of them, and no keys, show what their key frame shows.
+    """
+
+    keys: list[int]
+    key_of: list[int]
+    changed: list[ChangedPatches]
+
+    def patches(self, per_frame: int) -> int:
+        """How many patches are computed."""
+        return len(self.keys) * per_frame + sum(part.patches.numel() for part in self.changed)
+
+
+def patch_change(frames: torch.Tensor, key: torch.Tensor, patch: int) -> torch.Tensor:
+    """(F, N) root mean square difference of the pixels of each patch from those of a key frame, in raster order.
+
+    frames: (F, C, S, S), key: (C, S, S). What is left of a side beyond whole patches is not looked at.
+    """
+    squares = (frames.float() - key.float()).square().mean(1, keepdim=True)
+    return avg_pool2d(squares, patch).flatten(1).sqrt()
+
+
+def plan_reuse(frames: torch.Tensor, patch: int, bound: float) -> ReusePlan:
+    """Which patches of (F, C, S, S) frames stay as they are in a key frame: their `patch_change` is at most ``bound``.
+
+    The first frame is a key frame, then each in which more than MOST_CHANGED of the patches changed, and each that
+    comes KEY_EVERY frames behind one. The patches to be computed are those that changed most, in a number that is
+    rounded up. Waits for the device once a key frame.
+    """
+    keys: list[int] = []
+    key_of: list[int] = []
+    by_size: dict[int, list[tuple[int, torch.Tensor]]] = {}
+    while len(key_of) < len(frames):
+        start = len(key_of)
+        change = patch_change(frames[start + 1 : start + KEY_EVERY], frames[start], patch)
+        total = (frames.shape[-2] // patch) * (frames.shape[-1] // patch)
+        key_of.append(len(keys))
+        keys.append(start)
+        for row, count in zip(change, (change > bound).sum(1).tolist(), strict=True):
+            if count > MOST_CHANGED * total:
+                break
+            if count:
+                size = min(total, -(-count * SIZES // total) * -(-total // SIZES))
+                by_size.setdefault(size, []).append((len(key_of), row.topk(size).indices))
+            key_of.append(key_of[-1])
+    changed = [
+        ChangedPatches([number for number, _ in rows], torch.stack([patches for _, patches in rows]))
+        for _, rows in sorted(by_size.items())
+    ]
+    return ReusePlan(keys, key_of, changed)
