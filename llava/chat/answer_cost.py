@@ -18,7 +18,7 @@ def stats(answer: Answer) -> list[str]:
     """Frames, tokens before and after, retention, milliseconds by stage, peak memory: a line's parts."""
     times = answer.timings
     memory = ", ".join(f"{mib:.0f} MiB {kind.upper()}" for kind, mib in answer.peak_memory.items())
-    bound = " (max_tokens)" if answer.bound == "max_tokens" else ""
+    bound = f" ({answer.bound})" if answer.bound in ("max_tokens", "distortion") else ""
     newlines = f" (+{answer.after.newline} newline)" if answer.after.newline else ""
     return [
         frames(answer.frames),

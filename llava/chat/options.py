@@ -90,7 +90,7 @@ def compression(options: argparse.Namespace) -> AOTConfig | None:
     if options.max_tokens is not None:
         settings["max_tokens"] = options.max_tokens
     config = AOTConfig.preset(options.preset, **settings)
-    every = options.retention == 1 and config.max_tokens is None
+    every = options.retention == 1 and config.max_tokens is None and config.distortion is None
     return None if options.no_aot or every else config
 
 

@@ -155,11 +155,11 @@ class ChatSession:
     # the compression
 
     def set_retention(self, retention: float) -> None:
-        """Keeps this share of the tokens from now on; 1 turns compression off, unless max_tokens is set.
+        """Keeps this share of the tokens from now on; 1 turns compression off, unless there is another bound.
 
         The video stays encoded, but one that was streamed is read again for the next question.
         """
-        every = retention == 1 and self._base.max_tokens is None
+        every = retention == 1 and self._base.max_tokens is None and self._base.distortion is None
         self.compression = None if every else self._base.replace(retention=retention)
 
     def set_max_tokens(self, count: int | None) -> None:

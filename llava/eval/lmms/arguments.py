@@ -65,7 +65,8 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[AOTConfig | None, dic
     named = {key: _value(key, value) for key, value in arguments.items() if key in _NAMES}
     rest = {key: value for key, value in arguments.items() if key not in _NAMES and key != "preset"}
     config = AOTConfig.preset(str(arguments.get("preset", "default")), **named)
-    everything = config.retention == 1 and config.max_tokens is None and config.method == "aot"
+    bounded = config.max_tokens is not None or config.distortion is not None
+    everything = config.retention == 1 and not bounded and config.method == "aot"
     return None if everything else config, rest
 
 
