@@ -70,6 +70,7 @@ def cost(answer: Answer) -> dict:
             "before": _tokens(answer.before),
             "after": _tokens(answer.after),
             "answer": answer.new_tokens,
+            "prefilled": answer.prefilled,
         },
         "retention": answer.retention,
         "bound": answer.bound,
