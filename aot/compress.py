@@ -72,7 +72,9 @@ def compress(
         selection = insert_newlines(method.run(video, shared), video, config)
     kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass, video.pooled_grid)
     seen = selection.trace if trace else None
-    return CompressedVideo(*kept, video.frames, selection.clips or video.clips, config, seen, video.usable)
+    budget = None if config.distortion is None else shared.budget(video.frames, video.tokens_per_frame)
+    clips = selection.clips or video.clips
+    return CompressedVideo(*kept, video.frames, clips, config, seen, video.usable, budget=budget)
 
 
 def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:

@@ -78,6 +78,8 @@ class AOTConfig:
     cost_channels: int = _count(512, variant="default")
 
     # choice of the kept tokens
+    # a clip keeps no more of them than it takes until its tokens cost less than this on average, the retention at most
+    distortion: float | None = _number(None, 0, math.inf, above=True, variant="default")
     global_ratio: float = _number(0.5, 0, 1)  # share chosen over the whole clip (paper: frame), the rest in 3x3 windows
     attention_power: float = _number(0.5, 0, 8, variant="default")  # a token weighs attention^this ·
     change_power: float = _number(0.5, 0, 8, variant="default")  # · change^this
@@ -239,7 +241,7 @@ class AOTConfig:
 
     def budget(self, frames: int, tokens_per_frame: int) -> int:
         """Visual tokens kept of a video: the smaller of max(1, ⌊retention · frames · tokens_per_frame⌋), in decimal
-        arithmetic, and max_tokens; all of them where there are no more.
+        arithmetic, and max_tokens; all of them where there are no more. With a distortion they are kept at most.
         """
         total = count("frames", frames, 1) * count("tokens_per_frame", tokens_per_frame, 1)
         if self.retention is None and self.max_tokens is None:
@@ -250,10 +252,17 @@ class AOTConfig:
         share = total if self.retention is None else max(1, int(Decimal(str(self.retention)) * total))
         return min(share, self.max_tokens or total)
 
+    @property
+    def keeps_all(self) -> bool:
+        """Whether every token stays and every frame is encoded, as without settings."""
+        bounds = (self.max_tokens, self.distortion, self.tower_reuse)
+        return self.retention == 1 and all(bound is None for bound in bounds)
+
     def bound(self, frames: int, tokens_per_frame: int) -> str:
         """What decides how many tokens are kept of a video: "retention", "max_tokens", or "all" where every one is.
 
-        In variant "paper" it is "num_anchors".
+        In variant "paper" it is "num_anchors". Whether a distortion kept fewer is known of the result alone, as its
+        `CompressedVideo.bound`.
         """
         if self.num_anchors is not None:
             return "num_anchors"
@@ -288,9 +297,11 @@ class AOTConfig:
 
         tokens_per_frame: pooled tokens P. newline_position: the host model's mode. rows: pooled rows H,
         needed only for newlines "all" in grid mode when P is not square.
-        Raises AOTError where the count depends on the video: variant "paper", newlines "row". Of a method that
-        acts inside the language model, which all tokens enter, the visual count is T·P.
+        Raises AOTError where the count depends on the video: variant "paper", a distortion, newlines "row". Of a method
+        that acts inside the language model, which all tokens enter, the visual count is T·P.
         """
+        if self.distortion is not None:
+            raise AOTError("With a distortion the count depends on the video; leave it out for counts in advance.")
         visual = self.budget(frames, tokens_per_frame)
         if get_method(self.method).in_llm:
             visual = frames * tokens_per_frame

@@ -174,4 +174,5 @@ def join(parts: Sequence[CompressedVideo]) -> CompressedVideo:
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_TOKEN}
     clips = [length for part in parts for length in part.clips or [part.frames]]
     usable = joined_masks(parts)
-    return replace(parts[0], frames=sum(clips), clips=clips, trace=None, usable=usable, **joined)
+    budget = None if parts[0].budget is None else sum(part.budget or 0 for part in parts)
+    return replace(parts[0], frames=sum(clips), clips=clips, trace=None, usable=usable, budget=budget, **joined)

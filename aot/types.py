@@ -248,6 +248,7 @@ class CompressedVideo:
     trace: importance maps, plans and budgets when asked for, else None
     usable: masks of the input's places that could be used, by name, where the tensors lie on a device; see `check`
     whole_frames: frames of the video that this is a part of, where its stream knows them
+    budget: visual tokens that retention and max_tokens allowed, where a distortion may keep fewer, else None
     """
 
     tokens: torch.Tensor
@@ -262,6 +263,7 @@ class CompressedVideo:
     trace: dict[str, Any] | None = None
     usable: dict[str, torch.Tensor] = field(default_factory=dict)
     whole_frames: int | None = None
+    budget: int | None = None
 
     def check(self) -> None:
         """AOTError when the input held values that cannot be used: NaN, Inf, a negative importance.
@@ -295,7 +297,12 @@ class CompressedVideo:
 
     @property
     def bound(self) -> str:
-        """What decided how many tokens are kept, as in `AOTConfig.bound`; of a part of a stream, in the whole."""
+        """What decided how many tokens are kept, as in `AOTConfig.bound`; of a part of a stream, in the whole.
+
+        "distortion" where some clip needed fewer than it might have kept.
+        """
+        if self.budget is not None and self.num_visual < self.budget:
+            return "distortion"
         return self.config.bound(self.whole_frames or self.frames, self.grid[0] * self.grid[1])
 
     def summary(self) -> dict[str, Any]:

@@ -4,14 +4,15 @@ From top to bottom, as docs/method.md tells it:
 
 1. clips and budgets: the video is cut in short clips, and nothing crosses from one to the next
 2. cost of every pair of tokens in a clip, over space and time
-3. choice of the kept tokens (anchors) by facility location: local ones in windows, then global ones in the clip
+3. choice of the kept tokens (anchors) by facility location: local ones in windows, then global ones in the clip; with
+   a distortion only as many of them as a clip needs
 4. transport of all other tokens of the clip onto the kept ones
 5. merge: a kept token moves towards what it received
 6. emission in the order of the video
 
 The budget is exact and known for every clip before a feature is seen, so the device is never waited for (but once for
-dynamic clips, and while index tensors are made for a shape that is new), and a stream gives the tokens that the whole
-video gives. Variant "paper" of the same method is in `aot_paper.py`.
+dynamic clips, with a distortion, and while index tensors are made for a shape that is new), and a stream gives the
+tokens that the whole video gives. Variant "paper" of the same method is in `aot_paper.py`.
 """
 
 from dataclasses import replace
@@ -30,7 +31,17 @@ from ..clips import (
 )
 from ..config import AOTConfig
 from ..indexing import true_indices
-from ..ops import aggregate, facility_location, merge, pair_cost, sinkhorn, sketch, softmax_plan, temporal_change
+from ..ops import (
+    aggregate,
+    facility_location,
+    fewest_below,
+    merge,
+    pair_cost,
+    sinkhorn,
+    sketch,
+    softmax_plan,
+    temporal_change,
+)
 from ..ops.common import at_least_float32, relative_importance
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens, joined_masks
@@ -50,7 +61,7 @@ def aot(video: VideoTokens, config: AOTConfig) -> Selection:
     frames, per_frame = video.frames, video.tokens_per_frame
     budget = config.budget(frames, per_frame)
     lengths = short_clips(video, config, budget)
-    if budget == frames * per_frame:
+    if budget == frames * per_frame and config.distortion is None:
         index = torch.arange(budget, device=video.features.device)
         return Selection.from_indices(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=lengths)
     longest = max(lengths)
@@ -110,12 +121,21 @@ def compress_clips(
     local_weight, global_weight = relative_importance(video.pooled_importance) ** config.attention_power * moved
     local = select_local(cost, local_weight, layout, max_cost, config)
     selected = local | select_global(cost, global_weight, local, layout, max_cost, config)
+    trace = {}
+    if config.distortion is not None:
+        clip_weight = global_weight.flatten()[layout.token_index] * layout.valid
+        selected, trace["cost_curve"] = fewest_below(cost, clip_weight, selected, config.distortion)
+        local, counts = local & selected, selected.sum(dim=1).tolist()
+        layout = clip_layout(
+            tuple(lengths), tuple(counts), video.pooled_grid, config.global_ratio, cost.device, frames=longest
+        )
     # 4. and 5. transport and merge; index: (S,) flat indices t·P + place, ascending
     index = true_indices(selected.flatten()[layout.flat_slot], sum(counts))
-    tokens, mass, trace = transport(video, cost, selected, index, layout, max_cost, config)
+    tokens, mass, carried = transport(video, cost, selected, index, layout, max_cost, config)
     # 6. emission
     if video.trace:
         frame = index // video.tokens_per_frame
+        trace |= carried
         kept_each = torch.zeros(video.frames, dtype=torch.int64, device=index.device)
         trace |= {"frame_budget": kept_each.index_add_(0, frame, torch.ones_like(index)), "change": change}
         trace |= dict(zip(("shallow", "deep"), video.pooled_importance, strict=True))
@@ -244,7 +264,7 @@ def _joined(parts: list[Selection]) -> Selection:
     trace = {}
     for name in parts[0].trace:
         values = [part.trace[name] for part in parts]
-        if name in ("plan", "cost", "anchor"):
+        if name in ("plan", "cost", "anchor", "cost_curve"):
             most = max(value.shape[-1] for value in values)
             values = [torch.nn.functional.pad(value, (0, most - value.shape[-1])) for value in values]
         trace[name] = torch.cat(values)

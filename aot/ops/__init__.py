@@ -8,7 +8,7 @@ kernel.
 
 from .aggregate import aggregate, merge
 from .common import BACKENDS, use_triton
-from .facility_location import facility_location
+from .facility_location import facility_location, fewest_below
 from .inter_frame import merge_clips
 from .pair_cost import pair_cost
 from .received_attention import received_attention
@@ -22,6 +22,7 @@ __all__ = [
     "STOPS",
     "aggregate",
     "facility_location",
+    "fewest_below",
     "merge",
     "merge_clips",
     "pair_cost",

@@ -1,8 +1,8 @@
-"""Greedy facility location: the tokens that leave the least to be transported."""
+"""Greedy facility location: the tokens that leave the least to be transported, and how few of them do."""
 
 import torch
 
-from ..indexing import rank_descending
+from ..indexing import rank_descending, true_indices
 from .common import use_triton
 
 # tokens of a problem up to which one program for each is taken to be faster than the reference, which has the whole GPU
@@ -66,3 +66,36 @@ def facility_location(
         best_cost = torch.where(found.unsqueeze(1), torch.minimum(best_cost, cost[problems, best]), best_cost)
     missing = count - new.sum(dim=1)
     return new | (rank_descending(tie_break) < missing.unsqueeze(1))
+
+
+@torch.no_grad()
+def fewest_below(
+    cost: torch.Tensor, weight: torch.Tensor, selected: torch.Tensor, most: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The first of the selected tokens in greedy order, until the cost per token is below `most`, B problems at once.
+
+    cost, weight, selected: as in `facility_location`. The cost per token is Σ_i w_i · min_j cost_ij / Σ_i w_i over the
+    tokens j taken so far; each step takes the selected one that leaves the least of it, the earlier one of equals.
+    Returns a (B, n) bool mask, one token at least of each problem that has one, and the curve (B, steps) float32, the
+    cost per token after each step; a problem that is done stays where it is. A larger `most` takes the same tokens and
+    ends earlier. There is no kernel: every step waits for the device.
+    """
+    weight = torch.where(weight > 0, weight, 0.0).clamp_max(1e30)  # NaN weighs nothing
+    weight = weight / weight.sum(dim=1, keepdim=True).clamp_min(torch.finfo(weight.dtype).tiny)
+    problems, count = torch.arange(cost.shape[0], device=cost.device), selected.sum(dim=1)
+    place = true_indices(selected, int(count.max()))  # (B, K)
+    open_ = torch.arange(place.shape[1], device=cost.device) < count.unsqueeze(1)  # (B, K) may be taken
+    rows = cost.gather(1, place.unsqueeze(2).expand(-1, -1, cost.shape[2]))  # (B, K, n)
+    best_cost = torch.full_like(weight, torch.finfo(weight.dtype).max)  # what each token costs with those taken so far
+    left = torch.full_like(weight[:, 0], torch.inf)
+    taken, curve = torch.zeros_like(selected), []
+    while bool((unfinished := (left >= most) & open_.any(dim=1)).any()):
+        after = torch.minimum(best_cost.unsqueeze(1), rows).matmul(weight.unsqueeze(2)).squeeze(2)  # (B, K)
+        least, best = after.masked_fill(~open_, torch.inf).min(dim=1)
+        chosen = place[problems, best]
+        taken[problems, chosen] |= unfinished
+        open_[problems, best] &= ~unfinished
+        best_cost = torch.where(unfinished.unsqueeze(1), torch.minimum(best_cost, rows[problems, best]), best_cost)
+        left = torch.where(unfinished, least, left)
+        curve.append(left)
+    return taken, torch.stack(curve, dim=1)

@@ -18,7 +18,7 @@ def stats(answer: Answer) -> list[str]:
     """Frames, tokens before and after, retention, milliseconds by stage, peak memory: a line's parts."""
     times = answer.timings
     memory = ", ".join(f"{mib:.0f} MiB {kind.upper()}" for kind, mib in answer.peak_memory.items())
-    bound = " (max_tokens)" if answer.bound == "max_tokens" else ""
+    bound = f" ({answer.bound})" if answer.bound in ("max_tokens", "distortion") else ""
     newlines = f" (+{answer.after.newline} newline)" if answer.after.newline else ""
     return [
         frames(answer.frames),
@@ -70,6 +70,7 @@ def cost(answer: Answer) -> dict:
             "before": _tokens(answer.before),
             "after": _tokens(answer.after),
             "answer": answer.new_tokens,
+            "prefilled": answer.prefilled,
         },
         "retention": answer.retention,
         "bound": answer.bound,

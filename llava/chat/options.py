@@ -93,7 +93,7 @@ def compression(options: argparse.Namespace) -> AOTConfig | None:
         if getattr(options, name) is not None:
             settings[name] = getattr(options, name)
     config = AOTConfig.preset(options.preset, **settings)
-    every = options.retention == 1 and config.max_tokens is None and config.tower_reuse is None
+    every = options.retention == 1 and config.keeps_all
     return None if options.no_aot or every else config
 
 

@@ -20,6 +20,7 @@ from aot.deprecated import renamed_attribute, renamed_keyword
 from aot.methods.in_llm import is_in_llm
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.prompt import Message, prompt_ids
+from llava.chat.prompt_cache import KEPT, PromptCache, ReadPrompt
 from llava.chat.streaming import TextStream
 from llava.chat.types import Answer, ChatError, Loaded, Picture, Tokens
 from llava.constants import IMAGE_TOKEN_INDEX
@@ -27,6 +28,7 @@ from llava.conversation import conv_templates
 from llava.decoders.pillow_reader import PICTURES, read_picture
 from llava.mm_utils import process_images
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
+from llava.model.pruning import CACHE
 from llava.model.timing import peak_memory
 from llava.video import FrameStream, Video, load_video, open_video, time_text
 
@@ -40,6 +42,7 @@ class ChatSession:
     compression: the one in force, None for none. stream_above: a video of more frames is compressed while it is read
     (see `aot.VideoStream`), where the compression can be had so: memory does not grow with its length, and another
     compression reads the video again. None: every video is encoded as a whole.
+    prompts_kept: how many keep their keys and values, so that the next question reads alone what is new in it.
     Raises ChatError, VideoError or AOTError (all ValueError) with one clear sentence.
     """
 
@@ -53,6 +56,7 @@ class ChatSession:
     force_sample: bool = False
     decoder: str = "auto"
     stream_above: int | None = None
+    prompts_kept: int = KEPT
     template: str = "qwen_1_5"
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -71,18 +75,21 @@ class ChatSession:
             self.prompt_style = default_prompt_style(self.model.config)
         # what /retention goes back to after the compression was off
         self._base = self.compression or AOTConfig()
+        self._prompts = PromptCache(self.model.config.get_text_config(), self._visual_token, most=self.prompts_kept)
 
     # the video
 
     def set_video(self, path: str, progress: Progress | None = None) -> Loaded:
         """Decodes and encodes a video and starts a new conversation; on an error everything stays as it was."""
         self.loaded = self._load(path, progress)
+        self._prompts.clear()
         self.turns.clear()
         return self.loaded
 
     def encode(self, path: str, video: Video, *, decode_ms: float = 0.0) -> Loaded:
         """As `set_video`, of a video that was read already."""
         self.loaded = self._encode(path, video, decode_ms)
+        self._prompts.clear()
         self.turns.clear()
         return self.loaded
 
@@ -155,11 +162,11 @@ class ChatSession:
     # the compression
 
     def set_retention(self, retention: float) -> None:
-        """Keeps this share of the tokens from now on; 1 turns compression off, unless max_tokens is set.
+        """Keeps this share of the tokens from now on; 1 turns compression off, unless there is another bound.
 
         The video stays encoded, but one that was streamed is read again for the next question.
         """
-        every = retention == 1 and self._base.max_tokens is None
+        every = retention == 1 and self._base.max_tokens is None and self._base.distortion is None
         self.compression = None if every else self._base.replace(retention=retention)
 
     def set_max_tokens(self, count: int | None) -> None:
@@ -203,33 +210,41 @@ class ChatSession:
         # the video: encoded already, unless it was compressed while it was read, for other settings
         if self.loaded and self._must_reload():
             self.loaded = self._load(self.loaded.path)
-        # the answer: the model compresses the video by `config.aot` and puts its tokens in the place of the mark
+        # the answer: the model compresses the video by `config.aot` and puts its tokens in the place of the mark, where
+        # it has not read them for an earlier question
         self._use_compression()
         stream = TextStream(self.tokenizer, on_text)
-        stopped = self._generate(ids, stream)
+        read = self._prompts.take(ids[0].tolist(), [self.loaded, *self.images], self.compression)
+        held = read.places
+        stopped = self._generate(ids, stream, read)
+        if not stopped:
+            self._prompts.keep(read, [*ids[0].tolist(), *stream.tokens[:-1]], self.compression)
         total = 1e3 * (time.perf_counter() - started)
         # the cost
-        compressed, before = self._compressed(), self.loaded.before if self.loaded else Tokens(0, 0)
+        compressed, before = read.video, self.loaded.before if self.loaded else Tokens(0, 0)
+        after = Tokens(compressed.num_visual, compressed.num_newlines) if compressed else before
+        pictures = sum(image.tokens for image in self.images)
         paid = self.loaded.timings if self.loaded else {"decode": 0.0, "tower": self.model.last_timing["tower"]}
         answer = Answer(
             question=question,
             text=stream.text().strip(),
             frames=len(self.loaded.video.times) if self.loaded else 0,
             before=before,
-            after=Tokens(compressed.num_visual, compressed.num_newlines) if compressed else before,
+            after=after,
             settings=None if self.compression is None else self.compression.to_dict(),
             timings={
                 "decode": paid["decode"],
                 "tower": paid["tower"],
-                # of a streamed video once, of any other at each question
-                "compress": paid.get("compress", self._compress_ms()),
+                # of a streamed video once, of any other when the language model reads it
+                "compress": paid.get("compress", 0.0 if held else self._compress_ms()),
                 "first_token": 1e3 * (stream.first - started) if stream.first else total,
                 "total": total,
             },
             peak_memory=peak_memory(),
             new_tokens=len(stream.tokens),
             stopped=stopped,
-            image_tokens=sum(image.tokens for image in self.images),
+            prefilled=self._text_length(ids) + after.visual + after.newline + pictures - held,
+            image_tokens=pictures,
             bound=compressed.bound if compressed else "all",
         )
         if remember:
@@ -301,31 +316,49 @@ class ChatSession:
         held = self.loaded.features.config if self.loaded.streamed else None
         return held != (self.compression if can_stream(self.compression) else None)
 
-    def _generate(self, ids: torch.Tensor, stream: TextStream) -> bool:
-        """Runs the model; True when the person stopped it."""
+    @property
+    def _visual_token(self) -> int:
+        """What stands for a video in the ids of a prompt."""
+        return IMAGE_TOKEN_INDEX
+
+    def _text_length(self, ids: torch.Tensor) -> int:
+        """Tokens of a prompt that are text."""
+        return int((ids != IMAGE_TOKEN_INDEX).sum())
+
+    def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
+        """Runs the model, which goes on behind what it has read; True when the person stopped it."""
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        given = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy
+        if read.cache is not None:
+            given[CACHE] = read.cache
+        if not read.ids:  # images and video are still to be read
+            given |= {
+                "images": [*(image.pixels for image in self.images), *([self.loaded.features] if self.loaded else [])],
+                "modalities": ["image"] * len(self.images) + ["video"] * bool(self.loaded),
+                "image_sizes": [*(image.size for image in self.images), *([(1, 1)] if self.loaded else [])],
+            }
         # ids that end an answer
         stops = self.model.generation_config.eos_token_id
         stops = {*stops} if isinstance(stops, list) else {stops}
         stops |= {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
+        new, stopped = ids[:, len(read.ids) :], False
         try:
             self.model.generate(
-                ids,
-                images=[*(image.pixels for image in self.images), *([self.loaded.features] if self.loaded else [])],
-                modalities=["image"] * len(self.images) + ["video"] * bool(self.loaded),
-                image_sizes=[*(image.size for image in self.images), *([(1, 1)] if self.loaded else [])],
-                attention_mask=torch.ones_like(ids),
+                new,
+                attention_mask=torch.ones_like(new),
                 max_new_tokens=self.max_new_tokens,
                 eos_token_id=sorted(stop for stop in stops if stop is not None),
                 pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
                 streamer=stream,
-                **({"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy),
+                **given,
             )
         except KeyboardInterrupt:
             if stream.first is None:
                 raise
-            return True
-        return False
+            stopped = True
+        if not read.ids and self.loaded and self.compression:
+            read.video = self.model.last_compression[-1]
+        return stopped
 
     def _use_compression(self) -> None:
         self.model.config.aot = self.compression
@@ -333,10 +366,6 @@ class ChatSession:
     def _compress_ms(self) -> float:
         """Milliseconds of compression in the last call."""
         return self.model.last_timing["compress"]
-
-    def _compressed(self) -> CompressedVideo | None:
-        """What the last call made of the video; None without compression."""
-        return self.model.last_compression[-1] if self.loaded and self.compression else None
 
     aot = renamed_attribute("aot", "compression")
 

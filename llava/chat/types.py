@@ -26,7 +26,8 @@ class Answer:
 
     settings: AOTConfig.to_dict() or None (no compression). timings: milliseconds of decode and tower (paid
     once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
-    bound: what decided how many tokens are kept, as in `AOTConfig.bound`.
+    bound: what decided how many tokens are kept, as in `AOTConfig.bound`. prefilled: tokens of the prompt that the
+    language model read for it, those aside that it had read for an earlier question.
     """
 
     question: str
@@ -40,6 +41,7 @@ class Answer:
     new_tokens: int
     stopped: bool = False
     bound: str = "all"
+    prefilled: int = 0
     image_tokens: int = 0  # of the images beside the video, which are never reduced
 
     @property

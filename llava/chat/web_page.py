@@ -193,7 +193,7 @@ def _words(answer: Answer, limit: float) -> str:
 def _cost(answer: Answer) -> str:
     """Tokens and times as a small table."""
     times = answer.timings
-    bound = ", by max_tokens" if answer.bound == "max_tokens" else ""
+    bound = f", by {answer.bound}" if answer.bound in ("max_tokens", "distortion") else ""
     rows = {
         "visual tokens": f"{answer.after.visual} of {answer.before.visual} ({100 * answer.retention:.3g} %{bound})",
         "newline tokens": answer.after.newline,

@@ -192,7 +192,7 @@ class Worker:
                 if not new:
                     raise ChatError(NO_VIDEO)
                 self._make_place(now)
-                visitor = _Visitor(replace(self._pattern, loaded=None, turns=[], answers=[]))
+                visitor = _Visitor(replace(self._pattern, prompts_kept=0, loaded=None, turns=[], answers=[]))
             visitor.seen = now
             self._visitors[key] = visitor  # the order is that of the last visit
         return visitor

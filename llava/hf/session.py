@@ -12,16 +12,20 @@ import aot
 from aot import AOTConfig, CompressedVideo
 from llava.chat.model_defaults import PromptStyle
 from llava.chat.model_defaults import Sampling as ChatSampling
+from llava.chat.prompt_cache import ReadPrompt
 from llava.chat.session import ChatSession
 from llava.chat.streaming import TextStream
 from llava.chat.types import ChatError, Loaded, Picture, Tokens
 from llava.hf.checkpoint import Checkpoint
+from llava.model.pruning import CACHE
 from llava.video import Video
 
 
 @dataclass
 class TransformersSession(ChatSession):
-    """A `ChatSession` on a checkpoint of transformers. The model encodes the video at every question."""
+    """A `ChatSession` on a checkpoint of transformers. The model encodes the video when it reads it, so again where the
+    language model cannot go on from an earlier question.
+    """
 
     checkpoint: Checkpoint | None = None
 
@@ -118,10 +122,22 @@ class TransformersSession(ChatSession):
     def _compress_ms(self) -> float:
         return 0.0 if self._applied is None else 1e3 * self._applied.seconds
 
-    def _generate(self, ids: torch.Tensor, stream: TextStream) -> bool:
-        inputs = dict(self._inputs)
-        if self._applied is None:
+    @property
+    def _visual_token(self) -> int:
+        return self.tokenizer.convert_tokens_to_ids(self.checkpoint.tokens.video)
+
+    def _text_length(self, ids: torch.Tensor) -> int:
+        return ids.shape[1] - self.loaded.before.visual - self.loaded.before.newline
+
+    def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
+        inputs, inner, stopped = dict(self._inputs), self.model.model, False
+        if read.ids:  # the video is read; Qwen-VL keeps how its positions go on, others may have generated since
+            inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+            inner.rope_deltas = read.rope_deltas
+        elif self._applied is None:
             inputs.pop("video_frames", None)  # which only aot.apply knows
+        if read.cache is not None:
+            inputs[CACHE] = read.cache
         greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         chosen = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy
         end = self.tokenizer.eos_token_id
@@ -138,8 +154,8 @@ class TransformersSession(ChatSession):
         except KeyboardInterrupt:
             if stream.first is None:
                 raise
-            return True
-        return False
-
-    def _compressed(self) -> CompressedVideo | None:
-        return None if self._applied is None else self._applied.last[0]
+            stopped = True
+        if not read.ids:
+            read.rope_deltas = getattr(inner, "rope_deltas", None)
+            read.video = None if self._applied is None else self._applied.last[0]
+        return stopped

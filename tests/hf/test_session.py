@@ -1,6 +1,7 @@
 """The chat, the pictures and files of questions on transformers' own checkpoints."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -30,7 +31,7 @@ def test_questions_about_a_video(checkpoints, family, clip):
     assert answer.timings["tower"] > 0 and answer.timings["compress"] > 0 and answer.new_tokens == 5
     again = session.ask("And then?")
     assert session._inputs["input_ids"].shape[1] > answer.before.visual + 5
-    assert again.before == answer.before and len(session.turns) == 2
+    assert again.before == answer.before and len(session.turns) == 2 and again.after == answer.after
     # all tokens, by hand
     session.forget()
     session.set_retention(1)
@@ -43,6 +44,30 @@ def test_questions_about_a_video(checkpoints, family, clip):
     assert prompt.startswith("<|im_start|>user\n") and prompt.endswith(
         "What is there?<|im_end|>\n<|im_start|>assistant\n"
     )
+
+
+def test_a_video_is_encoded_once_for_its_questions(checkpoints, family, clip):
+    """In turns and in a comparison; every answer is that of a session that has read nothing."""
+    session = session_of(checkpoints, family, "--retention", "25%", "--num-frames", "8")
+    session.set_video(clip)
+    encoded = []
+    session._tower.register_forward_hook(lambda *_: encoded.append(1))
+    text = session._text_length(session._prompt("What is there?"))
+    first = session.ask("What is there?")
+    more = session._text_length(session._prompt("And then?")) - text
+    second = session.ask("And then?")
+    passes = len(encoded)
+    assert first.prefilled == text + first.after.visual + first.after.newline
+    assert second.prefilled <= more and second.timings["compress"] == 0
+    session.prompts_kept, turns = 0, session.turns
+    assert replace(session, turns=turns[:1]).ask("And then?", remember=False).text == second.text
+    session.forget()
+    encoded.clear()
+    pairs = [session.compare("What else?") for _ in range(2)]
+    assert len(encoded) == passes  # for all tokens; the kept ones were read
+    assert all(answer.prefilled < text + more for answer in pairs[1])
+    last = replace(session, turns=session.turns[:1])
+    assert [answer.text for answer in last.compare("What else?")] == [answer.text for answer in pairs[1]]
 
 
 def test_a_name_of_a_token_in_a_question_is_text(checkpoints, family, clip):

@@ -1,6 +1,7 @@
 """The session: one encoding a video, live retention, turns, timings."""
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -51,6 +52,80 @@ def test_video_is_encoded_once_for_many_turns_and_retentions(session, tower_call
     session.set_video(other_clip)
     session.ask("And here?")
     assert tower_calls == [8, 8]
+
+
+@pytest.fixture
+def read_lengths(session):
+    """How many places the language model read at each of its calls."""
+    lengths = []
+    handle = session.model.get_model().register_forward_pre_hook(
+        lambda _, args, kwargs: lengths.append(
+            kwargs["inputs_embeds"].shape[1] if kwargs.get("inputs_embeds") is not None else 1
+        ),
+        with_kwargs=True,
+    )
+    yield lengths
+    handle.remove()
+
+
+@pytest.mark.parametrize("retention", [0.25, 1])
+def test_the_next_question_reads_its_text_alone(session, clip, read_lengths, tower_calls, retention):
+    """In a conversation and beside it; every answer is that of a session that has read nothing."""
+    session.set_video(clip)
+    session.set_retention(retention)
+    before, turns = 0, []
+    for number, question in enumerate(("What moves?", "Where is it?", "Where is it?")):
+        read_lengths.clear()
+        length = session._prompt(question).shape[1]
+        answer = session.ask(question)
+        assert read_lengths[0] == answer.prefilled
+        if number:
+            assert length - before - answer.new_tokens < answer.prefilled <= length - before
+            assert answer.timings["compress"] == 0
+        else:
+            assert answer.prefilled == length - 1 + answer.after.visual + answer.after.newline
+        before = length
+        fresh = replace(session, turns=list(turns), answers=[])
+        assert fresh.ask(question).text == answer.text and (answer.after, answer.bound) == (
+            fresh.answers[0].after,
+            fresh.answers[0].bound,
+        )
+        turns = list(session.turns)
+    session.forget()
+    answer = session.ask("Who is it?", remember=False)
+    assert answer.prefilled <= length and answer.after.visual == int(288 * retention)
+    assert session.ask("Who is it?", remember=False).prefilled == 1  # the last token of the prompt
+    assert tower_calls == [8]
+
+
+def test_what_was_read_of_other_tokens_is_not_gone_on_from(session, clip, other_clip, monkeypatch):
+    session.set_video(clip)
+    whole = session.ask("What moves?", remember=False).prefilled
+    # each of two settings goes on by itself, and a third takes the place of the older one
+    every, few = session.compare("What moves?")
+    session.forget()
+    assert every.prefilled > 288 and few.prefilled == 1
+    assert [answer.prefilled for answer in session.compare("What moves?")] == [1, 1]
+    session.forget()
+    session.set_retention(0.2)
+    session.ask("What moves?", remember=False)
+    assert session.compare("What moves?")[0].prefilled > 288
+    session.forget()
+    # nor of another video, nor in a method that drops tokens on the way, nor after an answer that was stopped
+    session.set_retention(0.1)
+    session.set_video(other_clip)
+    assert session.ask("What moves?", remember=False).prefilled == whole
+    session.compression = AOTConfig(method="fastv", retention=0.75, options={"layer": 1})
+    first, second = (session.ask("What moves?", remember=False) for _ in range(2))
+    assert first.prefilled == second.prefilled > 288 and first.text == second.text
+    session.set_retention(0.1)
+    session.ask("What moves?", remember=False)
+
+    def stop(text):
+        raise KeyboardInterrupt
+
+    assert session.ask("What moves?", on_text=stop, remember=False).stopped
+    assert session.ask("What moves?", remember=False).prefilled == whole
 
 
 def test_a_long_video_is_compressed_while_it_is_read(session, tower_calls, clip):

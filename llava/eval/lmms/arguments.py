@@ -65,8 +65,7 @@ def split_arguments(arguments: Mapping[str, Any]) -> tuple[AOTConfig | None, dic
     named = {key: _value(key, value) for key, value in arguments.items() if key in _NAMES}
     rest = {key: value for key, value in arguments.items() if key not in _NAMES and key != "preset"}
     config = AOTConfig.preset(str(arguments.get("preset", "default")), **named)
-    everything = config.retention == 1 and config.max_tokens is None and config.method == "aot"
-    return None if everything and config.tower_reuse is None else config, rest
+    return None if config.keeps_all and config.method == "aot" else config, rest
 
 
 def _value(name: str, value: Any) -> Any:

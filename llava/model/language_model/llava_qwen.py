@@ -141,8 +141,9 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         """New tokens (B, new) for prompt ids (B, L); the prompt is not repeated in the output.
 
         images, image_sizes, modalities: as in `prepare_inputs_labels_for_multimodal`. Rows of unequal length
-        are generated from left-padded embeddings whatever side the prompt is padded on. Other arguments go to
-        transformers' generate. Raises ValueError for missing prompts, or a video prompt without images.
+        are generated from left-padded embeddings whatever side the prompt is padded on. Behind a cache that holds
+        something already, the ids are what follows. Other arguments go to transformers' generate. Raises ValueError for
+        missing prompts, or a video prompt without images.
         """
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
@@ -166,6 +167,12 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
             kwargs["position_ids"] = position_ids
         if roles is not None:
             kwargs["roles"] = roles
+        if _seen(cache := take_cache(kwargs)):  # the whole prompt is asked for, and cut to what the cache does not hold
+            held = cache.get_seq_length()
+            embeds = torch.nn.functional.pad(embeds, (0, 0, held, 0))
+            attention_mask = torch.nn.functional.pad(attention_mask, (held, 0), value=1)
+        if cache is not None:
+            kwargs[CACHE] = cache
         return super().generate(inputs_embeds=embeds, attention_mask=attention_mask, **kwargs)
 
 
