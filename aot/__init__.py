@@ -6,6 +6,7 @@ from .compress import compress
 from .config import AOTConfig
 from .deprecated import MODULES, find_modules, old_names
 from .errors import AOTError
+from .live import LiveStream
 from .ops.received_attention import layers
 from .pooling import pool_tokens, pooled_grid
 from .registry import method_names, register
@@ -18,6 +19,7 @@ __all__ = [
     "AOTError",
     "Applied",
     "CompressedVideo",
+    "LiveStream",
     "TokenKind",
     "VideoStream",
     "apply",

@@ -164,14 +164,14 @@ def append_parts(parts: list[CompressedVideo], new: Sequence[CompressedVideo]) -
             parts[-2:] = [join(parts[-2:])]
 
 
-_PER_TOKEN = ("tokens", "frame", "position", "kind", "mass")
+PER_TOKEN = ("tokens", "frame", "position", "kind", "mass")
 
 
 def join(parts: Sequence[CompressedVideo]) -> CompressedVideo:
     """The clips of a stream as one video. Raises AOTError for none."""
     if not parts:
         raise AOTError("No frame was pushed; there is nothing to join.")
-    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in _PER_TOKEN}
+    joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in PER_TOKEN}
     clips = [length for part in parts for length in part.clips or [part.frames]]
     usable = joined_masks(parts)
     budget = None if parts[0].budget is None else sum(part.budget or 0 for part in parts)

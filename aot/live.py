@@ -1,0 +1,155 @@
+"""A video that does not end: old clips are compressed further as new ones come, and one budget holds at all times."""
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from .clips import MAX_CLIP_TOKENS, default_clip_length
+from .config import AOTConfig
+from .errors import AOTError
+from .ops import facility_location, merge, sketch, softmax_plan
+from .ops.common import at_least_float32, unit
+from .ops.pair_cost import grid_distances
+from .stream import PER_TOKEN, VideoStream, join
+from .types import CompressedVideo, TokenKind
+
+LEAST_TOKENS = 64  # one for each part of 2^31 clips
+
+
+class LiveStream(VideoStream):
+    """Keeps a video that does not end in at most max_tokens visual tokens, and at most as many newlines.
+
+    After each closed clip exactly `config.budget(frames so far, P)` visual tokens are kept. As long as the retention
+    decides, they are those of a `VideoStream`. From where max_tokens decides, a hierarchy of parts shares it:
+
+    - neighbouring parts are joined once they last no longer together than the time since, so every two parts double
+      the time that is held, and T frames in clips of c are at most about 2·log2(T / c) + 2 parts
+    - a new clip comes in with what its retention allows, and all parts share max_tokens evenly: those that hold more
+      than their share are compressed further by `recompress`
+
+    What is held beside the tokens is a clip and a push. config: of the method "aot" in its default variant, with
+    max_tokens of at least 64. Other arguments as in `VideoStream`. Raises AOTError for other settings.
+    """
+
+    def __init__(self, config: AOTConfig | Mapping, **settings: Any):
+        self.whole = config = AOTConfig.from_dict(config)
+        if config.method != "aot" or config.variant != "default":
+            raise AOTError("A live video is compressed again and again by the method 'aot' in its default variant.")
+        if config.max_tokens is None or config.max_tokens < LEAST_TOKENS:
+            raise AOTError(f"A live video does not end; set max_tokens, to at least {LEAST_TOKENS}.")
+        # by itself a clip keeps what the retention says
+        super().__init__(config.replace(max_tokens=None, retention=config.retention or 1.0), **settings)
+        self.parts: list[CompressedVideo] = []  # in the order of the video
+
+    def video(self) -> CompressedVideo:
+        """All that was pushed as one video, with the frames of the open clip; the stream goes on as if nobody asked."""
+        asked = copy(self)
+        asked.finish()
+        return join(asked.parts)
+
+    def _budget(self, frames: int) -> int:
+        return self._shares(frames)[-1]
+
+    def _shares(self, frames: int) -> list[int]:
+        """Visual tokens of each part and of the next clip, which has so many frames."""
+        before, after = (
+            self.config.budget(count, self._tokens_per_frame()) if count else 0
+            for count in (self._frames, self._frames + frames)
+        )
+        wanted = [*(part.num_visual for part in self.parts), after - before]
+        return even_shares(wanted, min(sum(wanted), self.whole.max_tokens))
+
+    def _close(self, frames: int, *, last: bool) -> CompressedVideo:
+        *shares, _ = self._shares(frames)
+        clip = super()._close(frames, last=last)
+        clip.check()  # the masks would pile up
+        clip = replace(clip, config=self.whole, usable={})
+        clip = _subset(clip, torch.arange(len(clip.kind), device=clip.kind.device)[clip.kind != TokenKind.NEWLINE])
+        older = [recompress(part, share) for part, share in zip(self.parts, shares, strict=True)]
+        self.parts = join_old([*older, clip])
+        return clip
+
+
+def even_shares(wanted: Sequence[int], budget: int) -> list[int]:
+    """As equal as whole numbers allow, none above what it wants; they sum to the budget, or to all that is wanted."""
+    shares, left = [0] * len(wanted), budget
+    for done, place in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
+        shares[place] = min(wanted[place], left // (len(wanted) - done))
+        left -= shares[place]
+    return shares
+
+
+def join_old(parts: Sequence[CompressedVideo]) -> list[CompressedVideo]:
+    """Joins neighbours that last no longer together than the time since, where their tokens can still be compared."""
+    newest_first: list[CompressedVideo] = []
+    since = 0  # frames behind the last part of newest_first
+    for part in reversed(parts):
+        later = newest_first[-1] if newest_first else None
+        if later and part.frames + later.frames <= since and len(part.tokens) + len(later.tokens) <= MAX_CLIP_TOKENS:
+            joined = join([part, later])
+            newest_first[-1] = replace(joined, clips=[joined.frames])
+            continue
+        since += later.frames if later else 0
+        newest_first.append(part)
+    return newest_first[::-1]
+
+
+@torch.no_grad()
+def recompress(video: CompressedVideo, count: int) -> CompressedVideo:
+    """The video with `count` of its visual tokens, chosen and merged as in steps 2 to 5 of the method.
+
+    Each token counts as what it stands for: its mass is its weight in the choice, and what it brings or holds in the
+    transport. Frames lie as far apart as if all of them were one clip. A token's masses are summed, so the whole mass
+    stays. A newline goes with the last token in front of it. The cost of all pairs of tokens is held.
+    """
+    visual = (video.kind != TokenKind.NEWLINE).nonzero().squeeze(1)  # waits for the device
+    if len(visual) <= count:
+        return video
+    config, (height, width) = video.config, video.grid
+    tokens, mass = at_least_float32(video.tokens[visual]), video.mass[visual]
+    # 2. cost (1, n, n): features, places, and times in clips
+    compared = sketch(tokens, config.cost_channels) if tokens.shape[1] >= 2 * config.cost_channels else tokens
+    direction, place = unit(compared), video.position[visual, 0] * width + video.position[visual, 1]
+    clip = config.clip_length or default_clip_length(height * width)
+    frame = (video.frame[visual] - video.frame[0]).float() * (min(clip, video.frames) / video.frames)
+    cost = 1 - direction @ direction.T
+    cost += config.spatial_weight * grid_distances(video.grid, cost.device)[place][:, place]
+    cost = (cost + config.temporal_weight * (frame.unsqueeze(1) - frame).abs()).unsqueeze(0)
+    # 3. choice (1, n)
+    chosen = facility_location(
+        cost,
+        mass.unsqueeze(0),
+        None,
+        torch.ones_like(cost[:, 0], dtype=torch.bool),
+        torch.full((1,), count, device=cost.device),
+        max_steps=count,
+        max_cost=2 + 2**0.5 * config.spatial_weight + clip * config.temporal_weight,
+        backend=config.backend,
+    )
+    # 4. and 5. transport onto them, and merge: what was carried, in units of what each stands for already
+    kept = chosen.squeeze(0).nonzero().squeeze(1)
+    valid = torch.ones_like(kept, dtype=torch.bool).unsqueeze(0)
+    supply = mass.unsqueeze(0).masked_fill(chosen, 0)
+    plan = softmax_plan(cost, kept.unsqueeze(0), valid, supply, epsilon=config.epsilon, backend=config.backend)[0]
+    received, own = plan.sum(dim=0), mass[kept]
+    carried = plan.T.to(tokens.dtype) @ tokens / own.unsqueeze(1)
+    merged = merge(tokens[kept], carried, received / own, strength=config.merge_strength, cap=config.merge_cap)
+    # 6. emission, in the order that was
+    stay = visual[kept]
+    updated = {
+        "tokens": video.tokens.index_copy(0, stay, merged.to(video.tokens.dtype)),
+        "mass": video.mass.index_copy(0, stay, own + received),
+    }
+    return _subset(replace(video, **updated), stay)
+
+
+def _subset(video: CompressedVideo, stay: torch.Tensor) -> CompressedVideo:
+    """The visual tokens stay (S,), and each newline that has one of them between the newline before it and itself."""
+    newline = video.kind == TokenKind.NEWLINE
+    behind = newline.long().cumsum(0) - newline.long()  # newlines in front of each token
+    used = torch.zeros_like(newline).index_fill(0, behind[stay], True)
+    left = (newline & used[behind]).index_fill(0, stay, True)
+    return replace(video, **{name: getattr(video, name)[left] for name in PER_TOKEN})
