@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import avg_pool2d
 
-KEY_EVERY = 16  # frames: a patch keeps its features no longer
+KEY_EVERY = 8  # frames: every eighth is a key frame, so that no patch keeps features for longer
 MOST_CHANGED = 0.5  # of a frame's patches; a frame that changed more becomes a key frame
 SIZES = 8  # counts of changed patches are rounded up to eighths of a frame, so that few shapes come up
 
@@ -66,8 +66,8 @@ def patch_change(frames: torch.Tensor, key: torch.Tensor, patch: int) -> torch.T
 def plan_reuse(frames: torch.Tensor, patch: int, bound: float) -> ReusePlan:
     """Which patches of (F, C, S, S) frames stay as they are in a key frame: their `patch_change` is at most ``bound``.
 
-    The first frame is a key frame, then each in which more than MOST_CHANGED of the patches changed, and each that
-    comes KEY_EVERY frames behind one. The patches to be computed are those that changed most, in a number that is
+    Key frames are those whose number KEY_EVERY divides, and those in which more than MOST_CHANGED of the patches
+    changed. The patches to be computed are those that changed most, in a number that is
     rounded up. Waits for the device once a key frame.
     """
     keys: list[int] = []
@@ -75,7 +75,8 @@ def plan_reuse(frames: torch.Tensor, patch: int, bound: float) -> ReusePlan:
     by_size: dict[int, list[tuple[int, torch.Tensor]]] = {}
     while len(key_of) < len(frames):
         start = len(key_of)
-        change = patch_change(frames[start + 1 : start + KEY_EVERY], frames[start], patch)
+        following = frames[start + 1 : (start // KEY_EVERY + 1) * KEY_EVERY]
+        change = patch_change(following, frames[start], patch)
         total = (frames.shape[-2] // patch) * (frames.shape[-1] // patch)
         key_of.append(len(keys))
         keys.append(start)

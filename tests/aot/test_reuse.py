@@ -64,8 +64,10 @@ def test_a_small_change_adds_up_against_the_key_frame():
 
 
 def test_still_frames_have_a_key_frame_from_time_to_time():
-    plan = plan_reuse(torch.zeros(2 * KEY_EVERY + 1, 3, 32, 32), 4, 0.05)
-    assert plan.keys == [0, KEY_EVERY, 2 * KEY_EVERY] and not plan.changed
+    pixels = torch.zeros(2 * KEY_EVERY + 1, 3, 32, 32)
+    pixels[3:] = 1
+    plan = plan_reuse(pixels, 4, 0.05)
+    assert plan.keys == [0, 3, KEY_EVERY, 2 * KEY_EVERY] and not plan.changed
 
 
 @pytest.mark.parametrize("value", [-0.1, 1.5, "0.1", True, float("nan")])

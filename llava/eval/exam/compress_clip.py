@@ -20,12 +20,13 @@ TIMED = 5  # runs of which the fastest counts
 @dataclass(frozen=True)
 class Counts:
     """Tokens of one video. visual, newlines: kept, inside the language model the mean over its layers.
-    visual_before: pooled tokens of the video.
+    visual_before: pooled tokens of the video. tower_share: of the tower's counted operations those that were spent.
     """
 
     visual: float
     newlines: int
     visual_before: int
+    tower_share: float = 1.0
 
 
 @torch.inference_mode()

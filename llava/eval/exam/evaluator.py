@@ -10,7 +10,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -30,6 +30,7 @@ from llava.eval.records import Record, write_records
 from llava.eval.store import InUseError, ResponseStore, locked, question_key
 from llava.eval.sweep import SweepError
 from llava.model.builder import load_pretrained_model
+from llava.model.compression import VideoFeatures
 
 FORMS = ("open", "choice", "likelihood", "caption")
 FITTED = 8  # clips on which a preset's num_anchors is found
@@ -43,16 +44,22 @@ class Evaluator:
 
     def query(self, number: int, asked: Sequence[Query], setting: Setting) -> tuple[list[Reply], Counts | None]:
         """Replies about a clip, and the tokens that they were made from (None for all)."""
-        video = self.cache.blank(number) if setting.blank else self.cache.clip(number)
+        video = self.clip(number, setting)
         if setting.inside:
             self.model.config.aot = setting.config.to_dict()
             return generate_plain(self.model, self.tokenizer, video, asked), counts_inside(self.model)
         tokens, counts = compress_clip(self.model, video, setting, seed=number)
+        if counts is not None:
+            counts = replace(counts, tower_share=self.cache.tower_share["clip", number, setting.tower_reuse])
         return query(self.model, self.tokenizer, tokens, asked), counts
 
     def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:
         """The setting with its num_anchors found, where it has token counts of its own."""
-        return fit_anchors(self.model, [self.cache.clip(n) for n in numbers[:FITTED]], setting)
+        return fit_anchors(self.model, [self.clip(n, setting) for n in numbers[:FITTED]], setting)
+
+    def clip(self, number: int, setting: Setting) -> VideoFeatures:
+        """Features of a clip as the setting has it encoded."""
+        return self.cache.blank(number) if setting.blank else self.cache.clip(number, setting.tower_reuse)
 
 
 def weights_hash(folder: Path) -> str:
@@ -125,7 +132,7 @@ def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path
     """One setting: its records, what it cost, and last the result that says that they are there."""
     started, model = time.perf_counter(), evaluator.model
     effective = evaluator.fitted(setting, sorted({item.clip for item in items}))
-    cost = own_cost(model, evaluator.cache.clip(items[0].clip), effective)
+    cost = own_cost(model, evaluator.clip(items[0].clip, effective), effective)
     with ResponseStore(folder / "store") as store:
         records = run_exam(
             evaluator, items, effective, captioned=header["captioned"], world=world, store=store,
@@ -133,7 +140,7 @@ def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path
         )  # fmt: skip
     seconds = round(time.perf_counter() - started, 1)
     counted = list({r.source: r.tokens for r in records if r.tokens}.values())
-    fields = {"tokens": "visual", "newlines": "newlines", "before": "visual_before"}
+    fields = {"tokens": "visual", "newlines": "newlines", "before": "visual_before", "tower_share": "tower_share"}
     kept = {name: fmean(tokens[field] for tokens in counted) for name, field in fields.items()} if counted else None
     (folder / "result.json").unlink(missing_ok=True)
     write_records(folder / "questions.jsonl", records)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,8 @@ class FeatureCache:
     """Features of the clips of an exam, made when they are first asked for.
 
     files: by clip number. frames: how many of a clip are looked at, by its number; the model's own where none is given.
-    room: bytes of features that may be kept.
+    room: bytes of features that may be kept. tower_share: of each clip that was encoded, by its key, the share of the
+    tower's counted operations that were spent on it.
     """
 
     def __init__(
@@ -42,14 +44,15 @@ class FeatureCache:
     ):
         self.model, self.processor, self.files, self.plan, self.room = model, processor, files, plan, room
         self.frames = frames or {}
-        self.kept: dict[tuple[str, int], VideoFeatures] = {}
+        self.kept: dict[tuple, VideoFeatures] = {}
+        self.tower_share: dict[tuple, float] = {}
 
     def num_frames(self, number: int) -> int:
         return self.frames.get(number) or getattr(self.model.config, "mm_video_frames", 32)
 
-    def clip(self, number: int) -> VideoFeatures:
-        """Features of a clip."""
-        key = ("clip", number)
+    def clip(self, number: int, reuse: float | None = None) -> VideoFeatures:
+        """Features of a clip, encoded under `AOTConfig.tower_reuse`."""
+        key = ("clip", number, reuse)
         if key not in self.kept:
             return self._keep(key, load_video(str(self.files[number]), num_frames=self.num_frames(number)).frames)
         return self.kept[key]
@@ -63,9 +66,12 @@ class FeatureCache:
         return self.kept[key]
 
     @torch.inference_mode()
-    def _keep(self, key: tuple[str, int], frames: np.ndarray) -> VideoFeatures:
+    def _keep(self, key: tuple, frames: np.ndarray) -> VideoFeatures:
         pixels = self.processor.preprocess(frames, return_tensors="pt")["pixel_values"]
-        video = self.model.encode_video(pixels.to(self.model.device), plan=self.plan)
+        plan = replace(self.plan, reuse=key[2] if key[0] == "clip" else None)
+        video = self.model.encode_video(pixels.to(self.model.device), plan=plan)
+        spent, whole = self.model.last_tower_flops
+        self.tower_share[key] = spent / whole
         size = sum(t.nbytes for t in (video.features, video.shallow, video.deep, *video.extras.values()))
         if size <= self.room:
             self.room -= size

@@ -121,8 +121,9 @@ class SigLipVisionTower(nn.Module):
         return max(1, min(FRAMES_PER_PASS, self.pass_memory // per_frame))
 
     def pass_length(self, reuse: float | None) -> int:
-        """Frames of a pass. Each begins with a key frame, so the parts of a video come out as the whole does."""
-        return min(self.frames_per_pass, KEY_EVERY) if reuse else self.frames_per_pass
+        """Frames of a pass; one that reuses features begins where a key frame is due, if the memory is enough."""
+        most = self.frames_per_pass
+        return most - most % KEY_EVERY if reuse and most > KEY_EVERY else most
 
     def flops(self, frames: int, patches: int) -> int:
         """Counted floating-point operations of embedding so many frames and taking so many patches through the layers.
