@@ -46,7 +46,14 @@ GROUPS = {
     "checkpoints": ("ov-7b", "video-7b"),
     "benchmarks": ("mvbench", "egoschema", "longvideobench", "videomme", "mlvu-dev", "mlvu-test"),
     "more": (
-        "videomme-v2", "lvbench", "tempcompass", "mmvu", "videoevalpro", "cgbench", "longtimescope", "vinoground",
+        "videomme-v2",
+        "lvbench",
+        "tempcompass",
+        "mmvu",
+        "videoevalpro",
+        "cgbench",
+        "longtimescope",
+        "vinoground",
     ),  # fmt: skip
     "paper": ("ov-7b", "video-7b", "mvbench", "egoschema", "longvideobench", "videomme"),
 }
