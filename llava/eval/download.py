@@ -33,10 +33,28 @@ SOURCES = {
     "longvideobench": Source("longvideobench/LongVideoBench", "dataset", "LongVideoBench, 1337 questions"),
     "mlvu-dev": Source("sy1998/MLVU_dev", "dataset", "MLVU dev, 2174 questions"),
     "mlvu-test": Source("sy1998/MLVU_Test", "dataset", "MLVU test, 502 questions"),
+    "videomme-v2": Source("MME-Benchmarks/Video-MME-v2", "dataset", "Video-MME-v2, 3200 questions"),
+    "lvbench": Source("lmms-eval/LVBench", "dataset", "LVBench"),
+    "tempcompass": Source("lmms-eval/TempCompass", "dataset", "TempCompass"),
+    "mmvu": Source("lmms-eval/MMVU", "dataset", "MMVU"),
+    "videoevalpro": Source("TIGER-Lab/VideoEval-Pro", "dataset", "VideoEval-Pro"),
+    "cgbench": Source("CG-Bench/CG-Bench", "dataset", "CG-Bench"),
+    "longtimescope": Source("Apollo-LMMs/LongTimeScope2", "dataset", "LongTimeScope"),
+    "vinoground": Source("HanSolo9682/Vinoground", "dataset", "Vinoground, 2000 questions"),
 }
 GROUPS = {
     "checkpoints": ("ov-7b", "video-7b"),
     "benchmarks": ("mvbench", "egoschema", "longvideobench", "videomme", "mlvu-dev", "mlvu-test"),
+    "more": (
+        "videomme-v2",
+        "lvbench",
+        "tempcompass",
+        "mmvu",
+        "videoevalpro",
+        "cgbench",
+        "longtimescope",
+        "vinoground",
+    ),  # fmt: skip
     "paper": ("ov-7b", "video-7b", "mvbench", "egoschema", "longvideobench", "videomme"),
 }
 

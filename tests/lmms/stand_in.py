@@ -52,6 +52,14 @@ def make_benchmarks(hub: Path, home: Path) -> None:
     _egoschema(hub / "lmms-eval/egoschema", home / "egoschema/videos", clips, questions)
     _longvideobench(hub / "longvideobench/LongVideoBench", home / "datasets/longvideobench/videos", clips, questions)
     _mvbench(hub / "OpenGVLab/MVBench", home / "mvbench_video", clips, questions[0])
+    _videomme_v2(hub / "MME-Benchmarks/Video-MME-v2", home / "videomme_v2", clips, questions)
+    _lvbench(hub / "lmms-eval/LVBench", home / "lvbench", clips, questions)
+    _tempcompass(hub / "lmms-eval/TempCompass", home / "tempcompass/videos", clips, questions)
+    _mmvu(hub / "lmms-eval/MMVU", home / "mmvu", clips, questions)
+    _videoevalpro(hub / "TIGER-Lab/VideoEval-Pro", home / "videoevalpro/videos_filtered", clips, questions)
+    _cgbench(hub / "CG-Bench/CG-Bench", home / "cg_videos_720p", clips, questions)
+    _longtimescope(hub / "Apollo-LMMs/LongTimeScope2", home / "longtimescope", clips, questions)
+    _vinoground(hub / "HanSolo9682/Vinoground", home / "vinoground", clips, questions)
 
 
 def _question(seed: int) -> dict:
@@ -163,3 +171,134 @@ def _mvbench(data: Path, videos: Path, clips: Path, question: dict) -> None:
     row = {"question": question["text"], "candidates": options, "answer": options[question["right"]]}
     videos_of = {task: f"{seed}.mp4" for task in MVBENCH} | {"episodic_reasoning": "frames"}
     _data(data, {task: {"train": [{"video": video, **row}]} for task, video in videos_of.items()})
+
+
+def _videomme_v2(data: Path, videos: Path, clips: Path, questions: list[dict]) -> None:
+    """A group of four questions about each clip: the same one, its options turned by one from question to question."""
+    _videos(clips, videos, {q["seed"]: f"{q['seed']:03d}.mp4" for q in questions})
+    kinds = {"level": "1", "second_head": "Visual", "third_head": "Colour"}
+    rows = []
+    for q, (group, structure) in zip(questions, (("relevance", ""), ("logic", "[1, [2, 3], 4]")), strict=True):
+        for turn in range(4):
+            options = q["options"][turn:4] + q["options"][:turn]
+            row = {"video_id": f"{q['seed']:03d}", "question_id": f"{q['seed']:03d}-{turn + 1}", **kinds}
+            row |= {"group_type": group, "group_structure": structure, "question": q["text"]}
+            row |= {
+                "options": "\n".join(_lettered({"options": options}, 4)),
+                "answer": LETTERS[(q["right"] - turn) % 4],
+            }
+            rows.append(row)
+    _data(data, {"default": {"test": rows}})
+
+
+def _lvbench(data: Path, videos: Path, clips: Path, questions: list[dict]) -> None:
+    _videos(clips, videos, {q["seed"]: f"{q['seed']}.mp4" for q in questions})
+    rows = [
+        {
+            "video_path": f"{q['seed']}.mp4",
+            "question": "\n".join([q["text"], *_lettered(q, 4, "({}) {}")]),
+            "answer": LETTERS[q["right"]],
+        }
+        for q in questions
+    ]
+    _data(data, {"default": {"train": rows}})
+
+
+def _tempcompass(data: Path, videos: Path, clips: Path, questions: list[dict]) -> None:
+    _videos(clips, videos, {q["seed"]: f"{q['seed']}.mp4" for q in questions})
+    splits: dict[str, dict[str, list[dict]]] = {}
+    for name in ("multi-choice", "yes_no", "caption_matching"):
+        splits[name] = {"test": []}
+        for q, dim in zip(questions, ("action", "order"), strict=True):
+            right = q["options"][q["right"]]
+            asked = {
+                "multi-choice": ([q["text"], *_lettered(q, 4)], f"{LETTERS[q['right']]}. {right}"),
+                "yes_no": ([f"Is it {right}?"], "yes"),
+                "caption_matching": (["Which one?", f"Option 1: {right}", "Option 2: nothing"], f"Option 1: {right}"),
+            }
+            lines, answer = asked[name]
+            row = {"video_id": str(q["seed"]), "question": "\n".join(lines), "answer": answer, "dim": dim}
+            splits[name]["test"].append(row)
+    _data(data, splits)
+
+
+def _mmvu(data: Path, videos: Path, clips: Path, questions: list[dict]) -> None:
+    _videos(clips, videos / "Art", {q["seed"]: f"{q['seed']}.mp4" for q in questions})
+    rows = []
+    for q, kind in zip(questions, ("multiple-choice", "open-ended"), strict=True):
+        choices = dict(zip("ABCDE", q["options"], strict=True))
+        answer = LETTERS[q["right"]] if kind == "multiple-choice" else q["options"][q["right"]]
+        row = {"id": f"validation_{q['seed']}", "video_path": f"Art/{q['seed']}.mp4", "question_type": kind}
+        rows.append({**row, "question": q["text"], "choices": choices, "answer": answer})
+    _data(data, {"default": {"validation": rows}})
+
+
+def _videoevalpro(data: Path, videos: Path, clips: Path, questions: list[dict]) -> None:
+    _videos(clips, videos, {q["seed"]: f"{q['seed']}.mp4" for q in questions})
+    rows = [
+        {
+            "video": f"{q['seed']}.mp4",
+            "question": q["text"],
+            "options": _lettered(q, 4),
+            "answer": LETTERS[q["right"]],
+            "answer_text": q["options"][q["right"]],
+            "qa_type": "Local Perception",
+        }
+        for q in questions
+    ]
+    _data(data, {"default": {"test": rows}})
+
+
+def _cgbench(data: Path, videos: Path, clips: Path, questions: list[dict]) -> None:
+    _videos(clips, videos, {q["seed"]: f"{q['seed']}.mp4" for q in questions})
+    rows = [
+        {
+            "qid": q["seed"],
+            "video_uid": str(q["seed"]),
+            "question": q["text"],
+            "choices": q["options"],
+            "right_answer": LETTERS[q["right"]],
+            "duration": 8,
+            "domain": "Knowledge",
+            "sub_category": "Astronomy",
+        }
+        for q in questions
+    ]
+    _data(data, {"cg-bench-mini": {"train": rows}})
+
+
+def _longtimescope(data: Path, videos: Path, clips: Path, questions: list[dict]) -> None:
+    _videos(clips, videos, {q["seed"]: f"{q['seed']}.mp4" for q in questions})
+    rows = [
+        {
+            "id": str(q["seed"]),
+            "video": f"{q['seed']}.mp4",
+            "input": "\n".join([q["text"], *_lettered(q, 4)]),
+            "answer": LETTERS[q["right"]],
+            "length": 36000,
+            "type": "QA",
+        }
+        for q in questions
+    ]
+    _data(data, {"default": {"test": rows}})
+
+
+def _vinoground(data: Path, videos: Path, clips: Path, questions: list[dict]) -> None:
+    """One pair of clips: which caption fits each, and which of two clips each caption fits."""
+    rows = []
+    for kind, folder, file in (
+        ("text", "vinoground_videos", "vinoground_textscore.json"),
+        ("video", "vinoground_videos_concated", "vinoground_videoscore.json"),
+    ):
+        _videos(clips, videos / folder, {q["seed"]: f"{q['seed']}.mp4" for q in questions})
+        asked = []
+        for q, sign, letter in zip(questions, ("pos", "neg"), "AB", strict=True):
+            right, other = q["options"][q["right"]], q["options"][-1]
+            two = [right, other] if letter == "A" else [other, right]
+            text = "\n".join([q["text"], *_lettered({"options": two}, 2)])
+            asked.append(
+                {"idx": f"0_{sign}", "video_name": f"{folder}/{q['seed']}.mp4", "question": text, "GT": letter}
+            )
+        (videos / folder / file).write_text(json.dumps(asked))
+        rows += [{"index": f"{row['idx']}_{kind}", "major": "object", "minor": None} for row in asked]
+    _data(data, {"default": {"lmmseval": rows}})

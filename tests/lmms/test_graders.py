@@ -102,3 +102,95 @@ def test_options_beyond_the_fourth_of_mlvu_count():
     doc = {"question": "?", "task_type": "order", "answer": "F"}
     assert graders().mlvu_test(doc, ["(F) last"])["mlvu_percetion_score"]["pred_answer"] == "F"
     assert mlvu_process_results(doc, ["(F) last"])["mlvu_percetion_score"]["pred_answer"] != "F"
+
+
+@pytest.fixture
+def no_judge(monkeypatch, tmp_path):
+    """TempCompass and MMVU may not ask a model behind a web address."""
+    import requests
+
+    def refuse(*_, **__):
+        raise AssertionError("a judge was asked")
+
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setattr(requests, "post", refuse)
+    monkeypatch.setattr("lmms_eval.tasks.mmvu.utils._get_pipeline", refuse)
+
+
+def choice(answer):
+    return {"video_id": "1", "dim": "order", "question": "?\nA. up\nB. down\nC. left", "answer": answer}
+
+
+def caption(answer):
+    question = "Which fits?\nOption 1: It grows.\nOption 2: It shrinks."
+    return {"video_id": "1", "dim": "order", "question": question, "answer": answer}
+
+
+def open_question(kind, answer):
+    choices = {"A": "one", "B": "two", "C": "three", "D": "four", "E": "five"}
+    return {"id": "1", "video_path": "x/Art/1.mp4", "question_type": kind, "choices": choices, "answer": answer}
+
+
+@pytest.mark.parametrize(
+    "grader, doc, right, wrong",
+    [
+        ("tempcompass_multi_choice", choice("A. up"), ["A", "A. up", "(A) up", "The answer is A."], ["B", "C. left"]),
+        ("tempcompass_multi_choice", choice("C. left"), ["C", "(C)"], ["A. up"]),
+        ("tempcompass_yes_no", {**choice("yes"), "question": "?"}, ["Yes.", "yes, it is"], ["No", "no"]),
+        ("tempcompass_yes_no", {**choice("no"), "question": "?"}, ["No."], ["Yes"]),
+        ("tempcompass_caption_matching", caption("Option 1: It grows."),
+         ["Option 1", "1", "It grows.", "I choose Option 1, since it grows."],
+         ["Option 2", "It shrinks.", "Option 1 or Option 2"]),
+        ("mmvu", open_question("multiple-choice", "B"), ["B", "(B) two"], ["C", "four"]),
+        ("mmvu", open_question("open-ended", "depth-first search"), ["It is depth-first search."], ["sorting"]),
+    ],
+)  # fmt: skip
+def test_no_judge_is_asked(no_judge, grader, doc, right, wrong):
+    from llava.eval.lmms.results import question_score
+
+    grade = getattr(graders(), grader)
+    for reply in right:
+        assert {question_score(row) for row in grade(doc, [reply]).values()} == {1.0}, reply
+    for reply in [
+        *wrong,
+        "I cannot tell",
+        reply_to_grade(FAILED, doc),
+        reply_to_grade(Record("t", "0", reply=""), doc),
+    ]:
+        assert {question_score(row) for row in grade(doc, [reply]).values()} == {0.0}, reply
+
+
+def test_vinoground_counts_pairs_of_any_part_of_it(tmp_path, monkeypatch):
+    from lmms_eval.tasks.vinoground import utils
+
+    ours = graders()
+    asked = {f"{number}_{sign}": {"GT": letter} for number in (0, 1) for sign, letter in (("pos", "A"), ("neg", "B"))}
+    monkeypatch.setattr(utils, "textscore_dict", asked)
+    monkeypatch.setattr(utils, "videoscore_dict", asked)
+    replies = {
+        "0_pos_text": "A",
+        "0_neg_text": "b",
+        "0_pos_video": "A",
+        "0_neg_video": "A.",
+        "1_pos_text": "",
+        "1_neg_text": "B",
+    }
+    rows = []
+    for index, reply in replies.items():
+        (row, *_) = ours.vinoground({"index": index, "major": "object", "minor": "a;b"}, [reply]).values()
+        rows.append(row)
+    assert [row["correct"] for row in rows] == [True, True, True, False, False, True]
+    assert (ours.vinoground_text(rows), ours.vinoground_video(rows), ours.vinoground_group(rows)) == (50, 0, 0)
+    assert ours.vinoground_video(rows[:2]) != ours.vinoground_video(rows[:2])  # nan: nothing was asked
+    assert ours.vinoground_group(rows[:3]) == 100
+
+
+def test_videoevalpro_has_one_score():
+    from lmms_eval.tasks.videoevalpro import utils
+
+    doc = {"question": "?", "options": ["A. one", "B. two"], "answer": "B", "qa_type": "Local Perception"}
+    rows = [
+        utils.videoevalpro_mcq_process_results(doc, [reply])["videoevalpro_mcq_score"]
+        for reply in ("B", "A", "?", "[failed]")
+    ]
+    assert graders().percent_correct(rows) == 25

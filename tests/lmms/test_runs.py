@@ -30,6 +30,18 @@ BUILT_IN = "videomme,mlvu_dev,mvbench,egoschema_subset,longvideobench_val_v"
 TASKS = f"aot_clips_open,aot_clips_choice,{BUILT_IN}"
 QUESTIONS = 2 + 2 + 2 + 2 + 20 + 2 + 2  # with --limit 2; MVBench's twenty tasks have one question each here
 EPISODIC = "mvbench_episodic_reasoning"  # folders of frames, which the stock llava_onevision cannot read
+# the tasks of aot_more but Vinoground, and the score of lmms-eval that is the share of right replies: of 100 or of 1
+MORE = {
+    "videomme_v2": ("videomme_v2_overall_acc", 100),
+    "lvbench": ("lvbench_score", 1),
+    "tempcompass_multi_choice": ("avg_accuracy", 100),
+    "tempcompass_yes_no": ("avg_accuracy", 100),
+    "tempcompass_caption_matching": ("avg_accuracy", 100),
+    "mmvu_val": ("accuracy", 100),
+    "videoevalpro_mcq": ("videoevalpro_mcq_score", 100),
+    "cgbench": ("cgbench_accuracy", 100),
+    "longtimescope": ("timescope_perception_score", 100),
+}
 CPU = "max_frames_num=4"
 STOCK = f"{CPU},device_map=auto,conv_template=qwen_1_5"
 
@@ -177,6 +189,24 @@ def test_groups_hold_their_benchmarks(site, runs):
     assert "mvbench_accuracy,none" not in site.results("ov")["results"]["mvbench"]
     suffix = runs["vid"]["mlvu_test", 0]["input"]
     assert suffix.endswith("Best option: (")
+
+
+def test_eight_more_benchmarks_score_as_lmms_eval_prints(site):
+    store = site.runs / "more-store"
+    site.run("more", "llava_onevision_aot", f"{CPU},retention=0.25,store={store}", "aot_more", limit=4)
+    outcome = read_outcome(site.runs / "more", store)
+    scores: dict[str, list[float]] = {}
+    for question in outcome.questions:
+        assert question.failure is None and question.tokens["visual"] == question.tokens["visual_before"] / 4
+        scores.setdefault(question.task, []).append(question.score)
+    counts = {task: len(rows) for task, rows in scores.items()}
+    assert counts == {**dict.fromkeys(MORE, 2), "videomme_v2": 4, "vinoground": 4}
+    for task, (metric, scale) in MORE.items():
+        ours, printed = sum(scores[task]) / counts[task], outcome.harness_scores[task][metric]
+        assert printed == pytest.approx(scale * ours), task
+    right = {q.doc_id: q.score for q in outcome.questions if q.task == "vinoground"}
+    kinds = {"text": right["0"] and right["1"], "video": right["2"] and right["3"], "group": all(right.values())}
+    assert outcome.harness_scores["vinoground"] == {f"vinoground_{kind}": 100 * both for kind, both in kinds.items()}
 
 
 def test_two_ranks_one_killed_and_resumed_answer_as_one_process(site, runs):

@@ -57,6 +57,8 @@ def test_groups_are_averaged_before_tasks():
         ({"pred_answer": "(A)", "gt_answer": "A", "score": 1}, 1.0),  # MVBench
         ({"pred": 2, "ground_truth": "2"}, 1.0),  # EgoSchema
         ({"parsed_pred": "C", "answer": "B", "id": "x"}, 0.0),  # LongVideoBench
+        ({"gt-answer": "yes", "rating": 1, "dim": "order"}, 1.0),  # TempCompass
+        ({"answer": "A", "correct": False}, 0.0),  # MMVU, VideoEval-Pro
         (True, 1.0),
         (0.25, 0.25),
         ({"video": 3}, None),

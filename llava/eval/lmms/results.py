@@ -13,6 +13,7 @@ from llava.eval.store import ResponseStore
 
 # benchmarks whose score is the mean over kinds of questions, and the field that names the kind
 GROUPED_BY = {"mlvu_dev": "task_type", "mlvu_test": "task_type"}
+_STATED = ("score", "rating", "correct")  # fields that say it themselves
 # pairs of fields that say what was taken from the reply and what is right
 _PAIRS = (("pred_answer", "answer"), ("pred", "ground_truth"), ("parsed_pred", "answer"))
 _PREFERRED = ("accuracy", "acc", "exact_match", "f1")
@@ -107,8 +108,8 @@ def _numbers(results: dict) -> dict[str, float]:
 def question_score(value: Any) -> float | None:
     """The score in 0..1 of one question from a metric's per-question value; None when it holds none.
 
-    MVBench and Video-MME state a score, MLVU, EgoSchema and LongVideoBench what was understood and what is right,
-    other tasks give the number itself.
+    MVBench and Video-MME state a score, TempCompass a rating, MMVU whether it is correct, MLVU, EgoSchema and
+    LongVideoBench what was understood and what is right, other tasks give the number itself.
     """
     if isinstance(value, bool):
         return float(value)
@@ -116,8 +117,9 @@ def question_score(value: Any) -> float | None:
         return float(value) if 0 <= value <= 1 else None
     if not isinstance(value, Mapping):
         return None
-    if isinstance(value.get("score"), (int, float)):
-        return question_score(value["score"])
+    stated = next((value[name] for name in _STATED if isinstance(value.get(name), (int, float))), None)
+    if stated is not None:
+        return question_score(stated)
     for said, right in _PAIRS:
         if said in value and right in value:
             return float(str(value[said]) == str(value[right]))
