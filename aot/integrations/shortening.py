@@ -25,6 +25,7 @@ from ..registry import get_method
 from ..rows import merged_rows
 from ..types import CompressedVideo
 from . import steps
+from .equal_frames import encode_once
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
 from .steps import Encoded, EncodedVideo, Generated, Kept, State, entries
@@ -147,6 +148,10 @@ class Family:
         """Does transformers 4 mix up the videos of these prompts (B, L) when it repeats them for beams?"""
         return False
 
+    def tower(self, model: Any) -> nn.Module:
+        """The vision tower."""
+        return getattr(model.model, "visual", None) or model.model.vision_tower
+
     def token(self, model: Any) -> int:
         """The placeholder of a frame."""
         return getattr(model.config, f"{self.modality}_token_id")
@@ -201,6 +206,11 @@ class Family:
                 f"Method {config.method!r} drops tokens inside the language model, which transformers' own model does "
                 "not offer; choose one that acts before it, or use LlavaQwenForCausalLM."
             )
+        if config.tower_reuse:
+            raise AOTError(
+                "A tower of transformers' own encodes equal frames once and knows no more; set tower_reuse=0, leave it "
+                "out, or use LlavaQwenForCausalLM."
+            )
         self.check(model, method.requires)
         if _STATE in model.__dict__:
             model.__dict__[_STATE].config = config
@@ -216,7 +226,8 @@ class Family:
         encoder = f"get_{self.modality}_features"
         setattr(inner, encoder, MethodType(self._encoding(getattr(type(inner), encoder)), inner))
         handles = [
-            *self.watch(model),
+            *self.watch(model),  # before the next ones, which put back what was captured
+            *encode_once(self.tower(model), lambda: self.settings(model).tower_reuse is not None),
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),

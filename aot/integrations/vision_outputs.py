@@ -54,6 +54,11 @@ def capturing(names: Sequence[str]) -> Iterator[dict[str, Any]]:
         _store.reset(token)
 
 
+def captured() -> dict[str, Any] | None:
+    """What the call of `capturing` around this one holds so far, None outside of one."""
+    return _store.get()
+
+
 def attention_layers(tower: nn.Module) -> list[nn.Module]:
     """The self-attention modules of a SigLIP, CLIP or InternViT tower in order; AOTError for any other."""
     encoder = next((m.encoder for m in tower.modules() if hasattr(m, "encoder")), None)

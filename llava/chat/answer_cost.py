@@ -5,6 +5,7 @@ from importlib import metadata
 
 from llava.chat.session import ChatSession
 from llava.chat.types import Answer, Tokens
+from llava.model.compression import TowerFlops
 
 PACKAGES = ("aot-video", "torch", "transformers", "av", "decord", "flash-attn")
 
@@ -26,7 +27,7 @@ def stats(answer: Answer) -> list[str]:
         f"{answer.before.visual} → {answer.after.visual} tokens{newlines}",
         f"retention {100 * answer.retention:.3g} %{bound}",
         f"decode {times['decode']:.0f} ms",
-        f"tower {times['tower']:.0f} ms",
+        f"tower {times['tower']:.0f} ms{_saved(answer.tower_flops)}",
         f"compression {times['compress']:.1f} ms",
         f"first token {times['first_token']:.0f} ms",
         f"peak {memory}",
@@ -63,7 +64,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
 
 
 def cost(answer: Answer) -> dict:
-    """Settings, token counts, timings and memory of one answer."""
+    """Settings, token counts, operations of the tower, timings and memory of one answer."""
     return {
         "settings": answer.settings,
         "tokens": {
@@ -74,6 +75,7 @@ def cost(answer: Answer) -> dict:
         },
         "retention": answer.retention,
         "bound": answer.bound,
+        "tower_flops": answer.tower_flops and answer.tower_flops._asdict(),
         "timings_ms": {stage: round(ms, 3) for stage, ms in answer.timings.items()},
         "peak_memory_mib": {kind: round(mib, 1) for kind, mib in answer.peak_memory.items()},
     }
@@ -88,6 +90,11 @@ def versions() -> dict[str, str | None]:
         except metadata.PackageNotFoundError:
             found[package] = None
     return found
+
+
+def _saved(flops: TowerFlops | None) -> str:
+    """Which part of its operations the tower spent, where that is not all."""
+    return f" ({100 * flops.spent / flops.whole:.0f} % of its FLOPs)" if flops and flops.spent < flops.whole else ""
 
 
 def _tokens(tokens: Tokens) -> dict[str, int]:

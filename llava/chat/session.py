@@ -141,7 +141,8 @@ class ChatSession:
 
     def _loaded(self, path: str, video: Video | FrameStream, features, **timings: float) -> Loaded:
         timings["tower"] = self.model.last_timing["tower"]
-        return Loaded(path, video, features, Tokens(*self.model.uncompressed_count(len(video.times))), timings)
+        before = Tokens(*self.model.uncompressed_count(len(video.times)))
+        return Loaded(path, video, features, before, timings, self.model.last_tower_flops)
 
     # the images
 
@@ -167,7 +168,7 @@ class ChatSession:
         The video stays encoded, but one that was streamed is read again for the next question.
         """
         every = retention == 1 and self._base.max_tokens is None and self._base.distortion is None
-        self.compression = None if every else self._base.replace(retention=retention)
+        self.compression = self._every_token if every else self._base.replace(retention=retention)
 
     def set_max_tokens(self, count: int | None) -> None:
         """Keeps at most so many tokens from now on, and no more than the retention in force; None takes that away."""
@@ -176,6 +177,12 @@ class ChatSession:
         share = None if self.compression is None else self.compression.retention
         self._base = self._base.replace(max_tokens=count)
         self.set_retention(1.0 if share is None else share)
+
+    @property
+    def _every_token(self) -> AOTConfig | None:
+        """What is in force where no token is dropped: the tower still encodes as it was told to."""
+        reuse = self._base.tower_reuse
+        return None if reuse is None else AOTConfig(retention=1.0, tower_reuse=reuse)
 
     @torch.inference_mode()
     def traced(self) -> CompressedVideo:
@@ -225,6 +232,7 @@ class ChatSession:
         after = Tokens(compressed.num_visual, compressed.num_newlines) if compressed else before
         pictures = sum(image.tokens for image in self.images)
         paid = self.loaded.timings if self.loaded else {"decode": 0.0, "tower": self.model.last_timing["tower"]}
+        flops = self.loaded.tower_flops if self.loaded else self.model.last_tower_flops
         answer = Answer(
             question=question,
             text=stream.text().strip(),
@@ -246,6 +254,7 @@ class ChatSession:
             prefilled=self._text_length(ids) + after.visual + after.newline + pictures - held,
             image_tokens=pictures,
             bound=compressed.bound if compressed else "all",
+            tower_flops=flops,
         )
         if remember:
             self.turns.append((question, answer.text))
@@ -261,7 +270,7 @@ class ChatSession:
     @contextmanager
     def uncompressed(self) -> Iterator[None]:
         """No compression inside."""
-        compression, self.compression = self.compression, None
+        compression, self.compression = self.compression, self._every_token
         try:
             yield
         finally:

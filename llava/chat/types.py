@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from aot import CompressedVideo
+from llava.model.compression import TowerFlops
 from llava.video import FrameStream, Video
 
 
@@ -27,7 +28,8 @@ class Answer:
     settings: AOTConfig.to_dict() or None (no compression). timings: milliseconds of decode and tower (paid
     once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
     bound: what decided how many tokens are kept, as in `AOTConfig.bound`. prefilled: tokens of the prompt that the
-    language model read for it, those aside that it had read for an earlier question.
+    language model read for it, those aside that it had read for an earlier question. tower_flops: counted, paid once a
+    video; None of a model of transformers.
     """
 
     question: str
@@ -43,6 +45,7 @@ class Answer:
     bound: str = "all"
     prefilled: int = 0
     image_tokens: int = 0  # of the images beside the video, which are never reduced
+    tower_flops: TowerFlops | None = None
 
     @property
     def retention(self) -> float:
@@ -73,6 +76,7 @@ class Loaded:
     features: object
     before: Tokens
     timings: dict[str, float]
+    tower_flops: TowerFlops | None = None
 
     @property
     def streamed(self) -> bool:

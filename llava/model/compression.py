@@ -13,7 +13,10 @@ from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, Tow
 
 
 class TowerFlops(NamedTuple):
-    """Floating-point operations of the tower, counted: those spent, and those of encoding every frame whole."""
+    """Floating-point operations of the tower, counted: those spent, and those of encoding every frame whole.
+
+    See `SigLipVisionTower.flops`.
+    """
 
     spent: int
     whole: int

@@ -45,7 +45,7 @@ def test_json_is_one_object_with_everything(capsys, base, checkpoint, clip):
     result = json.loads(out)
     assert set(result) == {
         *("question", "answer", "model", "video", "settings", "tokens", "retention", "timings_ms"),
-        *("bound", "peak_memory_mib", "versions", "note"),
+        *("bound", "peak_memory_mib", "versions", "note", "tower_flops"),
     }
     assert result["question"] == "What moves?" and isinstance(result["answer"], str)
     assert AOTConfig.from_dict(result["settings"]) == AOTConfig()
@@ -86,6 +86,13 @@ def test_json_without_reduction(capsys, base, off):
     assert main([*base, "--question", "What moves?", "--json", *off]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["settings"] is None and result["tokens"]["after"] == result["tokens"]["before"]
+
+
+def test_tower_reuse_with_every_token(capsys, base):
+    assert main([*base, "--question", "What moves?", "--json", "--retention", "1", "--tower-reuse", "1"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["settings"]["tower_reuse"] == 1 and result["retention"] == 1
+    assert result["tower_flops"]["spent"] < result["tower_flops"]["whole"]
 
 
 @pytest.mark.parametrize("more", [["--max-tokens", "21"], ["--retention", "1", "--set", "max_tokens=21"]])
@@ -182,6 +189,8 @@ def test_retention_outside_its_range(capsys, base, retention):
         (["--no-aot", "--max-tokens", "50"], "--max-tokens 50 contradict"),
         (["--preset", "released", "--max-tokens", "50"], "leave max_tokens out"),
         (["--max-tokens", "0"], "max_tokens is 0; use at least 1"),
+        (["--tower-reuse", "2"], r"tower_reuse is 2.0; use a number in [0, 1]"),
+        (["--no-aot", "--tower-reuse", "0"], "--tower-reuse 0 contradict"),
         (["--num-frames", "0"], "num_frames"),
         (["--fps", "-1"], "fps"),
         (["--max-new-tokens", "0"], "at least 1"),

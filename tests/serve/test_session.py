@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from aot import AOTConfig
-from llava.chat.answer_cost import stats
+from llava.chat.answer_cost import cost, stats
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.session import ChatSession
 from llava.chat.streaming import TextStream, printable
@@ -307,6 +307,26 @@ def test_timings_and_stats_line(session, clip):
     ):
         assert part in line
     assert "\n" not in line
+
+
+def test_what_the_tower_reused_stands_in_every_answer(session, clip):
+    session.set_video(clip)
+    plain = session.ask("What moves?")
+    assert plain.tower_flops.spent == plain.tower_flops.whole > 0 and "FLOPs" not in " · ".join(stats(plain))
+    session.set_retention(1)
+    assert session.compression is None
+    session = replace(session, compression=AOTConfig(tower_reuse=1.0))
+    session.set_video(clip)
+    whole, reduced = session.compare("What moves?")
+    spent, all_ = reduced.tower_flops
+    assert 0 < spent < all_ == plain.tower_flops.whole and whole.tower_flops == reduced.tower_flops
+    assert whole.settings["tower_reuse"] == reduced.settings["tower_reuse"] == 1.0 and whole.after == whole.before
+    assert cost(reduced)["tower_flops"] == {"spent": spent, "whole": all_}
+    assert f"({100 * spent / all_:.0f} % of its FLOPs)" in " · ".join(stats(reduced))
+    session.sampling, session.stream_above = Sampling(20, None, False), 19
+    assert session.set_video(clip).streamed and session.loaded.tower_flops.spent < session.loaded.tower_flops.whole
+    session.set_retention(1)
+    assert session.compression == AOTConfig(retention=1.0, tower_reuse=1.0)
 
 
 def test_failed_video_leaves_the_session_as_it_was(session, clip, tmp_path):

@@ -50,6 +50,7 @@ class Measure:
 
         Of several videos also each by itself in "videos"; beside images their number and tokens, which are never
         reduced. Where tokens were dropped inside the language model, the share that its layers saw on average.
+        tower_share: of the tower's counted operations those that were spent.
         """
         if not self.frames:
             return {"generated": self.generated}
@@ -61,6 +62,8 @@ class Measure:
             image_tokens = self.prompt - self.text - total["visual"] - total["newlines"]
             several |= {"images": self.images, "image_tokens": image_tokens}
         inside = {"layer_average": round(pruned[-1].layer_average, 6)} if pruned else {}
+        spent, whole = self.model.last_tower_flops
+        inside |= {"tower_share": round(spent / whole, 6)} if whole else {}
         return {**total, **several, **inside, "generated": self.generated}
 
     def _videos(self) -> list[dict[str, int]]:

@@ -1,0 +1,85 @@
+"""Frames that equal each other to the bit pass the vision tower of a model of transformers once.
+
+A hook before the tower takes the repetitions out of what it gets, one behind it puts them back into what it gives and
+into what was captured inside.
+"""
+
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._pytree import tree_map
+from torch.utils.hooks import RemovableHandle
+
+from ..reuse import distinct_frames
+from .vision_outputs import captured
+
+Rows = dict[int, torch.Tensor]  # by the length of a tensor without repetitions: its rows with them
+_rows: ContextVar[Rows | None] = ContextVar("aot_equal_frames", default=None)
+
+
+def encode_once(tower: nn.Module, wanted: Callable[[], bool]) -> list[RemovableHandle]:
+    """Hooks on a tower, in force where a video is encoded and ``wanted`` says so."""
+
+    def before(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+        _rows.set(None)
+        if captured() is None or not wanted():
+            return None
+        take_out = _packed if hasattr(module, "spatial_merge_size") else _frames
+        args, kwargs, rows = take_out(module, args, kwargs)
+        _rows.set(rows)
+        return args, kwargs
+
+    def behind(module: Any, args: tuple, output: Any) -> Any:
+        rows, store = _rows.get(), captured()
+        _rows.set(None)
+        if rows is None or store is None:
+            return None
+
+        def put_back(value: Any) -> Any:
+            fits = isinstance(value, torch.Tensor) and value.dim() and len(value) in rows
+            return value[rows[len(value)]] if fits else value
+
+        store.update({name: tree_map(put_back, value) for name, value in store.items()})
+        return tree_map(put_back, output)
+
+    return [tower.register_forward_pre_hook(before, with_kwargs=True), tower.register_forward_hook(behind)]
+
+
+def _frames(tower: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict, Rows | None]:
+    """Of a tower that takes frames (F, 3, H, W)."""
+    given = args[0] if args else kwargs["pixel_values"]
+    frames, which = distinct_frames(given)
+    if len(frames) == len(given):
+        return args, kwargs, None
+    rows = {len(frames): torch.tensor(which, device=given.device)}
+    return ((frames, *args[1:]), kwargs, rows) if args else (args, {**kwargs, "pixel_values": frames}, rows)
+
+
+def _packed(tower: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict, Rows | None]:
+    """Of a Qwen-VL tower, which takes the patches (n, C) of all videos, t·h·w of each.
+
+    Its attention stays within what belongs to one of the t, so that equal ones of a video are encoded alike.
+    """
+    packed = args[0] if args else kwargs["hidden_states"]
+    thw = args[1] if len(args) > 1 else kwargs["grid_thw"]
+    if len(args) > 2 or any(isinstance(value, torch.Tensor) for value in kwargs.values() if value is not thw):
+        return args, kwargs, None  # positions that were made for all of them
+    unit, grids = tower.spatial_merge_size**2, thw.tolist()
+    kept, short = [], []
+    rows: dict[int, list[torch.Tensor]] = {1: [], unit: []}
+    for part, (t, h, w) in zip(packed.split([t * h * w for t, h, w in grids]), grids, strict=True):
+        frames, which = distinct_frames(part.unflatten(0, (t, h * w)))
+        begins = sum(map(len, kept))
+        for size, found in rows.items():
+            inside = torch.arange(h * w // size)
+            found += [begins // size + frame * h * w // size + inside for frame in which]
+        kept.append(frames.flatten(0, 1))
+        short.append([len(frames), h, w])
+    left = torch.cat(kept)
+    if len(left) == len(packed):
+        return args, kwargs, None
+    at = {len(left) // size: torch.cat(found).to(packed.device) for size, found in rows.items()}
+    return (left,), {**kwargs, "grid_thw": thw.new_tensor(short)}, at
