@@ -27,7 +27,8 @@ class Answer:
     settings: AOTConfig.to_dict() or None (no compression). timings: milliseconds of decode and tower (paid
     once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
     bound: what decided how many tokens are kept, as in `AOTConfig.bound`. prefilled: tokens of the prompt that the
-    language model read for it, those aside that it had read for an earlier question.
+    language model read for it, those aside that it had read for an earlier question. until: seconds of the newest
+    frame.
     """
 
     question: str
@@ -43,6 +44,7 @@ class Answer:
     bound: str = "all"
     prefilled: int = 0
     image_tokens: int = 0  # of the images beside the video, which are never reduced
+    until: float | None = None
 
     @property
     def retention(self) -> float:
@@ -73,6 +75,11 @@ class Loaded:
     features: object
     before: Tokens
     timings: dict[str, float]
+
+    @property
+    def frames(self) -> int:
+        """How many the model looked at."""
+        return self.features.frames if self.streamed else len(self.video.times)
 
     @property
     def streamed(self) -> bool:
