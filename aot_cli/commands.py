@@ -50,6 +50,17 @@ COMMANDS = {
             "aot chat holiday.mp4 --model-path lmms-lab/llava-onevision-qwen2-7b-ov",
         ),
     ),
+    "watch": Command(
+        "try it",
+        "llava.chat.watch",
+        "ask about a camera, a stream or a folder that grows",
+        "Ask at any time about a source that goes on; its tokens stay within a number.",
+        (
+            "aot watch clip.mp4 --fps 4 --max-tokens 300",
+            "aot watch /dev/video0",
+            'ffmpeg -i FILM -f mjpeg - | aot watch - --question "What happens?" --every 10',
+        ),
+    ),
     "web": Command(
         "try it",
         "llava.chat.web",

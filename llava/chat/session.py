@@ -236,7 +236,7 @@ class ChatSession:
         answer = Answer(
             question=question,
             text=stream.text().strip(),
-            frames=len(self.loaded.video.times) if self.loaded else 0,
+            frames=self.loaded.frames if self.loaded else 0,
             before=before,
             after=after,
             settings=None if self.compression is None else self.compression.to_dict(),
@@ -255,6 +255,7 @@ class ChatSession:
             image_tokens=pictures,
             bound=compressed.bound if compressed else "all",
             tower_flops=flops,
+            until=float(self.loaded.video.times[-1]) if self.loaded else None,
         )
         if remember:
             self.turns.append((question, answer.text))
@@ -303,7 +304,9 @@ class ChatSession:
         visual, newlines = before.visual, before.newline
         # methods inside the language model let every token in
         shares = self.compression and self.compression.num_anchors is None and not is_in_llm(self.compression)
-        if self.loaded and shares:
+        if self.loaded and self.loaded.streamed and not self._must_reload():
+            visual, newlines = self.loaded.features.num_visual, self.loaded.features.num_newlines
+        elif self.loaded and shares:
             frames = len(self.loaded.video.times)
             position = getattr(self.model.config, "mm_newline_position", None) or "one_token"
             try:

@@ -29,7 +29,7 @@ class Answer:
     once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
     bound: what decided how many tokens are kept, as in `AOTConfig.bound`. prefilled: tokens of the prompt that the
     language model read for it, those aside that it had read for an earlier question. tower_flops: counted, paid once a
-    video; None of a model of transformers.
+    video; None of a model of transformers. until: seconds of the newest frame.
     """
 
     question: str
@@ -46,6 +46,7 @@ class Answer:
     prefilled: int = 0
     image_tokens: int = 0  # of the images beside the video, which are never reduced
     tower_flops: TowerFlops | None = None
+    until: float | None = None
 
     @property
     def retention(self) -> float:
@@ -77,6 +78,11 @@ class Loaded:
     before: Tokens
     timings: dict[str, float]
     tower_flops: TowerFlops | None = None
+
+    @property
+    def frames(self) -> int:
+        """How many the model looked at."""
+        return self.features.frames if self.streamed else len(self.video.times)
 
     @property
     def streamed(self) -> bool:

@@ -59,6 +59,11 @@ def plausible_times(times: np.ndarray, rate: float, seconds: float) -> bool:
     return bool((np.diff(times) >= 0).all()) and span <= longest and (span > 0 or len(times) == 1)
 
 
+def is_camera(source: str) -> bool:
+    """RTSP or a V4L2 device, by its name alone: nothing else is opened by name."""
+    return source.startswith(("rtsp://", "/dev/video"))
+
+
 def downscale_factor(path: str, width: int, height: int) -> int:
     """By which whole factor pictures are averaged down to FRAME_PIXELS. VideoError where they are too large at all."""
     if width * height > MOST_PIXELS:

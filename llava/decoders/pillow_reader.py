@@ -49,7 +49,7 @@ def read_animation(path: str, file: BinaryIO, ask: Ask) -> Iterator[np.ndarray]:
 
 def read_folder(path: str, ask: Ask) -> Iterator[np.ndarray]:
     """Pictures (H,W,3) that `ask` names, in natural order of their names (2.png before 10.png)."""
-    files = sorted((file for file in Path(path).iterdir() if file.suffix.lower() in SUFFIXES), key=_natural)
+    files = picture_files(path)
     if not files:
         raise VideoError(f"The folder {path} holds no .png or .jpg pictures; give it frames or name a video file.")
     first = None
@@ -64,7 +64,13 @@ def read_folder(path: str, ask: Ask) -> Iterator[np.ndarray]:
         yield picture
 
 
-def _natural(file: Path) -> list:
+def picture_files(path: str) -> list[Path]:
+    """The pictures of a folder in natural order."""
+    return sorted((file for file in Path(path).iterdir() if file.suffix.lower() in SUFFIXES), key=natural)
+
+
+def natural(file: Path) -> list:
+    """By what files are ordered: their names, numbers in them by value."""
     parts = re.split(r"(\d+)", file.name.lower())
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 

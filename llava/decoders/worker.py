@@ -1,12 +1,14 @@
 """The process that decodes one video; started by file name with: task, path, process id of the parent.
 
 Tasks: "read"; "index", which does not trust the header of a long file; "judge", the index of a film that decord may
-read; "decord", given a line of [frame numbers, frames of the film]. It speaks as `llava.decoders.worker_process` says.
+read; "decord", given a line of [frame numbers, frames of the film]; "watch", a source that goes on, given a line of
+settings. It speaks as `llava.decoders.worker_process` says.
 """
 
 import json
 import os
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -38,8 +40,13 @@ def main(task: str, path: str, parent: str) -> None:
     exit_with_parent(int(parent))
     limit_memory(MEMORY)
     try:
-        for picture in read_decord(path) if task == "decord" else pictures(task, path, send):
-            send(picture.tobytes(), height=picture.shape[0], width=picture.shape[1])
+        if task == "watch":
+            for picture, seconds in watched(path, send):
+                send(picture.tobytes(), height=picture.shape[0], width=picture.shape[1], time=seconds)
+            send(over=True)
+        else:
+            for picture in read_decord(path) if task == "decord" else pictures(task, path, send):
+                send(picture.tobytes(), height=picture.shape[0], width=picture.shape[1])
     except VideoError as error:
         send(refused=str(error))
     except DecoderFailed as error:
@@ -71,8 +78,36 @@ def read_decord(path: str) -> Iterator:
         raise DecoderFailed(str(error).splitlines()[0]) from error
 
 
-def pictures(task: str, path: str, send: Callable) -> Iterator:
-    """Pictures (H,W,3) of a film, an animation or a folder, once the parent has chosen among the times."""
+def watched(source: str, send: Callable) -> Iterator:
+    """(picture (H,W,3), seconds) of a source that goes on; a film at its own pace, others without a time."""
+    from PIL import Image
+
+    from llava.decoders.base import is_camera
+    from llava.decoders.live_reader import live_pictures
+    from llava.decoders.sampling import choose_frames
+
+    Image.MAX_IMAGE_PIXELS = None  # as below
+    settings = json.loads(sys.stdin.readline())
+    if source == "-" or is_camera(source) or os.path.isdir(source):
+        for picture in live_pictures(source, settings, lambda sentence: send(note=sentence)):
+            yield picture, None
+        return
+    coming: list[float] = []
+
+    def choose(times, rate: float) -> list[int]:
+        chosen = choose_frames(times - times[0], rate, num_frames=len(times), fps=settings["fps"])
+        coming[:] = (times[chosen] - times[0])[::-1]
+        return chosen.tolist()
+
+    begun = None
+    for picture in pictures("read", source, send, choose):
+        begun = time.monotonic() if begun is None else begun
+        time.sleep(max(0.0, begun + coming[-1] - time.monotonic()))
+        yield picture, float(coming.pop())
+
+
+def pictures(task: str, path: str, send: Callable, choose: Callable | None = None) -> Iterator:
+    """Pictures (H,W,3) of a film, an animation or a folder, once the parent, or `choose`, chose among the times."""
     import av
     import av.subtitles.codeccontext
     import av.subtitles.stream  # PyAV would load these two late, when nothing can be opened any more
@@ -89,6 +124,8 @@ def pictures(task: str, path: str, send: Callable) -> Iterator:
     seconds, decoder = 0.0, "folder"
 
     def ask(times, rate: float) -> list[int]:
+        if choose is not None:
+            return choose(times, rate)
         data = times.astype("float64").tobytes()
         send(data, count=len(times), rate=float(rate), seconds=seconds, decoder=decoder)
         return json.loads(sys.stdin.readline())

@@ -3,7 +3,8 @@
 A worker writes lines of JSON: {"count", "rate", "seconds", "decoder"} and as many float64 times in seconds, to be
 answered with a line of frame numbers, and again when it starts over with other times; {"height", "width"} and one
 frame's bytes; {"refused": sentence} for a video that cannot be used; {"error": reason} when this decoder cannot read
-it; {"defect": traceback} for a mistake of the program.
+it; {"defect": traceback} for a mistake of the program. Of a source that goes on each frame has its "time" in seconds,
+or null; {"note": sentence} tells what was passed over, and {"over"} that no more comes.
 """
 
 import json
@@ -13,7 +14,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +36,12 @@ class WorkerProcess:
     """A process that reads one video, as a context manager; it is killed at the end in any case.
 
     task: as `llava.decoders.worker` names them. deadline: `time.monotonic` at which the time is over. stopped: whoever
-    waits gets DecoderFailed once it is set.
+    waits gets DecoderFailed once it is set. pass_fds: descriptors that it may use.
     """
 
     stopped: threading.Event | None = None
 
-    def __init__(self, task: str, path: str, *, deadline: float):
+    def __init__(self, task: str, path: str, *, deadline: float, pass_fds: Sequence[int] = ()):
         self.name = "decord" if task == "decord" else "The decoder"
         self.silence, self.deadline = SILENCE if task == "decord" else None, deadline
         self.process = subprocess.Popen(
@@ -49,6 +50,7 @@ class WorkerProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
+            pass_fds=pass_fds,
         )
 
     def __enter__(self) -> "WorkerProcess":
@@ -65,7 +67,7 @@ class WorkerProcess:
         while filled < len(view):
             left = self.deadline - time.monotonic()
             patience = left if self.silence is None else min(left, self.silence)
-            if not self._wait(patience):
+            if not self.wait(patience):
                 if patience == left:
                     raise TimedOut(f"{self.name} took too long")
                 raise DecoderFailed(f"{self.name} was silent for {self.silence:.0f} seconds")
@@ -74,8 +76,8 @@ class WorkerProcess:
                 raise DecoderFailed(f"{self.name} stopped")
             filled += count
 
-    def _wait(self, seconds: float) -> bool:
-        """Is there something to read within so many seconds?"""
+    def wait(self, seconds: float) -> bool:
+        """Is there something to read within so many seconds? DecoderFailed once it was stopped."""
         end = time.monotonic() + seconds
         while True:
             if self.stopped is not None and self.stopped.is_set():

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import nn
 
-from aot import AOTConfig, CompressedVideo, TokenKind, VideoStream, pool_tokens, pooled_grid
+from aot import AOTConfig, CompressedVideo, LiveStream, TokenKind, VideoStream, pool_tokens, pooled_grid
 from aot.methods.in_llm import is_in_llm
 from aot.reuse import distinct_frames
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
@@ -112,6 +112,11 @@ class LlavaMetaForCausalLM:
         pool = pool_of(self.config)
         settings = self.config.aot or AOTConfig()
         return VideoStream(settings, pool=pool, newline=newline, newline_position=position, frames=frames)
+
+    def live_stream(self) -> LiveStream:
+        """A stream of a video that does not end, for this model's features under the settings of this moment."""
+        newline, position = self._video_newline()
+        return LiveStream(self.config.aot, pool=pool_of(self.config), newline=newline, newline_position=position)
 
     def _video_tokens(
         self, video: VideoFeatures, *, trace: bool = False, retention: float | None = None

@@ -19,6 +19,7 @@ PAGES = (
     "docs/method.md",
     "docs/serving.md",
     "docs/from_llava_next.md",
+    "docs/live.md",
 )
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 # README: the method alone is shown on features that it does not make

@@ -89,6 +89,7 @@ def test_per_cent_wherever_a_retention_is_given(tree):
     for words in (
         ["chat", "--retention", "25%"],
         ["visualize", "a.mp4", "--retention", "25%"],
+        ["watch", "a.mp4", "--retention", "25%"],
         ["web", "--retention", "25%"],
         ["demo", "--retention", "25%"],
         ["serve", "m", "--retention", "25%"],
@@ -109,6 +110,7 @@ def test_a_number_of_tokens_is_taken_wherever_a_retention_is(tree):
     for words in (
         ["chat", "--max-tokens", "300"],
         ["visualize", "a.mp4", "--max-tokens", "300"],
+        ["watch", "a.mp4", "--max-tokens", "300"],
         ["web", "--max-tokens", "300"],
         ["demo", "--max-tokens", "300"],
         ["serve", "m", "--max-tokens", "300"],
