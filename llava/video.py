@@ -193,7 +193,7 @@ def time_text(video: Video) -> str:
     )
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
     """Raises VideoError when there is nothing that may be read."""
     try:
         found = os.stat(path)
@@ -219,7 +219,7 @@ def _start(
     stopped: threading.Event | None = None,
 ) -> tuple[WorkerProcess, str, Choice]:
     """(a process that is about to send the chosen frames, the decoder's name, the choice); the stack ends it."""
-    _check_path(path)
+    check_path(path)
     worker = stack.enter_context(WorkerProcess("judge" if decoder == "decord" else task, path, deadline=deadline))
     worker.stopped = stopped
     message = worker.line()

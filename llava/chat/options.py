@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from aot import AOTConfig
-from aot_cli.parser import Parser, share
+from aot_cli.parser import Parser, cache_folder, share
 from llava.chat.model_defaults import default_sampling
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
@@ -25,8 +25,10 @@ from llava.model.checkpoint import read_settings
 from llava.model.compression import warm_up_kernels
 from llava.utils import shipped
 from llava.video import DECODERS
+from llava.video_cache import VideoCache, encoder_identity
 
 LONGEST = 512  # tokens of an answer
+CACHE_GB = 10.0
 TEMPLATE = "qwen_1_5"
 # what a person can put right: all errors of this project are ValueErrors
 EXPECTED = (ValueError, OSError, ImportError, torch.cuda.OutOfMemoryError)
@@ -68,12 +70,21 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default)")
 
 
+def add_cache_options(parser: Parser) -> None:
+    """Of the commands that read files and ask about them."""
+    add = parser.add_argument_group("cache").add_argument
+    add("--cache", type=cache_folder, metavar="DIR", help="keep encoded videos there; auto: ~/.cache/aot")
+    add("--cache-gb", type=float, default=CACHE_GB, metavar="GB", help=f"most that they may take ({CACHE_GB:g})")
+
+
 def _check_model_options(options: argparse.Namespace) -> None:
     """Raises ChatError for options that contradict each other or make no sense."""
     if options.max_new_tokens < 1:
         raise ChatError("--max-new-tokens must be at least 1.")
     if not options.temperature >= 0:
         raise ChatError("--temperature must be 0 or more.")
+    if not getattr(options, "cache_gb", CACHE_GB) > 0:
+        raise ChatError("--cache-gb must be more than 0.")
 
 
 def compression(options: argparse.Namespace) -> AOTConfig | None:
@@ -148,6 +159,11 @@ def load_session(options) -> ChatSession:
     except RuntimeError as error:
         raise _unloaded(path, error) from error
     warm_up_kernels(model)
+    cache = None
+    if (folder := getattr(options, "cache", None)) is not None:
+        choice = ("dtype", "tower_dtype", "attn_implementation")
+        identity = encoder_identity(path) | {name: getattr(options, name) for name in choice} | {"device": device.type}
+        cache = VideoCache(folder, most_bytes=int(1e9 * options.cache_gb), identity=identity)
     # the model's own sampling with what the options change
     chosen = {name: value for name in ("num_frames", "fps") if (value := getattr(options, name)) is not None}
     return ChatSession(
@@ -162,6 +178,7 @@ def load_session(options) -> ChatSession:
         template=options.conv_template,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
+        cache=cache,
     )
 
 
@@ -169,8 +186,8 @@ def transformers_session(
     options, config: AOTConfig | None, path: str, settings: Mapping[str, Any], device: torch.device
 ) -> TransformersSession:
     """The session on a checkpoint of transformers' own models; settings: its config.json. Raises EXPECTED errors."""
-    for name, usual in (("tower_dtype", None), ("force_sample", False), ("conv_template", TEMPLATE)):
-        if getattr(options, name) != usual:
+    for name, usual in (("tower_dtype", None), ("force_sample", False), ("conv_template", TEMPLATE), ("cache", None)):
+        if getattr(options, name, usual) != usual:
             raise ChatError(
                 f"--{name.replace('_', '-')} is not for this model, whose own processor decides; leave it out."
             )

@@ -7,7 +7,7 @@ Nothing here prints or reads; a terminal, a web page or a test drives it.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +27,12 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.decoders.pillow_reader import PICTURES, read_picture
 from llava.mm_utils import process_images
+from llava.model.compression import capture_plan
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
 from llava.model.pruning import CACHE
 from llava.model.timing import peak_memory
 from llava.video import FrameStream, Video, load_video, open_video, time_text
+from llava.video_cache import VideoCache
 
 Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
 
@@ -43,6 +45,7 @@ class ChatSession:
     (see `aot.VideoStream`), where the compression can be had so: memory does not grow with its length, and another
     compression reads the video again. None: every video is encoded as a whole.
     prompts_kept: how many keep their keys and values, so that the next question reads alone what is new in it.
+    cache: keeps encoded videos on the disk, None for not at all.
     Raises ChatError, VideoError or AOTError (all ValueError) with one clear sentence.
     """
 
@@ -57,6 +60,7 @@ class ChatSession:
     decoder: str = "auto"
     stream_above: int | None = None
     prompts_kept: int = KEPT
+    cache: VideoCache | None = None
     template: str = "qwen_1_5"
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -98,13 +102,43 @@ class ChatSession:
         return open_video(path, **self._frame_choice(), **limits)
 
     def _load(self, path: str, progress: Progress | None = None) -> Loaded:
+        """A video from the cache, else read and kept there, unless its file changed meanwhile."""
+        if self.cache is None:
+            return self._read(path, progress)
+        started = time.perf_counter()
+        kinds = [True, False] if self._may_stream else [False]
+        keys = {streamed: self._cache_key(path, streamed) for streamed in kinds}
+        for streamed, key in keys.items():
+            found = self.cache.load(key, self.model.device)
+            if found is not None and (streamed or not self._may_stream or len(found[0].times) <= self.stream_above):
+                self.model.reset_statistics()
+                decode_ms = 1e3 * (time.perf_counter() - started)
+                paid = {"compress": 0.0} if streamed else {}
+                return replace(self._loaded(path, *found, decode=decode_ms, **paid), cached=True)
+        loaded = self._read(path, progress)
+        if self._cache_key(path, loaded.streamed) == keys[loaded.streamed]:
+            self.cache.save(keys[loaded.streamed], path, loaded.video, loaded.features)
+        return loaded
+
+    @property
+    def _may_stream(self) -> bool:
+        """Is a video of as many frames as are asked for compressed while it is decoded?"""
+        above = self.stream_above
+        return above is not None and self.sampling.num_frames > above and can_stream(self.compression)
+
+    def _cache_key(self, path: str, streamed: bool) -> str:
+        """What a video's features depend on, or its kept tokens where it is streamed."""
+        plan = capture_plan(self.model.get_vision_tower(), self._base, maps=True)
+        settings = self.compression.to_dict() if streamed else None
+        return self.cache.key(path, frames=self._frame_choice(), captured=asdict(plan), settings=settings)
+
+    def _read(self, path: str, progress: Progress | None = None) -> Loaded:
         """A video decoded and encoded, or compressed while it is decoded when it is longer than `stream_above`."""
         decoding = progress and partial(progress, "decode")
         started = time.perf_counter()
-        above = self.stream_above
-        if above is not None and self.sampling.num_frames > above and can_stream(self.compression):
+        if self._may_stream:
             with self.open_video(path, progress=decoding) as frames:
-                if len(frames.times) > above:
+                if len(frames.times) > self.stream_above:
                     return self._compress_while_decoding(path, frames)
         video = load_video(path, progress=decoding, **self._frame_choice())
         decode_ms = 1e3 * (time.perf_counter() - started)
@@ -188,7 +222,9 @@ class ChatSession:
 
     @property
     def drawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Frames and times of the video, one for each frame of `traced`."""
+        """Frames and times of the video, one for each frame of `traced`; one from the cache is decoded for it."""
+        if self.loaded.cached:
+            return load_video(self.loaded.path, **self._frame_choice()).frames, self.loaded.video.times
         return self.loaded.video.frames, self.loaded.video.times
 
     @property
