@@ -57,6 +57,11 @@ def cache_folder(text: str) -> Path:
     return (base if base.is_absolute() else Path.home() / ".cache") / "aot"
 
 
+def frame_count(text: str) -> int | str:
+    """A number of frames, or "auto"."""
+    return text if text == "auto" else int(text)
+
+
 def share(text: str) -> float:
     """A share of the tokens: 0.1 and 10% are the same. Whether it is in range is for AOTConfig to say."""
     number = text.strip()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from aot_cli.parser import Parser, share
 from llava.chat.answer_cost import as_json, cost, frames, stats
-from llava.chat.options import add_cache_options, add_model_options, command, model_path, open_session
+from llava.chat.options import add_model_options, command, model_path, open_session
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
 from llava.chat.types import ChatError
@@ -35,8 +35,7 @@ def add_options(parser: Parser) -> None:
     add("--compare", action="store_true", help="answer every question at 100 %% as well")
     stream = f"frames from which it is compressed as read ({STREAM_ABOVE})"
     add("--stream-above", type=int, default=STREAM_ABOVE, metavar="N", help=stream)
-    add_model_options(parser)
-    add_cache_options(parser)
+    add_model_options(parser, cached=True)
 
 
 @command

@@ -68,6 +68,7 @@ class ChatSession:
     images: list[Picture] = field(default_factory=list)
     turns: list[tuple[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    _visual_token = IMAGE_TOKEN_INDEX  # what stands for a video in the ids of a prompt
 
     def __post_init__(self):
         if self.template not in conv_templates:
@@ -105,16 +106,14 @@ class ChatSession:
         """A video from the cache, else read and kept there, unless its file changed meanwhile."""
         if self.cache is None:
             return self._read(path, progress)
-        started = time.perf_counter()
-        kinds = [True, False] if self._may_stream else [False]
-        keys = {streamed: self._cache_key(path, streamed) for streamed in kinds}
+        started, may_stream = time.perf_counter(), self._may_stream
+        keys = {streamed: self._cache_key(path, streamed) for streamed in ((True, False) if may_stream else (False,))}
         for streamed, key in keys.items():
             found = self.cache.load(key, self.model.device)
-            if found is not None and (streamed or not self._may_stream or len(found[0].times) <= self.stream_above):
+            if found is not None and (streamed or not may_stream or len(found[0].times) <= self.stream_above):
                 self.model.reset_statistics()
-                decode_ms = 1e3 * (time.perf_counter() - started)
-                paid = {"compress": 0.0} if streamed else {}
-                return replace(self._loaded(path, *found, decode=decode_ms, **paid), cached=True)
+                paid = {"decode": 1e3 * (time.perf_counter() - started), **({"compress": 0.0} if streamed else {})}
+                return replace(self._loaded(path, *found, **paid), cached=True)
         loaded = self._read(path, progress)
         if self._cache_key(path, loaded.streamed) == keys[loaded.streamed]:
             self.cache.save(keys[loaded.streamed], path, loaded.video, loaded.features)
@@ -154,6 +153,7 @@ class ChatSession:
             "force_sample": self.force_sample,
             "decoder": self.decoder,
             "repeat": self.force_sample,
+            "by_change": self.sampling.by_change,
         }
 
     @torch.inference_mode()
@@ -259,7 +259,7 @@ class ChatSession:
         # the cost
         compressed, before = read.video, self.loaded.before if self.loaded else Tokens(0, 0)
         after = Tokens(compressed.num_visual, compressed.num_newlines) if compressed else before
-        pictures = sum(image.tokens for image in self.images)
+        pictures, text = sum(image.tokens for image in self.images), int((ids != self._visual_token).sum())
         paid = self.loaded.timings if self.loaded else {"decode": 0.0, "tower": self.model.last_timing["tower"]}
         answer = Answer(
             question=question,
@@ -279,7 +279,7 @@ class ChatSession:
             peak_memory=peak_memory(),
             new_tokens=len(stream.tokens),
             stopped=stopped,
-            prefilled=self._text_length(ids) + after.visual + after.newline + pictures - held,
+            prefilled=text + after.visual + after.newline + pictures - held,
             image_tokens=pictures,
             bound=compressed.bound if compressed else "all",
         )
@@ -351,15 +351,6 @@ class ChatSession:
             return False
         held = self.loaded.features.config if self.loaded.streamed else None
         return held != (self.compression if can_stream(self.compression) else None)
-
-    @property
-    def _visual_token(self) -> int:
-        """What stands for a video in the ids of a prompt."""
-        return IMAGE_TOKEN_INDEX
-
-    def _text_length(self, ids: torch.Tensor) -> int:
-        """Tokens of a prompt that are text."""
-        return int((ids != IMAGE_TOKEN_INDEX).sum())
 
     def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
         """Runs the model, which goes on behind what it has read; True when the person stopped it."""

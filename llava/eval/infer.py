@@ -20,7 +20,7 @@ from typing import Any
 from aot_cli.main import entry
 from aot_cli.parser import Parser, meant
 from llava.chat.model_defaults import default_prompt_style
-from llava.chat.options import add_cache_options, add_model_options, compression, model_path
+from llava.chat.options import add_model_options, compression, model_path
 from llava.chat.types import ChatError
 from llava.eval.jsonl import LineError, numbered_lines, parse_line, write_jsonl
 from llava.eval.progress import SweepProgress
@@ -63,8 +63,7 @@ def add_options(parser: Parser) -> None:
     work.add_argument("--input", type=Path, required=True, metavar="JSONL", help="lines with id, video and question")
     work.add_argument("--output", type=Path, required=True, metavar="JSONL", help="where the answers go")
     add_launch_options(work)
-    add_model_options(parser)
-    add_cache_options(parser)
+    add_model_options(parser, cached=True)
 
 
 def work_folder(options) -> Path:
