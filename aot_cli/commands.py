@@ -82,6 +82,13 @@ COMMANDS = {
         "Answer a JSONL file of questions about videos, resumable.",
         ("aot infer --input questions.jsonl --output answers.jsonl --retention 10%",),
     ),
+    "cache": Command(
+        "many questions",
+        "llava.chat.cache",
+        "list or clear the encoded videos that --cache keeps",
+        "List the encoded videos that chat and infer keep with --cache, or delete them.",
+        ("aot cache", "aot cache --clear", "aot cache DIR     of chat --cache DIR"),
+    ),
     "serve": Command(
         "many questions",
         "llava.serve.vllm",

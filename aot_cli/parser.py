@@ -2,8 +2,10 @@
 
 import argparse
 import difflib
+import os
 import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from typing import NoReturn
 
 
@@ -45,6 +47,19 @@ def meant(word: str, known: Iterable[str]) -> str:
 
 class ShareError(argparse.ArgumentTypeError, ValueError):
     """A text that is no share of the tokens; argparse tells it as it is."""
+
+
+def cache_folder(text: str) -> Path:
+    """The folder of a cache: as named, or for "auto" the user's own, $XDG_CACHE_HOME/aot or ~/.cache/aot."""
+    if text != "auto":
+        return Path(text)
+    base = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    return (base if base.is_absolute() else Path.home() / ".cache") / "aot"
+
+
+def frame_count(text: str) -> int | str:
+    """A number of frames, or "auto"."""
+    return text if text == "auto" else int(text)
 
 
 def share(text: str) -> float:

@@ -18,12 +18,13 @@ from functools import partial
 import numpy as np
 
 from llava.decoders.base import Choice, DecoderFailed, FrameSampler, Progress, VideoError
-from llava.decoders.sampling import choose_frames
+from llava.decoders.sampling import choose_frames, most_changed, thumbnail
 from llava.decoders.worker_process import TimedOut, WorkerProcess, choose_frames_among, each_frame, read_frames
 
 __all__ = ["DECODERS", "FrameStream", "Video", "VideoError", "load_video", "open_video", "time_text"]
 
 DECODERS = ("auto", "decord", "pyav")
+LOOKED_AT = 4  # times as many frames as are chosen by change
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ def load_video(
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
+    by_change: bool = False,
     choose: FrameSampler | None = None,
 ) -> Video:
     """Reads the frames a model looks at.
@@ -61,12 +63,17 @@ def load_video(
     times, as LLaVA-OneVision is evaluated; without it every frame once. decoder: "auto" and "pyav" are PyAV, and Pillow
     for animated WebP and AVIF; "decord" refuses what it is not known to read as PyAV does. A folder of .png/.jpg files
     is read as it is, at one frame a second. progress(done, total) is called for each frame. time_limit: seconds after
-    which decoding is stopped. Frames larger than 4K (4096x2304 pixels) are averaged down by a whole factor. choose:
-    another way to choose frames, (times of all, rate) -> indices, in the place of all that is said about it here.
+    which decoding is stopped. Frames larger than 4K (4096x2304 pixels) are averaged down by a whole factor. by_change:
+    the num_frames in which the most changes (see `most_changed`), out of four times as many evenly, which are decoded
+    first; each once. choose: another way to choose frames, (times of all, rate) -> indices, in the place of all that is
+    said about it here.
     Raises VideoError, one sentence, when the video is missing, empty, cut short or no video at all, when its
     decoding crashes or takes too long or more than 4 GiB of memory, or when a setting makes no sense.
     """
-    choose = choose or _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
+    if choose is None:
+        choose = _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
+        if by_change:
+            choose = _sampler_by_change(path, num_frames, decoder=decoder, time_limit=time_limit)
     deadline = time.monotonic() + time_limit
     with _as_video_error(path, decoder, time_limit), ExitStack() as stack:
         worker, name, choice = _start(os.fspath(path), "read", decoder, choose, deadline, stack)
@@ -115,6 +122,7 @@ def open_video(
     decoder: str = "auto",
     progress: Progress | None = None,
     time_limit: float = 600.0,
+    by_change: bool = False,
     max_seconds: float = float("inf"),
     max_frames: float = float("inf"),
     stopped: threading.Event | None = None,
@@ -127,6 +135,9 @@ def open_video(
     """
     choose = _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit)
     path = os.fspath(path)
+    if by_change:
+        limits = {"max_seconds": max_seconds, "max_frames": max_frames, "stopped": stopped}
+        choose = _sampler_by_change(path, num_frames, decoder=decoder, time_limit=time_limit, **limits)
 
     def with_progress(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
         with _as_video_error(path, decoder, time_limit):
@@ -167,6 +178,14 @@ def _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit) -
     return partial(choose_frames, num_frames=num_frames, fps=fps, force_sample=force_sample, repeat=repeat)
 
 
+def _sampler_by_change(path: str | os.PathLike, num_frames: int, **settings) -> FrameSampler:
+    """Takes the frames of a video in which the most changes. settings: of `open_video`, which looks for them."""
+    evenly = {"num_frames": LOOKED_AT * num_frames, "repeat": False}
+    with open_video(path, **evenly, **settings) as frames:
+        picked = most_changed(np.stack([thumbnail(frame) for frame in frames]), frames.times, num_frames)
+    return lambda times, rate: choose_frames(times, rate, **evenly)[picked]
+
+
 @contextmanager
 def _as_video_error(path: str | os.PathLike, decoder: str, time_limit: float) -> Iterator[None]:
     """VideoError for what goes wrong with a decoder inside."""
@@ -193,7 +212,7 @@ def time_text(video: Video) -> str:
     )
 
 
-def _check_path(path: str) -> None:
+def check_path(path: str) -> None:
     """Raises VideoError when there is nothing that may be read."""
     try:
         found = os.stat(path)
@@ -219,7 +238,7 @@ def _start(
     stopped: threading.Event | None = None,
 ) -> tuple[WorkerProcess, str, Choice]:
     """(a process that is about to send the chosen frames, the decoder's name, the choice); the stack ends it."""
-    _check_path(path)
+    check_path(path)
     worker = stack.enter_context(WorkerProcess("judge" if decoder == "decord" else task, path, deadline=deadline))
     worker.stopped = stopped
     message = worker.line()

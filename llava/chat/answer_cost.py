@@ -41,6 +41,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
         "path": loaded.path,
         "frames": len(loaded.video.times),
         "streamed": loaded.streamed,
+        "cached": loaded.cached,
         "times_s": [round(float(time), 3) for time in loaded.video.times],
         "duration_s": round(loaded.video.duration, 3),
         "decoder": loaded.video.decoder,

@@ -35,7 +35,7 @@ def add_options(parser: Parser) -> None:
     add("--compare", action="store_true", help="answer every question at 100 %% as well")
     stream = f"frames from which it is compressed as read ({STREAM_ABOVE})"
     add("--stream-above", type=int, default=STREAM_ABOVE, metavar="N", help=stream)
-    add_model_options(parser)
+    add_model_options(parser, cached=True)
 
 
 @command

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sampling:
-    """num_frames and fps as in `load_video`; tell_times puts the time sentence before the first question."""
+    """num_frames, fps and by_change as in `load_video`; tell_times puts the time sentence before the first question."""
 
     num_frames: int
     fps: float | None
     tell_times: bool
+    by_change: bool = False
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ import torch
 import transformers
 
 from aot import AOTConfig
-from aot_cli.parser import Parser, share
-from llava.chat.model_defaults import default_sampling
+from aot_cli.parser import Parser, cache_folder, frame_count, share
+from llava.chat.model_defaults import Sampling, default_sampling
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
 from llava.chat.types import ChatError
@@ -25,15 +25,21 @@ from llava.model.checkpoint import read_settings
 from llava.model.compression import warm_up_kernels
 from llava.utils import shipped
 from llava.video import DECODERS
+from llava.video_cache import VideoCache, encoder_identity
 
 LONGEST = 512  # tokens of an answer
+CACHE_GB = 10.0
+MORE_FRAMES = 4  # times the model's own, of --num-frames auto
 TEMPLATE = "qwen_1_5"
 # what a person can put right: all errors of this project are ValueErrors
 EXPECTED = (ValueError, OSError, ImportError, torch.cuda.OutOfMemoryError)
 
 
-def add_model_options(parser: Parser, *, answers: bool = True) -> None:
-    """What every command takes that loads a model: `load_session` reads these. answers: does the command ask it?"""
+def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = False) -> None:
+    """What every command takes that loads a model: `load_session` reads these.
+
+    answers: does the command ask it? cached: does it read files by `ChatSession.set_video` and ask about them?
+    """
     reduce = parser.add_argument_group("token reduction")
     add = reduce.add_argument
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
@@ -45,13 +51,16 @@ def add_model_options(parser: Parser, *, answers: bool = True) -> None:
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     video = parser.add_argument_group("video")
     add = video.add_argument
-    add("--num-frames", type=int, metavar="N", help="frames to look at (default: the model's own)")
+    add("--num-frames", type=frame_count, metavar="N", help="frames to look at, or auto: more at equal tokens")
     add("--fps", type=float, metavar="F", help="one frame every 1/F seconds, at most --num-frames")
     # of Qwen-VL, in docs/models.md: pixels of a frame, and tokens of a video before reduction, at most
     add("--max-pixels", type=int, metavar="N", help=argparse.SUPPRESS)
     add("--total-tokens", type=int, metavar="N", help=argparse.SUPPRESS)
-    add("--force-sample", action="store_true", help="always take exactly --num-frames")
+    add("--force-sample", action="store_true", help=argparse.SUPPRESS)  # repeats frames until there are --num-frames
     add("--decoder", choices=DECODERS, default="auto", metavar="NAME", help=f"{', '.join(DECODERS)} (default PyAV)")
+    if cached:
+        add("--cache", type=cache_folder, metavar="DIR", help="keep encoded videos there; auto: ~/.cache/aot")
+        add("--cache-gb", type=float, default=CACHE_GB, metavar="GB", help=argparse.SUPPRESS)  # most of all of them
     model = parser.add_argument_group("model")
     add = model.add_argument
     add("--model-path", metavar="PATH", help="checkpoint folder or hub name (default: aot-tiny)")
@@ -74,8 +83,12 @@ def _check_model_options(options: argparse.Namespace) -> None:
     """Raises ChatError for options that contradict each other or make no sense."""
     if options.max_new_tokens < 1:
         raise ChatError("--max-new-tokens must be at least 1.")
+    if options.num_frames == "auto" and (options.fps is not None or options.force_sample):
+        raise ChatError("--num-frames auto chooses the frames itself; leave --fps and --force-sample out.")
     if not options.temperature >= 0:
         raise ChatError("--temperature must be 0 or more.")
+    if not getattr(options, "cache_gb", CACHE_GB) > 0:
+        raise ChatError("--cache-gb must be more than 0.")
 
 
 def compression(options: argparse.Namespace) -> AOTConfig | None:
@@ -151,32 +164,54 @@ def load_session(options) -> ChatSession:
     except RuntimeError as error:
         raise _unloaded(path, error) from error
     warm_up_kernels(model)
+    cache = None
+    if (folder := getattr(options, "cache", None)) is not None:
+        choice = ("dtype", "tower_dtype", "attn_implementation")
+        identity = encoder_identity(path) | {name: getattr(options, name) for name in choice} | {"device": device.type}
+        cache = VideoCache(folder, most_bytes=int(1e9 * options.cache_gb), identity=identity)
     # the model's own sampling with what the options change
-    chosen = {name: value for name in ("num_frames", "fps") if (value := getattr(options, name)) is not None}
+    sampling = default_sampling(model.config)
+    if options.num_frames == "auto":
+        sampling, config = more_frames(model, sampling, config)
+        model.config.aot = config
+    else:
+        chosen = {name: value for name in ("num_frames", "fps") if (value := getattr(options, name)) is not None}
+        sampling = replace(sampling, **chosen)
     return ChatSession(
         model,
         tokenizer,
         image_processor,
         context_length,
         compression=config,
-        sampling=replace(default_sampling(model.config), **chosen),
+        sampling=sampling,
         force_sample=options.force_sample,
         decoder=options.decoder,
         template=options.conv_template,
         max_new_tokens=options.max_new_tokens,
         temperature=options.temperature,
+        cache=cache,
     )
+
+
+def more_frames(model, sampling: Sampling, config: AOTConfig | None) -> tuple[Sampling, AOTConfig]:
+    """Four times the frames, those in which the most changes, in as many tokens as the usual ones would have."""
+    usual, tokens = sampling.num_frames, model.uncompressed_count(sampling.num_frames)[0]
+    config = config or AOTConfig(retention=1.0)
+    config = config.replace(retention=None, max_tokens=config.budget(usual, tokens // usual))
+    return replace(sampling, num_frames=MORE_FRAMES * usual, fps=None, by_change=True), config
 
 
 def transformers_session(
     options, config: AOTConfig | None, path: str, settings: Mapping[str, Any], device: torch.device
 ) -> TransformersSession:
     """The session on a checkpoint of transformers' own models; settings: its config.json. Raises EXPECTED errors."""
-    for name, usual in (("tower_dtype", None), ("force_sample", False), ("conv_template", TEMPLATE)):
-        if getattr(options, name) != usual:
+    for name, usual in (("tower_dtype", None), ("force_sample", False), ("conv_template", TEMPLATE), ("cache", None)):
+        if getattr(options, name, usual) != usual:
             raise ChatError(
                 f"--{name.replace('_', '-')} is not for this model, whose own processor decides; leave it out."
             )
+    if options.num_frames == "auto":
+        raise ChatError("--num-frames auto is for checkpoints in LLaVA's layout; give a number of frames here.")
     chosen = hf.Sampling(options.num_frames, options.fps, options.max_pixels, options.total_tokens)
     dtype = options.dtype or ("float32" if device.type == "cpu" else "bfloat16")
     attention = attention_for(options.attn_implementation, device, getattr(torch, dtype))

@@ -7,7 +7,7 @@ Nothing here prints or reads; a terminal, a web page or a test drives it.
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -27,10 +27,12 @@ from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.decoders.pillow_reader import PICTURES, read_picture
 from llava.mm_utils import process_images
+from llava.model.compression import capture_plan
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
 from llava.model.pruning import CACHE
 from llava.model.timing import peak_memory
 from llava.video import FrameStream, Video, load_video, open_video, time_text
+from llava.video_cache import VideoCache
 
 Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
 
@@ -43,6 +45,7 @@ class ChatSession:
     (see `aot.VideoStream`), where the compression can be had so: memory does not grow with its length, and another
     compression reads the video again. None: every video is encoded as a whole.
     prompts_kept: how many keep their keys and values, so that the next question reads alone what is new in it.
+    cache: keeps encoded videos on the disk, None for not at all.
     Raises ChatError, VideoError or AOTError (all ValueError) with one clear sentence.
     """
 
@@ -57,6 +60,7 @@ class ChatSession:
     decoder: str = "auto"
     stream_above: int | None = None
     prompts_kept: int = KEPT
+    cache: VideoCache | None = None
     template: str = "qwen_1_5"
     max_new_tokens: int = 512
     temperature: float = 0.0
@@ -64,6 +68,7 @@ class ChatSession:
     images: list[Picture] = field(default_factory=list)
     turns: list[tuple[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    _visual_token = IMAGE_TOKEN_INDEX  # what stands for a video in the ids of a prompt
 
     def __post_init__(self):
         if self.template not in conv_templates:
@@ -98,13 +103,41 @@ class ChatSession:
         return open_video(path, **self._frame_choice(), **limits)
 
     def _load(self, path: str, progress: Progress | None = None) -> Loaded:
+        """A video from the cache, else read and kept there, unless its file changed meanwhile."""
+        if self.cache is None:
+            return self._read(path, progress)
+        started, may_stream = time.perf_counter(), self._may_stream
+        keys = {streamed: self._cache_key(path, streamed) for streamed in ((True, False) if may_stream else (False,))}
+        for streamed, key in keys.items():
+            found = self.cache.load(key, self.model.device)
+            if found is not None and (streamed or not may_stream or len(found[0].times) <= self.stream_above):
+                self.model.reset_statistics()
+                paid = {"decode": 1e3 * (time.perf_counter() - started), **({"compress": 0.0} if streamed else {})}
+                return replace(self._loaded(path, *found, **paid), cached=True)
+        loaded = self._read(path, progress)
+        if self._cache_key(path, loaded.streamed) == keys[loaded.streamed]:
+            self.cache.save(keys[loaded.streamed], path, loaded.video, loaded.features)
+        return loaded
+
+    @property
+    def _may_stream(self) -> bool:
+        """Is a video of as many frames as are asked for compressed while it is decoded?"""
+        above = self.stream_above
+        return above is not None and self.sampling.num_frames > above and can_stream(self.compression)
+
+    def _cache_key(self, path: str, streamed: bool) -> str:
+        """What a video's features depend on, or its kept tokens where it is streamed."""
+        plan = capture_plan(self.model.get_vision_tower(), self._base, maps=True)
+        settings = self.compression.to_dict() if streamed else None
+        return self.cache.key(path, frames=self._frame_choice(), captured=asdict(plan), settings=settings)
+
+    def _read(self, path: str, progress: Progress | None = None) -> Loaded:
         """A video decoded and encoded, or compressed while it is decoded when it is longer than `stream_above`."""
         decoding = progress and partial(progress, "decode")
         started = time.perf_counter()
-        above = self.stream_above
-        if above is not None and self.sampling.num_frames > above and can_stream(self.compression):
+        if self._may_stream:
             with self.open_video(path, progress=decoding) as frames:
-                if len(frames.times) > above:
+                if len(frames.times) > self.stream_above:
                     return self._compress_while_decoding(path, frames)
         video = load_video(path, progress=decoding, **self._frame_choice())
         decode_ms = 1e3 * (time.perf_counter() - started)
@@ -120,6 +153,7 @@ class ChatSession:
             "force_sample": self.force_sample,
             "decoder": self.decoder,
             "repeat": self.force_sample,
+            "by_change": self.sampling.by_change,
         }
 
     @torch.inference_mode()
@@ -195,7 +229,9 @@ class ChatSession:
 
     @property
     def drawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Frames and times of the video, one for each frame of `traced`."""
+        """Frames and times of the video, one for each frame of `traced`; one from the cache is decoded for it."""
+        if self.loaded.cached:
+            return load_video(self.loaded.path, **self._frame_choice()).frames, self.loaded.video.times
         return self.loaded.video.frames, self.loaded.video.times
 
     @property
@@ -230,7 +266,7 @@ class ChatSession:
         # the cost
         compressed, before = read.video, self.loaded.before if self.loaded else Tokens(0, 0)
         after = Tokens(compressed.num_visual, compressed.num_newlines) if compressed else before
-        pictures = sum(image.tokens for image in self.images)
+        pictures, text = sum(image.tokens for image in self.images), int((ids != self._visual_token).sum())
         paid = self.loaded.timings if self.loaded else {"decode": 0.0, "tower": self.model.last_timing["tower"]}
         flops = self.loaded.tower_flops if self.loaded else self.model.last_tower_flops
         answer = Answer(
@@ -251,7 +287,7 @@ class ChatSession:
             peak_memory=peak_memory(),
             new_tokens=len(stream.tokens),
             stopped=stopped,
-            prefilled=self._text_length(ids) + after.visual + after.newline + pictures - held,
+            prefilled=text + after.visual + after.newline + pictures - held,
             image_tokens=pictures,
             bound=compressed.bound if compressed else "all",
             tower_flops=flops,
@@ -327,15 +363,6 @@ class ChatSession:
             return False
         held = self.loaded.features.config if self.loaded.streamed else None
         return held != (self.compression if can_stream(self.compression) else None)
-
-    @property
-    def _visual_token(self) -> int:
-        """What stands for a video in the ids of a prompt."""
-        return IMAGE_TOKEN_INDEX
-
-    def _text_length(self, ids: torch.Tensor) -> int:
-        """Tokens of a prompt that are text."""
-        return int((ids != IMAGE_TOKEN_INDEX).sum())
 
     def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
         """Runs the model, which goes on behind what it has read; True when the person stopped it."""

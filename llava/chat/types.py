@@ -69,7 +69,8 @@ class Loaded:
     """A video that has been decoded and encoded.
 
     features: `VideoFeatures`, or the `CompressedVideo` of one setting when it was compressed while it was read.
-    video: of the latter the `FrameStream` that is over, which knows the times and holds no frames.
+    video: of the latter the `FrameStream` that is over, which knows the times and holds no frames; a cached one, which
+    was on the disk, holds none either.
     """
 
     path: str
@@ -78,6 +79,7 @@ class Loaded:
     before: Tokens
     timings: dict[str, float]
     tower_flops: TowerFlops | None = None
+    cached: bool = False
 
     @property
     def frames(self) -> int:

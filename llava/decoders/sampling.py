@@ -1,6 +1,10 @@
 """Which frames of a video a model looks at."""
 
 import numpy as np
+from PIL import Image
+
+THUMBNAIL = 32  # pixels of a side
+SAME = 1e-3  # grey values, up to which two changes are equal
 
 
 def choose_frames(
@@ -27,6 +31,26 @@ def choose_frames(
     if len(times) < num_frames and not repeat:
         return np.arange(len(times))
     return np.linspace(0, len(times) - 1, num_frames).astype(int)
+
+
+def thumbnail(frame: np.ndarray) -> np.ndarray:
+    """(32, 32) grey values of a picture (H, W, 3), each the mean of its part."""
+    small = Image.fromarray(frame).convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
+    return np.asarray(small, np.float32)
+
+
+def most_changed(thumbnails: np.ndarray, times: np.ndarray, count: int) -> np.ndarray:
+    """Indices (min(count, N),), ascending, of the frames in which the most changes.
+
+    thumbnails: (N, h, w) of `thumbnail`; times: (N,) seconds. The frame that differs the least from the one before it
+    goes, until as many are left; of equal ones that which came the soonest after it. The first frame always stays.
+    """
+    kept = np.arange(len(times))
+    while len(kept) > count:
+        change = np.abs(np.diff(thumbnails[kept], axis=0)).mean(axis=(1, 2))
+        alike = np.flatnonzero(change <= change.min() + SAME)
+        kept = np.delete(kept, 1 + alike[np.diff(times[kept])[alike].argmin()])
+    return kept
 
 
 def _every(times: np.ndarray, rate: float, fps: float) -> np.ndarray:

@@ -63,7 +63,7 @@ def add_options(parser: Parser) -> None:
     work.add_argument("--input", type=Path, required=True, metavar="JSONL", help="lines with id, video and question")
     work.add_argument("--output", type=Path, required=True, metavar="JSONL", help="where the answers go")
     add_launch_options(work)
-    add_model_options(parser)
+    add_model_options(parser, cached=True)
 
 
 def work_folder(options) -> Path:

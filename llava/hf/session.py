@@ -126,9 +126,6 @@ class TransformersSession(ChatSession):
     def _visual_token(self) -> int:
         return self.tokenizer.convert_tokens_to_ids(self.checkpoint.tokens.video)
 
-    def _text_length(self, ids: torch.Tensor) -> int:
-        return ids.shape[1] - self.loaded.before.visual - self.loaded.before.newline
-
     def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
         inputs, inner, stopped = dict(self._inputs), self.model.model, False
         if read.ids:  # the video is read; Qwen-VL keeps how its positions go on, others may have generated since

@@ -52,9 +52,9 @@ def test_a_video_is_encoded_once_for_its_questions(checkpoints, family, clip):
     session.set_video(clip)
     encoded = []
     session._tower.register_forward_hook(lambda *_: encoded.append(1))
-    text = session._text_length(session._prompt("What is there?"))
+    text = int((session._prompt("What is there?") != session._visual_token).sum())
     first = session.ask("What is there?")
-    more = session._text_length(session._prompt("And then?")) - text
+    more = int((session._prompt("And then?") != session._visual_token).sum()) - text
     second = session.ask("And then?")
     passes = len(encoded)
     assert first.prefilled == text + first.after.visual + first.after.newline
@@ -90,6 +90,8 @@ def test_options_choose_frames_and_pixels(checkpoints, clip):
         (("internvl", "--max-pixels", "100"), "frames of one size"),
         (("qwen3_vl", "--tower-dtype", "bfloat16"), "tower-dtype"),
         (("qwen3_vl", "--force-sample"), "force-sample"),
+        (("qwen3_vl", "--num-frames", "auto"), "num-frames auto"),
+        (("qwen3_vl", "--cache", "kept"), "--cache is not for this model"),
         (("qwen3_vl", "--conv-template", "plain"), "conv-template"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from aot import AOTConfig
+from aot_cli.main import make_parser
 from llava.chat.answer_cost import cost, stats
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
+from llava.chat.options import load_session
 from llava.chat.session import ChatSession
 from llava.chat.streaming import TextStream, printable
 from llava.chat.types import ChatError, Tokens
@@ -469,3 +471,19 @@ def test_settings_are_validated_once_for_all_questions(session, clip, monkeypatc
     session.set_retention(0.2)
     session.ask("And now?")
     assert len(built) == 1
+
+
+def test_more_frames_at_the_tokens_of_the_usual_ones(checkpoint, clip):
+    """Four times the eight frames of the checkpoint, 36 tokens each, at any share; what does not go with it is said."""
+
+    def session_of(*words):
+        return load_session(make_parser().parse_args(["chat", "--model-path", checkpoint, "--device", "cpu", *words]))
+
+    for words, kept in (((), 28), (("--retention", "100%"), 288), (("--max-tokens", "100"), 100)):
+        session = session_of("--num-frames", "auto", "--max-new-tokens", "4", *words)
+        assert len(session.set_video(clip).video.times) == 32
+        answer = session.ask("What moves?")
+        assert answer.after.visual == kept and answer.bound == "max_tokens" and answer.before.visual == 32 * 36
+    for words in (("--fps", "1"), ("--force-sample",)):
+        with pytest.raises(ChatError, match="chooses the frames itself"):
+            session_of("--num-frames", "auto", *words)

@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from llava.decoders.sampling import choose_frames
+from aot_tiny.drawing import write_video as write_pictures
+from llava.decoders.sampling import choose_frames, most_changed
 from llava.video import Video, VideoError, load_video, open_video, time_text
 
 from .conftest import picture, write_audio, write_video
@@ -327,4 +328,44 @@ def test_time_text():
     assert time_text(video) == (
         "The video lasts for 3.46 seconds, and 2 frames are uniformly sampled from it. "
         "These frames are located at 0.00s,1.00s.Please answer the following questions related to this video."
+    )
+
+
+def test_frames_by_change_leave_out_what_stays(tmp_path):
+    """A clip that stands still but for two stretches: the frames are those of the stretches, at their own times."""
+    still = np.full((96, 128, 3), 60, np.uint8)
+    frames = []
+    for number in range(64):
+        frame = still.copy()
+        if 16 <= number < 24 or 40 <= number < 48:
+            frame[:, 4 * (number % 16) : 4 * (number % 16) + 48] = 220
+        frames.append(frame)
+    path = tmp_path / "clip.mp4"
+    write_pictures(path, np.stack(frames), fps=8, crf=10)
+    for decoder in ("pyav", "auto"):
+        video = load_video(path, num_frames=16, by_change=True, decoder=decoder)
+        shown = np.round(video.times * 8).astype(int)
+        assert len(shown) == 16 and (np.diff(shown) > 0).all() and shown[0] == 0
+        moving = {*range(16, 25), *range(40, 49)}  # and the frame in which it ends
+        assert len(moving & {*shown.tolist()}) >= 14
+        whole = load_video(path, num_frames=64)
+        np.testing.assert_array_equal(video.frames, whole.frames[shown])
+    with open_video(path, num_frames=16, by_change=True) as stream:
+        np.testing.assert_array_equal(stream.read().times, video.times)
+    with pytest.raises(VideoError, match="the limit is 3 s"), open_video(path, by_change=True, max_seconds=3):
+        pass
+    assert len(load_video(path, num_frames=100, by_change=True).times) == 64  # each once
+
+
+def test_where_nothing_changes_frames_are_spread():
+    times = np.arange(64) / 8
+    picked = most_changed(np.zeros((64, 32, 32)), times, 16)
+    assert len(picked) == 16 and picked[0] == 0 and np.diff(picked).max() <= 2 * 64 / 16
+    rng = np.random.default_rng(0)
+    pictures = rng.random((40, 32, 32)) * 255
+    pictures[10:30] = pictures[10]
+    picked = most_changed(pictures, times[:40], 21)
+    assert (
+        picked.tolist() == [*range(11), *range(30, 40)]
+        and (most_changed(pictures, times[:40], 99) == np.arange(40)).all()
     )
