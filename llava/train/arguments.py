@@ -46,6 +46,7 @@ class TrainArguments(TrainingArguments):
     mm_projector_lr: float | None = _told("learning rate of the projector")
     mm_vision_tower_lr: float | None = _told("learning rate of the tower")
     group_by_modality_length: bool = _told("samples of like length in a batch", False)
+    exam_questions: int = _told("questions of the exam that eval_strategy and eval_steps ask for", 96)
     lora_enable: bool = _told("train adapters (peft) in the language model instead of it", False)
     lora_r: int = _told("rank of the adapters", 64)
     lora_alpha: int = _told("scale of the adapters", 16)

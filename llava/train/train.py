@@ -7,26 +7,24 @@ loads, whole or as an adapter of `model_base`.
 
 import argparse
 import dataclasses
-import json
 import sys
 from pathlib import Path
 
-import torch
-from transformers import HfArgumentParser, Trainer, set_seed
-from transformers.trainer_pt_utils import LengthGroupedSampler
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import HfArgumentParser, set_seed
 
 from aot import AOTConfig
 from aot_cli.main import entry
 from aot_cli.parser import Parser, share
+from aot_tiny.worlds import WORLDS, checkpoint_world
 from llava.conversation import conv_templates
 from llava.model.builder import load_pretrained_model
 from llava.train.arguments import PARTS, DataArguments, ModelArguments, TrainArguments
 from llava.train.conversations import DataError
 from llava.train.data import Collator, Conversations
+from llava.train.exam import TrainingExam
+from llava.train.trainer import LlavaTrainer, last_checkpoint, read_skipped
 
 ADAPTED = r"model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"  # all linear layers of the language model
-SKIPPED = "skipped.json"
 SHOWN = {  # in the help; docs/training.md has all
     "model_name_or_path": "checkpoint to start from",
     "mm_tunable_parts": "which of " + ", ".join(PARTS),
@@ -39,49 +37,9 @@ SHOWN = {  # in the help; docs/training.md has all
     "frames_upbound": "most frames of a video",
     "max_unreadable": "share of unreadable samples that ends the run",
     "group_by_modality_length": "True: samples of like length together",
+    "exam_questions": "of the exam by --eval_strategy steps --eval_steps N",
     "output_dir": "the run's folder; called again, it goes on",
 }
-
-
-class LlavaTrainer(Trainer):
-    """Counts samples that could not be read, groups by length, and gives projector and tower rates of their own.
-
-    skipped: reasons by name. Raises DataError when more than `max_unreadable` of the data cannot be read.
-    """
-
-    def __init__(self, *args, max_unreadable: float, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.max_unreadable, self.skipped = max_unreadable, {}
-
-    def compute_loss(self, model, inputs, *args, **kwargs):
-        self.skipped.update(inputs.pop("skipped"))
-        if len(self.skipped) > self.max_unreadable * len(self.train_dataset):
-            name, reason = next(iter(self.skipped.items()))
-            raise DataError(
-                f"{len(self.skipped)} of {len(self.train_dataset)} samples cannot be read, more than max_unreadable "
-                f"{self.max_unreadable:g} allows; the first is {name}: {reason}"
-            )
-        return super().compute_loss(model, inputs, *args, **kwargs)
-
-    def _get_train_sampler(self, *args):
-        if not self.args.group_by_modality_length:
-            return super()._get_train_sampler(*args)
-        batch = self.args.train_batch_size * self.args.world_size * self.args.gradient_accumulation_steps
-        generator = torch.Generator().manual_seed(self.args.seed)
-        return LengthGroupedSampler(batch, lengths=self.train_dataset.lengths, generator=generator)
-
-    def create_optimizer(self, *args):
-        if self.optimizer is not None:
-            return self.optimizer
-        optimizer = super().create_optimizer(*args)
-        for part, rate in (("mm_projector", self.args.mm_projector_lr), ("vision_tower", self.args.mm_vision_tower_lr)):
-            own = {id(parameter) for name, parameter in self.model.named_parameters() if part in name and rate}
-            for group in list(optimizer.param_groups):
-                taken = [parameter for parameter in group["params"] if id(parameter) in own]
-                if taken:
-                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in own]
-                    optimizer.add_param_group({**group, "params": taken, "lr": rate})
-        return optimizer
 
 
 def load_model(arguments: ModelArguments, data: DataArguments, args: TrainArguments):
@@ -152,22 +110,26 @@ def train(arguments: ModelArguments, data: DataArguments, args: TrainArguments) 
     samples = Conversations(
         data, tokenizer, base, template=arguments.version, retention=arguments.retention, seed=args.seed
     )
+    folder = Path(args.output_dir)
+    exam = None
+    if args.eval_strategy != "no":
+        world = WORLDS[checkpoint_world(arguments.model_name_or_path)]
+        given = {"folder": folder / "exam", "questions": args.exam_questions, "world": world}
+        exam = TrainingExam(base, tokenizer, samples.processor, **given)
     trainer = LlavaTrainer(
         model=model,
         args=args,
         train_dataset=samples,
+        eval_dataset=exam,
         data_collator=Collator(tokenizer.pad_token_id or 0),
         processing_class=tokenizer,
         max_unreadable=data.max_unreadable,
     )
-    folder = Path(args.output_dir)
-    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
-    if last and (folder / SKIPPED).exists():
-        trainer.skipped = json.loads((folder / SKIPPED).read_text())
     try:
-        trainer.train(resume_from_checkpoint=last)
+        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     finally:
-        report_skipped(trainer, folder)
+        if trainer.is_world_process_zero():
+            report_skipped(read_skipped(folder), len(samples))
     base.config.use_cache = True
     if args.lora_merge:
         trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
@@ -178,15 +140,12 @@ def train(arguments: ModelArguments, data: DataArguments, args: TrainArguments) 
     return trainer
 
 
-def report_skipped(trainer: LlavaTrainer, folder: Path) -> None:
-    """Names on standard error what could not be read, and writes it beside the checkpoints, for all ranks."""
-    if not trainer.skipped:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    print(f"{len(trainer.skipped)} of {len(trainer.train_dataset)} samples could not be read:", file=sys.stderr)
-    for name, reason in trainer.skipped.items():
+def report_skipped(skipped: dict[str, str], samples: int) -> None:
+    """Names on standard error what could not be read."""
+    if skipped:
+        print(f"{len(skipped)} of {samples} samples could not be read:", file=sys.stderr)
+    for name, reason in skipped.items():
         print(f"  {name}: {reason}", file=sys.stderr)
-    (folder / SKIPPED).write_text(json.dumps(trainer.skipped, indent=1))
 
 
 def add_options(parser: Parser) -> None:

@@ -1,59 +1,25 @@
 """Every mode takes steps, goes on where it stopped, and leaves a checkpoint that loads."""
 
 import json
-import os
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import torch
 
+from aot import AOTConfig
 from aot_cli.main import main
+from aot_tiny.worlds import WORLDS
+from llava.eval.exam.evaluator import run_exam_sweep
+from llava.eval.exam.settings import ExamSweep
 from llava.model.builder import load_pretrained_model
+from llava.train.exam import SEED, TrainingExam
+from tests.llava.train.runs import MODES, losses, weights, words
 
-ROOT = Path(__file__).parents[3]
-MODES = {
-    "projector": ["--mm_tunable_parts", "mm_mlp_adapter"],
-    "full": ["--mm_tunable_parts", "mm_vision_tower,mm_mlp_adapter,mm_language_model"],
-    "lora": ["--lora_enable", "True", "--lora_r", "4", "--mm_tunable_parts", "mm_mlp_adapter"],
-}
+EMBEDDED = Path(__file__).parents[3] / "checkpoints" / "aot-tiny"
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 EACH = [pytest.param(mode, marks=needs_peft if mode == "lora" else ()) for mode in MODES]
-
-
-def words(checkpoint, data, media, folder, *more, steps=2, batch=2):
-    settings = {
-        "model_name_or_path": checkpoint,
-        "data_path": data,
-        "image_folder": media,
-        "video_folder": media,
-        "frames_upbound": 4,
-        "output_dir": folder,
-        "max_steps": steps,
-        "per_device_train_batch_size": batch,
-        "learning_rate": 1e-2,
-        "logging_steps": 1,
-        "save_steps": 1,
-        "report_to": "none",
-        "use_cpu": True,
-        "lr_scheduler_type": "constant",
-        "attn_implementation": "sdpa",
-        "disable_tqdm": True,
-    }
-    given = [word for name, value in settings.items() for word in (f"--{name}", str(value))]
-    return ["train", *given, *map(str, more)]
-
-
-def losses(folder):
-    state = json.loads((folder / "trainer_state.json").read_text())
-    return [row["loss"] for row in state["log_history"] if "loss" in row]
-
-
-def weights(folder, base=None):
-    _, model, _, _ = load_pretrained_model(folder, base, "any", device_map="cpu", torch_dtype="float32")
-    return model.state_dict()
 
 
 @pytest.mark.parametrize("mode", EACH)
@@ -71,18 +37,6 @@ def test_a_run_that_is_taken_up_again_equals_one_that_never_stopped(mode, checkp
     assert any(name.startswith("model.layers.0.mlp") for name in changed) == (mode != "projector")
     for name in start:
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
-
-
-def test_two_ranks_learn_what_one_process_learns(checkpoint, data, media, tmp_path):
-    assert main(words(checkpoint, data, media, tmp_path / "one", "--retention", "0.3", batch=2)) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"]
-    more = words(checkpoint, data, media, tmp_path / "two", "--retention", "0.3", "--ddp_backend", "gloo", batch=1)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run(
-        [*launch, "-m", "llava.train.train", *more[1:]], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-4)
 
 
 @needs_peft
@@ -112,7 +66,7 @@ def test_unreadable_samples_are_named_and_too_many_end_the_run(checkpoint, data,
     assert main(words(checkpoint, data, media, tmp_path / "run", "--max_unreadable", "0.3", steps=4)) == 0
     told = capsys.readouterr().err
     assert "2 of 8 samples could not be read" in told and "a: " in told and "b: " in told
-    assert set(json.loads((tmp_path / "run" / "skipped.json").read_text())) == {"a", "b"}
+    assert {json.loads(line)[0] for line in (tmp_path / "run" / "skipped.jsonl").open()} == {"a", "b"}
     assert main(words(checkpoint, data, media, tmp_path / "stopped", "--max_unreadable", "0.2", steps=4)) == 1
     assert "more than max_unreadable 0.2 allows" in capsys.readouterr().err
 
@@ -130,3 +84,30 @@ def test_a_wrong_setting_is_one_sentence(more, told, checkpoint, data, media, tm
     assert main(words(checkpoint, data, media, tmp_path / "run", *more)) == 1
     error = capsys.readouterr().err.strip()
     assert told in error and "\n" not in error
+
+
+@pytest.mark.parametrize("mode", EACH[1:])
+def test_the_exam_is_sat_during_training_and_changes_nothing(mode, checkpoint, data, media, tmp_path):
+    more = [*MODES[mode], "--retention", "0.2"]
+    asked = ["--eval_strategy", "steps", "--eval_steps", "1", "--exam_questions", "8"]
+    asked += ["--load_best_model_at_end", "True", "--metric_for_best_model", "eval_open"]
+    assert main(words(checkpoint, data, media, tmp_path / "plain", *more)) == 0
+    assert main(words(checkpoint, data, media, tmp_path / "examined", *more, *asked)) == 0
+    assert losses(tmp_path / "examined") == losses(tmp_path / "plain")
+    history = json.loads((tmp_path / "examined" / "trainer_state.json").read_text())["log_history"]
+    told = [(row["eval_open"], row["eval_choice"]) for row in history if "eval_open" in row]
+    assert len(told) == 2 and all(0 <= share <= 1 for shares in told for share in shares)
+
+
+def test_the_exam_during_training_scores_as_the_exam_itself(tmp_path):
+    tokenizer, model, processor, _ = load_pretrained_model(
+        EMBEDDED, device_map="cpu", compression=AOTConfig(retention=0.1), overwrite_config={"mm_video_frames": 16}
+    )
+    exam = TrainingExam(model.train(), tokenizer, processor, folder=tmp_path, questions=16, world=WORLDS["shapes"])
+    told = exam.scores()
+    assert model.training
+    sweep = ExamSweep("x", "x", str(EMBEDDED), settings=("aot@0.1",), questions=16, seed=SEED, captioned=0)
+    assert run_exam_sweep(sweep, sweep.settings, tmp_path / "exam") == {}
+    records = [json.loads(line) for file in (tmp_path / "exam").rglob("questions.jsonl") for line in file.open()]
+    assert told == {form: fmean(row["score"] for row in records if row["task"] == form) for form in told}
+    assert told["open"] > 0.5
