@@ -142,6 +142,7 @@ def recompress(video: CompressedVideo, count: int) -> CompressedVideo:
     updated = {
         "tokens": video.tokens.index_copy(0, stay, merged.to(video.tokens.dtype)),
         "mass": video.mass.index_copy(0, stay, own + received),
+        "budget": None if video.budget is None else count,
     }
     return _subset(replace(video, **updated), stay)
 

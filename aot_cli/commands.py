@@ -58,7 +58,7 @@ COMMANDS = {
         (
             "aot watch clip.mp4 --fps 4 --max-tokens 300",
             "aot watch /dev/video0",
-            'ffmpeg -i FILM -f mjpeg - | aot watch - --question "What happens?" --every 10',
+            'ffmpeg -re -i FILM -f mjpeg - | aot watch - --question "What moves?" --every 9',
         ),
     ),
     "web": Command(

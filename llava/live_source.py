@@ -29,7 +29,9 @@ class LiveSource:
     after which a camera counts as lost. What goes wrong is a sentence in `notes`.
     """
 
-    def __init__(self, source: str, *, fps: float = 1.0, size: tuple[int, int] | None = None, patience=PATIENCE):
+    def __init__(
+        self, source: str, *, fps: float = 1.0, size: tuple[int, int] | None = None, patience: float = PATIENCE
+    ):
         if not 0 < fps < math.inf:
             raise VideoError(f"fps must be above 0, but is {fps}; 1 is usual.")
         self.source, self.name = source, re.sub(r"//[^/@]*@", "//", source) if source != "-" else "Standard input"

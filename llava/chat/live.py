@@ -33,7 +33,8 @@ class LiveSession:
             config = config.replace(max_tokens=session.model.uncompressed_count(session.sampling.num_frames)[0])
         session.compression = session.model.config.aot = config
         self.session, self.stream = session, session.model.live_stream()
-        self.frames, self.until, self._begun = 0, None, time.monotonic()
+        self.frames, self._begun = 0, time.monotonic()
+        self.until: float | None = None
         self._times: dict[int, float] = {}  # seconds by frame
         self._spent = {"decode": 0.0, "tower": 0.0, "compress": 0.0}
         self._seen: Loaded | None = None

@@ -113,7 +113,7 @@ class Watch:
             seen = self.live.look()
             self.terminal.write(f"[{timedelta(seconds=round(seen.video.duration))}] ", end="")
             answer = self.live.ask(question, on_text=lambda text: self.terminal.write(text, end=""))
-        except ChatError as error:
+        except ValueError as error:  # as in the chat
             if not self.terminal.interactive:
                 raise
             self.terminal.error(str(error))

@@ -99,11 +99,13 @@ def watched(source: str, send: Callable) -> Iterator:
         coming[:] = (times[chosen] - times[0])[::-1]
         return chosen.tolist()
 
-    begun = None
+    begun, last = None, -1.0
     for picture in pictures("read", source, send, choose):
-        begun = time.monotonic() if begun is None else begun
-        time.sleep(max(0.0, begun + coming[-1] - time.monotonic()))
-        yield picture, float(coming.pop())
+        if (seconds := float(coming.pop())) <= last:
+            continue  # a film whose header was wrong is read from its start again
+        begun, last = time.monotonic() if begun is None else begun, seconds
+        time.sleep(max(0.0, begun + seconds - time.monotonic()))
+        yield picture, seconds
 
 
 def pictures(task: str, path: str, send: Callable, choose: Callable | None = None) -> Iterator:

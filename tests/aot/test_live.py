@@ -140,6 +140,15 @@ def test_tokens_of_half_precision_stay_so(make_video):
     assert live.video().tokens.dtype == torch.bfloat16 and live.video().num_visual == 64
 
 
+def test_a_distortion_keeps_fewer_until_the_number_decides(make_video):
+    video = make_video(60, (6, 6), 16)
+    config = AOTConfig(max_tokens=64, distortion=0.4)
+    short = pushed(LiveStream(config), [values[:4] for values in video]).video()
+    assert short.bound == "distortion" and short.num_visual < 4 * 9
+    seen = pushed(LiveStream(config), video).video()
+    assert seen.bound == "max_tokens" and seen.num_visual == 64
+
+
 def test_one_newline_stands_at_the_very_end(make_video):
     settings = {"newline": NEWLINE, "newline_position": "one_token"}
     seen = pushed(LiveStream(AOTConfig(max_tokens=64), **settings), make_video(60, (6, 6), 16)).video()
