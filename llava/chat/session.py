@@ -314,7 +314,8 @@ class ChatSession:
             self.compression = compression
 
     def forget(self) -> None:
-        """Drops the turns and keeps video and images."""
+        """Drops the turns and keeps video and images, which the language model reads again for the next question."""
+        self._prompts.clear()
         self.turns.clear()
 
     @property

@@ -61,7 +61,7 @@ def test_a_video_is_encoded_once_for_its_questions(checkpoints, family, clip):
     assert second.prefilled <= more and second.timings["compress"] == 0
     session.prompts_kept, turns = 0, session.turns
     assert replace(session, turns=turns[:1]).ask("And then?", remember=False).text == second.text
-    session.forget()
+    session.turns.clear()
     encoded.clear()
     pairs = [session.compare("What else?") for _ in range(2)]
     assert len(encoded) == passes  # for all tokens; the kept ones were read

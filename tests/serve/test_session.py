@@ -93,10 +93,13 @@ def test_the_next_question_reads_its_text_alone(session, clip, read_lengths, tow
             fresh.answers[0].bound,
         )
         turns = list(session.turns)
-    session.forget()
+    session.turns.clear()
     answer = session.ask("Who is it?", remember=False)
     assert answer.prefilled <= length and answer.after.visual == int(288 * retention)
     assert session.ask("Who is it?", remember=False).prefilled == 1  # the last token of the prompt
+    session.forget()
+    text = session._prompt("Who is it?").shape[1] - 1
+    assert session.ask("Who is it?").prefilled == text + answer.after.visual + answer.after.newline
     assert tower_calls == [8]
 
 
@@ -105,14 +108,14 @@ def test_what_was_read_of_other_tokens_is_not_gone_on_from(session, clip, other_
     whole = session.ask("What moves?", remember=False).prefilled
     # each of two settings goes on by itself, and a third takes the place of the older one
     every, few = session.compare("What moves?")
-    session.forget()
+    session.turns.clear()
     assert every.prefilled > 288 and few.prefilled == 1
     assert [answer.prefilled for answer in session.compare("What moves?")] == [1, 1]
-    session.forget()
+    session.turns.clear()
     session.set_retention(0.2)
     session.ask("What moves?", remember=False)
     assert session.compare("What moves?")[0].prefilled > 288
-    session.forget()
+    session.turns.clear()
     # nor of another video, nor in a method that drops tokens on the way, nor after an answer that was stopped
     session.set_retention(0.1)
     session.set_video(other_clip)
