@@ -61,7 +61,7 @@ def reduced(ours):
     from aot import AOTConfig
 
     ours._config.aot = AOTConfig(retention=0.25)
-    ours._identity = {**ours._identity, "settings": {**ours._settings, "aot": ours._config.aot.to_dict()}}
+    ours._identity = {**ours._identity, "settings": {**ours._identity["settings"], "aot": ours._config.aot.to_dict()}}
     yield ours
     ours._config.aot, ours._identity = saved
 

@@ -8,6 +8,7 @@ from typing import Any
 from aot import AOTConfig
 from aot.errors import AOTError
 from llava.model.checkpoint import read_settings
+from llava.video import DECODERS
 
 ONEVISION, VIDEO = "LLaVA-OneVision", "LLaVA-Video"
 WRAPPERS = {ONEVISION: "llava_onevision", VIDEO: "llava_vid"}
@@ -54,6 +55,12 @@ def check_pool(settings: Mapping[str, Any], mode: str, stride: int) -> None:
         raise ValueError(f"mm_spatial_pool_mode is {mode!r}; this checkpoint takes: {', '.join(allowed)}.")
     if int(stride) != 2:
         raise ValueError(f"mm_spatial_pool_stride is {stride}; pooling is always by 2 here, leave it out.")
+
+
+def check_decoder(name: str) -> None:
+    """ValueError for a video_decode_backend that there is not."""
+    if name not in DECODERS:
+        raise ValueError(f"There is no video_decode_backend {name!r}; choose one of {', '.join(DECODERS)}.")
 
 
 def split_arguments(arguments: Mapping[str, Any]) -> tuple[AOTConfig | None, dict[str, Any]]:

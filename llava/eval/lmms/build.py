@@ -1,12 +1,12 @@
 """Building a stock wrapper on one device of a rank's own, whatever the number of ranks and with or without a GPU."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import ModuleType
+from typing import Any
 
 import torch
-from accelerate import Accelerator
 
 from llava.model.builder import load_pretrained_model
 
@@ -36,27 +36,36 @@ def device_of(rank: int, wanted: str | None) -> torch.device:
     return torch.device("cuda", rank)
 
 
-@contextmanager
-def single_device(stock: ModuleType, accelerator: Accelerator, device: torch.device) -> Iterator[dict]:
-    """Inside, a wrapper of the module `stock` builds as the only process; yields the arguments that place it.
-
-    So it goes to the device given and takes the checkpoint as it is, whatever launched it and whatever its path.
+def loading_to(device: torch.device) -> Callable:
+    """What loads a checkpoint in the place of a LLaVA wrapper's `load_pretrained_model`: onto a device, as it is,
+    whatever launched the wrapper and whatever the checkpoint's path.
     """
-
-    class OneProcess:
-        num_processes = 1
-        local_process_index = accelerator.local_process_index
-
-        def __init__(self, *_, **__):
-            pass
 
     def load(path, base, name, *, overwrite_config=None, device_map=None, **arguments):
         fields = {key: value for key, value in (overwrite_config or {}).items() if key not in _BY_PATH}
         return load_pretrained_model(path, base, name, overwrite_config=fields, device_map=device, **arguments)
 
-    saved = stock.Accelerator, stock.load_pretrained_model
-    stock.Accelerator, stock.load_pretrained_model = OneProcess, load
+    return load
+
+
+class OneProcess:
+    """In the place of Accelerator: a rank builds as if it were alone."""
+
+    num_processes, local_process_index, is_main_process, is_local_main_process = 1, 0, True, True
+
+    def __init__(self, *_: Any, **__: Any):
+        pass
+
+    def unwrap_model(self, model: Any) -> Any:
+        return model
+
+
+@contextmanager
+def replaced(module: ModuleType, **names: Any) -> Iterator[None]:
+    """Inside, these names of a module are others."""
+    saved = {name: getattr(module, name) for name in names}
     try:
-        yield {"device": str(device), "device_map": "auto"}
+        vars(module).update(names)
+        yield
     finally:
-        stock.Accelerator, stock.load_pretrained_model = saved
+        vars(module).update(saved)

@@ -5,8 +5,6 @@ what cannot be read is a recorded failure, and neither torchvision nor qwen_vl_u
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -20,19 +18,17 @@ from lmms_eval.models.simple import qwen2_5_vl, qwen3_vl
 
 import aot
 from aot import AOTConfig
-from llava.eval.lmms.arguments import read_config, split_arguments
-from llava.eval.lmms.build import device_of, exit_on_error
+from llava.eval.lmms.arguments import check_decoder, read_config, split_arguments
+from llava.eval.lmms.build import OneProcess, device_of, exit_on_error, replaced
 from llava.eval.lmms.measure import Measure
 from llava.eval.lmms.questions import Question
 from llava.eval.lmms.visuals import Visual, VisualError
 from llava.eval.lmms.wrapper import AOTWrapperMixin
-from llava.eval.provenance import checkpoint_fingerprint
-from llava.eval.store import ResponseStore
 from llava.hf.checkpoint import Checkpoint, checkpoint_of
 from llava.hf.video_processor import Sampling
 from llava.model.builder import load_tokenizer
 from llava.model.checkpoint import local_folder
-from llava.video import DECODERS, Video, VideoError, load_video
+from llava.video import Video
 
 _MARK = "#.mp4"  # behind a path, so that the stock wrapper takes any file for a video
 
@@ -48,39 +44,29 @@ class FamilyMeasure(Measure):
         self.applied = applied
         super().__init__(model)
 
-    def start(self) -> None:
-        self.begun = self.shown = time.perf_counter()
-        self.frames: list[int] = []
+    def reset(self) -> None:
         self.before: list[int] = []
-        self.failure = None
-        self.decode, self.first, self.generated, self.tower = 0.0, None, 0, 0.0
-        self.prompt = self.images = self.text = 0
+        self.tower = 0.0
 
     def _tower(self, sign: int) -> None:
         if self.model.device.type == "cuda":
             torch.cuda.synchronize(self.model.device)
         self.tower += sign * time.perf_counter()
 
-    def seconds(self) -> dict[str, float]:
-        """decode, tower (with its merger), compress, first_token (from the frames to it) and total."""
+    def stages(self) -> dict[str, float]:
+        """tower (with its merger) and compress."""
         compress = {} if self.applied is None or not self.frames else {"compress": self.applied.seconds}
-        first = {} if self.first is None else {"first_token": self.first - self.shown}
-        total = time.perf_counter() - self.begun
-        times = {"decode": self.decode, "tower": self.tower, **compress, **first, "total": total}
-        return {name: round(value, 6) for name, value in times.items()}
+        return {"tower": self.tower, **compress}
 
-    def tokens(self) -> dict[str, Any]:
-        """Counts over all videos of a question; of several also each by itself in "videos"."""
-        if not self.before:
-            return {"generated": self.generated}
+    def videos(self) -> list[dict[str, int]]:
+        if not self.before:  # a video that was read did not become a prompt
+            return []
         last = [] if self.applied is None else self.applied.last
         after = [one.num_visual for one in last] if len(last) == len(self.before) else self.before
-        videos = [
+        return [
             {"frames": frames, "visual_before": before, "newlines_before": 0, "visual": left, "newlines": 0}
             for frames, before, left in zip(self.frames, self.before, after, strict=True)
         ]
-        total = {name: sum(video[name] for video in videos) for name in videos[0]}
-        return {**total, **({"videos": videos} if len(videos) > 1 else {}), "generated": self.generated}
 
 
 class FamilyMixin(AOTWrapperMixin):
@@ -105,18 +91,18 @@ class FamilyMixin(AOTWrapperMixin):
             config, rest = split_arguments(arguments)
             rest.pop("device_map", None)
             read_config(pretrained)
-            if video_decode_backend not in DECODERS:
-                known = ", ".join(DECODERS)
-                raise ValueError(f"There is no video_decode_backend {video_decode_backend!r}; choose one of {known}.")
+            check_decoder(video_decode_backend)
             accelerator, folder = Accelerator(), local_folder(pretrained)
             place = str(device_of(accelerator.local_process_index, device))
-            with _replaced(self.stock, Accelerator=_OneProcess, AutoProcessor=_Unprocessed):
+            with replaced(self.stock, Accelerator=OneProcess, AutoProcessor=_Unprocessed):
                 # the stock wrapper's; our LLaVA wrappers' own wants what a LLaVA checkpoint says
                 super(AOTWrapperMixin, self).__init__(pretrained=pretrained, device=place, device_map=place, **rest)
-            self.pretrained, self._decoder = pretrained, video_decode_backend
-            self._finish(accelerator, folder, config, store)
+            self.pretrained = pretrained
+            measure, settings = self._apply(folder, config)
+            self._prepare(accelerator, measure, settings, store, video_decode_backend)
 
-    def _finish(self, accelerator: Accelerator, folder: Path, config: AOTConfig | None, store: str | None) -> None:
+    def _apply(self, folder: Path, config: AOTConfig | None) -> tuple[FamilyMeasure, dict[str, Any]]:
+        """Puts the method into the model, and our processor into the place of the stock one."""
         sampling = {name: getattr(self, held) for name, held in self.arguments.items() if name != "total_pixels"}
         chosen = Sampling(**sampling)
         changed = {"min_pixels": self.min_pixels} if hasattr(self, "min_pixels") else {}
@@ -126,31 +112,18 @@ class FamilyMixin(AOTWrapperMixin):
             tokens = total // (parts.processor.factor**2 * parts.processor.settings["temporal_patch_size"])
             parts = checkpoint_of(self._model, folder, replace(chosen, total_tokens=tokens, max_pixels=None), **changed)
         applied = None if config is None else aot.apply(self._model, config=config)
-        self._measure = FamilyMeasure(self._model, applied)
-        self.processor = _Processor(parts, self.read, self._measure, told=applied is not None)
-        self._settings = {
+        measure = FamilyMeasure(self._model, applied)
+        self.processor = _Processor(parts, self.read, measure, told=applied is not None)
+        return measure, {
             "aot": None if config is None else config.to_dict(),
             **{name: getattr(self, held) for name, held in self.arguments.items()},
             **changed,
             "dtype": str(self._model.dtype).removeprefix("torch."),
         }
-        self._identity = {
-            "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": self._settings,
-        }  # fmt: skip
-        self._answers, self.accelerator = ResponseStore(store), accelerator
 
     def read(self, path: str) -> Video:
-        """The frames of a video that the processor chooses; what goes wrong is kept as the question's failure."""
-        started = time.perf_counter()
-        try:
-            video = load_video(
-                path.removesuffix(_MARK), choose=self.processor.parts.processor.choose, decoder=self._decoder
-            )
-        except VideoError as error:
-            self._measure.failure = error
-            raise
-        self._measure.decoded(len(video.frames), time.perf_counter() - started)
-        return video
+        """The frames of a video that the processor chooses."""
+        return super().read(path.removesuffix(_MARK), choose=self.processor.parts.processor.choose)
 
     def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
         """It does for videos."""
@@ -163,7 +136,7 @@ class FamilyMixin(AOTWrapperMixin):
             "process_vision_info": self.processor.videos_of,
             "decord": SimpleNamespace(VideoReader=_Unread),
         }
-        with _replaced(self.stock, **{name: value for name, value in names.items() if hasattr(self.stock, name)}):
+        with replaced(self.stock, **{name: value for name, value in names.items() if hasattr(self.stock, name)}):
             reply = super()._ask_stock(question, [visual + _MARK for visual in visuals])
         if self._measure.first is None and self._measure.failure is None:
             raise RuntimeError("the model made no token; the log says why")
@@ -270,18 +243,6 @@ class _Unprocessed:
         return SimpleNamespace(tokenizer=load_tokenizer(local_folder(path)))
 
 
-class _OneProcess:
-    """In the place of Accelerator: a rank builds as if it were alone."""
-
-    num_processes, local_process_index, is_main_process, is_local_main_process = 1, 0, True, True
-
-    def __init__(self, *_: Any, **__: Any):
-        pass
-
-    def unwrap_model(self, model: Any) -> Any:
-        return model
-
-
 class _Unread:
     """In the place of decord's reader, by which the stock wrappers look at a file before it is read."""
 
@@ -293,16 +254,3 @@ class _Unread:
 
     def __getitem__(self, number: int) -> SimpleNamespace:
         return SimpleNamespace(asnumpy=lambda: torch.zeros(1, 1, 3).numpy())
-
-
-@contextmanager
-def _replaced(module: ModuleType, **names: Any) -> Iterator[None]:
-    """Inside, these names of a module are others."""
-    saved = {name: getattr(module, name) for name in names}
-    try:
-        for name, value in names.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for name, value in saved.items():
-            setattr(module, name, value)

@@ -30,6 +30,10 @@ class Measure:
         self.failure = None
         self.decode, self.first, self.generated = 0.0, None, 0
         self.prompt = self.images = self.text = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Sets back what is counted inside the model."""
         self.model.reset_statistics()
 
     def decoded(self, frames: int, seconds: float) -> None:
@@ -38,12 +42,15 @@ class Measure:
         self.decode += seconds
         self.shown = time.perf_counter()
 
+    def stages(self) -> dict[str, float]:
+        """Seconds of tower, projector and compress, as far as they took part."""
+        return {name: milliseconds / 1e3 for name, milliseconds in self.model.last_timing.items()}
+
     def seconds(self) -> dict[str, float]:
-        """decode, tower, projector, compress, first_token (from the frames, or the prompt, to it) and total."""
-        stages = {name: milliseconds / 1e3 for name, milliseconds in self.model.last_timing.items()}
+        """decode, the stages, first_token (from the frames, or the prompt, to it) and total."""
         first = {} if self.first is None else {"first_token": self.first - self.shown}
         total = time.perf_counter() - self.begun
-        return {k: round(v, 6) for k, v in {"decode": self.decode, **stages, **first, "total": total}.items()}
+        return {k: round(v, 6) for k, v in {"decode": self.decode, **self.stages(), **first, "total": total}.items()}
 
     def tokens(self) -> dict[str, Any]:
         """Counts over all videos of a question; of one without a video only what was generated.
@@ -52,11 +59,11 @@ class Measure:
         reduced. Where tokens were dropped inside the language model, the share that its layers saw on average.
         tower_share: of the tower's counted operations those that were spent.
         """
-        if not self.frames:
+        videos = self.videos()
+        if not videos:
             return {"generated": self.generated}
-        videos = self._videos()
         total = {name: sum(video[name] for video in videos) for name in videos[0]}
-        pruned = self.model.last_pruning
+        pruned = getattr(self.model, "last_pruning", ())  # models of transformers drop none inside
         several = {"videos": videos} if len(videos) > 1 else {}
         if self.images and self.text:
             image_tokens = self.prompt - self.text - total["visual"] - total["newlines"]
@@ -66,7 +73,7 @@ class Measure:
         inside |= {"tower_share": round(spent / whole, 6)} if whole else {}
         return {**total, **several, **inside, "generated": self.generated}
 
-    def _videos(self) -> list[dict[str, int]]:
+    def videos(self) -> list[dict[str, int]]:
         """Counts of each video; all tokens where nothing was reduced, or before it was."""
         found, compressed = [], self.model.last_compression
         for number, frames in enumerate(self.frames):

@@ -12,9 +12,15 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from loguru import logger
 from tqdm import tqdm
 
-from aot import AOTConfig
-from llava.eval.lmms.arguments import check_family, check_pool, default_pool, read_config, split_arguments
-from llava.eval.lmms.build import device_of, exit_on_error, single_device
+from llava.eval.lmms.arguments import (
+    check_decoder,
+    check_family,
+    check_pool,
+    default_pool,
+    read_config,
+    split_arguments,
+)
+from llava.eval.lmms.build import OneProcess, device_of, exit_on_error, loading_to, replaced
 from llava.eval.lmms.measure import Measure, retention
 from llava.eval.lmms.questions import PADDING, Question, deal, gather, question_of, reply_to_grade, use_stock_prompt
 from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
@@ -22,7 +28,7 @@ from llava.eval.provenance import checkpoint_fingerprint
 from llava.eval.records import Record
 from llava.eval.store import ResponseStore
 from llava.mm_utils import process_images
-from llava.video import DECODERS, Video, VideoError, load_video
+from llava.video import Video, VideoError, load_video
 
 _LOOK, _POLL = 2.0, 0.5  # seconds between two looks at how far all ranks are, and while waiting for them
 
@@ -74,16 +80,27 @@ class AOTWrapperMixin:
             pool = mm_spatial_pool_mode or default_pool(made)
             check_family(pretrained, made, self.family)
             check_pool(made, pool, mm_spatial_pool_stride)
+            check_decoder(video_decode_backend)
             accelerator = Accelerator()
             place = device_of(accelerator.local_process_index, device)
-            with single_device(self.stock, accelerator, place) as placing:
+            with replaced(self.stock, Accelerator=OneProcess, load_pretrained_model=loading_to(place)):
                 super().__init__(
                     pretrained=pretrained,
                     max_frames_num=max_frames_num or made.get("mm_video_frames") or self.frames,
                     mm_spatial_pool_mode=pool,
-                    **{**self.defaults(made), **rest, **placing},
+                    **{**self.defaults(made), **rest, "device": str(place), "device_map": "auto"},
                 )
-            self._prepare(accelerator, config, store, video_decode_backend)
+            self._config.aot = config
+            settings = {
+                "aot": None if config is None else config.to_dict(),
+                "frames": self.max_frames_num,
+                "pool": self._config.mm_spatial_pool_mode,
+                "newline_position": getattr(self._config, "mm_newline_position", None) or "one_token",
+                "template": self.conv_template,
+                "dtype": str(self._model.dtype).removeprefix("torch."),
+                **self.effective,
+            }
+            self._prepare(accelerator, Measure(self._model), settings, store, video_decode_backend)
 
     def defaults(self, made: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the stock wrapper that differ from its own defaults. made: the checkpoint's config.json."""
@@ -99,26 +116,15 @@ class AOTWrapperMixin:
         """How the frames of a video are chosen."""
         raise NotImplementedError
 
-    def _prepare(self, accelerator: Accelerator, config: AOTConfig | None, store: str | None, decoder: str) -> None:
-        if decoder not in DECODERS:
-            raise ValueError(f"There is no video_decode_backend {decoder!r}; choose one of {', '.join(DECODERS)}.")
-        self._config.aot = config
-        self._decoder = decoder
-        self._measure = Measure(self._model)
-        self._settings = {
-            "aot": None if config is None else config.to_dict(),
-            "frames": self.max_frames_num,
-            "pool": self._config.mm_spatial_pool_mode,
-            "newline_position": getattr(self._config, "mm_newline_position", None) or "one_token",
-            "template": self.conv_template,
-            "dtype": str(self._model.dtype).removeprefix("torch."),
-            **self.effective,
-        }
+    def _prepare(
+        self, accelerator: Accelerator, measure: Measure, settings: dict[str, Any], store: str | None, decoder: str
+    ) -> None:
+        """What asking needs. settings: what the replies depend on beside checkpoint and wrapper."""
+        self.accelerator, self._measure, self._decoder = accelerator, measure, decoder
         self._identity = {
-            "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": self._settings,
+            "model": checkpoint_fingerprint(self.pretrained), "wrapper": self.stock_id, "settings": settings,
         }  # fmt: skip
         self._answers = ResponseStore(store)
-        self.accelerator = accelerator
 
     def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
         """Replies to all requests of this rank; with a store the ranks share what is open equally."""
