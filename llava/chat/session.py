@@ -1,17 +1,16 @@
 """One conversation about one video: the video is encoded once, compressed and asked as often as wanted.
 
-`ChatSession.set_video` is the way of a video to its features, `ChatSession.ask` that of a question to its answer.
+`ChatSession.set_video` is the way of a video to its features (video_reading.py), `ChatSession.ask` that of a question
+to its answer.
 Nothing here prints or reads; a terminal, a web page or a test drives it.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, field, replace
-from functools import partial
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -23,22 +22,20 @@ from llava.chat.prompt import Message, prompt_ids
 from llava.chat.prompt_cache import KEPT, PromptCache, ReadPrompt
 from llava.chat.streaming import TextStream
 from llava.chat.types import Answer, ChatError, Loaded, Picture, Tokens
+from llava.chat.video_reading import Progress, VideoReading
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.decoders.pillow_reader import PICTURES, read_picture
 from llava.mm_utils import process_images
-from llava.model.compression import capture_plan
-from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
+from llava.model.long_video import can_stream
 from llava.model.pruning import CACHE
 from llava.model.timing import peak_memory
-from llava.video import FrameStream, Video, load_video, open_video, time_text
+from llava.video import Video, time_text
 from llava.video_cache import VideoCache
-
-Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
 
 
 @dataclass
-class ChatSession:
+class ChatSession(VideoReading):
     """A model, the video it looks at, and the turns so far.
 
     compression: the one in force, None for none. stream_above: a video of more frames is compressed while it is read
@@ -98,86 +95,6 @@ class ChatSession:
         self.turns.clear()
         return self.loaded
 
-    def open_video(self, path: str, **limits) -> AbstractContextManager[FrameStream]:
-        """The frames that the model looks at, one after another; limits: more arguments of `open_video`."""
-        return open_video(path, **self._frame_choice(), **limits)
-
-    def _load(self, path: str, progress: Progress | None = None) -> Loaded:
-        """A video from the cache, else read and kept there, unless its file changed meanwhile."""
-        if self.cache is None:
-            return self._read(path, progress)
-        started, may_stream = time.perf_counter(), self._may_stream
-        keys = {streamed: self._cache_key(path, streamed) for streamed in ((True, False) if may_stream else (False,))}
-        for streamed, key in keys.items():
-            found = self.cache.load(key, self.model.device)
-            if found is not None and (streamed or not may_stream or len(found[0].times) <= self.stream_above):
-                self.model.reset_statistics()
-                paid = {"decode": 1e3 * (time.perf_counter() - started), **({"compress": 0.0} if streamed else {})}
-                return replace(self._loaded(path, *found, **paid), cached=True)
-        loaded = self._read(path, progress)
-        if self._cache_key(path, loaded.streamed) == keys[loaded.streamed]:
-            self.cache.save(keys[loaded.streamed], path, loaded.video, loaded.features)
-        return loaded
-
-    @property
-    def _may_stream(self) -> bool:
-        """Is a video of as many frames as are asked for compressed while it is decoded?"""
-        above = self.stream_above
-        return above is not None and self.sampling.num_frames > above and can_stream(self.compression)
-
-    def _cache_key(self, path: str, streamed: bool) -> str:
-        """What a video's features depend on, or its kept tokens where it is streamed."""
-        plan = capture_plan(self.model.get_vision_tower(), self._base, maps=True)
-        settings = self.compression.to_dict() if streamed else None
-        return self.cache.key(path, frames=self._frame_choice(), captured=asdict(plan), settings=settings)
-
-    def _read(self, path: str, progress: Progress | None = None) -> Loaded:
-        """A video decoded and encoded, or compressed while it is decoded when it is longer than `stream_above`."""
-        decoding = progress and partial(progress, "decode")
-        started = time.perf_counter()
-        if self._may_stream:
-            with self.open_video(path, progress=decoding) as frames:
-                if len(frames.times) > self.stream_above:
-                    return self._compress_while_decoding(path, frames)
-        video = load_video(path, progress=decoding, **self._frame_choice())
-        decode_ms = 1e3 * (time.perf_counter() - started)
-        if progress:
-            progress("tower", 0, 0)
-        return self._encode(path, video, decode_ms)
-
-    def _frame_choice(self) -> dict:
-        """Which frames the model looks at, as `load_video` and `open_video` are told."""
-        return {
-            "num_frames": self.sampling.num_frames,
-            "fps": self.sampling.fps,
-            "force_sample": self.force_sample,
-            "decoder": self.decoder,
-            "repeat": self.force_sample,
-            "by_change": self.sampling.by_change,
-        }
-
-    @torch.inference_mode()
-    def _encode(self, path: str, video: Video, decode_ms: float) -> Loaded:
-        # attention is captured even while compression is off: /retention may turn it on for this video
-        self.model.config.aot = self._base
-        pixels = self.image_processor.resize(video.frames)
-        features = self.model.encode_video(pixels.to(self.model.device))
-        return self._loaded(path, video, features, decode=decode_ms)
-
-    @torch.inference_mode()
-    def _compress_while_decoding(self, path: str, frames: FrameStream) -> Loaded:
-        self.model.config.aot = self.compression
-        pinned = self.model.device.type == "cuda"
-        with Prefetcher(pixel_chunks(frames, self.image_processor), frames.stop, pinned=pinned) as chunks:
-            compressed = compress_stream(self.model, chunks, frames=len(frames.times))
-        spent = self.model.last_timing
-        return self._loaded(path, frames, compressed, decode=spent["wait"], compress=spent["compress"])
-
-    def _loaded(self, path: str, video: Video | FrameStream, features, **timings: float) -> Loaded:
-        timings["tower"] = self.model.last_timing["tower"]
-        before = Tokens(*self.model.uncompressed_count(len(video.times)))
-        return Loaded(path, video, features, before, timings, self.model.last_tower_flops)
-
     # the images
 
     @torch.inference_mode()
@@ -226,13 +143,6 @@ class ChatSession:
         self.model.config.aot = self.compression or AOTConfig(retention=1.0)
         _, compressed = self.model.video_tokens(self.loaded.features, trace=True)
         return compressed
-
-    @property
-    def drawn(self) -> tuple[np.ndarray, np.ndarray]:
-        """Frames and times of the video, one for each frame of `traced`; one from the cache is decoded for it."""
-        if self.loaded.cached:
-            return load_video(self.loaded.path, **self._frame_choice()).frames, self.loaded.video.times
-        return self.loaded.video.frames, self.loaded.video.times
 
     @property
     def tower_dtype(self) -> torch.dtype:
