@@ -28,9 +28,9 @@ class TowerOutput:
     """
 
     features: torch.Tensor
-    patches: int
     received: dict[int, torch.Tensor] = field(default_factory=dict)
     keys: dict[int, torch.Tensor] = field(default_factory=dict)
+    patches: int = 0
 
 
 def joined(parts: list[torch.Tensor]) -> torch.Tensor:
@@ -108,9 +108,9 @@ class SigLipVisionTower(nn.Module):
         passes = [one_pass(part, received, keys) for part in pixels.split(self.pass_length(reuse))]
         return TowerOutput(
             features=joined([p.features for p in passes]),
-            patches=sum(p.patches for p in passes),
             received={i: joined([p.received[i] for p in passes]) for i in received},
             keys={i: joined([p.keys[i] for p in passes]) for i in keys},
+            patches=sum(p.patches for p in passes),
         )
 
     @property
@@ -155,9 +155,9 @@ class SigLipVisionTower(nn.Module):
         hidden, *side = run(self._embed(pixels), received, keys)
         return TowerOutput(
             hidden,
-            hidden.shape[0] * hidden.shape[1],
             dict(zip(received, side[: len(received)], strict=True)),
             dict(zip(keys, side[len(received) :], strict=True)),
+            patches=hidden.shape[0] * hidden.shape[1],
         )
 
     def _reusing_pass(
@@ -169,7 +169,7 @@ class SigLipVisionTower(nn.Module):
         plan = plan_reuse(plain, self.config.patch_size, bound)
         layers = self.vision_tower.vision_model.encoder.layers
         features, received, keys = reusing_layers(layers, self._embed(pixels), plan, received, keys)
-        return TowerOutput(features, plan.patches(self.num_patches), received, keys)
+        return TowerOutput(features, received, keys, plan.patches(self.num_patches))
 
     def _layers(self, hidden: torch.Tensor, received: tuple[int, ...], keys: tuple[int, ...]) -> list[torch.Tensor]:
         """The output of the last layer, then received attention and keys of the layers named."""
