@@ -6,10 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from .clips import MAX_CLIP_TOKENS, default_clip_length
+from .clips import COST_BYTES, MAX_CLIP_TOKENS, default_clip_length
 from .config import AOTConfig
 from .errors import AOTError
+from .indexing import true_indices
 from .ops import facility_location, merge, sketch, softmax_plan
 from .ops.common import at_least_float32, unit
 from .ops.pair_cost import grid_distances
@@ -68,8 +70,7 @@ class LiveStream(VideoStream):
         clip.check()  # the masks would pile up
         clip = replace(clip, config=self.whole, usable={})
         clip = _subset(clip, torch.arange(len(clip.kind), device=clip.kind.device)[clip.kind != TokenKind.NEWLINE])
-        older = [recompress(part, share) for part, share in zip(self.parts, shares, strict=True)]
-        self.parts = join_old([*older, clip])
+        self.parts = join_old([*recompress(self.parts, shares), clip])
         return clip
 
 
@@ -98,53 +99,71 @@ def join_old(parts: Sequence[CompressedVideo]) -> list[CompressedVideo]:
 
 
 @torch.no_grad()
-def recompress(video: CompressedVideo, count: int) -> CompressedVideo:
-    """The video with `count` of its visual tokens, chosen and merged as in steps 2 to 5 of the method.
+def recompress(videos: Sequence[CompressedVideo], counts: Sequence[int]) -> list[CompressedVideo]:
+    """Each of B videos with at most so many of its visual tokens, chosen and merged as in steps 2 to 5 of the method.
 
     Each token counts as what it stands for: its mass is its weight in the choice, and what it brings or holds in the
-    transport. Frames lie as far apart as if all of them were one clip. A token's masses are summed, so the whole mass
-    stays. A newline goes with the last token in front of it. The cost of all pairs of tokens is held.
+    transport. A video's frames lie as far apart as if all of them were one clip. Masses are summed, so that the whole
+    stays. A newline goes with the last token in front of it. The costs of all pairs of tokens are held, as many videos
+    at once as COST_BYTES take. All have one grid and the settings of the first.
     """
-    visual = (video.kind != TokenKind.NEWLINE).nonzero().squeeze(1)  # waits for the device
-    if len(visual) <= count:
-        return video
-    config, (height, width) = video.config, video.grid
-    tokens, mass = at_least_float32(video.tokens[visual]), video.mass[visual]
-    # 2. cost (1, n, n): features, places, and times in clips
-    compared = sketch(tokens, config.cost_channels) if tokens.shape[1] >= 2 * config.cost_channels else tokens
-    direction, place = unit(compared), video.position[visual, 0] * width + video.position[visual, 1]
-    clip = config.clip_length or default_clip_length(height * width)
-    frame = (video.frame[visual] - video.frame[0]).float() * (min(clip, video.frames) / video.frames)
-    cost = 1 - direction @ direction.T
-    cost += config.spatial_weight * grid_distances(video.grid, cost.device)[place][:, place]
-    cost = (cost + config.temporal_weight * (frame.unsqueeze(1) - frame).abs()).unsqueeze(0)
-    # 3. choice (1, n)
-    chosen = facility_location(
-        cost,
-        mass.unsqueeze(0),
-        None,
-        torch.ones_like(cost[:, 0], dtype=torch.bool),
-        torch.full((1,), count, device=cost.device),
-        max_steps=count,
-        max_cost=2 + 2**0.5 * config.spatial_weight + clip * config.temporal_weight,
-        backend=config.backend,
+    visual = [(video.kind != TokenKind.NEWLINE).nonzero().squeeze(1) for video in videos]  # waits for the device
+    crowded = [place for place, count in enumerate(counts) if len(visual[place]) > count]
+    size = max(1, COST_BYTES // (4 * max(map(len, visual), default=1) ** 2))
+    left = list(videos)
+    for start in range(0, len(crowded), size):
+        group = crowded[start : start + size]
+        smaller = _recompress([videos[i] for i in group], [visual[i] for i in group], [counts[i] for i in group])
+        for place, video in zip(group, smaller, strict=True):
+            left[place] = video
+    return left
+
+
+def _recompress(videos: list[CompressedVideo], visual: list[torch.Tensor], counts: list[int]) -> list[CompressedVideo]:
+    """visual: (n,) places of the visual tokens of each video, padded to N in what follows."""
+    config, grid = videos[0].config, videos[0].grid
+    clip = config.clip_length or default_clip_length(grid[0] * grid[1])
+    each = list(zip(videos, visual, strict=True))
+    tokens = pad_sequence([at_least_float32(video.tokens[held]) for video, held in each], True)  # (B, N, D)
+    mass = pad_sequence([video.mass[held] for video, held in each], True)  # (B, N), at least 1, and 0 for padding
+    place = pad_sequence(
+        [(video.position[held] * torch.tensor([grid[1], 1], device=mass.device)).sum(1) for video, held in each], True
     )
+    scales = [min(clip, video.frames) / video.frames for video in videos]
+    times = [(v.frame[held] - v.frame[0]).float() * scale for (v, held), scale in zip(each, scales, strict=True)]
+    # 2. cost (B, N, N): features, places, and times in clips
+    wide = tokens.shape[-1] >= 2 * config.cost_channels
+    direction = unit(sketch(tokens, config.cost_channels) if wide else tokens)
+    cost = 1 - direction @ direction.mT
+    distances = grid_distances(grid, cost.device)
+    cost += config.spatial_weight * distances[place.unsqueeze(2), place.unsqueeze(1)]
+    time = pad_sequence(times, True)
+    cost += config.temporal_weight * (time.unsqueeze(2) - time.unsqueeze(1)).abs()
+    # 3. choice (B, N), and as indices (B, K)
+    most, count = max(counts), torch.tensor(counts, device=cost.device)
+    max_cost = 2 + 2**0.5 * config.spatial_weight + clip * config.temporal_weight
+    settings = {"max_steps": most, "max_cost": max_cost, "backend": config.backend}
+    chosen = facility_location(cost, mass, None, mass > 0, count, **settings)
+    kept = true_indices(chosen, most)
     # 4. and 5. transport onto them, and merge: what was carried, in units of what each stands for already
-    kept = chosen.squeeze(0).nonzero().squeeze(1)
-    valid = torch.ones_like(kept, dtype=torch.bool).unsqueeze(0)
-    supply = mass.unsqueeze(0).masked_fill(chosen, 0)
-    plan = softmax_plan(cost, kept.unsqueeze(0), valid, supply, epsilon=config.epsilon, backend=config.backend)[0]
-    received, own = plan.sum(dim=0), mass[kept]
-    carried = plan.T.to(tokens.dtype) @ tokens / own.unsqueeze(1)
-    merged = merge(tokens[kept], carried, received / own, strength=config.merge_strength, cap=config.merge_cap)
-    # 6. emission, in the order that was
-    stay = visual[kept]
-    updated = {
-        "tokens": video.tokens.index_copy(0, stay, merged.to(video.tokens.dtype)),
-        "mass": video.mass.index_copy(0, stay, own + received),
-        "budget": None if video.budget is None else count,
-    }
-    return _subset(replace(video, **updated), stay)
+    valid = torch.arange(most, device=cost.device) < count.unsqueeze(1)
+    supply = mass.masked_fill(chosen, 0)
+    plan = softmax_plan(cost, kept, valid, supply, epsilon=config.epsilon, backend=config.backend)
+    received, own = plan.sum(dim=1), mass.gather(1, kept)
+    carried = plan.mT.to(tokens.dtype) @ tokens / own.unsqueeze(-1)
+    anchors = tokens.gather(1, kept.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    merged = merge(anchors, carried, received / own, strength=config.merge_strength, cap=config.merge_cap)
+    # 6. emission of each, in the order that was
+    smaller = []
+    for number, (video, held) in enumerate(each):
+        stay, some = held[kept[number, : counts[number]]], slice(counts[number])
+        updated = {
+            "tokens": video.tokens.index_copy(0, stay, merged[number, some].to(video.tokens.dtype)),
+            "mass": video.mass.index_copy(0, stay, (own + received)[number, some]),
+            "budget": None if video.budget is None else counts[number],
+        }
+        smaller.append(_subset(replace(video, **updated), stay))
+    return smaller
 
 
 def _subset(video: CompressedVideo, stay: torch.Tensor) -> CompressedVideo:

@@ -116,7 +116,7 @@ def test_what_cannot_be_is_said(make_session):
         with pytest.raises(ChatError, match="times do not fall"):
             live.push(frames([2, 3]), times)
     with pytest.raises(ValueError, match="uint8"):
-        live.push(np.zeros((1, 32, 32, 3)))
+        live.push(np.zeros((1, 32, 32, 3)), [2])
     live.push(frames([4], size=(64, 20)), [2])
     assert live.frames == 3 and live.ask("What moves?").frames == 3
     with pytest.raises(AOTError, match="at least 64"):
