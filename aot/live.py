@@ -50,7 +50,10 @@ class LiveStream(VideoStream):
         """All that was pushed as one video, with the frames of the open clip; the stream goes on as if nobody asked."""
         asked = copy(self)
         asked.finish()
-        return join(asked.parts)
+        video = join(asked.parts)
+        if self.whole.distortion is None:
+            return video
+        return replace(video, budget=self.whole.budget(video.frames, self._tokens_per_frame()))  # of this moment
 
     def _budget(self, frames: int) -> int:
         return self._shares(frames)[-1]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aot import AOTConfig, AOTError, VideoStream, compress, join
+from aot import AOTConfig, AOTError, LiveStream, VideoStream, compress, join
 from aot.ops import fewest_below
 
 GRID = (5, 5)
@@ -85,6 +85,19 @@ def test_a_stream_gives_the_tokens_of_the_whole(make_video):
         assert video.budget == whole.budget == config.budget(16, 25)
         assert whole.summary()["bound"] == "distortion" and whole.summary()["tokens_after"] == len(places(video))
         assert all(part.bound == "distortion" for part in parts if part.num_visual < part.budget)
+
+
+def test_a_live_video_says_which_bound_holds_now(make_video):
+    features, shallow, deep = make_video(16, GRID, 8)
+    bounds = []
+    for distortion, most in ((0.3, 390), (1e-9, 390), (1e-9, 100)):
+        stream = LiveStream({"distortion": distortion, "max_tokens": most}, pool=None, grid=GRID)
+        for start in range(0, 16, 4):
+            stream.push(*(values[start : start + 4] for values in (features, shallow, deep)))
+            video = stream.video()
+            assert video.num_visual <= min(most, video.tokens_before)
+        bounds.append(video.bound)
+    assert bounds == ["distortion", "max_tokens", "max_tokens"]
 
 
 def test_where_it_cannot_be_had():
