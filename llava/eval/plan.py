@@ -121,7 +121,10 @@ def check_installed(sweep: Sweep, module: str = "lmms_eval") -> None:
     """
     check_published(sweep)
     if find_spec(module) is None:
-        raise SweepError("lmms-eval is not installed here; install it with `pip install 'aot-video[eval]'`.")
+        raise SweepError(
+            "lmms-eval is not installed here; install what it needs with `pip install 'aot-video[eval]'`, and then "
+            "itself with `pip install --no-deps lmms-eval==0.7.3`."
+        )
     for model in sweep.models:
         if checkpoint_folder(model.checkpoint) is None:
             raise SweepError(

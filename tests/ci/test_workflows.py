@@ -1,5 +1,6 @@
 """What the workflows run is a job of scripts/ci.sh, and what is run here is what they run."""
 
+import ast
 import re
 import subprocess
 from pathlib import Path
@@ -98,3 +99,19 @@ def test_tag_must_name_a_dated_version(tag, said):
 def test_ci_here_runs_every_job_but_that_of_a_tag():
     here = (ROOT / ".ci/run").read_text() + (ROOT / "scripts/test.sh").read_text()
     assert set(re.findall(r"scripts/ci\.sh ([a-z]+)", here)) == jobs() - {"tag"}
+
+
+def test_every_file_reads_on_the_oldest_python():
+    """A grammar that is newer is refused here; names of newer standard libraries are for the tests on that release."""
+    oldest = tuple(map(int, re.search(r'^requires-python = ">=(\d+)\.(\d+)"', PROJECT, re.MULTILINE).groups()))
+    tracked = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True)
+    for name in tracked.stdout.split():
+        ast.parse((ROOT / name).read_text(encoding="utf-8"), name, feature_version=oldest)
+
+
+def test_folders_of_data_are_named_for_setuptools():
+    """Python could import them, so setuptools warns when they are not among the packages."""
+    folders = {path.parent for top in ("llava", "aot", "lmms_eval_tasks") for path in (ROOT / top).glob("**/*.yaml")}
+    plain = [folder.relative_to(ROOT) for folder in folders if not (folder / "__init__.py").is_file()]
+    named = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert [folder for folder in plain if f'{".".join(folder.parts)}"' not in named] == []

@@ -15,6 +15,7 @@ PAGES = (
     "README.md",
     "docs/quickstart.md",
     "docs/checkpoints.md",
+    "docs/models.md",
     "docs/budget.md",
     "docs/method.md",
     "docs/serving.md",
