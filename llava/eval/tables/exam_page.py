@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 
@@ -11,7 +9,7 @@ from llava.eval.exam.compress_clip import TIMED
 from llava.eval.exam.questions import chance_rate, guess_rate
 from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep, parse_setting
 from llava.eval.tables.exam import FORMS, Ranked, items_of, mean_score, ranked, strata_of, world_of
-from llava.eval.tables.markdown import markdown_table, number
+from llava.eval.tables.markdown import csv_table, markdown_table, number
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
 FORM_TITLES = {
@@ -206,14 +204,12 @@ def _methods_summary(rows: Sequence[Ranked]) -> str:
 
 def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
     """All figures of the ranking, a line each, after one for all tokens."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([
+    head = [
         "method", "retention", "where", "kept", "newlines", "overall", "relative", "to_full_low", "to_full_high",
         "to_first_low", "to_first_high", *FORMS, *world_of(runs).questions.FAMILIES, "milliseconds", "extra_mib",
         "hard", "hard_questions", "iou", *(": ".join(place) for place in (rows[0].strata if rows else ())),
-    ])  # fmt: skip
-    writer.writerow(["full", 1, "", 100, "", f"{mean_score(runs['full']['questions']):.3f}", 100])
+    ]  # fmt: skip
+    lines = [["full", 1, "", 100, "", f"{mean_score(runs['full']['questions']):.3f}", 100]]
     for row in rows:
         cost = row.cost or {}
         figures = [
@@ -223,8 +219,8 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
         ]  # fmt: skip
         where = "inside" if row.inside else "before"
         plain = ["" if value in (None, "") else f"{value:.3f}" for value in figures]
-        writer.writerow([row.setting.method, row.setting.retention, where, *plain])
-    return out.getvalue()
+        lines.append([row.setting.method, row.setting.retention, where, *plain])
+    return csv_table(head, lines)
 
 
 def ablation_rows(runs: dict[str, dict], sweep: ExamSweep) -> list[tuple[Ablation, Ranked]]:
@@ -269,11 +265,9 @@ def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str,
 
 def ablations_csv(runs: dict[str, dict], sweep: ExamSweep) -> str:
     """All figures of the ablations, a line each."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    lines = []
     for ablation, row in ablation_rows(runs, sweep):
         figures = [row.kept, row.overall, *(row.forms[form] for form in FORMS[:3]), *(row.to_first or ())]
         words = [ablation.group, ablation.label, row.setting.name]
-        writer.writerow([*words, *(f"{value:.3f}" for value in figures), *([] if row.to_first else ["", ""])])
-    return out.getvalue()
+        lines.append([*words, *(f"{value:.3f}" for value in figures), *([] if row.to_first else ["", ""])])
+    return csv_table(COLUMNS, lines)
