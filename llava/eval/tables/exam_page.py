@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -28,9 +29,8 @@ def label(setting: str) -> str:
     """A setting as the tables print it."""
     if setting in LABELS:
         return LABELS[setting]
-    head, _, fields = setting.partition(",")
-    method, _, retention = head.partition("@")
-    return f"{method} {100 * float(retention):g} %" + (f", {fields}" if fields else "")
+    method, retention, changes = re.fullmatch(r"([^@]*)@([^,+]*),?(.*)", setting).groups()
+    return f"{method} {100 * float(retention):g} %" + (f", {changes}" if changes else "")
 
 
 def between(low: float, high: float) -> str:
