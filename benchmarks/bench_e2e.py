@@ -35,8 +35,8 @@ from benchmarks.measure import (
     seconds,
     synchronize,
 )
+from benchmarks.models import SHAPES, all_maps, eager, make_model
 from benchmarks.plain_released import plain_released
-from benchmarks.shapes import SHAPES, all_maps, eager, make_model
 from llava.model.long_video import compress_stream
 from llava.video import load_video
 
