@@ -34,7 +34,7 @@ COMMANDS = {
     ),
     "clip": Command(
         "try it",
-        "llava.chat.clip",
+        "llava.chat.sample_clip",
         "draw a sample clip and suggest questions",
         "Write a short MP4 of moving shapes; print questions and their true answers.",
         ("aot clip clip.mp4", "aot clip clip.mp4 --seed 7 --force"),

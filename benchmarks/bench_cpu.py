@@ -27,7 +27,7 @@ from benchmarks.measure import (
     save,
     seconds_in_turn,
 )
-from benchmarks.shapes import VISION, make_model
+from benchmarks.models import VISION, make_model
 
 CPU = torch.device("cpu")
 GRID, WIDTH = (27, 27), 896

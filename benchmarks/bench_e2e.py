@@ -35,8 +35,8 @@ from benchmarks.measure import (
     seconds,
     synchronize,
 )
+from benchmarks.models import SHAPES, all_maps, eager, make_model
 from benchmarks.plain_released import plain_released
-from benchmarks.shapes import SHAPES, all_maps, eager, make_model
 from llava.model.long_video import compress_stream
 from llava.video import load_video
 
@@ -188,7 +188,7 @@ def attempt(model, plan: dict, options) -> dict:
     stream, tower = plan["frames"] >= options.stream_from, model.get_vision_tower()
     way = nullcontext()
     if plan["setting"] in MODES:
-        way = running(tower, MODES[plan["setting"]])
+        way = tower_mode(tower, MODES[plan["setting"]])
     elif "eager" in plan["setting"]:
         way = eager(model)
     try:
@@ -203,7 +203,7 @@ def attempt(model, plan: dict, options) -> dict:
 
 
 @contextmanager
-def running(tower, mode: str) -> Iterator[None]:
+def tower_mode(tower, mode: str) -> Iterator[None]:
     """The tower in a mode for the time inside; WrongResult where its features are others, or it fails."""
     pixels = torch.randn(2, 3, tower.image_size, tower.image_size, device=tower.device, dtype=tower.dtype)
     plain = tower(pixels)

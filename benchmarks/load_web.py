@@ -41,7 +41,7 @@ GROWTH = 48.0  # MiB that memory may grow after it: above one visitor's video, f
 
 
 @dataclass(frozen=True)
-class Asked:
+class Outcome:
     """What a question must get: (answer with all tokens, answer with the kept ones), and the kept tokens."""
 
     words: tuple[str, str]
@@ -62,9 +62,9 @@ class WorkerClient:
             return str(error)
         return ""
 
-    def ask(self, question: str, retention: float) -> Asked:
+    def ask(self, question: str, retention: float) -> Outcome:
         exchange = self.worker.ask(self.key, question, retention)
-        return Asked((exchange.whole.text, exchange.reduced.text), exchange.reduced.after.visual)
+        return Outcome((exchange.whole.text, exchange.reduced.text), exchange.reduced.after.visual)
 
 
 class PageClient:
@@ -80,11 +80,11 @@ class PageClient:
 
         return re.sub(r"<[^>]*>", "", self.client.predict(handle_file(path), 10, api_name="/look")[0])
 
-    def ask(self, question: str, retention: float) -> Asked:
+    def ask(self, question: str, retention: float) -> Outcome:
         status, whole, _, reduced, cost, *_ = self.client.predict(question, 100 * retention, api_name="/ask")
         if status:
             raise RuntimeError(status)
-        return Asked((whole, reduced), int(re.search(r"(\d+) of \d+ \(", cost)[1]))
+        return Outcome((whole, reduced), int(re.search(r"(\d+) of \d+ \(", cost)[1]))
 
 
 def main() -> int:
@@ -132,17 +132,17 @@ def make_plan(folder: Path, client: int, options) -> tuple[str, list[tuple[str, 
     return str(path), [(rng.choice(texts), rng.choice(RETENTIONS)) for _ in range(count)]
 
 
-def expected(session: ChatSession, plan: tuple[str, list[tuple[str, float]]]) -> list[Asked]:
+def expected(session: ChatSession, plan: tuple[str, list[tuple[str, float]]]) -> list[Outcome]:
     """Each answer of a plan, from a session that nobody shares and that knows nothing of workers."""
     path, questions = plan
     alone = replace(session, loaded=None, turns=[], answers=[])
     alone.set_video(path)
-    known: dict[tuple[str, float], Asked] = {}
+    known: dict[tuple[str, float], Outcome] = {}
     for question, retention in set(questions):
         alone.forget()
         alone.set_retention(retention)
         whole, reduced = alone.compare(question)
-        known[question, retention] = Asked((whole.text, reduced.text), reduced.after.visual)
+        known[question, retention] = Outcome((whole.text, reduced.text), reduced.after.visual)
     return [known[question] for question in questions]
 
 

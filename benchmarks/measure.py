@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 
 from aot import layers
+from llava.eval.provenance import processor
 
 FEATURE_ERROR = 3e-2  # relative difference of features that half precision may make
 
@@ -139,14 +140,6 @@ def environment(device: torch.device) -> dict:
     }
 
 
-def processor() -> str:
-    """Name of the CPU as the kernel tells it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def make_parser(doc: str, *, repeats: int | None = None) -> argparse.ArgumentParser:
     """A benchmark's parser: its module's first line, --repeats and --output."""
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
@@ -159,13 +152,3 @@ def save(result: dict, file: Path | None) -> None:
     """Writes a result as JSON, where a file was asked for."""
     if file:
         file.write_text(json.dumps(result, indent=1) + "\n")
-
-
-def fill_page(page: Path, part: str, text: str) -> None:
-    """Puts text between the marks of a part of a page; ValueError when one is missing."""
-    begin, end = f"<!-- {part}:begin -->", f"<!-- {part}:end -->"
-    content = page.read_text(encoding="utf-8")
-    if begin not in content or end not in content:
-        raise ValueError(f"{page.name} lacks its markers {begin} and {end}; put them where the tables go.")
-    before, after = content.split(begin)[0], content.split(end)[1]
-    page.write_text(f"{before}{begin}\n{text}\n{end}{after}", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tries every odd input and writes the tables of docs/reliability.md: `python -m benchmarks.reliability`.
+"""Tries every odd input and writes the tables of docs/files.md: `python -m benchmarks.reliability`.
 
 --examples: damaged files tried beside the named ones. Ends with exit code 1 when an input gave a wrong frame, a
 crash, or anything else than a video or one sentence. --load-only: renews the table of load alone, from the
@@ -20,11 +20,11 @@ import numpy as np
 
 from benchmarks.long_files import FRAMES as LONG_FRAMES
 from benchmarks.long_files import LONG
-from benchmarks.measure import fill_page
 from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, TURNS, Writer, encode, number
+from llava.eval.tables.markdown import write_section
 from llava.video import VideoError, load_video
 
-PAGE = Path(__file__).parents[1] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[1] / "docs" / "files.md"
 SEEDS = {"mp4": "libx264", "mkv": "libx264", "webm": "libvpx", "avi": "mpeg4", "flv": "flv", "ts": "libx264"}
 SHOWN = 8  # frames asked for
 
@@ -203,12 +203,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--load-only", action="store_true")
     options = parser.parse_args()
-    fill_page(PAGE, "load", "\n".join(load_table()))
+    write_section(PAGE, "load", "\n".join(load_table()))
     if options.load_only:
         return 0
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(options.workers) as pool:
         lines, wrong = tables(Path(folder), options.examples, pool)
-    fill_page(PAGE, "files", "\n".join(lines))
+    write_section(PAGE, "files", "\n".join(lines))
     print(f"{PAGE}: {wrong} inputs with a wrong outcome")
     return int(wrong > 0)
 

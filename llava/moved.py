@@ -1,10 +1,11 @@
 """Modules of the last release under their new names: old name -> new one."""
 
 MODULES = {
+    "llava.chat.clip": "llava.chat.sample_clip",
     "llava.collector": "llava.utils",
     "llava.shipped": "llava.utils",
     "llava.serve.chat": "llava.chat.chat",
-    "llava.serve.clip": "llava.chat.clip",
+    "llava.serve.clip": "llava.chat.sample_clip",
     "llava.serve.demo": "llava.chat.demo",
     "llava.serve.encoding": "llava.serve.encoder_pool",
     "llava.serve.family": "llava.chat.model_defaults",

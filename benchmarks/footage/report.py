@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.footage.measures import interval
 from benchmarks.footage.sources import HELD_OUT
-from benchmarks.measure import fill_page
+from llava.eval.tables.markdown import markdown_table, write_section
 
 MEASURES = {
     "wasserstein": "Wasserstein distance",
@@ -51,12 +51,11 @@ def table(figures: Figures, measure: str) -> str:
     """Markdown: methods by retention, mean [low, high]; the best mean of a column is bold."""
     columns = figures.retentions
     best = [figures.mean(measure, figures.ranking(measure, r)[0], r) for r in columns]
-    lines = [f"| method | {' | '.join(map(percent, columns))} |", f"| --- |{' ---: |' * len(columns)}"]
+    rows = []
     for method in figures.ranking(measure, "0.1"):
         values = [figures.values(measure, method, r) for r in columns]
-        texts = [cell(v, bold=float(v.mean()) == least) for v, least in zip(values, best, strict=True)]
-        lines.append(f"| {method} | {' | '.join(texts)} |")
-    return "\n".join(lines)
+        rows.append([method, *(cell(v, bold=float(v.mean()) == least) for v, least in zip(values, best, strict=True))])
+    return markdown_table(["method", *map(percent, columns)], rows)
 
 
 def released(figures: Figures) -> str:
@@ -147,12 +146,12 @@ def section(title: str, figures: Figures) -> list[str]:
 
 
 def write(source: Path, page: Path, image: Path) -> None:
-    """Puts tables between the page's markers, and the plot beside it; ValueError when a marker is missing."""
+    """Puts tables between the page's markers, and the plot beside it."""
     with source.open(newline="") as file:
         rows = list(csv.DictReader(file))
     held_out, others = ([row for row in rows if (row["clip"] in HELD_OUT) == held] for held in (True, False))
     parts = section("Clips that nothing was chosen on", Figures(held_out))
     parts += section("Clips that settings were chosen on", Figures(others))
     parts += ["## The released preset, all clips", released(Figures(rows))]
-    fill_page(page, "footage", "\n\n".join(parts))
+    write_section(page, "footage", "\n\n".join(parts))
     plot(Figures(rows), image)

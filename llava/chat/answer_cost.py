@@ -1,11 +1,9 @@
 """What an answer cost, as a line for people and as JSON for programs."""
 
-import platform
-from importlib import metadata
-
 from llava.chat.session import ChatSession
 from llava.chat.types import Answer, Tokens
 from llava.model.compression import TowerFlops
+from llava.utils import versions
 
 PACKAGES = ("aot-video", "torch", "transformers", "av", "decord", "flash-attn")
 
@@ -60,7 +58,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
         "video": video,
         **({"images": images} if images else {}),
         **cost(answer),
-        "versions": versions(),
+        "versions": versions(PACKAGES),
     }
 
 
@@ -80,17 +78,6 @@ def cost(answer: Answer) -> dict:
         "timings_ms": {stage: round(ms, 3) for stage, ms in answer.timings.items()},
         "peak_memory_mib": {kind: round(mib, 1) for kind, mib in answer.peak_memory.items()},
     }
-
-
-def versions() -> dict[str, str | None]:
-    """Versions of what took part; None for a package that is not installed."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            found[package] = None
-    return found
 
 
 def _saved(flops: TowerFlops | None) -> str:

@@ -46,17 +46,10 @@ GROUPS = {
     "checkpoints": ("ov-7b", "video-7b"),
     "benchmarks": ("mvbench", "egoschema", "longvideobench", "videomme", "mlvu-dev", "mlvu-test"),
     "more": (
-        "videomme-v2",
-        "lvbench",
-        "tempcompass",
-        "mmvu",
-        "videoevalpro",
-        "cgbench",
-        "longtimescope",
-        "vinoground",
-    ),  # fmt: skip
+        "videomme-v2", "lvbench", "tempcompass", "mmvu", "videoevalpro", "cgbench", "longtimescope", "vinoground",
+    ),
     "paper": ("ov-7b", "video-7b", "mvbench", "egoschema", "longvideobench", "videomme"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

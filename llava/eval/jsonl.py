@@ -51,16 +51,19 @@ def read_jsonl(path: Path) -> list[dict[str, Any]]:
 
 def write_jsonl(path: Path, values: Iterable[Mapping[str, Any]], *, part: str = ".part") -> None:
     """Writes a file whole or not at all. part: the end of its name until it is whole, for several that may write it."""
-    whole = path.with_name(path.name + part)
-    whole.write_bytes(b"".join(map(to_line, values)))
-    whole.replace(path)
+    write_whole(path, b"".join(map(to_line, values)), part=part)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Writes a JSON file whole or not at all."""
-    part = path.with_suffix(".part")
-    part.write_bytes(json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
-    part.replace(path)
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n")
+
+
+def write_whole(path: Path, data: bytes, *, part: str = ".part") -> None:
+    """Writes a file that is there whole or not at all. part: the end of its name meanwhile."""
+    whole = path.with_name(path.name + part)
+    whole.write_bytes(data)
+    whole.replace(path)
 
 
 def append_line(file: int, value: Mapping[str, Any]) -> None:

@@ -9,20 +9,19 @@ import json
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
+from aot_tiny.worlds import WORLDS
 from llava.eval.embedded import embedded_checkpoint
 from llava.eval.exam.evaluator import weights_hash
-from llava.eval.exam.questions import WORLDS, Item, make_exam
 from llava.eval.exam.settings import parse_setting
 from llava.eval.jsonl import LineError, write_json
 from llava.eval.sweep import SweepError
-from llava.eval.tables.exam import BOTH, kept_share, read_runs
+from llava.eval.tables.exam import BOTH, exam_items, kept_share, read_runs
 
 PAGE = Path(__file__).with_name("tables") / "leaderboard.html"
 NAMED = {"full": "all tokens", "blank": "all tokens, video blanked"}
@@ -110,7 +109,9 @@ def rescore(made: Mapping[str, Any]) -> dict[str, Any]:
     exam = made["exam"]
     if exam["world"] not in WORLDS:
         raise EntryError(f"there is no world {exam['world']!r}")
-    world, items = WORLDS[exam["world"]], _items(**exam)
+    world = WORLDS[exam["world"]]
+    # in the order in which they are asked: clip by clip
+    items = sorted(exam_items(exam["questions"], exam["seed"], world), key=lambda item: item.clip)
     if any(len(made["replies"][form]) != len(items) for form in BOTH):
         raise EntryError(f"it needs {len(items)} replies of each form")
     opened, chosen = (list(zip(items, made["replies"][form], strict=True)) for form in BOTH)
@@ -127,12 +128,6 @@ def rescore(made: Mapping[str, Any]) -> dict[str, Any]:
         **{form: _rounded(100 * fmean(scores)) for form, scores in marks.items()},
         "families": {name: _rounded(100 * fmean(scores)) for name, scores in sorted(families.items())},
     }
-
-
-@lru_cache
-def _items(world: str, questions: int, seed: int) -> list[Item]:
-    """The questions in the order in which they are asked: clip by clip."""
-    return sorted(make_exam(questions, seed=seed, world=WORLDS[world]), key=lambda item: item.clip)
 
 
 def leaderboard_page(entries: Sequence[Mapping[str, Any]]) -> str:

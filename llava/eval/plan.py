@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.jsonl import write_json
-from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, harness_folders, task_hash, versions
+from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, harness_folders, task_hash
 from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, check_published, effective
+from llava.utils import versions
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def make_plan(sweep: Sweep, output: Path) -> list[Run]:
                     "aot": config and config.to_dict(),
                     "task": task.name,
                     "task_hash": described,
-                    "lmms_eval": versions()["lmms-eval"],
+                    "lmms_eval": versions(("lmms-eval",))["lmms-eval"],
                     "seed": sweep.seed,
                     "limit": sweep.limit,
                 }

@@ -9,9 +9,7 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from functools import lru_cache
-from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import torch
 
 from llava.eval.jsonl import write_json
+from llava.utils import versions
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 PACKAGES = ("aot-video", "torch", "transformers", "tokenizers", "lmms-eval", "accelerate", "numpy", "av", "decord")
@@ -128,19 +127,7 @@ def checkpoint_fingerprint(checkpoint: str | os.PathLike) -> str:
 
 def environment() -> dict[str, Any]:
     """Versions, commit and hardware of this machine, as plain JSON values."""
-    return {"versions": versions(), "commit": commit(), "hardware": hardware()}
-
-
-@lru_cache
-def versions() -> dict[str, str | None]:
-    """Installed versions by package name; None for what is not installed."""
-    found: dict[str, str | None] = {"python": sys.version.split()[0]}
-    for name in PACKAGES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = None
-    return found
+    return {"versions": versions(PACKAGES), "commit": commit(), "hardware": hardware()}
 
 
 def commit(root: Path | None = None) -> dict[str, Any] | None:
@@ -160,7 +147,7 @@ def hardware() -> dict[str, Any]:
         properties = torch.cuda.get_device_properties(index)
         gpus.append({"name": properties.name, "memory_gib": round(properties.total_memory / 2**30, 1)})
     return {
-        "processor": _processor(),
+        "processor": processor(),
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "gpus": gpus,
@@ -169,7 +156,8 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def processor() -> str:
+    """The name of the CPU as the kernel tells it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
         for line in info.read_text(errors="replace").splitlines():

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from llava.eval.jsonl import LineReader, append_line
+from llava.eval.jsonl import LineReader, append_line, write_whole
 from llava.eval.records import Record, record_from
 
 logger = logging.getLogger(__name__)
@@ -87,9 +87,7 @@ class ResponseStore:
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.folder / f"expected-{uuid.uuid4().hex[:16]}"
-        part.write_text(str(total))
-        part.replace(self.folder / "expected")
+        write_whole(self.folder / "expected", str(total).encode(), part=f"-{uuid.uuid4().hex[:16]}")
 
     def expected(self) -> int | None:
         """How many questions there are in all, when a process has said so."""

@@ -1,4 +1,4 @@
-"""`python -m llava.serve.cli` is `aot chat`, which `llava.chat` holds."""
+"""LLaVA-NeXT's name of the chat: `python -m llava.serve.cli` is `aot chat`, whose code is in `llava.chat`."""
 
 import sys
 

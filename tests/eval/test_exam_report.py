@@ -77,6 +77,7 @@ def test_strata_are_further_columns():
 def test_labels():
     assert label("full") == "all tokens" and label("aot@0.15") == "aot 15 %"
     assert label("aot@0.1,clips=dynamic") == "aot 10 %, clips=dynamic"
+    assert label("dycoke+tuned@0.1") == "dycoke+tuned 10 %" and label("aot@0.1+shuffled") == "aot 10 %, +shuffled"
 
 
 def test_a_section_is_replaced_and_the_others_stay(tmp_path):

@@ -6,7 +6,7 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from aot import AOTConfig
-from benchmarks.shapes import LANGUAGE, VISION
+from benchmarks.models import LANGUAGE, VISION
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from llava.model.long_video import compress_stream
 

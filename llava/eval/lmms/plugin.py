@@ -4,8 +4,8 @@ from lmms_eval.models.registry_v2 import ModelManifest
 
 _CLASSES = {
     # ours: with the method's settings, a response store and a record of every question
-    "llava_onevision_aot": "llava.eval.lmms.onevision.LlavaOneVisionAOT",
-    "llava_vid_aot": "llava.eval.lmms.vid.LlavaVidAOT",
+    "llava_onevision_aot": "llava.eval.lmms.llava.LlavaOneVisionAOT",
+    "llava_vid_aot": "llava.eval.lmms.llava.LlavaVidAOT",
     "qwen2_5_vl_aot": "llava.eval.lmms.families.Qwen25VLAOT",
     "qwen3_vl_aot": "llava.eval.lmms.families.Qwen3VLAOT",
     "internvl_aot": "llava.eval.lmms.families.InternVLAOT",

@@ -10,7 +10,7 @@ import numpy as np
 
 from llava.eval.exam.questions import chance_rate, guess_rate
 from llava.eval.sweep import published
-from llava.eval.tables.exam import items_of, overall, scores, world_of
+from llava.eval.tables.exam import items_of, mean_score, scores, world_of
 from llava.eval.tables.markdown import markdown_table, number
 
 FORM, FAMILY = 85, 70  # per cent right with all tokens
@@ -36,19 +36,19 @@ def bars(runs: dict[str, dict]) -> list[Bar]:
     found = []
     # 1. what the model reads with all tokens
     for form, title in (("open", "in words"), ("choice", "by letter")):
-        right = 100 * scores(whole, form=form).mean()
+        right = mean_score(whole, form=form)
         found.append(Bar(f"all tokens, {title}: {FORM} % or more", f"{number(right)} %", bool(right >= FORM)))
     asked = {record.group for record in whole if record.task == "open"}
     every = [family for family in world_of(runs).questions.FAMILIES if family in asked]
-    families = {family: 100 * float(scores(whole, family=family).mean()) for family in every}
+    families = {family: mean_score(whole, family=family) for family in every}
     worst = min(families, key=families.__getitem__)
     missed = sum(right < FAMILY for right in families.values())
     figure = f"{number(families[worst])} % in {worst}; {missed} of {len(families)} below"
     found.append(Bar(f"all tokens, every family: {FAMILY} % or more", figure, missed == 0))
     # 2. what it says without looking, and with a random tenth
     found += _blank(runs)
-    if "random@0.1" in runs and overall(runs["full"]):
-        kept = 100 * overall(runs["random@0.1"]) / overall(runs["full"])
+    if "random@0.1" in runs and (right := mean_score(whole)):
+        kept = 100 * mean_score(runs["random@0.1"]["questions"]) / right
         tenth = f"{number(kept)} %", bool(KEPT[0] <= kept <= KEPT[1])
     else:
         tenth = NOT_MEASURED, None
@@ -78,7 +78,10 @@ def _order(runs: dict[str, dict]) -> Bar:
     """The rank correlation of measured and published accuracy over all cells, and within each share."""
     asked = f"order of methods as published: Spearman {AGREEMENT} or more"
     cells = published_cells()
-    both = {c: (overall(runs[f"{c[0]}@{c[1]:g}"]), value) for c, value in cells.items() if f"{c[0]}@{c[1]:g}" in runs}
+    both = {}
+    for (method, share), value in cells.items():
+        if (name := f"{method}@{share:g}") in runs:
+            both[method, share] = mean_score(runs[name]["questions"]), value
     agreement = spearman(list(both.values()))
     if agreement is None:
         return Bar(asked, NOT_MEASURED, None)

@@ -1,11 +1,8 @@
 """A table as Markdown and CSV."""
 
-import csv
-import io
-
 from llava.eval.sweep import published_source
 from llava.eval.tables.benchmarks import Row, Table
-from llava.eval.tables.markdown import DASH, interval, markdown_table, number
+from llava.eval.tables.markdown import DASH, csv_table, interval, markdown_table, number
 
 _FAILURES = 20  # reasons listed
 
@@ -144,19 +141,17 @@ CSV_HEAD = (
 
 def as_csv(table: Table) -> str:
     """One line a setting and task, and one for the average; empty fields where nothing is known."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(CSV_HEAD)
+    lines = []
     for row in table.rows:
         for task, cell in zip(table.tasks, row.cells, strict=True):
             values = [task.name, row.tokens, cell.measured, cell.published, cell.difference, *[None] * 5]
-            writer.writerow(_line(table, row, [*values, cell.questions, cell.failed]))
+            lines.append(_line(table, row, [*values, cell.questions, cell.failed]))
         published = (row.published or {}).get("avg")
         difference = None if row.average is None or published is None else row.average - published
         ends = [end for i in (row.relative_interval, row.difference_interval) for end in (i and i.low, i and i.high)]
         values = ["average", row.tokens, row.average, published, difference, row.relative, *ends]
-        writer.writerow(_line(table, row, [*values, sum(cell.questions for cell in row.cells), row.failed]))
-    return out.getvalue()
+        lines.append(_line(table, row, [*values, sum(cell.questions for cell in row.cells), row.failed]))
+    return csv_table(CSV_HEAD, lines)
 
 
 def _line(table: Table, row: Row, values: list) -> list:

@@ -58,11 +58,12 @@ def world_of(runs: dict[str, dict]) -> World:
 def items_of(runs: dict[str, dict]) -> tuple[Item, ...]:
     """The questions that the runs were asked."""
     header = runs["full"]["header"]
-    return _items(header["questions"], header["seed"], world_of(runs))
+    return exam_items(header["questions"], header["seed"], world_of(runs))
 
 
 @lru_cache
-def _items(count: int, seed: int, world: World) -> tuple[Item, ...]:
+def exam_items(count: int, seed: int, world: World) -> tuple[Item, ...]:
+    """The questions of an exam; making them takes a second."""
     return tuple(make_exam(count, seed=seed, world=world))
 
 
@@ -71,6 +72,12 @@ def scores(records: list[Record], *, form: str | None = None, family: str | None
     forms = (form,) if form else BOTH
     found = (r for r in records if r.task in forms and family in (None, r.group))
     return np.array([r.score for r in found if strata.items() <= r.strata.items()])
+
+
+def mean_score(records: list[Record], **which) -> float | None:
+    """Per cent right of what `scores` gives; None for no records."""
+    found = scores(records, **which)
+    return 100 * float(found.mean()) if len(found) else None
 
 
 def hard_subset(runs: dict[str, dict], retention: float | None) -> set[tuple[str, str]] | None:
@@ -153,11 +160,6 @@ class Ranked:
         return within(self.setting, self.kept)
 
 
-def overall(run: dict) -> float:
-    """Per cent right of open answers and letters."""
-    return 100 * scores(run["questions"]).mean()
-
-
 def ranking(runs: dict[str, dict], names: Sequence[str]) -> list[Ranked]:
     """Ranking of these settings, by retention from high to low and then from best to worst.
 
@@ -166,9 +168,10 @@ def ranking(runs: dict[str, dict], names: Sequence[str]) -> list[Ranked]:
     parsed = [parse_setting(name) for name in names]
     rows = []
     for retention in sorted({s.retention for s in parsed}, reverse=True):
-        here = sorted((s for s in parsed if s.retention == retention), key=lambda s: -overall(runs[s.name]))
+        here = [s for s in parsed if s.retention == retention]
+        here.sort(key=lambda s: -mean_score(runs[s.name]["questions"]))
         equal = [s for s in here if within(s, kept_share(runs[s.name]))]
-        rows += [_ranked(runs, s, equal[0].name if equal else None) for s in here]
+        rows += [ranked(runs, s, equal[0].name if equal else None) for s in here]
     return rows
 
 
@@ -183,21 +186,21 @@ def within(setting: Setting, kept: float | None) -> bool:
     return not setting.inside and kept is not None and kept <= 100 * setting.retention * SLACK
 
 
-def _ranked(runs: dict[str, dict], setting: Setting, first: str | None) -> Ranked:
+def ranked(runs: dict[str, dict], setting: Setting, first: str | None = None) -> Ranked:
     """One setting against runs["full"] and, unless it is the first itself, against the first."""
     run, full = runs[setting.name], runs["full"]
     records = run["questions"]
-    points, whole = overall(run), overall(full)
+    points, whole = mean_score(records), mean_score(full["questions"])
     return Ranked(
         setting=setting,
         overall=points,
         relative=100 * points / whole if whole else float("nan"),
         to_full=interval(records, full["questions"]),
         to_first=None if first in (None, setting.name) else interval(records, runs[first]["questions"]),
-        forms={form: _mean(records, form=form) for form in FORMS},
-        families={family: _mean(records, family=family) for family in world_of(runs).questions.FAMILIES},
+        forms={form: mean_score(records, form=form) for form in FORMS},
+        families={family: mean_score(records, family=family) for family in world_of(runs).questions.FAMILIES},
         strata={
-            (stratum, value): _mean(records, **{stratum: value})
+            (stratum, value): mean_score(records, **{stratum: value})
             for stratum, values in strata_of(records).items()
             for value in values
         },
@@ -206,8 +209,3 @@ def _ranked(runs: dict[str, dict], setting: Setting, first: str | None) -> Ranke
         kept=kept_share(run),
         cost=run.get("cost"),
     )
-
-
-def _mean(records: list[Record], **which) -> float | None:
-    found = scores(records, **which)
-    return 100 * float(found.mean()) if len(found) else None

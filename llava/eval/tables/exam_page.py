@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections import Counter
 from collections.abc import Sequence
-
-import numpy as np
 
 from llava.eval.exam.compress_clip import TIMED
 from llava.eval.exam.questions import chance_rate, guess_rate
 from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep, parse_setting
-from llava.eval.tables.exam import (
-    FORMS,
-    Ranked,
-    hard_score,
-    interval,
-    items_of,
-    mean_iou,
-    overall,
-    scores,
-    strata_of,
-    world_of,
-)
-from llava.eval.tables.markdown import markdown_table, number
+from llava.eval.tables.exam import FORMS, Ranked, items_of, mean_score, ranked, strata_of, world_of
+from llava.eval.tables.markdown import csv_table, markdown_table, number
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
 FORM_TITLES = {
@@ -43,14 +29,8 @@ def label(setting: str) -> str:
     """A setting as the tables print it."""
     if setting in LABELS:
         return LABELS[setting]
-    head, _, fields = setting.partition(",")
-    method, _, retention = head.partition("@")
-    return f"{method} {100 * float(retention):g} %" + (f", {fields}" if fields else "")
-
-
-def percent(values: np.ndarray) -> str:
-    """Mean of scores in per cent; a dash for none."""
-    return f"{100 * values.mean():.1f}" if len(values) else "–"
+    method, retention, changes = re.fullmatch(r"([^@]*)@([^,+]*),?(.*)", setting).groups()
+    return f"{method} {100 * float(retention):g} %" + (f", {changes}" if changes else "")
 
 
 def between(low: float, high: float) -> str:
@@ -64,31 +44,28 @@ def of_hard(found: tuple[float, int] | None) -> str:
 
 
 def exam_section(runs: dict[str, dict], shown: Sequence[str] | None = None) -> str:
-    """The section, from setting name to what `evaluate` wrote; "full" must be among them. shown: the settings in it."""
-    whole, items = runs["full"]["questions"], items_of(runs)
-    families = world_of(runs).questions.FAMILIES
-    written = "Written by `aot exam --report`. "
-    every, runs = runs, {name: runs[name] for name in shown or runs}
-    parts = ["## The exam", written + _made_with(runs), _summary(every, list(runs))]
+    """The section, from runs by setting; "full" must be among them. shown: the settings in it."""
+    items, families = items_of(runs), world_of(runs).questions.FAMILIES
+    records = {name: runs[name]["questions"] for name in shown or runs}
+    parts = ["## The exam", f"Written by `aot exam --report`. {_made_with(runs)}", _summary(runs, list(records))]
+
+    def means(**which: str) -> list[str]:
+        """A cell a setting."""
+        return [number(mean_score(asked, **which)) for asked in records.values()]
+
+    def table(head: Sequence[str], columns: list[list[str]], *more: list[str]) -> str:
+        rows = zip(map(label, records), *columns, strict=True)
+        return markdown_table(["tokens", *head], [*rows, *more])
+
     guesses, chances = guess_rate(items, world=world_of(runs)), chance_rate(items)
     for form, title in FORM_TITLES.items():
-        rows = [
-            [label(name), *(percent(scores(run["questions"], form=form, family=f)) for f in families)]
-            for name, run in runs.items()
-        ]
-        if form == "open":
-            rows.append(
-                ["best guess without looking", *(f"{100 * guesses[f]:.1f}" if f in guesses else "–" for f in families)]
-            )
-        else:
-            rows.append(["chance", *(f"{100 * chances[f]:.1f}" if f in chances else "–" for f in families)])
-        parts += [f"### {title}", markdown_table(["tokens", *families], rows)]
-    for stratum, values in strata_of(whole).items():
-        rows = [
-            [label(name), *(percent(scores(run["questions"], **{stratum: value})) for value in values)]
-            for name, run in runs.items()
-        ]
-        parts += [f"### Both forms, by {stratum}", markdown_table(["tokens", *values], rows)]
+        said, known = ("best guess without looking", guesses) if form == "open" else ("chance", chances)
+        blind = [said, *(number(100 * known[family] if family in known else None) for family in families)]
+        columns = [means(form=form, family=family) for family in families]
+        parts += [f"### {title}", table(families, columns, blind)]
+    for stratum, values in strata_of(runs["full"]["questions"]).items():
+        columns = [means(**{stratum: value}) for value in values]
+        parts += [f"### Both forms, by {stratum}", table(values, columns)]
     return "\n\n".join(parts)
 
 
@@ -115,17 +92,12 @@ def _made_with(runs: dict[str, dict]) -> str:
 
 def _summary(runs: dict[str, dict], shown: Sequence[str]) -> str:
     """The table of these settings; the others of the runs may hold what tells which questions are hard."""
-    whole = runs["full"]["questions"]
-    overall = scores(whole).mean()
     rows = []
     for name in shown:
-        records = runs[name]["questions"]
-        points = scores(records)
-        forms = [percent(scores(records, form=f)) for f in ("open", "choice", "likelihood", "caption")]
-        difference = "" if name == "full" else between(*interval(records, whole))
-        relative = f"{100 * points.mean() / overall:.1f}" if overall else "–"
-        hard = of_hard(hard_score(runs, parse_setting(name)))
-        rows.append([label(name), percent(points), hard, relative, difference, *forms, number(mean_iou(records))])
+        row = ranked(runs, parse_setting(name))
+        difference = "" if name == "full" else between(*row.to_full)
+        figures = [number(row.overall), of_hard(row.hard), number(row.relative), difference]
+        rows.append([label(name), *figures, *(number(row.forms[form]) for form in FORMS), number(row.iou)])
     head = ["tokens", "both forms", "hard subset", "relative", "difference", "open", "multiple choice"]
     return markdown_table([*head, "by likelihood", "captions", "mIoU"], rows)
 
@@ -134,7 +106,8 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
     """Markdown of the ranking; runs must hold "full"."""
     parts = ["## Every method at equal token counts", _explain(rows, runs)]
     if "blank" in runs:
-        parts.append(f"All tokens: {overall(runs['full']):.1f} % right, video blanked: {overall(runs['blank']):.1f} %.")
+        right = [mean_score(runs[name]["questions"]) for name in ("full", "blank")]
+        parts.append("All tokens: {:.1f} % right, video blanked: {:.1f} %.".format(*right))
     parts.append("![Accuracy against the share of tokens kept](images/methods.png)")
     for retention in dict.fromkeys(row.setting.retention for row in rows):
         here = [row for row in rows if row.setting.retention == retention]
@@ -231,14 +204,12 @@ def _methods_summary(rows: Sequence[Ranked]) -> str:
 
 def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
     """All figures of the ranking, a line each, after one for all tokens."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([
+    head = [
         "method", "retention", "where", "kept", "newlines", "overall", "relative", "to_full_low", "to_full_high",
         "to_first_low", "to_first_high", *FORMS, *world_of(runs).questions.FAMILIES, "milliseconds", "extra_mib",
         "hard", "hard_questions", "iou", *(": ".join(place) for place in (rows[0].strata if rows else ())),
-    ])  # fmt: skip
-    writer.writerow(["full", 1, "", 100, "", f"{overall(runs['full']):.3f}", 100])
+    ]  # fmt: skip
+    lines = [["full", 1, "", 100, "", f"{mean_score(runs['full']['questions']):.3f}", 100]]
     for row in rows:
         cost = row.cost or {}
         figures = [
@@ -248,35 +219,25 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
         ]  # fmt: skip
         where = "inside" if row.inside else "before"
         plain = ["" if value in (None, "") else f"{value:.3f}" for value in figures]
-        writer.writerow([row.setting.method, row.setting.retention, where, *plain])
-    return out.getvalue()
+        lines.append([row.setting.method, row.setting.retention, where, *plain])
+    return csv_table(head, lines)
 
 
-def ablation_figures(runs: dict[str, dict], sweep: ExamSweep) -> list[dict]:
-    """A line of `COLUMNS` for every ablation that was run, in per cent and points.
-
-    low, high: 95 % interval of the difference to the group's first variant; None for that one, or without it.
-    """
-    first: dict[str, Ablation] = {}
-    lines = []
+def ablation_rows(runs: dict[str, dict], sweep: ExamSweep) -> list[tuple[Ablation, Ranked]]:
+    """The ablations that were run. Their `to_first` is to the group's first variant, None where that was not run."""
+    first: dict[str, str] = {}
+    rows = []
     for ablation in sweep.ablations:
-        base = first.setdefault(ablation.group, ablation).setting(sweep.ablations_at)
         setting = ablation.setting(sweep.ablations_at)
-        if setting not in runs:
-            continue
-        records, cost = runs[setting]["questions"], runs[setting]["cost"]
-        compared = base in runs and setting != base
-        low, high = interval(records, runs[base]["questions"]) if compared else (None, None)
-        values = (100 * cost["tokens"] / cost["before"], overall(runs[setting]))
-        values += tuple(100 * scores(records, form=form).mean() for form in ("open", "choice", "likelihood"))
-        row = (ablation.group, ablation.label, setting, *values, low, high)
-        lines.append(dict(zip(COLUMNS, row, strict=True)))
-    return lines
+        base = first.setdefault(ablation.group, setting)
+        if setting in runs:
+            rows.append((ablation, ranked(runs, parse_setting(setting), base if base in runs else None)))
+    return rows
 
 
 def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str, str]) -> str:
     """Markdown of all groups; the variants that could not run are named with the reason."""
-    lines = ablation_figures(runs, sweep)
+    lines = ablation_rows(runs, sweep)
     parts = [
         f"## Ablations at {100 * sweep.ablations_at:g} %",
         "Written by `aot exam methods --report`, from the list in `llava/eval/sweeps/methods.yaml`, on the "
@@ -285,15 +246,15 @@ def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str,
         "`paper` and `released` have token counts of their own. Variant by variant, their anchors are set so that the "
         "share kept comes nearest to the one asked.",
     ]
-    for group in dict.fromkeys(line["group"] for line in lines):
+    for group in dict.fromkeys(ablation.group for ablation, _ in lines):
         head = [group, "kept", "both forms", "difference", "open", "multiple choice", "by likelihood", "setting"]
-        rows = []
-        for line in lines:
-            if line["group"] == group:
-                difference = "" if line["low"] is None else between(line["low"], line["high"])
-                forms = [f"{line[form]:.1f}" for form in ("open", "choice", "likelihood")]
-                figures = [f"{line['kept']:.1f}", f"{line['overall']:.1f}", difference, *forms]
-                rows.append([line["variant"], *figures, f"`{line['setting']}`"])
+        rows = [
+            [
+                ablation.label, number(row.kept), number(row.overall), between(*row.to_first) if row.to_first else "",
+                *(number(row.forms[form]) for form in FORMS[:3]), f"`{row.setting.name}`",
+            ]
+            for ablation, row in lines if ablation.group == group
+        ]  # fmt: skip
         parts.append(markdown_table(head, rows))
     asked = [(a, a.setting(sweep.ablations_at)) for a in sweep.ablations]
     missing = [f"- {a.group}, {a.label}: {refused[setting]}" for a, setting in asked if setting in refused]
@@ -304,9 +265,9 @@ def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str,
 
 def ablations_csv(runs: dict[str, dict], sweep: ExamSweep) -> str:
     """All figures of the ablations, a line each."""
-    out = io.StringIO()
-    writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    for line in ablation_figures(runs, sweep):
-        writer.writerow({key: f"{v:.3f}" if isinstance(v, float) else v for key, v in line.items()})
-    return out.getvalue()
+    lines = []
+    for ablation, row in ablation_rows(runs, sweep):
+        figures = [row.kept, row.overall, *(row.forms[form] for form in FORMS[:3]), *(row.to_first or ())]
+        words = [ablation.group, ablation.label, row.setting.name]
+        lines.append([*words, *(f"{value:.3f}" for value in figures), *([] if row.to_first else ["", ""])])
+    return csv_table(COLUMNS, lines)

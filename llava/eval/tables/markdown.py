@@ -1,8 +1,11 @@
-"""Pieces of Markdown pages: tables, numbers, and sections that scripts replace one by one."""
+"""Pieces of pages: tables as Markdown and CSV, numbers, and sections that scripts replace one by one."""
 
+import csv
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from llava.eval.jsonl import write_whole
 from llava.eval.statistics import Interval
 
 DASH = "–"
@@ -30,6 +33,13 @@ def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in [head, rule, *rows])
 
 
+def csv_table(head: Sequence[str], rows: Iterable[Sequence]) -> str:
+    """The same as CSV."""
+    out = io.StringIO()
+    csv.writer(out, lineterminator="\n").writerows([head, *rows])
+    return out.getvalue()
+
+
 def write_section(page: Path, name: str, text: str) -> None:
     """Replaces a section of a page, or adds it at the end; the other sections stay as they are."""
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
@@ -41,6 +51,4 @@ def write_section(page: Path, name: str, text: str) -> None:
     else:
         whole = f"{whole.rstrip()}\n\n{section}\n"
     page.parent.mkdir(parents=True, exist_ok=True)
-    part = page.with_name(page.name + ".part")
-    part.write_text(whole)
-    part.replace(page)
+    write_whole(page, whole.encode())

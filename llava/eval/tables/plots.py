@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llava.eval.tables.benchmark_page import title as table_title
 from llava.eval.tables.benchmarks import Row, Table
-from llava.eval.tables.exam import Ranked, overall
+from llava.eval.tables.exam import Ranked, mean_score
 from llava.eval.tables.exam_page import OURS, title
 
 # for readers who do not tell colours apart: Okabe and Ito's palette without its black, which is ours;
@@ -32,8 +32,9 @@ def accuracy_plot(rows: Sequence[Ranked], runs: dict[str, dict], path: Path) -> 
     figure, axes = made
     for key, text in (("full", "all tokens"), ("blank", "video blanked")):
         if key in runs:
-            axes.axhline(overall(runs[key]), color="0.4", lw=0.8)
-            axes.annotate(text, (0.01, overall(runs[key])), xycoords=("axes fraction", "data"), va="bottom", size=8)
+            right = mean_score(runs[key]["questions"])
+            axes.axhline(right, color="0.4", lw=0.8)
+            axes.annotate(text, (0.01, right), xycoords=("axes fraction", "data"), va="bottom", size=8)
     least = min(row.setting.retention for row in rows)
     order = sorted((r for r in rows if r.setting.retention == least), key=lambda r: -r.overall)
     methods = dict.fromkeys([r.setting.method for r in order] + [r.setting.method for r in rows])
