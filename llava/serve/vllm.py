@@ -24,7 +24,7 @@ def add_options(parser: Parser) -> None:
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     add("--frames", type=int, metavar="N", help="frames of a video, at most (default: what the model was made for)")
     add("--data-parallel", type=int, metavar="N", help="copies of the model, each on a GPU of its own")
-    parser.set_defaults(preset="default")
+    parser.set_defaults(preset="default", tower_reuse=None)  # vLLM runs the tower itself
 
 
 def vllm_command(options: argparse.Namespace, rest: list[str]) -> list[str]:

@@ -75,6 +75,7 @@ def test_the_longest_video_must_fit_the_context():
         ({"aot": AOTConfig.preset("released").to_dict()}, "split deployment"),
         ({"aot": {"newlines": "row"}, "mm_newline_position": "grid"}, "split deployment"),
         ({"aot": {"method": "fastv", "retention": 0.1}}, "inside the language model"),
+        ({"aot": {"tower_reuse": 0}}, "leave tower_reuse out, or use the split deployment"),
         ({"mm_newline_position": "anywhere"}, "anywhere"),
         ({"mm_spatial_pool_mode": "median"}, "median"),
         ({"mm_video_frames": -1}, "mm_video_frames"),
