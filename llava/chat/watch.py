@@ -22,10 +22,10 @@ TELL = 10.0  # seconds between two lines about dropped frames
 
 def add_options(parser: Parser) -> None:
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="film, folder of pictures, - for standard input, rtsp://… or /dev/videoN")
+    add("source", metavar="SOURCE", help="film, folder, - (standard input), rtsp://… or /dev/videoN")
     add("--question", metavar="TEXT", help="ask this at the end of the source, not what is typed")
     add("--every", type=float, metavar="S", help="with --question: ask it every S seconds as well")
-    add("--size", metavar="WxH", help="of raw RGB pictures on standard input (default: they are MJPEG)")
+    add("--size", metavar="WxH", help="of raw RGB on standard input (default: MJPEG)")
     add_model_options(parser)
 
 
