@@ -5,12 +5,23 @@ from pathlib import Path
 
 import pytest
 
+from aot.registry import METHODS
+
 FOLDER = Path(__file__).parents[2] / "notebooks"
 
 
+@pytest.fixture(autouse=True)
+def methods():
+    """A method that a notebook adds is gone afterwards."""
+    before = dict(METHODS)
+    yield
+    METHODS.clear()
+    METHODS.update(before)
+
+
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_notebook(path, monkeypatch, tmp_path, capsys):
-    monkeypatch.chdir(tmp_path)
+def test_notebook(path, monkeypatch, capsys):
+    monkeypatch.chdir(FOLDER)  # as Jupyter opens it
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     names = {}
     for cell in cells:
