@@ -180,7 +180,7 @@ def _load_model(folder: Path, *, config, **arguments):
     stored = stored_tensors(folder)
     name_tower(config, stored)
     if given := getattr(config, "quantization_config", None):
-        return load_quantised(folder, LlavaQwenForCausalLM, given["quant_method"], config=config, **arguments)
+        return load_quantised(folder, LlavaQwenForCausalLM, given, config=config, **arguments)
     check_fit(folder, stored, LlavaQwenForCausalLM, config)
     try:
         return LlavaQwenForCausalLM.from_pretrained(folder, config=config, use_safetensors=True, **arguments)

@@ -1,5 +1,6 @@
 """Loading in few bits: the language model alone, so that the token reduction reads what it always reads."""
 
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -44,19 +45,21 @@ def few_bits(eight: bool, four: bool, int8: bool):
     )
 
 
-def load_quantised(folder: Path, model_class: type, method: str, **arguments):
-    """A checkpoint that is quantised already, as transformers loads it; CheckpointError where it cannot be had here."""
-    from transformers.quantizers.auto import AUTO_QUANTIZATION_CONFIG_MAPPING
+def load_quantised(folder: Path, model_class: type, settings: dict, **arguments):
+    """A checkpoint that is quantised already, as transformers loads it; CheckpointError where it cannot be had here.
+
+    settings: its quantization_config.
+    """
+    from transformers.quantizers.auto import AutoQuantizationConfig
 
     try:
-        if method not in AUTO_QUANTIZATION_CONFIG_MAPPING:  # transformers would load it as if it were not
-            raise ValueError("transformers does not know that method")
+        AutoQuantizationConfig.from_dict(settings)  # else a method that is not known would be loaded as if it were none
         return model_class.from_pretrained(folder, use_safetensors=True, **arguments)
     except CheckpointError:
         raise
     except (ImportError, OSError, ValueError, RuntimeError, NotImplementedError, LookupError, AttributeError) as error:
-        reason = " ".join(str(error).split()).split(". ")[0][:200]
+        reason = re.split(r"\. | - ", " ".join(str(error).split()))[0][:200]
         raise CheckpointError(
-            f"{folder} is quantised ({method}), which cannot be loaded here ({reason}); use the original checkpoint in "
-            "float16 or bfloat16."
+            f"{folder} is quantised ({settings.get('quant_method')}), which cannot be loaded here ({reason}); use the "
+            "original checkpoint in float16 or bfloat16."
         ) from error

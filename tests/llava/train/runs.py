@@ -67,5 +67,5 @@ def start(line, *, port, ranks=1):
 
 def finish(processes):
     for process in processes:
-        _, told = process.communicate(timeout=400)
+        _, told = process.communicate(timeout=900)
         assert process.returncode == 0, told[-3000:]

@@ -15,7 +15,7 @@ from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
 from llava.train.arguments import TrainArguments
 from llava.train.conversations import DataError, parse_sample, read_mixture, tokenize
 from llava.train.data import Collator
-from llava.train.train import LlavaTrainer
+from llava.train.trainer import LlavaTrainer
 from tests.llava.train.conftest import turns
 
 GOLDEN = Path(__file__).parents[2] / "data" / "llava"

@@ -40,7 +40,7 @@ def test_zero_learns_what_plain_training_learns(zero, ranks, checkpoint, data, m
     more += ["--deepspeed", ROOT / "scripts" / f"zero{zero}.json"]
     for steps in (2, 3):  # the second run takes up the first
         line = words(checkpoint, data, media, tmp_path / "zero", *more, batch=2 // ranks, steps=steps)
-        finish(start(line, port=29620 + steps, ranks=ranks))
+        finish(start(line, port=29600 + 10 * zero + 2 * ranks + steps, ranks=ranks))
     assert losses(tmp_path / "zero") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
     plain, sharded = weights(tmp_path / "plain"), weights(tmp_path / "zero")
     for name in plain:
