@@ -27,8 +27,9 @@ import llava
 from aot import AOTConfig, CompressedVideo
 from llava.decoders.pillow_reader import SUFFIXES
 from llava.decoders.sandbox import open_regular
-from llava.eval.provenance import checkpoint_fingerprint, digest, folder_hash, versions
+from llava.eval.provenance import PACKAGES, checkpoint_fingerprint, digest, folder_hash
 from llava.model.compression import VideoFeatures
+from llava.utils import versions
 from llava.video import FrameStream, Video, check_path
 
 logger = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ class VideoCache:
 def encoder_identity(checkpoint: str) -> dict[str, Any]:
     """What encoded videos depend on beside their own choices: the checkpoint, this program and what it runs on."""
     code = [folder_hash(Path(package.__file__).parent, "*.py") for package in (aot, llava)]
-    return {"checkpoint": checkpoint_fingerprint(checkpoint), "code": code, "versions": versions()}
+    return {"checkpoint": checkpoint_fingerprint(checkpoint), "code": code, "versions": versions(PACKAGES)}
 
 
 def video_digest(path: str) -> str:

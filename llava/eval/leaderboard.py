@@ -22,9 +22,9 @@ from llava.eval.exam.settings import parse_setting
 from llava.eval.jsonl import LineError, write_json
 from llava.eval.sweep import SweepError
 from llava.eval.tables.exam import BOTH, exam_items, kept_share, read_runs
+from llava.eval.tables.exam_page import LABELS
 
 PAGE = Path(__file__).with_name("tables") / "leaderboard.html"
-NAMED = {"full": "all tokens", "blank": "all tokens, video blanked"}
 
 
 class EntryError(ValueError):
@@ -62,7 +62,7 @@ def entry_of(run: Mapping[str, Any], model: str | None = None) -> dict[str, Any]
         "model": {"name": model or embedded_checkpoint().name, "weights": head["weights"]},
         "exam": {"world": head.get("world", "shapes"), "questions": head["questions"], "seed": head["seed"]},
         "setting": setting.name,
-        "method": NAMED.get(setting.name, setting.method),
+        "method": LABELS.get(setting.name, setting.method),
         "retention": setting.retention,
         "inside": setting.inside,
         "kept": _rounded(kept_share(run)),
