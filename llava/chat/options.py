@@ -45,7 +45,7 @@ def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = Fa
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
     add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video")
     add("--no-aot", action="store_true", help=argparse.SUPPRESS)  # as --retention 100%
-    reuse = "what stands still is encoded once: 0 equal frames, 0.02 patches too (default: off)"
+    reuse = "encode still things once: 0 frames, 0.02 patches too"
     add("--tower-reuse", type=float, metavar="E", help=reuse)
     add("--preset", default="default", metavar="NAME", help="default, paper or released")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
