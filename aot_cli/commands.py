@@ -45,7 +45,6 @@ COMMANDS = {
         "ask about a video in the terminal",
         "Chat about a video with a model that sees a share of its tokens.",
         (
-            "aot chat clip.mp4 --retention 10%",
             'aot chat clip.mp4 --question "What shape is the green object?" --json',
             "aot chat holiday.mp4 --model-path lmms-lab/llava-onevision-qwen2-7b-ov",
         ),

@@ -81,12 +81,12 @@ _LENGTHS = ((16, 0.55), (24, 0.2), (32, 0.13), (48, 0.07), (64, 0.05))
 STAGES = {
     "tower": Stage("tower", steps=450, batch=8, learning_rate=1.2e-3, first=0, places=True, decay=0.6),
     "answers": Stage(
-        "video", steps=800, batch=6, learning_rate=1.5e-3, first=1_000_000, warmup=0.03, decay=0.5,
+        "video", steps=560, batch=6, learning_rate=1.5e-3, first=1_000_000, warmup=0.03, decay=0.5,
         density=Density(_LENGTHS, drop=0.9, least=0.1, most=768),
     ),
     "polish": Stage(
         "video", steps=500, batch=4, learning_rate=8e-4, first=2_000_000, decay=1.0,
-        density=Density(_LENGTHS, drop=0.6, most=4608),
+        density=Density(_LENGTHS, drop=0.6, most=2304),
     ),
 }  # fmt: skip
 

@@ -33,8 +33,8 @@ def add_options(parser: Parser) -> None:
     add("--question", metavar="TEXT", help="ask this once and leave")
     add("--json", action="store_true", help="with --question: print one JSON object, no more")
     add("--compare", action="store_true", help="answer every question at 100 %% as well")
-    # for those who read docs/quickstart.md: help stays on a screen
-    add("--stream-above", type=int, default=STREAM_ABOVE, metavar="N", help=argparse.SUPPRESS)
+    stream = f"frames from which it is compressed as read ({STREAM_ABOVE})"
+    add("--stream-above", type=int, default=STREAM_ABOVE, metavar="N", help=stream)
     add_model_options(parser, cached=True)
 
 
