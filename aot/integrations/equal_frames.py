@@ -4,7 +4,6 @@ A hook before the tower takes the repetitions out of what it gets, one behind it
 into what was captured inside.
 """
 
-from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any
 
@@ -20,12 +19,12 @@ Rows = dict[int, torch.Tensor]  # by the length of a tensor without repetitions:
 _rows: ContextVar[Rows | None] = ContextVar("aot_equal_frames", default=None)
 
 
-def encode_once(tower: nn.Module, wanted: Callable[[], bool]) -> list[RemovableHandle]:
-    """Hooks on a tower, in force where a video is encoded and ``wanted`` says so."""
+def encode_once(tower: nn.Module) -> list[RemovableHandle]:
+    """Hooks on a tower, in force where a video is encoded."""
 
     def before(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         _rows.set(None)
-        if captured() is None or not wanted():
+        if captured() is None:
             return None
         take_out = _packed if hasattr(module, "spatial_merge_size") else _frames
         args, kwargs, rows = take_out(module, args, kwargs)

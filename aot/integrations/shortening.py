@@ -227,7 +227,7 @@ class Family:
         setattr(inner, encoder, MethodType(self._encoding(getattr(type(inner), encoder)), inner))
         handles = [
             *self.watch(model),  # before the next ones, which put back what was captured
-            *encode_once(self.tower(model), lambda: self.settings(model).tower_reuse is not None),
+            *(encode_once(self.tower(model)) if config.tower_reuse is not None else ()),
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),

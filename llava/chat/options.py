@@ -45,7 +45,7 @@ def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = Fa
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
     add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video")
     add("--no-aot", action="store_true", help=argparse.SUPPRESS)  # as --retention 100%
-    reuse = "encode still things once: 0 frames, 0.02 patches too"
+    reuse = "encode once what stands still: 0 or 0.02 (off)"
     add("--tower-reuse", type=float, metavar="E", help=reuse)
     add("--preset", default="default", metavar="NAME", help="default, paper or released")
     add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
@@ -69,8 +69,8 @@ def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = Fa
     add("--dtype", choices=("float32", "float16", "bfloat16"), metavar="NAME", help=dtypes)
     tower = "of the tower: bfloat16 is faster on new CPUs"
     add("--tower-dtype", choices=("float32", "bfloat16"), metavar="NAME", help=tower)
-    attention = "flash_attention_2 (default), or sdpa"
-    add("--attn-implementation", default="flash_attention_2", metavar="A", help=attention)
+    # flash_attention_2, where it is, or sdpa
+    add("--attn-implementation", default="flash_attention_2", metavar="A", help=argparse.SUPPRESS)
     if not answers:
         parser.set_defaults(conv_template=TEMPLATE, max_new_tokens=LONGEST, temperature=0.0)
         return
