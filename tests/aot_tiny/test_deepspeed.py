@@ -18,8 +18,8 @@ from aot_tiny.training.tokenizer import save_tokenizer
 folder, zero = sys.argv[1:]
 save_tokenizer(folder + "/tokenizer")
 args = TrainingArguments(
-    output_dir=folder, max_steps=1, per_device_train_batch_size=1, bf16=True, report_to=[], deepspeed=zero,
-    remove_unused_columns=False, use_cpu=not torch.cuda.is_available(), save_strategy="no",
+    output_dir=folder, max_steps=1, per_device_train_batch_size=1, bf16=torch.cuda.is_available(), report_to=[],
+    deepspeed=zero, remove_unused_columns=False, save_strategy="no",
 )
 model, _ = new_model(folder + "/tokenizer")
 ids = torch.tensor([1, -200, 5, 6, 7])
@@ -30,7 +30,9 @@ def collate(samples):
         "labels": torch.stack([s["labels"] for s in samples]),
         "images": [s["images"] for s in samples], "modalities": ["video"] * len(samples),
     }
-out = Trainer(model=model, args=args, train_dataset=[sample], data_collator=collate).train()
+trainer = Trainer(model=model, args=args, train_dataset=[sample], data_collator=collate)
+out = trainer.train()
+assert trainer.is_deepspeed_enabled  # with use_cpu accelerate leaves it out
 print("steps", out.global_step, "loss", out.training_loss)
 """
 

@@ -49,11 +49,25 @@ def weights(folder, base=None):
     return model.state_dict()
 
 
-def start(line, *, port, ranks=1):
+# accelerate finds no backend for deepspeed on a machine without accelerators
+GLOO = """
+import sys
+import torch
+from accelerate.state import DistributedType, PartialState
+if not torch.cuda.is_available():
+    PartialState._prepare_backend = lambda *_: ("gloo", DistributedType.MULTI_GPU)
+    PartialState.set_device = lambda self: setattr(self, "device", torch.device("cpu"))
+from llava.train.train import main
+sys.exit(main())
+"""
+
+
+def start(line, *, port, ranks=1, deepspeed=False):
     """The run in processes of its own, one a rank, as a launcher would start them."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(ranks)}
-    command = [sys.executable, "-m", "llava.train.train", *line[1:], "--ddp_backend", "gloo"]
+    module = ["-c", GLOO] if deepspeed else ["-m", "llava.train.train"]
+    command = [sys.executable, *module, *line[1:], *([] if deepspeed else ["--ddp_backend", "gloo"])]
     return [
         subprocess.Popen(
             command,

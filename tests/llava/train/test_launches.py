@@ -40,8 +40,11 @@ def test_zero_learns_what_plain_training_learns(zero, ranks, checkpoint, data, m
     more += ["--deepspeed", ROOT / "scripts" / f"zero{zero}.json"]
     for steps in (2, 3):  # the second run takes up the first
         line = words(checkpoint, data, media, tmp_path / "zero", *more, batch=2 // ranks, steps=steps)
-        finish(start(line, port=29600 + 10 * zero + 2 * ranks + steps, ranks=ranks))
+        line[line.index("--use_cpu") + 1] = "False"  # with it accelerate leaves deepspeed out
+        finish(start(line, port=29600 + 10 * zero + 2 * ranks + steps, ranks=ranks, deepspeed=True))
+    assert [*(tmp_path / "zero" / "checkpoint-3").glob("global_step*")]  # deepspeed's own state
     assert losses(tmp_path / "zero") == pytest.approx(losses(tmp_path / "plain"), rel=1e-4)
     plain, sharded = weights(tmp_path / "plain"), weights(tmp_path / "zero")
     for name in plain:
-        torch.testing.assert_close(sharded[name], plain[name], rtol=1e-3, atol=1e-4)
+        if not name.endswith("k_proj.bias"):  # softmax cancels it: its gradient is rounding, which Adam blows up
+            torch.testing.assert_close(sharded[name], plain[name], rtol=1e-4, atol=2e-5)
