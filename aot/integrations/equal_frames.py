@@ -4,6 +4,8 @@ A hook before the tower takes the repetitions out of what it gets, one behind it
 into what was captured inside.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
@@ -17,14 +19,25 @@ from .vision_outputs import captured
 
 Rows = dict[int, torch.Tensor]  # by the length of a tensor without repetitions: its rows with them
 _rows: ContextVar[Rows | None] = ContextVar("aot_equal_frames", default=None)
+_once: ContextVar[bool] = ContextVar("aot_encoding_once", default=False)
+
+
+@contextmanager
+def encoding_once(wanted: bool) -> Iterator[None]:
+    """Whether equal frames are encoded once inside; the settings of a model may change while its hooks stay."""
+    token = _once.set(wanted)
+    try:
+        yield
+    finally:
+        _once.reset(token)
 
 
 def encode_once(tower: nn.Module) -> list[RemovableHandle]:
-    """Hooks on a tower, in force where a video is encoded."""
+    """Hooks on a tower, in force inside `encoding_once`."""
 
     def before(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         _rows.set(None)
-        if captured() is None:
+        if not _once.get() or captured() is None:
             return None
         take_out = _packed if hasattr(module, "spatial_merge_size") else _frames
         args, kwargs, rows = take_out(module, args, kwargs)

@@ -25,7 +25,7 @@ from ..registry import get_method
 from ..rows import merged_rows
 from ..types import CompressedVideo
 from . import steps
-from .equal_frames import encode_once
+from .equal_frames import encode_once, encoding_once
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
 from .steps import Encoded, EncodedVideo, Generated, Kept, State, entries
@@ -181,9 +181,8 @@ class Family:
         given = inputs["pixel_values_videos" if self.modality == "video" else "pixel_values"]
         token = steps.generated.set(Generated(inputs["input_ids"], 0, inputs.get(self.argument) or ()))
         try:
-            needs = get_method(state.config.method).requires
             with torch.no_grad():
-                videos = self.encode(inner, original, (given,), call, needs)[1]
+                videos = self._encode(inner, original, (given,), call)[1]
         finally:
             steps.generated.reset(token)
         return [self.compress(model, video, state.config, trace=True) for video in videos if not video.still]
@@ -227,7 +226,7 @@ class Family:
         setattr(inner, encoder, MethodType(self._encoding(getattr(type(inner), encoder)), inner))
         handles = [
             *self.watch(model),  # before the next ones, which put back what was captured
-            *(encode_once(self.tower(model)) if config.tower_reuse is not None else ()),
+            *encode_once(self.tower(model)),
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),
@@ -246,13 +245,18 @@ class Family:
         for owner, name in state.replaced:
             delattr(owner, name)
 
+    def _encode(self, inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[Any, list]:
+        """`encode` with what the settings in force ask for."""
+        config = inner.__dict__[_STATE].config
+        with encoding_once(config.tower_reuse is not None):
+            return self.encode(inner, original, args, kwargs, get_method(config.method).requires)
+
     def _encoding(self, original: Any) -> Any:
         """The model's own encoding that leaves with its result, or with the step, what compression needs."""
 
         @functools.wraps(original)  # generate reads its signature
         def get_features(inner, *args: Any, **kwargs: Any) -> Any:
-            needs = get_method(inner.__dict__[_STATE].config.method).requires
-            result, encoded = self.encode(inner, original, args, kwargs, needs)
+            result, encoded = self._encode(inner, original, args, kwargs)
             if not isinstance(result, (tuple, torch.Tensor)):
                 setattr(result, steps.ENCODED, encoded)
             if (call := steps.generated.get()) is not None:

@@ -75,6 +75,19 @@ def test_equal_frames_of_llava_onevision():
     assert seen == [3, 3] and FRAMES == 6
 
 
+@torch.no_grad()
+def test_the_settings_of_a_model_that_has_hooks_already_are_heard():
+    model, video = make_theirs(), pixels(1)
+    video[3:] = video[:1]
+    inputs = {**batch(prompt(5, 6, "video", 7)), "pixel_values_videos": video[None]}
+    aot.apply(model, 0.3)
+    seen = rows_seen(model)
+    for reuse in (None, 0, None):
+        aot.apply(model, 0.3, tower_reuse=reuse)
+        model(**inputs)
+    assert seen == [6, 3, 6]
+
+
 def test_patches_are_reused_only_by_the_tower_of_this_project():
     with pytest.raises(AOTError, match="set tower_reuse=0, leave it out, or use LlavaQwenForCausalLM"):
         aot.apply(make_theirs(), tower_reuse=0.02)
