@@ -8,6 +8,7 @@ was, so that later steps, which `generate` counts on by itself, are put right be
 
 import functools
 import inspect
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -84,7 +85,7 @@ class Step:
         return PrunedPrompt(self.covered + self.ids.shape[1], full, following)
 
 
-class Family:
+class Family(ABC):
     """The hooks on models of one kind, and what `aot.apply` does with them.
 
     names: classes of transformers. modality: as what it encodes frames, "video" or "image". argument: of the model's
@@ -96,17 +97,17 @@ class Family:
     modality: str = "video"
     argument: str | None = None
 
+    @abstractmethod
     def check(self, model: Any, needs: Sequence[str]) -> None:
         """AOTError for a model whose tower cannot give these outputs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def watch(self, model: Any) -> list:
         """Hooks on the tower, as handles."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
         """What the model's own method `original` returns, and each video as EncodedVideo with what a method needs."""
-        raise NotImplementedError
 
     def compress(self, model: Any, video: EncodedVideo, config: AOTConfig, *, trace: bool = False) -> CompressedVideo:
         """One video, compressed; its tokens are as the language model gets them, without newlines."""

@@ -75,10 +75,10 @@ class Watch:
                 due = time.monotonic() + every
         self.see()
         self.ask(question)
-        return 0
+        return 0 if self.live.frames else 1
 
     def converse(self) -> int:
-        """Answers what is typed, until /exit or the end of the input; 1 when no frame came for what was asked."""
+        """Answers what is typed, until /exit or the end of the input."""
         unread, questions, ended = b"", [], False
         while True:
             self.see()

@@ -6,6 +6,7 @@ Resizing is the operation that torchvision calls on uint8 frames.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -39,7 +40,7 @@ class Sampling:
     total_tokens: int | None = None
 
 
-class VideoProcessor:
+class VideoProcessor(ABC):
     """The base: frames of one size, each normalised."""
 
     defaults: ClassVar[dict[str, Any]] = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
@@ -130,9 +131,9 @@ class VideoProcessor:
             raise ProcessorError("Videos of one question need equally many frames for this model; give num_frames.")
         return {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
 
+    @abstractmethod
     def text(self, video: Video, inputs: Mapping[str, Any], tokens: "Tokens") -> str:
         """What stands for the video in the prompt."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

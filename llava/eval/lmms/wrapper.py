@@ -2,6 +2,7 @@
 
 import os
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
@@ -45,7 +46,7 @@ class Cost(TokenCounts):
         return {**super().to_dict(), **told.details, **measured}
 
 
-class AOTWrapperMixin:
+class AOTWrapperMixin(ABC):
     """Goes before a stock wrapper among the bases; `stock_id` is that wrapper's model id.
 
     A question that cannot be answered is recorded with its reason, never answered from the text alone, and handed
@@ -56,6 +57,10 @@ class AOTWrapperMixin:
     stock_id: str
     family: str
     frames: int  # a video, where the checkpoint says nothing
+    # of wrappers of LLaVA's models: what else of the wrapper the replies depend on, as plain JSON values, and how the
+    # frames of a video are chosen
+    effective: dict[str, Any]
+    sampling: dict[str, Any]
 
     def __init__(
         self,
@@ -105,16 +110,6 @@ class AOTWrapperMixin:
     def defaults(self, made: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the stock wrapper that differ from its own defaults. made: the checkpoint's config.json."""
         return {}
-
-    @property
-    def effective(self) -> dict[str, Any]:
-        """What else of the wrapper the replies depend on, as plain JSON values."""
-        raise NotImplementedError
-
-    @property
-    def sampling(self) -> dict[str, Any]:
-        """How the frames of a video are chosen."""
-        raise NotImplementedError
 
     def _prepare(
         self, accelerator: Accelerator, measure: Measure, settings: dict[str, Any], store: str | None, decoder: str
@@ -240,9 +235,9 @@ class AOTWrapperMixin:
             return self._ask_stock(question, visuals)
         return self._ask_about_several(question, visuals)
 
+    @abstractmethod
     def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
         """Whether the stock wrapper answers such a question from all of its visuals."""
-        raise NotImplementedError
 
     def _ask_stock(self, question: Question, visuals: list[Visual]) -> str:
         """One question through the stock wrapper, without its progress bar."""
