@@ -24,7 +24,7 @@ def stats(answer: Answer) -> list[str]:
         *([f"images {answer.image_tokens} tokens"] if answer.image_tokens else []),
         f"{answer.before.visual} → {answer.after.visual} tokens{newlines}",
         f"retention {100 * answer.retention:.3g} %{bound}",
-        f"decode {times['decode']:.0f} ms",
+        *([f"decode {times['decode']:.0f} ms"] if "decode" in times else []),
         f"tower {times['tower']:.0f} ms{_saved(answer.tower_flops)}",
         f"compression {times['compress']:.1f} ms",
         f"first token {times['first_token']:.0f} ms",

@@ -187,8 +187,7 @@ class ChatSession(VideoReading):
             after=after,
             settings=None if self.compression is None else self.compression.to_dict(),
             timings={
-                "decode": paid["decode"],
-                "tower": paid["tower"],
+                **{stage: paid[stage] for stage in ("decode", "tower") if stage in paid},
                 # of a streamed video once, of any other when the language model reads it
                 "compress": paid.get("compress", 0.0 if held else self._compress_ms()),
                 "first_token": 1e3 * (stream.first - started) if stream.first else total,

@@ -26,7 +26,8 @@ class Answer:
     """An answer and what it cost.
 
     settings: AOTConfig.to_dict() or None (no compression). timings: milliseconds of decode and tower (paid
-    once a video), compress, first_token (from the question to the first token) and total. peak_memory: MiB.
+    once a video; of a live one the tower so far and no decode), compress, first_token (from the question to the first
+    token) and total. peak_memory: MiB.
     bound: what decided how many tokens are kept, as in `AOTConfig.bound`. prefilled: tokens of the prompt that the
     language model read for it, those aside that it had read for an earlier question. tower_flops: counted, paid once a
     video; None of a model of transformers. until: seconds of the newest frame.

@@ -3,10 +3,13 @@
 import os
 import re
 import sys
+from types import SimpleNamespace
 
 import pytest
 
 from aot_cli.main import main
+from llava.chat.live import LiveSession
+from llava.chat.watch import Watch
 
 
 @pytest.fixture
@@ -47,6 +50,16 @@ def test_a_lost_source_is_one_sentence(tmp_path, checkpoint, typed, capsys):
     assert "not a video" in said[-2] and "No frame has come" in said[-1]
     typed("/exit\n")
     assert watch(checkpoint, str(tmp_path / "words.mp4")) == 0
+
+
+def test_a_source_without_a_frame_is_a_failure_on_a_screen_too():
+    said = []
+    terminal = SimpleNamespace(interactive=True, note=said.append, error=said.append)
+    source = SimpleNamespace(over=True, dropped=0, take=lambda seconds: [], notes=list)
+    live = LiveSession.__new__(LiveSession)
+    live.until, live.frames = None, 0
+    assert Watch(live, source, terminal).repeat("What moves?", None) == 1
+    assert said == ["No frame has come yet; wait for one, or push some."]
 
 
 @pytest.mark.parametrize(
