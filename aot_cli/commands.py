@@ -55,7 +55,7 @@ COMMANDS = {
         "ask about a camera, a stream or a folder that grows",
         "Ask at any time about a source that goes on; its tokens stay within a number.",
         (
-            "aot watch clip.mp4 --fps 4 --max-tokens 300",
+            "aot watch clip.mp4 --max-tokens 300",
             "aot watch /dev/video0",
             'ffmpeg -re -i FILM -f mjpeg - | aot watch - --question "What moves?" --every 9',
         ),

@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser
@@ -27,6 +26,7 @@ from aot_tiny.training.packing import ClipConversations, collate
 from aot_tiny.training.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
 from aot_tiny.training.tokenizer import save_tokenizer
 from aot_tiny.training.tower import DenseTower
+from llava.train.trainer import last_checkpoint
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 WEIGHTS = "objective.pt"
@@ -212,9 +212,12 @@ def execute(args) -> int:
         ),
     )
     args.output.mkdir(parents=True, exist_ok=True)
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(args.output)))
+    trainer.train(resume_from_checkpoint=last_checkpoint(args.output))
     if exact is not None:
-        objective.model.get_vision_tower().float().load_state_dict(exact)
+        tower = objective.model.get_vision_tower().float()
+        # a run that was taken up without --init holds the rounded weights alone
+        if all(torch.equal(value, exact[name].bfloat16().float()) for name, value in tower.state_dict().items()):
+            tower.load_state_dict(exact)
     # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
     torch.save({k: v.half() for k, v in objective.state_dict().items()}, args.output / WEIGHTS)
     (args.output / "log.json").write_text(json.dumps(trainer.state.log_history, indent=0))
