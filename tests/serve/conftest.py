@@ -9,6 +9,7 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from llava.model.builder import load_pretrained_model
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 
 
@@ -116,3 +117,9 @@ def write_tokenizer(path) -> None:
 def checkpoint(tmp_path_factory) -> str:
     """A checkpoint folder: 8 frames, 12x12 tower tokens pooled to 6x6, a newline after each frame."""
     return write_checkpoint(tmp_path_factory.mktemp("checkpoint") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def loaded(checkpoint):
+    """Tokenizer, model, image processor and context length of `checkpoint`."""
+    return load_pretrained_model(checkpoint, None, "tiny", device_map="cpu", torch_dtype="float32")

@@ -11,15 +11,9 @@ from llava.chat import live as live_module
 from llava.chat.live import LiveSession
 from llava.chat.session import ChatSession
 from llava.chat.types import ChatError
-from llava.model.builder import load_pretrained_model
 from llava.video import Video
 
 from .conftest import picture
-
-
-@pytest.fixture(scope="module")
-def loaded(checkpoint):
-    return load_pretrained_model(checkpoint, None, "tiny", device_map="cpu", torch_dtype="float32")
 
 
 @pytest.fixture

@@ -16,14 +16,8 @@ from llava.chat.session import ChatSession
 from llava.chat.streaming import TextStream, printable
 from llava.chat.types import ChatError, Tokens
 from llava.decoders.worker_process import WorkerProcess
-from llava.model.builder import load_pretrained_model
 from llava.model.long_video import compress_stream, pixel_chunks
 from llava.video import VideoError, load_video
-
-
-@pytest.fixture(scope="module")
-def loaded(checkpoint):
-    return load_pretrained_model(checkpoint, None, "tiny", device_map="cpu", torch_dtype="float32")
 
 
 @pytest.fixture

@@ -19,17 +19,11 @@ from aot_cli.parser import cache_folder
 from llava.chat import video_reading
 from llava.chat.model_defaults import Sampling
 from llava.chat.session import ChatSession
-from llava.model.builder import load_pretrained_model
 from llava.model.compression import VideoFeatures
 from llava.video import Video, VideoError
 from llava.video_cache import VideoCache, video_digest
 
 fork = multiprocessing.get_context("fork")
-
-
-@pytest.fixture(scope="module")
-def loaded(checkpoint):
-    return load_pretrained_model(checkpoint, None, "tiny", device_map="cpu", torch_dtype="float32")
 
 
 @pytest.fixture
