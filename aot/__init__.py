@@ -8,8 +8,8 @@ from .deprecated import MODULES, find_modules, old_names
 from .errors import AOTError
 from .live import LiveStream
 from .ops.received_attention import layers
-from .pooling import pool_tokens, pooled_grid
 from .registry import method_names, register
+from .spatial_pooling import pool_tokens, pooled_grid
 from .stream import VideoStream, join
 from .types import CompressedVideo, TokenKind
 from .warm_up import warm_up

@@ -9,8 +9,7 @@ import torch
 
 from .config import AOTConfig
 from .errors import AOTError
-from .indexing import true_indices
-from .ops.common import unit
+from .ops.common import true_indices, unit
 from .types import VideoTokens
 
 CLIP_FRAMES = 4  # how far in time a kept token may stand for others

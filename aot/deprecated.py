@@ -29,10 +29,11 @@ REGISTER = {"needs": "requires", "inside": "in_llm"}
 # modules that the page on adding a method named: old name -> new one
 MODULES = {
     "aot.baselines": "aot.methods",
-    "aot.baselines.budgets": "aot.methods.common",
+    "aot.baselines.budgets": "aot.budget",
     "aot.baselines.merging": "aot.methods.common",
     "aot.checks": "aot.validation",
-    "aot.ranks": "aot.indexing",
+    "aot.indexing": "aot.ops.common",
+    "aot.ranks": "aot.ops.common",
     "aot.result": "aot.types",
     "aot.scores": "aot.ops.common",
     "aot.video": "aot.types",

@@ -11,9 +11,8 @@ from torch.nn.utils.rnn import pad_sequence
 from .clips import COST_BYTES, MAX_CLIP_TOKENS, default_clip_length
 from .config import AOTConfig
 from .errors import AOTError
-from .indexing import true_indices
 from .ops import facility_location, merge, sketch, softmax_plan
-from .ops.common import at_least_float32, unit
+from .ops.common import at_least_float32, true_indices, unit
 from .ops.pair_cost import grid_distances
 from .stream import PER_TOKEN, VideoStream, join
 from .types import CompressedVideo, TokenKind

@@ -10,7 +10,7 @@ from .clips import MAX_CLIP_TOKENS, clip_too_long, default_clip_length
 from .compress import compress
 from .config import AOTConfig
 from .errors import AOTError
-from .pooling import pooled_grid
+from .spatial_pooling import pooled_grid
 from .types import CompressedVideo, joined_masks
 from .validation import check_grid, count
 

@@ -12,7 +12,7 @@ from . import validation
 from .config import AOTConfig
 from .deprecated import old_names
 from .errors import AOTError
-from .pooling import pool_tokens, pooled_grid
+from .spatial_pooling import pool_tokens, pooled_grid
 
 
 @dataclass(frozen=True)

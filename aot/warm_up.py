@@ -8,7 +8,7 @@ from .clips import default_clip_length
 from .compress import compress
 from .config import AOTConfig
 from .ops import use_triton
-from .pooling import pooled_grid
+from .spatial_pooling import pooled_grid
 
 
 def warm_up(

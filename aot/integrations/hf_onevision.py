@@ -8,7 +8,7 @@ import torch
 
 from ..compress import compress
 from ..config import AOTConfig
-from ..pooling import pooled_grid
+from ..spatial_pooling import pooled_grid
 from ..types import CompressedVideo, TokenKind
 from .shortening import Family
 from .steps import EncodedVideo, split_videos

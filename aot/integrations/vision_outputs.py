@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from ..errors import AOTError
 from ..ops.received_attention import layers, received_attention
-from ..pooling import pool_tokens
+from ..spatial_pooling import pool_tokens
 
 _store: ContextVar[dict[str, Any] | None] = ContextVar("aot_capture", default=None)
 

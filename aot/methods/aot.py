@@ -16,10 +16,10 @@ tokens that the whole video gives. Variant "paper" of the same method is in `aot
 """
 
 from dataclasses import replace
-from itertools import accumulate
 
 import torch
 
+from ..budget import clip_budgets
 from ..clips import (
     COST_BYTES,
     MAX_CLIP_TOKENS,
@@ -30,7 +30,6 @@ from ..clips import (
     short_clips,
 )
 from ..config import AOTConfig
-from ..indexing import true_indices
 from ..ops import (
     aggregate,
     facility_location,
@@ -42,7 +41,7 @@ from ..ops import (
     softmax_plan,
     temporal_change,
 )
-from ..ops.common import at_least_float32, relative_importance
+from ..ops.common import at_least_float32, relative_importance, true_indices
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens, joined_masks
 from .aot_paper import aot_paper
@@ -81,19 +80,6 @@ def aot(video: VideoTokens, config: AOTConfig) -> Selection:
         first += span.frames
     video.usable.update(joined_masks(spans))
     return replace(_joined(parts), clips=lengths)
-
-
-def clip_budgets(lengths: list[int], per_frame: int, config: AOTConfig) -> list[int]:
-    """Tokens of each clip: after every clip ⌊retention · frames so far · P⌋ are out in all, but one a clip at least.
-
-    lengths: frames. Clips are at most as many as the budget, so a token that a clip lacks is taken from the fullest.
-    """
-    spent = [0, *(config.budget(end, per_frame) for end in accumulate(lengths))]
-    counts = [after - before for before, after in zip(spent, spent[1:], strict=False)]
-    while 0 in counts:
-        counts[counts.index(max(counts))] -= 1
-        counts[counts.index(0)] += 1
-    return counts
 
 
 def compress_clips(

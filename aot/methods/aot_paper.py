@@ -19,10 +19,9 @@ import torch
 from ..clips import clip_lengths, window_ids, window_sizes
 from ..config import AOTConfig
 from ..errors import AOTError
-from ..indexing import rank_descending, true_indices
 from ..ops import aggregate, merge, merge_clips, pair_cost, sinkhorn
-from ..ops.common import at_least_float32, relative_importance, unit
-from ..pooling import pool_tokens
+from ..ops.common import at_least_float32, rank_descending, relative_importance, true_indices, unit
+from ..spatial_pooling import pool_tokens
 from ..types import Selection, TokenKind, VideoTokens
 
 

@@ -16,12 +16,13 @@ the better continuation: that is the tuned variant.
 
 import torch
 
+from ..budget import even_budgets
 from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
-from .common import best_by_quota, even_budgets, even_indices, rounded_share
+from .common import best_by_quota, even_indices, rounded_share
 
 WINDOW = 4
 WHOLE_FRAMES, ALL_FRAMES = 10, 13  # 1 whole frame to 3 of a tenth: whole frames take 10/13 of the tokens

@@ -21,14 +21,14 @@ Mass shares a token that is not kept evenly between the context tokens it goes t
 
 import torch
 
+from ..budget import even_budgets
 from ..clips import dynamic_clips
 from ..config import AOTConfig
-from ..indexing import rank_descending, true_indices
-from ..ops.common import at_least_float32, unit
+from ..ops.common import at_least_float32, rank_descending, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
-from .common import even_budgets, log_peaks, mean_squared_distances
+from .common import log_peaks, mean_squared_distances
 
 
 def _check(options: dict) -> None:

@@ -19,14 +19,14 @@ a frame gets no cluster, what it holds is dropped.
 
 import torch
 
+from ..budget import even_budgets
 from ..clips import dynamic_clips
 from ..config import AOTConfig
-from ..indexing import true_indices
-from ..ops.common import at_least_float32, relative_importance, unit
+from ..ops.common import at_least_float32, relative_importance, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number
-from .common import chain_roots, dpc_knn, even_budgets, frame_segments, gather_members, rounded_share
+from .common import chain_roots, dpc_knn, frame_segments, gather_members, rounded_share
 
 SEGMENT_BELOW, SEGMENTS = 0.9, 8
 NEIGHBOURS = 7

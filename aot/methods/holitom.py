@@ -19,13 +19,13 @@ Deviations:
 
 import torch
 
+from ..budget import set_budgets
 from ..config import AOTConfig
-from ..indexing import rank_descending, true_indices
-from ..ops.common import unit
+from ..ops.common import rank_descending, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count, number
-from .common import StaticSplit, anchored_mean, dpc_knn, frame_segments, gather_members, set_budgets, split_static
+from .common import StaticSplit, anchored_mean, dpc_knn, frame_segments, gather_members, split_static
 
 
 def _check(options: dict) -> None:

@@ -21,9 +21,8 @@ import math
 import torch
 
 from ..config import AOTConfig
-from ..indexing import rank_descending, true_indices
 from ..ops import facility_location, sinkhorn
-from ..ops.common import relative_importance, unit
+from ..ops.common import rank_descending, relative_importance, true_indices, unit
 from ..ops.pair_cost import grid_distances
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens

@@ -13,10 +13,11 @@ import math
 
 import torch
 
+from ..budget import even_budgets
 from ..config import AOTConfig
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from .common import even_budgets, gather_members
+from .common import gather_members
 
 
 @register("pool", floor=True)

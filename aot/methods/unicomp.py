@@ -23,8 +23,7 @@ import math
 import torch
 
 from ..config import AOTConfig
-from ..indexing import rank_descending
-from ..ops.common import at_least_float32, unit
+from ..ops.common import at_least_float32, rank_descending, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number

@@ -17,14 +17,14 @@ Deviations:
 
 import torch
 
+from ..budget import even_budgets
 from ..config import AOTConfig
 from ..errors import AOTError
-from ..indexing import rank_descending, true_indices
-from ..ops.common import at_least_float32, unit
+from ..ops.common import at_least_float32, rank_descending, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number
-from .common import even_budgets, gather_members, others_mean, rounded_share
+from .common import gather_members, others_mean, rounded_share
 
 
 def _check(options: dict) -> None:

@@ -1,4 +1,4 @@
-"""What operations and methods share: reference or kernel, lengths of tokens, relative importance, groups of frames."""
+"""What operations and methods share: reference or kernel, lengths of tokens, importance, ranks, groups of frames."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -89,6 +89,21 @@ def relative_importance(importance: torch.Tensor) -> torch.Tensor:
     """Importance (..., P) divided by its frame's mean; a frame without any is 1 everywhere."""
     tiny = torch.finfo(torch.float32).tiny  # 0 over 0 is 1; anything else stays what it is
     return (importance + tiny) / (importance.mean(dim=-1, keepdim=True) + tiny)
+
+
+def rank_descending(values: torch.Tensor) -> torch.Tensor:
+    """Rank of each entry along the last axis, 0 for the largest; ties go to the lower index."""
+    order = values.argsort(dim=-1, descending=True, stable=True)
+    ranks = torch.arange(values.shape[-1], device=values.device).expand_as(order)
+    return torch.empty_like(order).scatter_(-1, order, ranks)
+
+
+def true_indices(mask: torch.Tensor, count: int) -> torch.Tensor:
+    """(..., count) ascending indices of the first True entries of the last axis, 0 beyond them; nothing waits."""
+    # entry i of a row goes to place (True entries before it); False ones go to a place behind all, which is cut off
+    place = torch.where(mask, mask.cumsum(dim=-1) - 1, count).clamp_max_(count)
+    each = torch.arange(mask.shape[-1], device=mask.device).expand_as(place)
+    return place.new_zeros(*mask.shape[:-1], count + 1).scatter_(-1, place, each)[..., :count]
 
 
 def group_frames(tokens: torch.Tensor, starts: torch.Tensor, length: int) -> torch.Tensor:

@@ -2,8 +2,7 @@
 
 import torch
 
-from ..indexing import rank_descending, true_indices
-from .common import use_triton
+from .common import rank_descending, true_indices, use_triton
 
 # tokens of a problem up to which one program for each is taken to be faster than the reference, which has the whole GPU
 FASTER_UP_TO = 2048

@@ -6,8 +6,8 @@ from typing import Any
 
 from ..config import AOTConfig
 from ..errors import AOTError
-from ..pooling import pooled_grid
 from ..registry import get_method
+from ..spatial_pooling import pooled_grid
 from ..validation import check_newline_position, count
 
 FRAMES = 32  # LLaVA-OneVision's

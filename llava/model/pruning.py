@@ -15,9 +15,9 @@ from transformers.modeling_outputs import BaseModelOutputWithPast
 from transformers.models.qwen2.modeling_qwen2 import rotate_half
 
 from aot import AOTConfig
-from aot.indexing import rank_descending
 from aot.integrations.kv_cache import cache_name
 from aot.methods.in_llm import prune_stages, seen_by_layer
+from aot.ops.common import rank_descending
 from llava.constants import IGNORE_INDEX
 
 CACHE = cache_name(Qwen2Model.forward)  # of models, their layers and their outputs

@@ -67,7 +67,7 @@ from aot.scores import unit
 from aot.video import VideoTokens
 """
     names = {}
-    with pytest.warns(DeprecationWarning, match="The module aot.baselines.budgets is now called aot.methods.common"):
+    with pytest.warns(DeprecationWarning, match="The module aot.baselines.budgets is now called aot.budget"):
         exec(source, names)
     selection = names["kept"](torch.ones(1, 2), torch.tensor([3]), (2, 2), kind=names["Kind"].LOCAL)
     assert type(selection) is names["Selection"] is aot.types.Selection and names["Kind"] is aot.TokenKind

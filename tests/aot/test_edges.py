@@ -5,8 +5,8 @@ import torch
 
 from aot import AOTConfig, AOTError, TokenKind, VideoStream, compress
 from aot.methods.naive import uniform
-from aot.pooling import pooled_grid
 from aot.registry import METHODS, Method, register
+from aot.spatial_pooling import pooled_grid
 from aot.stream import join
 from aot.types import VideoTokens
 

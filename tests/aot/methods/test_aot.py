@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from aot import AOTConfig, TokenKind, compress
+from aot.budget import clip_budgets
 from aot.clips import clip_layout
-from aot.methods.aot import aot, clip_budgets, transport
+from aot.methods.aot import aot, transport
 from aot.ops import facility_location, pair_cost
 from aot.types import VideoTokens
 

@@ -6,13 +6,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from aot.budget import even_budgets, set_budgets
 from aot.methods.common import (
     dpc_knn,
-    even_budgets,
     gather_members,
     mean_squared_distances,
     rounded_share,
-    set_budgets,
 )
 from aot.methods.holitom import static_windows
 from aot.methods.prunevid import contiguous_lengths, density_segments

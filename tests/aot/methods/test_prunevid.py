@@ -3,7 +3,7 @@
 import torch
 
 from aot import AOTConfig, TokenKind, compress
-from aot.methods.common import set_budgets
+from aot.budget import set_budgets
 from aot.methods.prunevid import merged_counts, pairwise_cosine
 from aot.ops.common import unit
 

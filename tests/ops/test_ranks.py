@@ -2,7 +2,7 @@
 
 import torch
 
-from aot.indexing import rank_descending, true_indices
+from aot.ops.common import rank_descending, true_indices
 
 
 def test_ranks_and_indices():
