@@ -52,7 +52,7 @@ def test_three_families_in_one_process_keep_their_settings(names):
 def test_a_prompt_in_pieces_is_answered_as_a_whole(family, kit, size):
     model, inputs = kit.make(family), kit.batch(family, *rows_of(family))
     aot.apply(model, 0.2)
-    if family == "Qwen3_5":
+    if family.startswith("Qwen3_5"):
         with pytest.raises(aot.AOTError, match="Linear attention"):
             new_ids(model, inputs, prefill_chunk_size=size)
         return
