@@ -54,6 +54,8 @@ def make(folder: Path, family: str) -> Path:
     template = QWEN_TEMPLATE if family.startswith("qwen") else OTHER_TEMPLATE
     (folder / "chat_template.jinja").write_text(template)
     (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+    image = "GotOcr2ImageProcessor" if family == "internvl" else "Qwen2VLImageProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps({**video, "image_processor_type": image}))
     return folder
 
 
