@@ -189,6 +189,14 @@ def test_a_store_keeps_answers(checkpoints, name, ask, clip, tmp_path):
     again.clean()
 
 
+def test_other_prompts_and_images_are_other_answers(checkpoints, name):
+    """What an answer is stored under tells them apart."""
+    prompts = [{"interleave_visuals": True}, {"system_prompt": "Be brief."}]
+    others = [{"max_patches": 3}] if name == "internvl_aot" else prompts
+    found = [built(checkpoints, name, retention=0.25, **other)._identity for other in ({}, *others)]
+    assert all(found.count(one) == 1 for one in found)
+
+
 def test_limits_are_those_of_the_stock_arguments(checkpoints, ask, clip):
     """Pixels of a frame; for Qwen3-VL pixels of all frames together; frames a second."""
     small = built(checkpoints, "qwen2_5_vl_aot", max_pixels=8 * 8 * 9, retention=1)

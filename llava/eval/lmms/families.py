@@ -36,6 +36,7 @@ from llava.model.checkpoint import local_folder
 from llava.video import Video
 
 _MARK = "#.mp4"  # behind a path, so that the stock wrapper takes any file for a video
+_PROMPT = ("system_prompt", "reasoning_prompt", "interleave_visuals", "enable_thinking")  # of the Qwen wrappers
 
 
 class FamilyMeasure(Measure):
@@ -130,6 +131,8 @@ class FamilyMixin(AOTWrapperMixin):
             "aot": None if config is None else config.to_dict(),
             **{name: getattr(self, held) for name, held in self.arguments.items()},
             **changed,
+            "images": self.image_options,
+            **{name: getattr(self, name) for name in _PROMPT if hasattr(self, name)},
             "dtype": str(self._model.dtype).removeprefix("torch."),
         }
 
