@@ -218,6 +218,22 @@ def test_what_cannot_work_ends_with_one_sentence(checkpoints, name):
             built(checkpoints, name, **arguments)
     with pytest.raises(SystemExit, match="pretrained=CHECKPOINT"):
         get_model(name)(device="cpu")
+    other = next(folder for id_, folder in checkpoints.items() if id_ != name)
+    with pytest.raises(SystemExit, match="this wrapper takes"):
+        get_model(name)(pretrained=other, device="cpu")
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="the class is of transformers 5")
+def test_a_mixture_of_experts_is_known_by_its_config(tmp_path, ask, clip, images):
+    """Whatever its folder is called, it is loaded whole; the stock wrapper looks for "A3B" in the path."""
+    folder = str(make(tmp_path / "model", "qwen3_5_moe"))
+    wrapper = built({"qwen3_vl_aot": folder}, "qwen3_vl_aot", retention=0.25)
+    assert type(wrapper._model).__name__ == "Qwen3_5MoeForConditionalGeneration"
+    ask.visuals = lambda doc: doc["visuals"]
+    ask(wrapper, [{"visuals": [images[0], clip]}], max_new_tokens=2)
+    (record,) = wrapper._answers.records().values()
+    assert record.failure is None and record.tokens["images"] == 1
+    assert record.tokens["visual"] == int(0.25 * record.tokens["visual_before"])
 
 
 @pytest.mark.slow

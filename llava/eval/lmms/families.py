@@ -83,13 +83,14 @@ class FamilyMeasure(Measure):
 
 
 class FamilyMixin(AOTWrapperMixin):
-    """A stock wrapper of transformers' models with the method; `stock` is its module.
+    """A stock wrapper of transformers' models with the method; `stock` is its module, `kinds` what it can load.
 
     Arguments are the stock wrapper's, the method's settings, and store and video_decode_backend as in
     `LlavaOneVisionAOT`.
     """
 
     stock: ModuleType
+    kinds: tuple[str, ...]  # model_type of config.json
     arguments: dict[str, str] = {}  # names of its arguments: num_frames, fps, max_pixels, total_pixels
 
     def __init__(
@@ -103,11 +104,17 @@ class FamilyMixin(AOTWrapperMixin):
         with exit_on_error():
             config, rest = split_arguments(arguments)
             rest.pop("device_map", None)
-            read_config(pretrained)
+            kind = read_config(pretrained).get("model_type")
+            if kind not in self.kinds:  # the stock wrapper would load some of its weights, and draw the others
+                raise ValueError(f"{pretrained} is a {kind!r} checkpoint; this wrapper takes {', '.join(self.kinds)}.")
             check_decoder(video_decode_backend)
             accelerator, folder = Accelerator(), local_folder(pretrained)
             place = str(device_of(accelerator.local_process_index, device))
-            with replaced(self.stock, Accelerator=OneProcess, AutoProcessor=_Unprocessed):
+            names = {"Accelerator": OneProcess, "AutoProcessor": _Unprocessed}
+            if hasattr(self.stock, "_resolve_model_class"):  # which takes a mixture of experts by its path
+                resolve = self.stock._resolve_model_class
+                names["_resolve_model_class"] = lambda path, _: resolve(path, kind.endswith("_moe"))
+            with replaced(self.stock, **names):
                 # the stock wrapper's; our LLaVA wrappers' own wants what a LLaVA checkpoint says
                 super(AOTWrapperMixin, self).__init__(pretrained=pretrained, device=place, device_map=place, **rest)
             self.pretrained = pretrained
@@ -184,17 +191,17 @@ class _AsMessages:
 
 
 class Qwen25VLAOT(FamilyMixin, qwen2_5_vl.Qwen2_5_VL):
-    stock_id, stock = "qwen2_5_vl", qwen2_5_vl
+    stock_id, stock, kinds = "qwen2_5_vl", qwen2_5_vl, ("qwen2_5_vl",)
     arguments = {"num_frames": "max_num_frames", "fps": "fps", "max_pixels": "max_pixels"}
 
 
 class Qwen3VLAOT(FamilyMixin, qwen3_vl.Qwen3_VL):
-    stock_id, stock = "qwen3_vl", qwen3_vl
+    stock_id, stock, kinds = "qwen3_vl", qwen3_vl, ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
     arguments = {**Qwen25VLAOT.arguments, "total_pixels": "total_pixels"}
 
 
 class InternVLAOT(FamilyMixin, _AsMessages, internvl_hf.InternVLHf):
-    stock_id, stock, is_simple = "internvl_hf", internvl_hf, True
+    stock_id, stock, kinds, is_simple = "internvl_hf", internvl_hf, ("internvl",), True
     arguments = {"num_frames": "num_frames", "fps": "fps"}
 
     @property
