@@ -2,13 +2,16 @@
 
 import inspect
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 
 from llava.hf.video_processor import PROCESSORS, ProcessorError, Sampling, Tokens, VideoProcessor
 from llava.model.builder import load_tokenizer
@@ -21,8 +24,10 @@ _CLASSES = {
     "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_vl_moe": "Qwen3VLMoe",
     "qwen3_5": "Qwen3_5", "qwen3_5_moe": "Qwen3_5Moe",
 }  # fmt: skip
-_QWEN = Tokens("<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
-_TOKENS = {"internvl": Tokens("<IMG_CONTEXT>", "<img>", "</img>")}
+_QWEN = Tokens("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
+_TOKENS = {"internvl": Tokens("<IMG_CONTEXT>", "<img>", "</img>", "<IMG_CONTEXT>")}
+# transformers' image processors that work on Pillow, without torchvision
+_PILLOW = {"backend": "pil"} if transformers.__version__ >= "5" else {"use_fast": False}
 _SETTINGS = ("video_preprocessor_config.json", "preprocessor_config.json")  # the first that is there
 
 
@@ -33,8 +38,12 @@ def is_transformers_model(settings: Mapping[str, Any]) -> bool:
 
 @dataclass
 class Checkpoint:
-    """model: transformers' own. tokenizer, template: of the prompt. processor: of its videos. tokens: around them."""
+    """model: transformers' own. tokenizer, template: of the prompt. processor: of its videos. tokens: around them.
 
+    folder: of its files.
+    """
+
+    folder: Path
     model: Any
     tokenizer: Any
     template: str
@@ -42,8 +51,9 @@ class Checkpoint:
     tokens: Tokens
 
     def prompt(self, messages: Sequence[Mapping[str, Any]]) -> str:
-        """The template's text of messages, {"role", "content": [{"type": "video"} or {"type": "text", "text"}]}.
+        """The template's text of messages, {"role", "content": [...]}.
 
+        A part of the content is {"type": "video"}, {"type": "image"} or {"type": "text", "text"}.
         Names of special tokens in what was said are text and no tokens.
         """
         said = [{**message, "content": [self._plain(part) for part in message["content"]]} for message in messages]
@@ -59,22 +69,51 @@ class Checkpoint:
             text = text.replace(name, f"{name[:1]} {name[1:]}")
         return {**part, "text": text}
 
-    def inputs(self, prompt: str, videos: Sequence[Video], pixels: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """What the model is given: ids with a placeholder for each token of a video. pixels: of each."""
-        tokens = self.tokens
-        mark = "<video>" if "<video>" in prompt else tokens.start + tokens.video + tokens.end
-        texts = prompt.split(mark)
-        if len(texts) != len(videos) + 1:
-            raise CheckpointError(
-                f"The chat template writes {len(texts) - 1} marks {mark!r} for {len(videos)} videos; take the template "
-                "that the model was published with."
-            )
-        shown = [self.processor.text(video, one, tokens) for video, one in zip(videos, pixels, strict=True)]
-        prompt = "".join(part for pair in zip(texts, [*shown, ""], strict=True) for part in pair)
+    @cached_property
+    def _image_processor(self) -> Any:
+        return transformers.AutoImageProcessor.from_pretrained(self.folder, **_PILLOW)
+
+    def image(self, picture: Image.Image, **options: Any) -> dict[str, torch.Tensor]:
+        """What the model is given of an image. options: of transformers' image processor, as for one call."""
+        found = self._image_processor(images=[picture], return_tensors="pt", **options)
+        return {name: found[name] for name in ("pixel_values", "image_grid_thw") if name in found}
+
+    def inputs(
+        self,
+        prompt: str,
+        videos: Sequence[Video],
+        pixels: Sequence[Mapping[str, Any]],
+        images: Sequence[Mapping[str, Any]] = (),
+    ) -> dict[str, Any]:
+        """What the model is given: ids with a placeholder for each token of a video or an image.
+
+        pixels: of each video. images: what `image` made of each. Raises CheckpointError when the prompt does not mark
+        as many of them.
+        """
+        # 1. text and inputs of each video and image, by the mark that the template wrote for it
+        tokens, processor = self.tokens, self.processor
+        around = {"video": tokens.start + tokens.video + tokens.end, "image": tokens.start + tokens.image + tokens.end}
+        video_mark = "<video>" if "<video>" in prompt else around["video"]
+        image_mark = around["image"] if around["image"] in prompt else tokens.image
+        shown = {
+            video_mark: [(processor.text(video, one, tokens), one) for video, one in zip(videos, pixels, strict=True)],
+            image_mark: [(processor.image_text(one, tokens), one) for one in images],
+        }
+        parts = re.split(f"({'|'.join(map(re.escape, shown))})", prompt)  # text, mark, text, ..., text
+        for mark, given in shown.items():
+            if parts[1::2].count(mark) != len(given):
+                raise CheckpointError(
+                    f"The chat template writes {parts[1::2].count(mark)} marks {mark!r} for {len(given)} videos or "
+                    "images; take the template that the model was published with."
+                )
+        # 2. each in its place, and their inputs in the order of the prompt
+        following = {mark: iter(given) for mark, given in shown.items()}
+        ordered = [next(following[mark]) for mark in parts[1::2]]
+        parts[1::2] = [text for text, _ in ordered]
+        prompt, joined = "".join(parts), processor.joined([one for _, one in ordered]) if ordered else {}
         bos = self.tokenizer.bos_token
         special = bos is None or not prompt.startswith(bos)
         ids = self.tokenizer(prompt, return_tensors="pt", add_special_tokens=special)["input_ids"]
-        joined = self.processor.joined(pixels) if pixels else {}
         found = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **joined}
         config = self.model.config
         if "mm_token_type_ids" in inspect.signature(type(self.model).forward).parameters:
@@ -107,14 +146,15 @@ def checkpoint_of(model: Any, folder: Path, sampling: Sampling, **settings: Any)
     """The other parts of the checkpoint that a model was loaded from. settings: of its video processor, changed."""
     kind, tokenizer = model.config.model_type, load_tokenizer(folder)
     processor = PROCESSORS[kind]({**_video_settings(folder), **settings}, model.config, sampling)
-    return Checkpoint(model, tokenizer, _template(folder, tokenizer), processor, _tokens(kind, model, tokenizer))
+    tokens = _tokens(kind, model, tokenizer)
+    return Checkpoint(folder, model, tokenizer, _template(folder, tokenizer), processor, tokens)
 
 
 def _tokens(kind: str, model: Any, tokenizer: Any) -> Tokens:
-    tokens = _QWEN if kind.startswith("qwen") else _TOKENS.get(kind, Tokens("<video>"))
-    wanted = model.config.image_token_id if kind == "internvl" else model.config.video_token_id
-    named = tokenizer.convert_ids_to_tokens(wanted)
-    return tokens if named is None else Tokens(named, tokens.start, tokens.end)
+    usual = _QWEN if kind.startswith("qwen") else _TOKENS.get(kind, Tokens("<video>", image="<image>"))
+    image = tokenizer.convert_ids_to_tokens(model.config.image_token_id) or usual.image
+    of_video = model.config.image_token_id if kind == "internvl" else model.config.video_token_id
+    return replace(usual, image=image, video=tokenizer.convert_ids_to_tokens(of_video) or usual.video)
 
 
 def _video_settings(folder: Path) -> dict[str, Any]:

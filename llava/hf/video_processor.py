@@ -125,24 +125,33 @@ class VideoProcessor(ABC):
         return {"pixel_values_videos": self.pixels(video.frames)[None]}
 
     def joined(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The inputs of several videos as one call's; ProcessorError where they do not go together."""
+        """The inputs of videos and images, in the order of the prompt, as one call's.
+
+        Raises ProcessorError where they do not go together.
+        """
         sizes = {one["pixel_values_videos"].shape[1:] for one in inputs if "pixel_values_videos" in one}
-        if len(sizes) > 1 and "video_grid_thw" not in inputs[0]:
+        if len(sizes) > 1:
             raise ProcessorError("Videos of one question need equally many frames for this model; give num_frames.")
-        return {name: torch.cat([one[name] for one in inputs]) for name in inputs[0]}
+        names = dict.fromkeys(name for one in inputs for name in one)
+        return {name: torch.cat([one[name] for one in inputs if name in one]) for name in names}
 
     @abstractmethod
     def text(self, video: Video, inputs: Mapping[str, Any], tokens: "Tokens") -> str:
         """What stands for the video in the prompt."""
 
+    def image_text(self, inputs: Mapping[str, Any], tokens: "Tokens") -> str:
+        """What stands for an image in the prompt; inputs: what the model is given of it."""
+        raise ProcessorError("Images are shown to Qwen-VL and InternVL; ask this model about a video.")
+
 
 @dataclass(frozen=True)
 class Tokens:
-    """Names of the tokens around a video."""
+    """Names of the tokens of a video and of an image, and of those around either."""
 
     video: str
     start: str = ""
     end: str = ""
+    image: str = ""
 
 
 class LlavaNextVideo(VideoProcessor):
@@ -181,15 +190,23 @@ class InternVL(VideoProcessor):
 
     def joined(self, inputs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         ends = [0, *accumulate(len(one["pixel_values"]) for one in inputs)]
-        frames = [range(start, end) for start, end in pairwise(ends)]
+        spans = [range(start, end) for start, end in pairwise(ends)]
+        frames = [span for one, span in zip(inputs, spans, strict=True) if "video_frames" in one]
         return {"pixel_values": torch.cat([one["pixel_values"] for one in inputs]), "video_frames": frames}
 
-    def text(self, video: Video, inputs: Mapping[str, Any], tokens: Tokens) -> str:
+    @property
+    def tile(self) -> int:
+        """Tokens of a frame, or of a tile of an image."""
         config = self.config
         (height, width), (patch_height, patch_width) = config.vision_config.image_size, config.vision_config.patch_size
-        each = int((height // patch_height) * (width // patch_width) * config.downsample_ratio**2)
-        frame = tokens.start + tokens.video * each + tokens.end
+        return int((height // patch_height) * (width // patch_width) * config.downsample_ratio**2)
+
+    def text(self, video: Video, inputs: Mapping[str, Any], tokens: Tokens) -> str:
+        frame = tokens.start + tokens.video * self.tile + tokens.end
         return "\n".join(f"Frame{number}: {frame}" for number in range(1, len(video.frames) + 1))
+
+    def image_text(self, inputs: Mapping[str, Any], tokens: Tokens) -> str:
+        return tokens.start + tokens.image * (self.tile * len(inputs["pixel_values"])) + tokens.end
 
 
 class Qwen2VL(VideoProcessor):
@@ -260,6 +277,10 @@ class Qwen2VL(VideoProcessor):
     def text(self, video: Video, inputs: Mapping[str, Any], tokens: Tokens) -> str:
         count = int(inputs["video_grid_thw"][0].prod()) // self.settings["merge_size"] ** 2
         return tokens.start + tokens.video * count + tokens.end
+
+    def image_text(self, inputs: Mapping[str, Any], tokens: Tokens) -> str:
+        count = int(inputs["image_grid_thw"][0].prod()) // self.settings["merge_size"] ** 2
+        return tokens.start + tokens.image * count + tokens.end
 
 
 class Qwen3VL(Qwen2VL):

@@ -31,7 +31,7 @@ TEXT = {
 GREEDY = {"max_new_tokens": 6, "do_sample": False}
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 FRAMES = ("LlavaNextVideo", "InternVL")
-QWEN = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe", *(("Qwen3_5",) if NEW else ()))
+QWEN = ("Qwen2VL", "Qwen2_5_VL", "Qwen3VL", "Qwen3VLMoe", *(("Qwen3_5", "Qwen3_5Moe") if NEW else ()))
 FAMILIES = QWEN + FRAMES
 
 

@@ -29,6 +29,7 @@ TOWERS = {
 }
 TOWERS["Qwen3VLMoe"] = TOWERS["Qwen3VL"]
 TOWERS["Qwen3_5"] = {name: value for name, value in TOWERS["Qwen3VL"].items() if name != "deepstack_visual_indexes"}
+TOWERS["Qwen3_5Moe"] = TOWERS["Qwen3_5"]
 LINEAR = {  # two layers of linear attention, then one that sees all
     "layer_types": ["linear_attention", "linear_attention", "full_attention"],
     "linear_key_head_dim": 8,
@@ -41,9 +42,10 @@ LINEAR = {  # two layers of linear attention, then one that sees all
 def make(family: str, attention: str = "sdpa", **text):
     """A model with fixed weights, large enough that every token differs."""
     rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 10000.0}
-    if family == "Qwen3VLMoe":
-        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "decoder_sparse_step": 1}
-    if family == "Qwen3_5":
+    if family.endswith("Moe"):
+        text |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+        text |= {"shared_expert_intermediate_size": 32} if family == "Qwen3_5Moe" else {"decoder_sparse_step": 1}
+    if family.startswith("Qwen3_5"):
         text |= LINEAR
         rope["partial_rotary_factor"] = 1.0
     config = getattr(transformers, f"{family}Config")(

@@ -27,6 +27,11 @@ def kit(family):
     return module_of(family)
 
 
+def close(family: str) -> dict[str, float]:
+    """Bounds of a turn on a cache; linear attention in two pieces is 0.7e-5 off the whole in the plain model too."""
+    return {"rtol": 1e-5, "atol": 5e-5} if family.startswith("Qwen3_5") else CLOSE
+
+
 @pytest.mark.parametrize("names", [("Qwen3VL", "InternVL", "LlavaNextVideo"), ("Qwen2VL", "Qwen2_5_VL", "Qwen3VLMoe")])
 def test_three_families_in_one_process_keep_their_settings(names):
     kits, retentions = [module_of(name) for name in names], (0.1, 0.5, 0.25)
@@ -52,7 +57,7 @@ def test_three_families_in_one_process_keep_their_settings(names):
 def test_a_prompt_in_pieces_is_answered_as_a_whole(family, kit, size):
     model, inputs = kit.make(family), kit.batch(family, *rows_of(family))
     aot.apply(model, 0.2)
-    if family == "Qwen3_5":
+    if family.startswith("Qwen3_5"):
         with pytest.raises(aot.AOTError, match="Linear attention"):
             new_ids(model, inputs, prefill_chunk_size=size)
         return
@@ -78,7 +83,7 @@ def test_a_new_video_in_a_later_turn(family, kit):
     expected = model(**whole).logits
     found = model(**later, **cache).logits
     # Qwen2.5-VL of transformers 5 counts on from inside the first video's time, and so does the whole here
-    torch.testing.assert_close(found, expected[:, -found.shape[1] :], **CLOSE)
+    torch.testing.assert_close(found, expected[:, -found.shape[1] :], **close(family))
     if not NEW:
         cache = {CACHE: model(**first, use_cache=True)[CACHE]}
         with pytest.raises(aot.AOTError, match="came without it"):
@@ -93,7 +98,7 @@ def test_an_image_in_a_later_turn(family, kit):
     cache = {CACHE: model(**first, use_cache=True)[CACHE]}
     later["attention_mask"] = whole["attention_mask"]
     found = model(**later, **cache).logits
-    torch.testing.assert_close(found, model(**whole).logits[:, -found.shape[1] :], **CLOSE)
+    torch.testing.assert_close(found, model(**whole).logits[:, -found.shape[1] :], **close(family))
 
 
 def test_what_cannot_work_is_refused(family, kit):

@@ -75,9 +75,10 @@ def test_received_attention_is_that_of_an_eager_map(family, attention, monkeypat
 
 
 @pytest.mark.skipif(not NEW, reason="the class is of transformers 5")
-def test_padding_behind_an_earlier_turn_is_refused_by_linear_attention():
-    model, clip = make("Qwen3_5"), video(2, 6, 4)
-    first, later = batch("Qwen3_5", (5, clip), (7, clip)), batch("Qwen3_5", (9, clip), (10, video(3, 6, 4), 11))
+@pytest.mark.parametrize("family", ["Qwen3_5", "Qwen3_5Moe"])
+def test_padding_behind_an_earlier_turn_is_refused_by_linear_attention(family):
+    model, clip = make(family), video(2, 6, 4)
+    first, later = batch(family, (5, clip), (7, clip)), batch(family, (9, clip), (10, video(3, 6, 4), 11))
     later["attention_mask"] = torch.cat([first["attention_mask"], later["attention_mask"]], dim=1)
     aot.apply(model, 0.2)
     cache = model(**first, use_cache=True)[CACHE]

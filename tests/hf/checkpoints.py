@@ -32,6 +32,17 @@ TEXT = {
 }
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 DEEP = {"depth": 3, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
+EXPERTS = {  # after a layer of linear attention, one that sees all
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "shared_expert_intermediate_size": 32,
+}
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava_next_video", "llava_onevision")
 
 
@@ -54,11 +65,13 @@ def make(folder: Path, family: str) -> Path:
     template = QWEN_TEMPLATE if family.startswith("qwen") else OTHER_TEMPLATE
     (folder / "chat_template.jinja").write_text(template)
     (folder / "video_preprocessor_config.json").write_text(json.dumps(video))
+    image = "GotOcr2ImageProcessor" if family == "internvl" else "Qwen2VLImageProcessor"
+    (folder / "preprocessor_config.json").write_text(json.dumps({**video, "image_processor_type": image}))
     return folder
 
 
 def _qwen(ids: dict, text: dict, family: str):
-    name = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}[family]
+    name = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_5_moe": "Qwen3_5Moe"}[family]
     new = int(transformers.__version__.split(".")[0]) >= 5
     rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 10000.0}
     tower = {**DEEP, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
@@ -67,6 +80,10 @@ def _qwen(ids: dict, text: dict, family: str):
         if family == "qwen2_5_vl"
         else {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
     )
+    if family == "qwen3_5_moe":
+        del tower["deepstack_visual_indexes"]
+        rope["partial_rotary_factor"] = 1.0
+        text = {**text, **EXPERTS}
     config = getattr(transformers, f"{name}Config")(
         vision_config=tower,
         text_config={**text, "head_dim": 16, "rope_parameters" if new else "rope_scaling": rope},
@@ -120,6 +137,7 @@ def _onevision(ids: dict, text: dict):
 _MAKERS = {
     "qwen2_5_vl": lambda ids, text: _qwen(ids, text, "qwen2_5_vl"),
     "qwen3_vl": lambda ids, text: _qwen(ids, text, "qwen3_vl"),
+    "qwen3_5_moe": lambda ids, text: _qwen(ids, text, "qwen3_5_moe"),
     "internvl": _internvl,
     "llava_next_video": _next_video,
     "llava_onevision": _onevision,

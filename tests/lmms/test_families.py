@@ -1,16 +1,20 @@
 """Wrappers of transformers' models with the method: through the stock wrapper's own code, on tiny checkpoints."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("lmms_eval")
 
+import numpy as np
 import torch
+import transformers
 from lmms_eval.models import get_model
 from PIL import Image
 
@@ -81,10 +85,96 @@ def test_several_videos_and_none(checkpoints, name, ask, clip):
 
 def test_what_cannot_be_read_is_a_failure(checkpoints, name, ask, cut_clip):
     wrapper = built(checkpoints, name, retention=0.25)
-    ask.visuals = lambda doc: [doc["visual"]]
-    ask(wrapper, [{"visual": cut_clip}, {"visual": Image.new("RGB", (20, 20))}, {"visual": "/no/such/file.webm"}])
+    ask.visuals = lambda doc: doc["visuals"]
+    beside = [Image.new("RGB", (20, 20)), "/no/such/file.webm"]
+    ask(wrapper, [{"visuals": [cut_clip]}, {"visuals": beside}, {"visuals": [7]}])
     reasons = [record.failure for record in wrapper._answers.records().values()]
     assert sorted(reason.split(":")[0] for reason in reasons) == ["VideoError", "VideoError", "VisualError"]
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Two images of different shapes."""
+    drawn = np.random.default_rng(0).integers(0, 255, (2, 40, 90, 3), dtype=np.uint8)
+    return [Image.fromarray(drawn[0]), Image.fromarray(drawn[1, :, :48])]
+
+
+def calls_of(wrapper) -> list[dict]:
+    """The arguments of every call of its model's generate from now on."""
+    seen, generate = [], wrapper._model.generate
+    wrapper._model.generate = lambda **inputs: seen.append(inputs) or generate(**inputs)
+    return seen
+
+
+def by_transformers(folder: str, name: str, image: Image.Image) -> tuple[torch.Tensor, int]:
+    """(pixels, visual tokens) of an image, by the image processor of the checkpoint."""
+    pillow = {"backend": "pil"} if transformers.__version__ >= "5" else {"use_fast": False}
+    limits = {"min_pixels": 64, "max_pixels": 8 * 8 * 36}
+    if name == "qwen2_5_vl_aot":  # whose stock wrapper writes JPEGs
+        written = io.BytesIO()
+        image.save(written, format="JPEG", quality=85)
+        image = Image.open(written)
+    options = {"crop_to_patches": True} if name == "internvl_aot" else limits
+    made = transformers.AutoImageProcessor.from_pretrained(folder, **pillow, **options)
+    found = made(images=[image], return_tensors="pt")
+    patches = len(found["pixel_values"]) * (36 if name == "internvl_aot" else 1)
+    return found["pixel_values"], patches // 4
+
+
+def test_images_beside_a_video_reach_the_model_whole(checkpoints, name, ask, clip, images):
+    """Each at its place, with the pixels of transformers' own processor; only the video is reduced."""
+    wrapper = built(checkpoints, name, retention=0.25)
+    calls = calls_of(wrapper)
+    ask.visuals = lambda doc: doc["visuals"]
+    ask(wrapper, [{"visuals": [images[0], clip, images[1]]}], max_new_tokens=2)
+    (record,), (call,) = wrapper._answers.records().values(), calls
+    (first, many), (second, few) = (by_transformers(checkpoints[name], name, image) for image in images)
+    tokens = record.tokens
+    assert record.failure is None and many != few
+    assert (tokens["images"], tokens["image_tokens"], tokens["frames"]) == (2, many + few, 8)
+    assert tokens["visual"] == int(0.25 * tokens["visual_before"])
+    # runs of placeholders in the order of the task: an image, the frames, an image
+    config = wrapper._model.config
+    image_id, video_id = config.image_token_id, getattr(config, "video_token_id", None)
+    runs = [(key, len(list(run))) for key, run in groupby(call["input_ids"][0].tolist())]
+    runs = [run for run in runs if run[0] in (image_id, video_id)]
+    assert (runs[0], runs[-1]) == ((image_id, many), (image_id, few))
+    assert sum(count for _, count in runs[1:-1]) == tokens["visual_before"]
+    pixels = call["pixel_values"].float()
+    if name == "internvl_aot":
+        assert call["video_frames"] == [range(len(first), len(first) + 8)]
+        pixels = torch.cat([pixels[: len(first)], pixels[len(first) + 8 :]])
+    torch.testing.assert_close(pixels, torch.cat([first, second]).to(call["pixel_values"].dtype).float())
+
+
+def test_images_alone_are_answered_as_without_the_method(checkpoints, name, ask, images):
+    replies, pixels = [], []
+    for retention in (0.25, 1):
+        wrapper = built(checkpoints, name, retention=retention)
+        calls = calls_of(wrapper)
+        ask.visuals = lambda doc: doc["visuals"]
+        (result,) = ask(wrapper, [{"visuals": images}], max_new_tokens=4)
+        (record,) = wrapper._answers.records().values()
+        assert record.failure is None and record.tokens == {"generated": 4} and record.details["retention"] is None
+        replies.append(result.text)
+        pixels.append(calls[0]["pixel_values"])
+    assert replies[0] == replies[1] and torch.equal(*pixels)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl_aot", "qwen3_vl_aot"])
+def test_a_prompt_that_names_a_part_of_the_visuals_is_a_failure(checkpoints, name, ask, clip, images):
+    """The stock wrapper would leave the others out in silence; named visuals go where their names are."""
+    ask.visuals = lambda doc: doc["visuals"]
+    wrapper = built(checkpoints, name, retention=0.25, interleave_visuals=True)
+    ask(wrapper, [{"visuals": [images[0], clip]}], "What is in <image 2>?")
+    (record,) = wrapper._answers.records().values()
+    assert record.failure.startswith("VisualError: The prompt names 1 of 2 visuals")
+    wrapper = built(checkpoints, name, retention=0.25, interleave_visuals=True)
+    calls = calls_of(wrapper)
+    ask(wrapper, [{"visuals": [images[0], clip]}], "Is <image 2> like <image 1>?")
+    (record,) = wrapper._answers.records().values()
+    config, ids = wrapper._model.config, calls[0]["input_ids"][0].tolist()
+    assert record.failure is None and ids.index(config.video_token_id) < ids.index(config.image_token_id)
 
 
 def test_a_store_keeps_answers(checkpoints, name, ask, clip, tmp_path):
@@ -97,6 +187,14 @@ def test_a_store_keeps_answers(checkpoints, name, ask, clip, tmp_path):
     (result,) = ask(again, [{"video": clip}], max_new_tokens=2)
     assert result.token_counts.record.tokens["generated"] == 2
     again.clean()
+
+
+def test_other_prompts_and_images_are_other_answers(checkpoints, name):
+    """What an answer is stored under tells them apart."""
+    prompts = [{"interleave_visuals": True}, {"system_prompt": "Be brief."}]
+    others = [{"max_patches": 3}] if name == "internvl_aot" else prompts
+    found = [built(checkpoints, name, retention=0.25, **other)._identity for other in ({}, *others)]
+    assert all(found.count(one) == 1 for one in found)
 
 
 def test_limits_are_those_of_the_stock_arguments(checkpoints, ask, clip):
@@ -120,6 +218,22 @@ def test_what_cannot_work_ends_with_one_sentence(checkpoints, name):
             built(checkpoints, name, **arguments)
     with pytest.raises(SystemExit, match="pretrained=CHECKPOINT"):
         get_model(name)(device="cpu")
+    other = next(folder for id_, folder in checkpoints.items() if id_ != name)
+    with pytest.raises(SystemExit, match="this wrapper takes"):
+        get_model(name)(pretrained=other, device="cpu")
+
+
+@pytest.mark.skipif(transformers.__version__ < "5", reason="the class is of transformers 5")
+def test_a_mixture_of_experts_is_known_by_its_config(tmp_path, ask, clip, images):
+    """Whatever its folder is called, it is loaded whole; the stock wrapper looks for "A3B" in the path."""
+    folder = str(make(tmp_path / "model", "qwen3_5_moe"))
+    wrapper = built({"qwen3_vl_aot": folder}, "qwen3_vl_aot", retention=0.25)
+    assert type(wrapper._model).__name__ == "Qwen3_5MoeForConditionalGeneration"
+    ask.visuals = lambda doc: doc["visuals"]
+    ask(wrapper, [{"visuals": [images[0], clip]}], max_new_tokens=2)
+    (record,) = wrapper._answers.records().values()
+    assert record.failure is None and record.tokens["images"] == 1
+    assert record.tokens["visual"] == int(0.25 * record.tokens["visual_before"])
 
 
 @pytest.mark.slow

@@ -1,9 +1,13 @@
 """``--model qwen2_5_vl_aot``, ``qwen3_vl_aot`` and ``internvl_aot``: lmms-eval's wrappers with the method.
 
 Prompts, defaults and the call of `generate` are the stock wrapper's. Videos are read as the chat reads them, so that
-what cannot be read is a recorded failure, and neither torchvision nor qwen_vl_utils is needed.
+what cannot be read is a recorded failure, and neither torchvision nor qwen_vl_utils is needed. Images are resized and
+cut by transformers' own processors on Pillow, and are never reduced.
 """
 
+import base64
+import io
+import re
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +19,7 @@ from accelerate import Accelerator
 from lmms_eval.api.instance import Instance
 from lmms_eval.models.chat import internvl_hf
 from lmms_eval.models.simple import qwen2_5_vl, qwen3_vl
+from PIL import Image
 
 import aot
 from aot import AOTConfig
@@ -31,10 +36,14 @@ from llava.model.checkpoint import local_folder
 from llava.video import Video
 
 _MARK = "#.mp4"  # behind a path, so that the stock wrapper takes any file for a video
+_PROMPT = ("system_prompt", "reasoning_prompt", "interleave_visuals", "enable_thinking")  # of the Qwen wrappers
 
 
 class FamilyMeasure(Measure):
-    """Clock and counters on a model of transformers. before: visual tokens of each video before reduction."""
+    """Clock and counters on a model of transformers.
+
+    before: visual tokens of each video before reduction. image_tokens: of all images.
+    """
 
     def __init__(self, model: Any, applied: aot.Applied | None):
         inner = model.model
@@ -46,7 +55,7 @@ class FamilyMeasure(Measure):
 
     def reset(self) -> None:
         self.before: list[int] = []
-        self.tower = 0.0
+        self.image_tokens, self.tower = 0, 0.0
 
     def _tower(self, sign: int) -> None:
         if self.model.device.type == "cuda":
@@ -57,6 +66,10 @@ class FamilyMeasure(Measure):
         """tower (with its merger) and compress."""
         compress = {} if self.applied is None or not self.frames else {"compress": self.applied.seconds}
         return {"tower": self.tower, **compress}
+
+    def tokens(self) -> dict[str, Any]:
+        beside = {"images": self.images, "image_tokens": self.image_tokens} if self.images and self.before else {}
+        return {**super().tokens(), **beside}
 
     def videos(self) -> list[dict[str, int]]:
         if not self.before:  # a video that was read did not become a prompt
@@ -70,13 +83,14 @@ class FamilyMeasure(Measure):
 
 
 class FamilyMixin(AOTWrapperMixin):
-    """A stock wrapper of transformers' models with the method; `stock` is its module.
+    """A stock wrapper of transformers' models with the method; `stock` is its module, `kinds` what it can load.
 
     Arguments are the stock wrapper's, the method's settings, and store and video_decode_backend as in
-    `LlavaOneVisionAOT`. Questions show videos; one with an image is a recorded failure.
+    `LlavaOneVisionAOT`.
     """
 
     stock: ModuleType
+    kinds: tuple[str, ...]  # model_type of config.json
     arguments: dict[str, str] = {}  # names of its arguments: num_frames, fps, max_pixels, total_pixels
 
     def __init__(
@@ -90,11 +104,17 @@ class FamilyMixin(AOTWrapperMixin):
         with exit_on_error():
             config, rest = split_arguments(arguments)
             rest.pop("device_map", None)
-            read_config(pretrained)
+            kind = read_config(pretrained).get("model_type")
+            if kind not in self.kinds:  # the stock wrapper would load some of its weights, and draw the others
+                raise ValueError(f"{pretrained} is a {kind!r} checkpoint; this wrapper takes {', '.join(self.kinds)}.")
             check_decoder(video_decode_backend)
             accelerator, folder = Accelerator(), local_folder(pretrained)
             place = str(device_of(accelerator.local_process_index, device))
-            with replaced(self.stock, Accelerator=OneProcess, AutoProcessor=_Unprocessed):
+            names = {"Accelerator": OneProcess, "AutoProcessor": _Unprocessed}
+            if hasattr(self.stock, "_resolve_model_class"):  # which takes a mixture of experts by its path
+                resolve = self.stock._resolve_model_class
+                names["_resolve_model_class"] = lambda path, _: resolve(path, kind.endswith("_moe"))
+            with replaced(self.stock, **names):
                 # the stock wrapper's; our LLaVA wrappers' own wants what a LLaVA checkpoint says
                 super(AOTWrapperMixin, self).__init__(pretrained=pretrained, device=place, device_map=place, **rest)
             self.pretrained = pretrained
@@ -113,11 +133,13 @@ class FamilyMixin(AOTWrapperMixin):
             parts = checkpoint_of(self._model, folder, replace(chosen, total_tokens=tokens, max_pixels=None), **changed)
         applied = None if config is None else aot.apply(self._model, config=config)
         measure = FamilyMeasure(self._model, applied)
-        self.processor = _Processor(parts, self.read, measure, told=applied is not None)
+        self.processor = _Processor(parts, self.read, self.image_options, measure, told=applied is not None)
         return measure, {
             "aot": None if config is None else config.to_dict(),
             **{name: getattr(self, held) for name, held in self.arguments.items()},
             **changed,
+            "images": self.image_options,
+            **{name: getattr(self, name) for name in _PROMPT if hasattr(self, name)},
             "dtype": str(self._model.dtype).removeprefix("torch."),
         }
 
@@ -125,10 +147,19 @@ class FamilyMixin(AOTWrapperMixin):
         """The frames of a video that the processor chooses."""
         return super().read(path.removesuffix(_MARK), choose=self.processor.parts.processor.choose)
 
+    @property
+    def image_options(self) -> dict[str, Any]:
+        """What the stock wrapper tells transformers' image processor."""
+        return {"size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}}
+
     def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
-        """It does for videos."""
-        if not all(isinstance(visual, str) for visual in visuals):
-            raise VisualError("This wrapper asks about videos; for images use the stock wrapper.")
+        """It does, unless interleave_visuals puts only those into the prompt that this names, as <image 1>."""
+        if getattr(self, "interleave_visuals", False):
+            named = {int(number) for number in re.findall(r"<image (\d+)>", prompt)}
+            if named != set(range(1, len(visuals) + 1)):
+                raise VisualError(
+                    f"The prompt names {len(named)} of {len(visuals)} visuals; leave interleave_visuals out."
+                )
         return True
 
     def _ask_stock(self, question: Question, visuals: list[Visual]) -> str:
@@ -137,7 +168,8 @@ class FamilyMixin(AOTWrapperMixin):
             "decord": SimpleNamespace(VideoReader=_Unread),
         }
         with replaced(self.stock, **{name: value for name, value in names.items() if hasattr(self.stock, name)}):
-            reply = super()._ask_stock(question, [visual + _MARK for visual in visuals])
+            shown = [visual + _MARK if isinstance(visual, str) else visual for visual in visuals]
+            reply = super()._ask_stock(question, shown)
         if self._measure.first is None and self._measure.failure is None:
             raise RuntimeError("the model made no token; the log says why")
         return reply
@@ -149,25 +181,32 @@ class _AsMessages:
     def generate_until(self, requests: list[Instance]) -> list[str]:
         for request in requests:
             prompt, generation, doc_to_visual, *place = request.args
-            content = [{"type": "video", "url": path} for path in doc_to_visual(None)]
+            content = [
+                {"type": "video" if isinstance(visual, str) else "image", "url": visual}
+                for visual in doc_to_visual(None)
+            ]
             messages = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
             request.arguments = (prompt, lambda _, said=messages: said, generation, *place)
         return [result.text for result in super().generate_until(requests)]
 
 
 class Qwen25VLAOT(FamilyMixin, qwen2_5_vl.Qwen2_5_VL):
-    stock_id, stock = "qwen2_5_vl", qwen2_5_vl
+    stock_id, stock, kinds = "qwen2_5_vl", qwen2_5_vl, ("qwen2_5_vl",)
     arguments = {"num_frames": "max_num_frames", "fps": "fps", "max_pixels": "max_pixels"}
 
 
 class Qwen3VLAOT(FamilyMixin, qwen3_vl.Qwen3_VL):
-    stock_id, stock = "qwen3_vl", qwen3_vl
+    stock_id, stock, kinds = "qwen3_vl", qwen3_vl, ("qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe")
     arguments = {**Qwen25VLAOT.arguments, "total_pixels": "total_pixels"}
 
 
 class InternVLAOT(FamilyMixin, _AsMessages, internvl_hf.InternVLHf):
-    stock_id, stock, is_simple = "internvl_hf", internvl_hf, True
+    stock_id, stock, kinds, is_simple = "internvl_hf", internvl_hf, ("internvl",), True
     arguments = {"num_frames": "num_frames", "fps": "fps"}
+
+    @property
+    def image_options(self) -> dict[str, Any]:
+        return {"crop_to_patches": True, "min_patches": self.min_patches, "max_patches": self.max_patches}
 
 
 class _Inputs(dict):
@@ -199,8 +238,9 @@ class _Shown:
 class _Processor:
     """What the stock wrappers call, on our parts. told: does the model know `video_frames`?"""
 
-    def __init__(self, parts: Checkpoint, read: Any, measure: FamilyMeasure, *, told: bool):
+    def __init__(self, parts: Checkpoint, read: Any, image_options: dict, measure: FamilyMeasure, *, told: bool):
         self.parts, self.tokenizer, self._read, self._measure, self._told = parts, parts.tokenizer, read, measure, told
+        self._image_options = image_options
         self.batch_decode = parts.tokenizer.batch_decode
 
     def apply_chat_template(self, messages: list, **_: Any) -> str | list[str]:
@@ -213,11 +253,12 @@ class _Processor:
         content = [part for one in messages for message in one for part in _listed(message["content"])]
         paths = [part["video"] for part in content if part["type"] == "video"]
         videos = [_Shown(self._read(path)) for path in paths] or None
+        images = [_image(part["image"]) for part in content if part["type"] == "image"] or None
         if options.get("return_video_metadata"):
-            return None, videos and [(video, None) for video in videos], {}
-        return None, videos
+            return images, videos and [(video, None) for video in videos], {}
+        return images, videos
 
-    def __call__(self, *, text: Any, videos: list | None = None, **_: Any) -> _Inputs:
+    def __call__(self, *, text: Any, images: list | None = None, videos: list | None = None, **_: Any) -> _Inputs:
         (prompt,) = [text] if isinstance(text, str) else text
         shown = [self._read(one) if isinstance(one, str) else one.video for one in videos or ()]
         pixels = [self.parts.processor.inputs(video) for video in shown]
@@ -225,10 +266,21 @@ class _Processor:
         self._measure.frames = [len(video.frames) for video in shown]
         texts = [self.parts.processor.text(video, one, tokens) for video, one in zip(shown, pixels, strict=True)]
         self._measure.before = [one.count(tokens.video) for one in texts]
-        inputs = self.parts.inputs(prompt, shown, pixels)
+        pictures = [self.parts.image(one, **self._image_options) for one in images or ()]
+        self._measure.images = len(pictures)
+        texts = [self.parts.processor.image_text(one, tokens) for one in pictures]
+        self._measure.image_tokens = sum(one.count(tokens.image) for one in texts)
+        inputs = self.parts.inputs(prompt, shown, pixels, pictures)
         if not self._told:
             inputs.pop("video_frames", None)
         return _Inputs(inputs)
+
+
+def _image(given: str | Image.Image) -> Image.Image:
+    """An image of a message, in which Qwen2.5-VL's stock wrapper writes a JPEG as a data URL."""
+    if isinstance(given, str):
+        return Image.open(io.BytesIO(base64.b64decode(given.partition(",")[2])))
+    return given
 
 
 def _listed(content: str | list[dict]) -> list[dict]:
