@@ -89,6 +89,8 @@ class FamilyMixin(AOTWrapperMixin):
     ):
         with exit_on_error():
             config, rest = split_arguments(arguments)
+            if "cache" in rest:
+                raise ValueError("cache is for llava_onevision_aot and llava_vid_aot; leave it out.")
             rest.pop("device_map", None)
             read_config(pretrained)
             check_decoder(video_decode_backend)
