@@ -4,7 +4,7 @@ import argparse
 import difflib
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NoReturn
 
@@ -55,6 +55,19 @@ def cache_folder(text: str) -> Path:
         return Path(text)
     base = Path(os.environ.get("XDG_CACHE_HOME", ""))
     return (base if base.is_absolute() else Path.home() / ".cache") / "aot"
+
+
+def gigabytes(text: str) -> float:
+    """A size above 0."""
+    if not (number := float(text)) > 0:
+        raise argparse.ArgumentTypeError("use more than 0")
+    return number
+
+
+def add_cache_options(add: Callable) -> None:
+    """Those of every command that keeps encoded videos. add: `add_argument` of a parser or group."""
+    add("--cache", type=cache_folder, metavar="DIR", help="keep encoded videos there; auto: ~/.cache/aot")
+    add("--cache-gb", type=gigabytes, default=10.0, metavar="GB", help=argparse.SUPPRESS)  # most of all of them
 
 
 def frame_count(text: str) -> int | str:

@@ -81,7 +81,7 @@ def steps(model, pixels: torch.Tensor, setting: str, *, stream: bool) -> tuple:
     model.config.aot = None if "uncompressed" in setting else {"retention": int(setting.split()[1]) / 100}
     if stream and model.config.aot:
         return lambda: compress_stream(model, pixels.split(CHUNK)), lambda video: video.tokens
-    return lambda: model._encode_videos([pixels])[0], lambda video: model.video_tokens(video)[0]
+    return lambda: model.encode_videos([pixels])[0], lambda video: model.video_tokens(video)[0]
 
 
 def measure(model, shape: str, frames: int, setting: str, *, repeats: int, stream: bool) -> dict:

@@ -13,7 +13,7 @@ import re
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from aot import AOTConfig, CompressedVideo
 from llava.decoders.pillow_reader import SUFFIXES
 from llava.decoders.sandbox import open_regular
 from llava.eval.provenance import PACKAGES, checkpoint_fingerprint, digest, folder_hash
-from llava.model.compression import VideoFeatures
+from llava.model.compression import TowerFlops, VideoFeatures
 from llava.utils import versions
 from llava.video import FrameStream, Video, check_path
 
@@ -89,7 +89,8 @@ class VideoCache:
         video = Video(frames=np.empty((0, 0, 0, 3), np.uint8), **shown)
         tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
         if "settings" not in facts:
-            return video, VideoFeatures.of(tensors.pop("features"), tuple(facts["grid"]), tensors)
+            found = VideoFeatures.of(tensors.pop("features"), tuple(facts["grid"]), tensors)
+            return video, replace(found, flops=facts["tower"] and TowerFlops(*facts["tower"]))
         rest = {**facts["kept"], "grid": tuple(facts["grid"]), "config": AOTConfig.from_dict(facts["settings"])}
         return video, CompressedVideo(**tensors, **rest)
 
@@ -104,7 +105,7 @@ class VideoCache:
             facts["kept"] = {name: getattr(encoded, name) for name in ("frames", "clips", "whole_frames", "budget")}
             facts["settings"] = encoded.config.to_dict()
         else:
-            tensors = {"features": encoded.features, **encoded.outputs}
+            tensors, facts["tower"] = {"features": encoded.features, **encoded.outputs}, encoded.flops
         tensors = {name: tensor.cpu().contiguous() for name, tensor in tensors.items()}
         if sum(tensor.nbytes for tensor in tensors.values()) > self.most_bytes:
             return
@@ -158,10 +159,14 @@ class VideoCache:
                 continue
 
 
-def encoder_identity(checkpoint: str) -> dict[str, Any]:
-    """What encoded videos depend on beside their own choices: the checkpoint, this program and what it runs on."""
+def encoder_cache(folder: Path, gigabytes: float, checkpoint: str, **choice: Any) -> VideoCache:
+    """The cache of what a checkpoint makes of videos, by this program and what it runs on.
+
+    choice: how it was loaded, as plain JSON values.
+    """
     code = [folder_hash(Path(package.__file__).parent, "*.py") for package in (aot, llava)]
-    return {"checkpoint": checkpoint_fingerprint(checkpoint), "code": code, "versions": versions(PACKAGES)}
+    identity = {"checkpoint": checkpoint_fingerprint(checkpoint), "code": code, "versions": versions(PACKAGES)}
+    return VideoCache(folder, most_bytes=int(1e9 * gigabytes), identity=identity | choice)
 
 
 def video_digest(path: str) -> str:

@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from aot import AOTConfig
-from aot_cli.parser import Parser, cache_folder, frame_count, share
+from aot_cli.parser import Parser, add_cache_options, frame_count, share
 from llava.chat.model_defaults import Sampling, default_sampling
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
@@ -25,10 +25,9 @@ from llava.model.checkpoint import read_settings
 from llava.model.compression import warm_up_kernels
 from llava.utils import shipped
 from llava.video import DECODERS
-from llava.video_cache import VideoCache, encoder_identity
+from llava.video_cache import encoder_cache
 
 LONGEST = 512  # tokens of an answer
-CACHE_GB = 10.0
 MORE_FRAMES = 4  # times the model's own, of --num-frames auto
 TEMPLATE = "qwen_1_5"
 # what a person can put right: all errors of this project are ValueErrors
@@ -59,8 +58,7 @@ def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = Fa
     add("--force-sample", action="store_true", help=argparse.SUPPRESS)  # repeats frames until there are --num-frames
     add("--decoder", choices=DECODERS, default="auto", metavar="NAME", help=f"{', '.join(DECODERS)} (default PyAV)")
     if cached:
-        add("--cache", type=cache_folder, metavar="DIR", help="keep encoded videos there; auto: ~/.cache/aot")
-        add("--cache-gb", type=float, default=CACHE_GB, metavar="GB", help=argparse.SUPPRESS)  # most of all of them
+        add_cache_options(add)
     model = parser.add_argument_group("model")
     add = model.add_argument
     add("--model-path", metavar="PATH", help="checkpoint folder or hub name (default: aot-tiny)")
@@ -87,8 +85,6 @@ def _check_model_options(options: argparse.Namespace) -> None:
         raise ChatError("--num-frames auto chooses the frames itself; leave --fps and --force-sample out.")
     if not options.temperature >= 0:
         raise ChatError("--temperature must be 0 or more.")
-    if not getattr(options, "cache_gb", CACHE_GB) > 0:
-        raise ChatError("--cache-gb must be more than 0.")
 
 
 def compression(options: argparse.Namespace) -> AOTConfig | None:
@@ -166,9 +162,8 @@ def load_session(options) -> ChatSession:
     warm_up_kernels(model)
     cache = None
     if (folder := getattr(options, "cache", None)) is not None:
-        choice = ("dtype", "tower_dtype", "attn_implementation")
-        identity = encoder_identity(path) | {name: getattr(options, name) for name in choice} | {"device": device.type}
-        cache = VideoCache(folder, most_bytes=int(1e9 * options.cache_gb), identity=identity)
+        choice = {name: getattr(options, name) for name in ("dtype", "tower_dtype", "attn_implementation")}
+        cache = encoder_cache(folder, options.cache_gb, path, device=device.type, **choice)
     # the model's own sampling with what the options change
     sampling = default_sampling(model.config)
     if options.num_frames == "auto":

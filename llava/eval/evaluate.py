@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from aot_cli.main import entry
-from aot_cli.parser import Parser, share
+from aot_cli.parser import Parser, add_cache_options, share
 from llava.chat.options import json_or_word
 from llava.eval.embedded import embedded_checkpoint, stand_in
 from llava.eval.jsonl import LineError
@@ -52,6 +52,7 @@ def add_options(parser: Parser) -> None:
     add_launch_options(parser)
     add("--launcher", choices=LAUNCHERS, default="torchrun", metavar="L", help="torchrun or accelerate")
     add("--device", help="cpu or cuda (default: the GPUs where there are any)")
+    add_cache_options(add)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -115,7 +116,8 @@ def _pairs(texts: Sequence[str]) -> dict[str, Any]:
 def run_benchmarks(sweep: Sweep, options: argparse.Namespace) -> int:
     """Runs what is missing through lmms-eval; says openly what is not there or failed."""
     device = options.device or (None if torch.cuda.is_available() else "cpu")
-    launch = launch_of(options, launcher=options.launcher, device=None if device == "cuda" else device)
+    where = {"launcher": options.launcher, "device": None if device == "cuda" else device}
+    launch = launch_of(options, **where, cache=options.cache, cache_gb=options.cache_gb)
     sweep = _narrowed(sweep, options)
     summary = Summary(options.output / sweep.name, {}, {})
     if not options.report:

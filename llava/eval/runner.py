@@ -26,6 +26,7 @@ from llava.eval.store import ResponseStore, locked
 from llava.eval.sweep import Sweep, SweepError
 
 LAUNCHERS = ("torchrun", "accelerate")
+CACHED = ("llava_onevision_aot", "llava_vid_aot")  # wrappers that keep encoded videos
 # slow to import, so imported once for all runs; none of them starts threads or touches a GPU
 PRELOADED = {
     "lmms_eval": [
@@ -44,7 +45,7 @@ class Launch:
     """Where processes run, named as torchrun names it.
 
     nproc_per_node: processes on each machine, one a GPU. master_addr, master_port: of machine 0. device: None takes
-    the GPUs. module: what stands for lmms-eval.
+    the GPUs. module: what stands for lmms-eval. cache, cache_gb: folder of encoded videos, and most of all of them.
     """
 
     nproc_per_node: int = 1
@@ -55,6 +56,8 @@ class Launch:
     launcher: str = "torchrun"
     device: str | None = None
     module: str = "lmms_eval"
+    cache: Path | None = None
+    cache_gb: float = 10.0
 
     def __post_init__(self) -> None:
         if self.nproc_per_node < 1 or self.nnodes < 1:
@@ -214,6 +217,10 @@ def command(run: Run, launch: Launch, attempt: Path) -> list[str]:
     if run.model.keeps_answers:
         values |= run.setting.aot_on(run.task.name) or {"retention": 1}  # 1 leaves every token
         values["store"] = str(run.store)
+    if launch.cache is not None:
+        if run.model.id not in CACHED:
+            raise SweepError(f"--cache is for {' and '.join(CACHED)}; model {run.model.name!r} runs as {run.model.id}.")
+        values |= {"cache": str(launch.cache.resolve()), "cache_gb": launch.cache_gb}
     model_args = ",".join(f"{name}={_text(name, value)}" for name, value in values.items())
     arguments = [
         "--model", run.model.id, "--model_args", model_args, "--tasks", run.task.name, "--batch_size", "1",

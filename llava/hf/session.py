@@ -40,6 +40,7 @@ class TransformersSession(ChatSession):
         self._tower.register_forward_pre_hook(lambda *_: self._clock(started=True))
         self._tower.register_forward_hook(lambda *_: self._clock(started=False))
         self._since = 0.0
+        self._use_compression()  # tells settings that do not fit before a video is read
 
     def _clock(self, *, started: bool) -> None:
         """Counts the tower's milliseconds for the video that is asked about."""

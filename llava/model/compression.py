@@ -30,7 +30,8 @@ class VideoFeatures:
     """A video after tower and projector, to be asked about as often as wanted.
 
     features: (F, N, D) projected, before pooling. grid: tower (H, W), H·W = N. shallow, deep: (F, N) float32
-    received attention, None when it was not captured. extras: further tower outputs that a method asked for.
+    received attention, None when it was not captured. extras: further tower outputs that a method asked for. flops:
+    what the tower spent, of a video that was encoded by itself.
     """
 
     features: torch.Tensor
@@ -38,6 +39,7 @@ class VideoFeatures:
     shallow: torch.Tensor | None = None
     deep: torch.Tensor | None = None
     extras: dict[str, torch.Tensor] = field(default_factory=dict)
+    flops: TowerFlops | None = None
 
     @property
     def frames(self) -> int:

@@ -1,6 +1,7 @@
 """From pixels and prompts to input embeddings: tower, projector, compression, newline tokens, splice."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from torch import nn
@@ -164,18 +165,21 @@ class LlavaMetaForCausalLM:
             parts.append(VideoFeatures.of(features, (side, side), plan.name(output)))
             patches += output.patches
         whole = tower.flops(frames, frames * tower.num_patches)
-        self.last_tower_flops += TowerFlops(tower.flops(len(pixels), patches), whole)
+        flops = TowerFlops(tower.flops(len(pixels), patches), whole)
+        self.last_tower_flops += flops
         video = VideoFeatures.join(parts)
-        return video if len(pixels) == frames else video.repeated(which)
+        return replace(video if len(pixels) == frames else video.repeated(which), flops=flops)
 
-    def _encode_videos(self, pixels: list[torch.Tensor]) -> list[VideoFeatures]:
-        """Several videos in one tower pass, or one by one where features are reused in time.
+    def encode_videos(self, pixels: list[torch.Tensor], *, plan: CapturePlan | None = None) -> list[VideoFeatures]:
+        """Several videos in one tower pass, or one by one where features are reused in time or a plan is given.
 
-        Attention is captured only when compression is on.
+        Without one, attention is captured only when compression is on. What a caller puts in its place counts.
         """
         tower = self.get_vision_tower()
-        if self.config.aot is not None and self.config.aot.tower_reuse:
-            return [self._encode(one, capture_plan(tower, self.config.aot)) for one in pixels]
+        if plan is None and self.config.aot is not None and self.config.aot.tower_reuse:
+            plan = capture_plan(tower, self.config.aot)
+        if plan is not None:
+            return [self._encode(one, plan) for one in pixels]
         together = torch.cat(pixels)
         if self.config.aot is not None:
             video = self._encode(together, capture_plan(tower, self.config.aot))
@@ -194,7 +198,7 @@ class LlavaMetaForCausalLM:
             self.get_vision_tower().check_pixels(entries[i])
         features = dict(enumerate(entries))
         if videos:
-            features |= zip(videos, self._encode_videos([entries[i] for i in videos]), strict=True)
+            features |= zip(videos, self.encode_videos([entries[i] for i in videos]), strict=True)
         shares = [None] * len(entries) if retentions is None else retentions
         tokens = {i: self._video_tokens(features[i], retention=shares[i])[0] for i in features if i not in stills}
         if stills:

@@ -20,6 +20,7 @@ from llava.eval.exam.questions import clip_files, make_exam
 from llava.eval.exam.settings import parse_setting
 from llava.eval.tables.exam import read_runs, scores
 from llava.model.builder import load_pretrained_model
+from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
 SETTINGS = ["full", "aot@0.1", "blank"]
@@ -149,6 +150,23 @@ def test_clips_are_encoded_once_while_there_is_room(embedded, tmp_path, monkeypa
         passes.clear()
         narrow = FeatureCache(model, processor, files, plan, room=room)
         assert torch.equal(narrow.clip(number).features, narrow.clip(number).features) and len(passes) == expected
+
+
+def test_clips_on_the_disk_are_not_encoded_again(tmp_path, monkeypatch):
+    """Another run, of a setting or another share of it, passes no tower, and its records are those of the first."""
+    passes, encode = [], SigLipVisionTower.encode
+    monkeypatch.setattr(SigLipVisionTower, "encode", lambda *a, **k: passes.append(1) or encode(*a, **k))
+    words = ["--model-path", str(TINY), "--questions", "1", "--seed", "7000", "--captioned", "0", "--settings"]
+    cache, counts, written = ["--cache", str(tmp_path / "kept")], [], []
+    for folder, more in (("plain", []), ("first", cache), ("second", cache)):
+        assert main([*words, "aot@0.1,tower_reuse=0.02", "--output", str(tmp_path / folder), *more]) == 0
+        counts.append(len(passes))
+        passes.clear()
+        written.append(next((tmp_path / folder).rglob("questions.jsonl")).read_text())
+    assert counts[0] == counts[1] > counts[2] == 0
+    assert written[0] == written[1] == written[2] and '"tower_share": 1.0' not in written[2]
+    assert main([*words, "aot@0.5,tower_reuse=0.02", "--output", str(tmp_path / "second"), *cache]) == 0
+    assert passes == []
 
 
 def test_the_plan_serves_every_method_of_the_run(embedded):

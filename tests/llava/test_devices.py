@@ -36,7 +36,7 @@ def model(request):
 
 
 def encode(model, frames, dtype=torch.bfloat16):
-    video = model._encode_videos([torch.empty(frames, 3, 384, 384, dtype=dtype, device=META)])[0]
+    video = model.encode_videos([torch.empty(frames, 3, 384, 384, dtype=dtype, device=META)])[0]
     return model.video_tokens(video)[0]
 
 

@@ -299,4 +299,6 @@ def test_commands(checkpoint, clip, tmp_path, capsys):
     listed = capsys.readouterr().out
     assert listed.splitlines()[0].endswith(f"8 frames  features     {clip}") and "\n1 video, 0." in listed
     assert main(["cache", str(tmp_path / "kept"), "--clear"]) == 0 and "deleted 1 video" in capsys.readouterr().out
-    assert main([*words, "--cache-gb", "0"]) == 1 and "--cache-gb must be more" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*words, "--cache-gb", "0"])
+    assert "--cache-gb: use more than 0" in capsys.readouterr().err

@@ -13,9 +13,9 @@ import pytest
 from llava.eval.plan import make_plan
 from llava.eval.progress import QuestionCount, SweepProgress
 from llava.eval.records import read_records
-from llava.eval.runner import Launch, run_sweep
+from llava.eval.runner import Launch, command, run_sweep
 from llava.eval.store import InUseError
-from llava.eval.sweep import sweep_from
+from llava.eval.sweep import SweepError, sweep_from
 
 # drives the sweep in a JSON file: FILE OUTPUT MODULE
 DRIVER = """
@@ -68,6 +68,19 @@ def test_a_complete_sweep_is_not_run_again_and_another_setting_is_added(tmp_path
     drive(sweep, tmp_path / "out", harness)
     second = {p: p.stat().st_mtime_ns for p in (tmp_path / "out" / "runs").rglob("result.json")}
     assert len(second) == 2 and first.items() <= second.items()
+
+
+def test_a_cache_is_handed_to_wrappers_that_have_one(tmp_path, sweep):
+    (run,) = make_plan(sweep_from(small(sweep)), tmp_path)
+    words = command(run, Launch(cache=tmp_path / "kept", cache_gb=2.5), tmp_path)
+    assert f",cache={tmp_path / 'kept'},cache_gb=2.5" in words[words.index("--model_args") + 1]
+    assert "cache=" not in " ".join(command(run, Launch(), tmp_path))
+    sweep["models"][0]["id"] = "qwen3_vl_aot"
+    (run,) = make_plan(sweep_from(sweep), tmp_path)
+    with pytest.raises(
+        SweepError, match="--cache is for llava_onevision_aot and llava_vid_aot; model 'M' runs as qwen3"
+    ):
+        command(run, Launch(cache=tmp_path), tmp_path)
 
 
 def test_other_weights_are_another_run(tmp_path, sweep, harness, checkpoint):

@@ -3,15 +3,17 @@
 import argparse
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from aot_cli.main import entry
-from aot_cli.parser import Parser, share
+from aot_cli.parser import Parser, add_cache_options, share
 from aot_tiny.worlds import WORLDS
 from llava.eval.exam.evaluator import run_exam_sweep, weights_hash
 from llava.eval.exam.settings import PARTS, ExamSweep
 from llava.eval.report import LEFT_OUT, left_out, write_exam
 from llava.eval.sweep import SweepError, load_sweep
+from llava.video_cache import encoder_cache
 
 
 def add_options(parser: Parser) -> None:
@@ -27,6 +29,7 @@ def add_options(parser: Parser) -> None:
     add("--retention", type=share, nargs="+", metavar="R", help="of methods: shares to ask at")
     add("--ablations-at", type=share, metavar="R", help="of methods: retention of the ablations")
     add("--output", type=Path, default=Path("runs/exam"), metavar="DIR", help="replies and clips (default runs/exam)")
+    add_cache_options(add)
     add("--page", type=Path, metavar="FILE", help="write the sections of this page at the end")
     add("--report", action="store_true", help="ask nothing; write the page from what is there")
 
@@ -56,7 +59,8 @@ def _run(sweep: ExamSweep, options: argparse.Namespace) -> int:
     if not options.report:
         parts = [setting for part in options.only for setting in sweep.part(part)]
         settings = list(dict.fromkeys([*sweep.settings, *parts]))
-        refused = run_exam_sweep(sweep, settings, options.output)
+        cache = options.cache and partial(encoder_cache, options.cache, options.cache_gb)
+        refused = run_exam_sweep(sweep, settings, options.output, open_cache=cache)
         for name, reason in refused.items():
             said = "cannot run" if name in sweep.settings else "was left out"
             print(f"{name} {said}: {reason}", file=sys.stderr)

@@ -31,6 +31,7 @@ from llava.eval.store import InUseError, ResponseStore, locked, question_key
 from llava.eval.sweep import SweepError
 from llava.model.builder import load_pretrained_model
 from llava.model.compression import VideoFeatures
+from llava.video_cache import VideoCache
 
 FORMS = ("open", "choice", "likelihood", "caption")
 FITTED = 8  # clips on which a preset's num_anchors is found
@@ -50,7 +51,7 @@ class Evaluator:
             return generate_plain(self.model, self.tokenizer, video, asked), counts_inside(self.model)
         tokens, counts = compress_clip(self.model, video, setting, seed=number)
         if counts is not None:
-            counts = replace(counts, tower_share=self.cache.tower_share["clip", number, setting.tower_reuse])
+            counts = replace(counts, tower_share=video.flops.spent / video.flops.whole)
         return query(self.model, self.tokenizer, tokens, asked), counts
 
     def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:
@@ -67,9 +68,16 @@ def weights_hash(folder: Path) -> str:
     return folder_hash(folder, "*.safetensors")
 
 
-def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> dict[str, str]:
+def run_exam_sweep(
+    sweep: ExamSweep,
+    settings: Sequence[str],
+    output: Path,
+    *,
+    open_cache: Callable[..., VideoCache] | None = None,
+) -> dict[str, str]:
     """Leaves a folder of records in `output` for every setting; returns the reasons of those that could not run.
 
+    open_cache: an `encoder_cache` of encoded clips, given what it depends on.
     Raises ValueError for a setting of the sweep's own that is none, and SweepError for a world or checkpoint that is
     not there, before any work.
     """
@@ -113,7 +121,8 @@ def run_exam_sweep(sweep: ExamSweep, settings: Sequence[str], output: Path) -> d
             served.append(setting.config)
         except ValueError as error:
             refused[setting.name] = str(error)
-    cache = FeatureCache(model, processor, files, shared_plan(tower, served), frames=frames)
+    disk = open_cache and open_cache(str(checkpoint), dtype=str(model.dtype), device=model.device.type)
+    cache = FeatureCache(model, processor, files, shared_plan(tower, served), frames=frames, disk=disk)
     evaluator = Evaluator(model, tokenizer, cache)
     # 3. the exam under each
     for folder, (setting, header) in wanted.items():

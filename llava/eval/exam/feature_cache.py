@@ -1,9 +1,9 @@
-"""Encoded clips: each is decoded and goes through the tower once for all settings of a run."""
+"""Encoded clips: each is decoded and goes through the tower once for all settings of a run, or of all runs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +12,7 @@ import torch
 from aot import AOTConfig
 from llava.model.compression import CapturePlan, VideoFeatures, capture_plan
 from llava.video import load_video
+from llava.video_cache import VideoCache
 
 GREY = 127
 ROOM = 4 * 2**30  # bytes of features kept; what is over is encoded again when it is needed
@@ -28,8 +29,7 @@ class FeatureCache:
     """Features of the clips of an exam, made when they are first asked for.
 
     files: by clip number. frames: how many of a clip are looked at, by its number; the model's own where none is given.
-    room: bytes of features that may be kept. tower_share: of each clip that was encoded, by its key, the share of the
-    tower's counted operations that were spent on it.
+    room: bytes of features that may be kept. disk: keeps those of clips for other runs, None for not at all.
     """
 
     def __init__(
@@ -41,11 +41,11 @@ class FeatureCache:
         *,
         frames: Mapping[int, int | None] | None = None,
         room: int = ROOM,
+        disk: VideoCache | None = None,
     ):
         self.model, self.processor, self.files, self.plan, self.room = model, processor, files, plan, room
-        self.frames = frames or {}
+        self.frames, self.disk = frames or {}, disk
         self.kept: dict[tuple, VideoFeatures] = {}
-        self.tower_share: dict[tuple, float] = {}
 
     def num_frames(self, number: int) -> int:
         return self.frames.get(number) or getattr(self.model.config, "mm_video_frames", 32)
@@ -54,7 +54,7 @@ class FeatureCache:
         """Features of a clip, encoded under `AOTConfig.tower_reuse`."""
         key = ("clip", number, reuse)
         if key not in self.kept:
-            return self._keep(key, load_video(str(self.files[number]), num_frames=self.num_frames(number)).frames)
+            return self._keep(key, self._clip(str(self.files[number]), self.num_frames(number), reuse))
         return self.kept[key]
 
     def blank(self, number: int) -> VideoFeatures:
@@ -62,16 +62,30 @@ class FeatureCache:
         key = ("blank", self.num_frames(number))
         if key not in self.kept:
             size = self.model.get_vision_tower().image_size
-            return self._keep(key, np.full((key[1], size, size, 3), GREY, np.uint8))
+            return self._keep(key, self._encode(np.full((key[1], size, size, 3), GREY, np.uint8), self.plan))
         return self.kept[key]
 
+    def _clip(self, path: str, num_frames: int, reuse: float | None) -> VideoFeatures:
+        """From the disk, else decoded, encoded and kept there, unless the file changed meanwhile."""
+        plan = replace(self.plan, reuse=reuse)
+        if self.disk is None:
+            return self._encode(load_video(path, num_frames=num_frames).frames, plan)
+        asked = {"frames": num_frames, "captured": asdict(plan)}
+        key = self.disk.key(path, **asked)
+        if (found := self.disk.load(key, self.model.device)) is not None:
+            return found[1]
+        video = load_video(path, num_frames=num_frames)
+        features = self._encode(video.frames, plan)
+        if self.disk.key(path, **asked) == key:
+            self.disk.save(key, path, video, features)
+        return features
+
     @torch.inference_mode()
-    def _keep(self, key: tuple, frames: np.ndarray) -> VideoFeatures:
+    def _encode(self, frames: np.ndarray, plan: CapturePlan) -> VideoFeatures:
         pixels = self.processor.preprocess(frames, return_tensors="pt")["pixel_values"]
-        plan = replace(self.plan, reuse=key[2] if key[0] == "clip" else None)
-        video = self.model.encode_video(pixels.to(self.model.device), plan=plan)
-        spent, whole = self.model.last_tower_flops
-        self.tower_share[key] = spent / whole
+        return self.model.encode_video(pixels.to(self.model.device), plan=plan)
+
+    def _keep(self, key: tuple, video: VideoFeatures) -> VideoFeatures:
         size = sum(t.nbytes for t in (video.features, video.shallow, video.deep, *video.extras.values()))
         if size <= self.room:
             self.room -= size

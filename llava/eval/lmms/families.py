@@ -103,6 +103,8 @@ class FamilyMixin(AOTWrapperMixin):
     ):
         with exit_on_error():
             config, rest = split_arguments(arguments)
+            if "cache" in rest:
+                raise ValueError("cache is for llava_onevision_aot and llava_vid_aot; leave it out.")
             rest.pop("device_map", None)
             kind = read_config(pretrained).get("model_type")
             if kind not in self.kinds:  # the stock wrapper would load some of its weights, and draw the others

@@ -4,6 +4,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -13,6 +14,7 @@ from lmms_eval.api.instance import GenerationResult, Instance, TokenCounts
 from loguru import logger
 from tqdm import tqdm
 
+from aot_cli.parser import cache_folder
 from llava.eval.lmms.arguments import (
     check_decoder,
     check_family,
@@ -22,6 +24,7 @@ from llava.eval.lmms.arguments import (
     split_arguments,
 )
 from llava.eval.lmms.build import OneProcess, device_of, exit_on_error, loading_to, replaced
+from llava.eval.lmms.encoded import EncodedVideos
 from llava.eval.lmms.measure import Measure, retention
 from llava.eval.lmms.questions import PADDING, Question, deal, gather, question_of, reply_to_grade, use_stock_prompt
 from llava.eval.lmms.visuals import FOLDER, Visual, generate, listed, marked
@@ -30,6 +33,7 @@ from llava.eval.records import Record
 from llava.eval.store import ResponseStore
 from llava.mm_utils import process_images
 from llava.video import Video, VideoError, load_video
+from llava.video_cache import encoder_cache
 
 _LOOK, _POLL = 2.0, 0.5  # seconds between two looks at how far all ranks are, and while waiting for them
 
@@ -61,6 +65,7 @@ class AOTWrapperMixin(ABC):
     # frames of a video are chosen
     effective: dict[str, Any]
     sampling: dict[str, Any]
+    _encoded: EncodedVideos | None = None
 
     def __init__(
         self,
@@ -71,13 +76,16 @@ class AOTWrapperMixin(ABC):
         mm_spatial_pool_mode: str | None = None,
         mm_spatial_pool_stride: int = 2,
         video_decode_backend: str = "auto",
+        cache: str | None = None,
+        cache_gb: float = 10.0,
         **arguments,
     ):
         """Arguments of the stock wrapper, the method's settings, and
 
         store: folder of the responses; a run that was interrupted goes on from there, and ranks share what is open.
         max_frames_num: frames a video, by default what the checkpoint was made for. mm_spatial_pool_mode: by default
-        the one the checkpoint is evaluated with. video_decode_backend: "auto", "decord" or "pyav".
+        the one the checkpoint is evaluated with. video_decode_backend: "auto", "decord" or "pyav". cache: folder of
+        encoded videos, or "auto" for the user's own; cache_gb: most of all of them.
         """
         with exit_on_error():
             config, rest = split_arguments(arguments)
@@ -106,6 +114,11 @@ class AOTWrapperMixin(ABC):
                 **self.effective,
             }
             self._prepare(accelerator, Measure(self._model), settings, store, video_decode_backend)
+            if cache is not None:
+                loaded = {"wrapper": self.stock_id, "dtype": settings["dtype"], "device": place.type}
+                loaded["attention"] = self._config._attn_implementation
+                folder = cache_folder(cache)
+                self._encoded = EncodedVideos(self._model, encoder_cache(folder, cache_gb, pretrained, **loaded))
 
     def defaults(self, made: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments of the stock wrapper that differ from its own defaults. made: the checkpoint's config.json."""
@@ -231,9 +244,10 @@ class AOTWrapperMixin(ABC):
     def _ask(self, question: Question, doc_to_visual: Callable) -> str:
         """The reply to one question, about all of its visuals."""
         visuals = listed(doc_to_visual(self._doc(question)))
-        if self.stock_sees_all(visuals, question.prompt):
-            return self._ask_stock(question, visuals)
-        return self._ask_about_several(question, visuals)
+        alone = self.stock_sees_all(visuals, question.prompt)
+        ask = self._ask_stock if alone else self._ask_about_several
+        with nullcontext() if self._encoded is None else self._encoded.question(alone=alone):
+            return ask(question, visuals)
 
     @abstractmethod
     def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
@@ -284,9 +298,9 @@ class AOTWrapperMixin(ABC):
 
     def read(self, path: str, **sampling) -> Video:
         """The frames of a video as the chat reads them; what goes wrong is kept as the question's failure."""
-        started = time.perf_counter()
+        started, load = time.perf_counter(), load_video if self._encoded is None else self._encoded.read
         try:
-            video = load_video(path.removeprefix(FOLDER), decoder=self._decoder, **sampling)
+            video = load(path.removeprefix(FOLDER), decoder=self._decoder, **sampling)
         except VideoError as error:
             self._measure.failure = error
             raise

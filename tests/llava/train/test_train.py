@@ -2,7 +2,6 @@
 
 import json
 from importlib.util import find_spec
-from pathlib import Path
 from statistics import fmean
 
 import pytest
@@ -15,9 +14,9 @@ from llava.eval.exam.evaluator import run_exam_sweep
 from llava.eval.exam.settings import ExamSweep
 from llava.model.builder import load_pretrained_model
 from llava.train.exam import SEED, TrainingExam
-from tests.llava.train.runs import MODES, losses, weights, words
+from tests.llava.train.runs import MODES, ROOT, losses, weights, words
 
-EMBEDDED = Path(__file__).parents[3] / "checkpoints" / "aot-tiny"
+EMBEDDED = ROOT / "checkpoints" / "aot-tiny"
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 EACH = [pytest.param(mode, marks=needs_peft if mode == "lora" else ()) for mode in MODES]
 
@@ -78,6 +77,7 @@ def test_unreadable_samples_are_named_and_too_many_end_the_run(checkpoint, data,
         (["--version", "vicuna"], "There is no template 'vicuna'"),
         (["--retention", "0"], "retention"),
         (["--no_such_option", "1"], "there is no option --no_such_option"),
+        (["--deepspeed", ROOT / "scripts" / "zero2.json"], "leave --deepspeed out"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(more, told, checkpoint, data, media, tmp_path, capsys):
