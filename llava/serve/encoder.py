@@ -3,10 +3,7 @@
 import base64
 import binascii
 import hashlib
-import re
-import shutil
 import threading
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,11 +19,10 @@ from llava.chat.session import ChatSession
 from llava.chat.types import ChatError
 from llava.model.compression import VideoFeatures
 from llava.serve.client import ServerError
-from llava.video import Video, VideoError, time_text
+from llava.video import Video, time_text
 
 ROLES = ("system", "user", "assistant")
 DECODE_SECONDS = 120.0
-LIVE_FPS = 1.0  # where the model has no number of its own
 NO_ROOM = "There is no room for the video at the moment; try again later."
 LETTERS_PER_TOKEN = 16  # of the context; no text fits that is longer, unless it is made of spaces
 
@@ -89,28 +85,15 @@ class PromptEncoder:
         session: ChatSession | None = None,
         ending: str = "",
     ) -> Video:
-        """The sampled frames of a file, which lies in `folder` meanwhile. stopped: ends the decoder once it is set.
+        """The sampled frames of a file, as of `ChatSession.read_sent`. stopped: ends the decoder once it is set.
 
-        session: whose sampling is used, None for the encoder's own. ending: ".jpg" or ".png" of a picture, which is a
-        single frame. ServerError when there is no room for the file.
+        session: whose sampling is used, None for the encoder's own. ServerError when there is no room for the file.
         """
-        place = folder / uuid.uuid4().hex
-        file = place / f"0{ending}"
+        reader, limits = session or self.session, {"time_limit": DECODE_SECONDS, "stopped": stopped}
         try:
-            try:
-                place.mkdir()
-                file.write_bytes(data)
-            except OSError as error:
-                raise ServerError(NO_ROOM, status=503) from error
-            path = place if ending else file  # the decoders read pictures from folders
-            with (session or self.session).open_video(str(path), time_limit=DECODE_SECONDS, stopped=stopped) as frames:
-                return frames.read()
-        except VideoError as error:
-            kind = "the picture" if ending else "the video"  # whose name on this server says nothing
-            told = re.sub(rf"(The picture )?{re.escape(str(place))}(/0(\.\w+)?)?", kind, str(error))
-            raise VideoError(told[:1].upper() + told[1:]) from error
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+            return reader.read_sent(data, folder, ending=ending, **limits)
+        except OSError as error:
+            raise ServerError(NO_ROOM, status=503) from error
 
     @torch.inference_mode()
     def encode(self, video: Video) -> EncodedVideo:
@@ -134,12 +117,6 @@ class PromptEncoder:
             return model.get_model().embed_tokens(ids)[0]
         kinds = ["video"] * len(visual)
         return model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, visual, kinds)[4][0]
-
-    def live(self) -> LiveSession:
-        """A live session on this model and its settings; a segment is looked at as often a second as a camera."""
-        sampling = self.session.sampling
-        sampling = replace(sampling, fps=sampling.fps or LIVE_FPS, by_change=False)
-        return LiveSession(replace(self.session, sampling=sampling, force_sample=False, prompts_kept=0))
 
     def embed_live(self, live: LiveSession, turns: list[Message], *, new_tokens: int) -> tuple[torch.Tensor, dict]:
         """((L, D) embeddings as of `embed`, what they are about); what was seen stands in the first user's turn."""

@@ -52,7 +52,7 @@ class EncoderPool:
 
     async def begin_live(self) -> LiveSession:
         """A live session, for the calls below alone; it belongs to the model's thread."""
-        return await _in(self._model, self.encoder.live)
+        return await _in(self._model, partial(LiveSession.beside, self.encoder.session))
 
     async def push_live(self, live: LiveSession, data: bytes, ending: str, seconds: Callable[[], float]) -> None:
         """The frames of a picture or segment, as of `PromptEncoder.read`. seconds: gives the time of the first."""
