@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from llava.model.long_video import pixel_chunks
 from llava.video import Video
 
 NOW = MAX_CLIP_TOKENS  # newest frames whose times are known whatever becomes of them: an open clip has no more
+FPS = 1.0  # frames a second, where the model has no number of its own
 
 
 class LiveSession:
@@ -38,6 +40,12 @@ class LiveSession:
         self._times: dict[int, float] = {}  # seconds by frame
         self._spent = {"tower": 0.0, "compress": 0.0}  # milliseconds so far; decoding is the source's own
         self._seen: Loaded | None = None
+
+    @classmethod
+    def beside(cls, session: ChatSession) -> "LiveSession":
+        """One of several on a session's model and settings; of what is read by `read_sent`, `fps` frames a second."""
+        sampling = replace(session.sampling, fps=session.sampling.fps or FPS, by_change=False)
+        return cls(replace(session, sampling=sampling, force_sample=False, prompts_kept=0, loaded=None))
 
     @torch.inference_mode()
     def push(self, frames: Sequence[np.ndarray] | np.ndarray, times: Sequence[float] | None = None) -> None:

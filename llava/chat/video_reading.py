@@ -1,10 +1,14 @@
 """The way of a video to its features: from the cache, else decoded and encoded, or compressed while it is decoded."""
 
+import re
+import shutil
 import time
+import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -14,7 +18,7 @@ from llava.chat.model_defaults import Sampling
 from llava.chat.types import Loaded, Tokens
 from llava.model.compression import capture_plan
 from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
-from llava.video import FrameStream, Video, load_video, open_video
+from llava.video import FrameStream, Video, VideoError, load_video, open_video
 from llava.video_cache import VideoCache
 
 Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
@@ -37,6 +41,26 @@ class VideoReading:
     def open_video(self, path: str, **limits) -> AbstractContextManager[FrameStream]:
         """The frames that the model looks at, one after another; limits: more arguments of `open_video`."""
         return open_video(path, **self._frame_choice(), **limits)
+
+    def read_sent(self, data: bytes, folder: Path, *, ending: str = "", **limits) -> Video:
+        """The frames that the model looks at of a file that somebody sent, which lies in `folder` meanwhile.
+
+        ending: ".jpg" or ".png" of a picture, which is a single frame. limits: more arguments of `open_video`, whose
+        VideoError does not tell the file's name. Raises OSError where there is no room for it.
+        """
+        place = folder / uuid.uuid4().hex
+        file = place / f"0{ending}"
+        try:
+            place.mkdir()
+            file.write_bytes(data)
+            with self.open_video(str(place if ending else file), **limits) as frames:  # pictures are read from folders
+                return frames.read()
+        except VideoError as error:
+            kind = "the picture" if ending else "the video"
+            told = re.sub(rf"(The picture )?{re.escape(str(place))}(/0(\.\w+)?)?", kind, str(error))
+            raise VideoError(told[:1].upper() + told[1:]) from error
+        finally:
+            shutil.rmtree(place, ignore_errors=True)
 
     def _load(self, path: str, progress: Progress | None = None) -> Loaded:
         """A video from the cache, else read and kept there, unless its file changed meanwhile."""

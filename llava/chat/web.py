@@ -27,12 +27,12 @@ def serve(options, terminal: Terminal) -> None:
     page = needed_module("llava.chat.web_page", "The page", "web")
     require()
     session = open_session(options, terminal, quiet=True)  # the page says what to know about the model
-    worker = Worker(session, limits)
     config = session.compression or AOTConfig(retention=1.0)
     if not _is_local(options.host):
         terminal.note(f"{options.host} can be reached from other machines, and anyone there can use the model.")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with the uploads removed
     with scratch_folder("aot-web") as folder:
+        worker = Worker(session, limits, folder=folder)
         os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio puts uploads there
         blocks = page.build_page(worker, config, note=session.prompt_style.note)
         address = page.serve(blocks, worker, folder, host=options.host, port=options.port)

@@ -1,9 +1,11 @@
 """The layout of the page and what its controls do; all that knows Gradio."""
 
 import base64
+import binascii
 import html
 import io
 from collections.abc import Callable
+from datetime import timedelta
 from functools import wraps
 from pathlib import Path
 
@@ -13,8 +15,9 @@ from gradio.context import LocalContext
 from starlette.middleware import Middleware
 
 from aot import AOTConfig
+from llava.chat.live import FPS, LiveSession
 from llava.chat.options import one_sentence
-from llava.chat.types import Answer, Loaded
+from llava.chat.types import Answer, ChatError, Loaded
 from llava.chat.web_uploads import UploadGuard, Uploads
 from llava.chat.web_worker import Worker
 
@@ -23,9 +26,13 @@ INTRODUCTION = (
     "The model reads a video as visual tokens. The slider says which share of them it may read; the answer with all "
     "of them stands beside, and the picture shows which ones were kept. Every question is asked afresh."
 )
+LIVE = (
+    "A camera, or a film at its own pace, goes on while you ask. The model never holds more visual tokens than a "
+    "number: old ones are compressed further as new frames come."
+)
 CSS = """
 #status p { color: #B00020; font-weight: 600; margin: 0; }
-#about p { margin: 0; }
+#about p, #live-about p { margin: 0; }
 #stale p { color: #7A4B00; background: #FFF3D6; font-weight: 600; margin: 0; padding: .3rem .5rem; }
 #reduced:has(#stale p) :is(textarea, .cost) { opacity: .45; }
 .cost { width: 100%; border-collapse: collapse; }
@@ -36,6 +43,14 @@ footer { display: none !important; }
 NO_ANSWERS = ("",) * 5
 # what a person can put right; anything else is a defect and goes to the server's log
 EXPECTED = (ValueError, OSError, torch.cuda.OutOfMemoryError)
+
+
+class Camera(gr.Image):
+    """Pictures as the browser sends them: they are decoded in a process of their own, and not by Gradio in this one."""
+
+    def preprocess(self, payload) -> str | None:
+        """A data URL."""
+        return payload and payload.url
 
 
 class Actions:
@@ -68,46 +83,119 @@ class Actions:
         sides = [(_words(answer, limit), _cost(answer)) for answer in (result.whole, result.reduced)]
         return "", *sides[0], *sides[1], _image(result.picture), ""
 
+    def watch(self, picture: str | None, request: gr.Request):
+        """The camera sent a picture, as a data URL."""
+        if picture is None:
+            return "", gr.skip()
+        try:
+            data = base64.b64decode(picture.partition(";base64,")[2], validate=True)
+        except binascii.Error as error:
+            raise ChatError("The camera's picture is no base64; open the page again.") from error
+        return "", _watched(self.worker.push(_watcher(request), data))
+
+    def play(self, path: str | None, request: gr.Request):
+        """A film was given, which is watched from now on, or taken away."""
+        watcher = _watcher(request)
+        if path is None:
+            self.worker.leave(watcher)
+            return "", "", gr.Timer(active=False)
+        return "", _watched(self.worker.play(watcher, path)), gr.Timer(active=True)
+
+    def tick(self, request: gr.Request):
+        """A second went by while a film is played."""
+        live, playing, told = self.worker.watched(_watcher(request))
+        return "", _watched(live, told), gr.Timer(active=playing)
+
+    def ask_live(self, text: str, request: gr.Request):
+        """A question about what was watched so far."""
+        answer = self.worker.ask_live(_watcher(request), text)
+        at = f"[{_clock(answer.until)}] {_words(answer, self.worker.limits.answer_seconds)}"
+        return "", at, _cost(answer)
+
     def leave(self, request: gr.Request):
-        self.worker.leave(request.session_hash)
+        for key in (_visitor(request), _watcher(request)):
+            self.worker.leave(key)
 
 
 def build_page(worker: Worker, config: AOTConfig, *, note: str | None = None) -> gr.Blocks:
     """The page on a worker. config: where the slider stands at first. note: what to know about the model."""
-    limits, actions = worker.limits, Actions(worker)
+    actions = Actions(worker)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
         gr.Markdown(f"# {TITLE}\n{INTRODUCTION}")
         if note:
             gr.Markdown(f"**{note}**", elem_id="note")
         status = gr.HTML(elem_id="status")
-        with gr.Row():
-            with gr.Column(scale=2):
-                label = f"Video, at most {limits.megabytes:g} MB and {limits.video_seconds:g} s"
-                video = gr.Video(label=label, sources=["upload"], height=330, elem_id="video")
-                about = gr.HTML(elem_id="about")
-                question = gr.Textbox(label="Question", placeholder="How many objects are there?", elem_id="question")
-                most = "" if config.max_tokens is None else f", at most {config.max_tokens} tokens"
-                start = 100 * (1.0 if config.retention is None else config.retention)
-                share = gr.Slider(1, 100, start, step=1, label=f"Tokens to keep, %{most}", elem_id="retention")
-                button = gr.Button("Ask", variant="primary", elem_id="ask")
-            with gr.Column(scale=3), gr.Row():
-                with gr.Column(min_width=220):
-                    whole = _answer("Answer from all tokens", "whole")
-                with gr.Column(min_width=220, elem_id="reduced"):
-                    reduced = _answer("Answer from the kept tokens", "reduced")
-                    stale = gr.HTML(elem_id="stale")
-        picture = gr.HTML(elem_id="kept")
-        look = _told(actions.look, "", "", *NO_ANSWERS)
-        seen = [status, about, picture, *whole, *reduced, stale]
-        gr.on([video.upload, video.clear], look, [video, share], seen, api_name="look")
-        # while the slider moves, only where it came to rest is drawn
-        show = _told(actions.show, gr.skip(), gr.skip())
-        share.input(show, [video, share], [status, picture, stale], trigger_mode="always_last", api_name="show")
-        ask = _told(actions.ask, "", "", "", "", gr.skip(), "")
-        answered = [status, *whole, *reduced, picture, stale]
-        gr.on([button.click, question.submit], ask, [question, share], answered, api_name="ask")
+        with gr.Tab("A video"):
+            _video_tile(actions, config, status)
+        with gr.Tab("Live", elem_id="live"):
+            _live_tile(actions, status)
         page.unload(actions.leave)
     return page
+
+
+def _video_tile(actions: Actions, config: AOTConfig, status: gr.HTML) -> None:
+    """A file, a question, and the answers with all tokens and with a share of them."""
+    limits = actions.worker.limits
+    with gr.Row():
+        with gr.Column(scale=2):
+            label = f"Video, at most {limits.megabytes:g} MB and {limits.video_seconds:g} s"
+            video = gr.Video(label=label, sources=["upload"], height=330, elem_id="video")
+            about = gr.HTML(elem_id="about")
+            question = gr.Textbox(label="Question", placeholder="How many objects are there?", elem_id="question")
+            most = "" if config.max_tokens is None else f", at most {config.max_tokens} tokens"
+            start = 100 * (1.0 if config.retention is None else config.retention)
+            share = gr.Slider(1, 100, start, step=1, label=f"Tokens to keep, %{most}", elem_id="retention")
+            button = gr.Button("Ask", variant="primary", elem_id="ask")
+        with gr.Column(scale=3), gr.Row():
+            with gr.Column(min_width=220):
+                whole = _answer("Answer from all tokens", "whole")
+            with gr.Column(min_width=220, elem_id="reduced"):
+                reduced = _answer("Answer from the kept tokens", "reduced")
+                stale = gr.HTML(elem_id="stale")
+    picture = gr.HTML(elem_id="kept")
+    look = _told(actions.look, "", "", *NO_ANSWERS)
+    seen = [status, about, picture, *whole, *reduced, stale]
+    gr.on([video.upload, video.clear], look, [video, share], seen, api_name="look")
+    # while the slider moves, only where it came to rest is drawn
+    show = _told(actions.show, gr.skip(), gr.skip())
+    share.input(show, [video, share], [status, picture, stale], trigger_mode="always_last", api_name="show")
+    ask = _told(actions.ask, "", "", "", "", gr.skip(), "")
+    answered = [status, *whole, *reduced, picture, stale]
+    gr.on([button.click, question.submit], ask, [question, share], answered, api_name="ask")
+
+
+def _live_tile(actions: Actions, status: gr.HTML) -> None:
+    """A camera or a film that goes on, and a question about it at any time."""
+    limits = actions.worker.limits
+    gr.Markdown(LIVE)
+    with gr.Row():
+        with gr.Column():
+            camera = Camera(label="Camera", sources=["webcam"], streaming=True, height=300, elem_id="camera")
+            label = f"Film, at most {limits.megabytes:g} MB and {limits.video_seconds:g} s"
+            film = gr.Video(label=label, sources=["upload"], autoplay=True, height=300, elem_id="film")
+            about = gr.HTML(elem_id="live-about")
+        with gr.Column():
+            question = gr.Textbox(label="Question", placeholder="What moves?", elem_id="live-question")
+            button = gr.Button("Ask", variant="primary", elem_id="live-ask")
+            answer, cost = _answer("Answer", "live")
+    seconds = gr.Timer(1.0, active=False)
+    watch = _told(actions.watch, gr.skip())
+    every = 1 / (actions.worker.fps or FPS)
+    camera.stream(
+        watch,
+        camera,
+        [status, about],
+        stream_every=every,
+        time_limit=int(limits.video_seconds),
+        show_progress="hidden",
+        api_name="watch",
+    )
+    play = _told(actions.play, "", gr.Timer(active=False))
+    gr.on([film.upload, film.clear], play, film, [status, about, seconds], api_name="play")
+    tick = _told(actions.tick, "", gr.Timer(active=False))
+    seconds.tick(tick, None, [status, about, seconds], show_progress="hidden", api_name="tick")
+    ask = _told(actions.ask_live, gr.skip(), gr.skip())
+    gr.on([button.click, question.submit], ask, question, [status, answer, cost], api_name="ask_live")
 
 
 def serve(page: gr.Blocks, worker: Worker, folder: Path, *, host: str, port: int) -> str:
@@ -137,6 +225,12 @@ def serve(page: gr.Blocks, worker: Worker, folder: Path, *, host: str, port: int
 def _visitor(request: gr.Request) -> str | None:
     """The session of a visitor; None for a call that brought none, for which Gradio puts the call's own number."""
     return None if request.session_hash == LocalContext.event_id.get() else request.session_hash
+
+
+def _watcher(request: gr.Request) -> str | None:
+    """The key of what a visitor watches, which has a place of its own."""
+    visitor = _visitor(request)
+    return visitor and f"live:{visitor}"
 
 
 def _told(action: Callable, *otherwise) -> Callable:
@@ -172,6 +266,17 @@ def _about(loaded: Loaded) -> str:
         f"<p>{html.escape(Path(loaded.path).name)}: {video.duration:.1f} s, the model looks at {len(video.frames)} "
         f"frames, {loaded.before.visual} visual tokens.</p>"
     )
+
+
+def _watched(live: LiveSession, told: str = "") -> str:
+    """How far a live session has come. told: what else is to be said."""
+    config = live.session.compression
+    seen = f"{_clock(live.until)}, {live.frames} frames" if live.frames else "no frame yet"
+    return f"<p>Seen: {seen}; at most {config.max_tokens} visual tokens. {html.escape(told)}</p>"
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
 
 
 def _stale(asked: float | None, percent: float) -> str:

@@ -1,10 +1,11 @@
 """What the web page asks of the model: many visitors, one model, nobody's video mixed with another's."""
 
 import math
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,12 +14,20 @@ import numpy as np
 from PIL import Image
 
 from aot.visualize import draw
+from llava.chat.live import LiveSession
 from llava.chat.session import ChatSession
 from llava.chat.types import Answer, ChatError, Loaded
-from llava.video import Video, VideoError
+from llava.live_source import LiveSource
+from llava.video import FrameStream, Video, VideoError
 
 FRAME_PIXELS = 320  # longer side of the frames that stay in memory for pictures
 DECODERS = 2  # at a time
+FILMS = 4  # played at a time
+TICK = 0.5  # seconds that a frame of a film is waited for, before it is looked whether the visitor is still there
+NO_LIVE = (
+    "Nothing is watched, or it was forgotten since no frame and no question came for {:g} s; start the camera or give "
+    "a film."
+)
 NO_VIDEO = "There is no video yet; drop one on the page first."
 NO_SESSION = "This call belongs to no visitor; open the page, or send a session_hash of your own with every call."
 
@@ -59,11 +68,15 @@ class Comparison:
 @dataclass
 class _Visitor:
     """A session of one visitor; its lock keeps two clicks of the same person apart. asked: at which retention the
-    last question about this video was answered.
+    last question about this video was answered. live: in the place of a video, what goes on. film: its path while one
+    is played. told: what was to be said about it last.
     """
 
     session: ChatSession
     asked: float | None = None
+    live: LiveSession | None = None
+    film: str | None = None
+    told: str = ""
     lock: threading.Lock = field(default_factory=threading.Lock)
     seen: float = field(default_factory=time.monotonic)
 
@@ -72,16 +85,19 @@ class Worker:
     """Answers visitors, who are told apart by a key. Safe to call from many threads.
 
     The model is used by one thread at a time, because its settings (`config.aot`) belong to the call under way.
+    What goes on, a camera or a film, has a key and a place of its own. folder: where its pictures lie for a moment.
     Everything raises ChatError, VideoError or AOTError (all ValueError) with one sentence for that visitor.
     """
 
-    def __init__(self, session: ChatSession, limits: Limits | None = None):
+    def __init__(self, session: ChatSession, limits: Limits | None = None, *, folder: Path | None = None):
         self.limits = limits or Limits()
+        self._folder = folder or Path(tempfile.gettempdir())
         self._pattern = session
         self._visitors: dict[str, _Visitor] = {}
         self._book = threading.Lock()  # of the visitors
         self._model = threading.Lock()
         self._decoders = threading.BoundedSemaphore(DECODERS)
+        self._films = threading.BoundedSemaphore(FILMS)
         self._pencil = threading.Lock()  # matplotlib's caches are not made for threads
         session.model.generation_config.max_time = self.limits.answer_seconds
 
@@ -90,19 +106,21 @@ class Worker:
         """How many have a place."""
         return len(self._visitors)
 
+    @property
+    def fps(self) -> float | None:
+        """Frames a second that the model is made for, None where it has no such number."""
+        return self._pattern.sampling.fps
+
     def files(self) -> set[str]:
         """Paths of the videos that visitors look at."""
         with self._book:
-            loaded = [visitor.session.loaded for visitor in self._visitors.values()]
-        return {video.path for video in loaded if video is not None}
+            visitors = list(self._visitors.values())
+        films = {visitor.film for visitor in visitors if visitor.film}
+        return films | {visitor.session.loaded.path for visitor in visitors if visitor.session.loaded is not None}
 
     def look(self, key: str, path: str) -> Loaded:
         """Reads and encodes a visitor's video; one that is refused leaves the earlier one in place."""
-        size = Path(path).stat().st_size / 1e6
-        if size > self.limits.megabytes:
-            raise VideoError(
-                f"The file has {size:.0f} MB and the limit is {self.limits.megabytes:g} MB; give a smaller one."
-            )
+        self._check_size(Path(path).stat().st_size)
         visitor = self._visit(key)
         try:
             with self._turn(visitor.lock):
@@ -119,10 +137,7 @@ class Worker:
 
     def ask(self, key: str, question: str, retention: float) -> Comparison:
         """The answers with all tokens and with a share of them; every question is asked afresh."""
-        if len(question) > self.limits.question_letters:
-            raise ChatError(
-                f"The question has {len(question)} letters and the limit is {self.limits.question_letters}; shorten it."
-            )
+        self._check_length(question)
         with self._looking(key) as visitor:
             session = visitor.session
             with session.uncompressed():
@@ -137,10 +152,89 @@ class Worker:
         with self._looking(key) as visitor:
             return self._draw(visitor.session, retention), visitor.asked
 
+    def push(self, key: str | None, picture: bytes) -> LiveSession:
+        """A JPEG picture of a visitor's camera, seen now; it ends a film."""
+        self._check_size(len(picture))
+        with self._watching(key) as visitor:
+            live = self._begin() if visitor.live is None or visitor.film else visitor.live
+            with self._turn(self._decoders):
+                limits = {"ending": ".jpg", "time_limit": self.limits.decode_seconds}
+                frames = live.session.read_sent(picture, self._folder, **limits).frames
+            with self._turn(self._model):
+                live.push(frames)
+            if live is not visitor.live:
+                visitor.live, visitor.film, visitor.told = live, None, ""
+        return live
+
+    def play(self, key: str | None, path: str) -> LiveSession:
+        """Begins to watch a film, at its own pace, in a thread; the earlier one or the camera is forgotten."""
+        self._check_size(Path(path).stat().st_size)
+        with self._watching(key) as visitor:
+            with self._turn(self._decoders), self._open(visitor.session, path):
+                pass  # a film that is refused is refused now
+            live = self._begin()
+            if not self._films.acquire(blocking=False):
+                raise ChatError(f"{FILMS} films are playing, which is all there is room for; try again in a minute.")
+            visitor.live, visitor.film, visitor.told = live, path, ""
+        threading.Thread(target=self._play, args=(key, visitor, live, path), daemon=True).start()
+        return live
+
+    def watched(self, key: str | None) -> tuple[LiveSession, bool, str]:
+        """(what a visitor watches, is a film being played?, what is to be said about it)."""
+        with self._watching(key, new=False) as visitor:
+            return visitor.live, visitor.film is not None, visitor.told
+
+    def ask_live(self, key: str | None, question: str) -> Answer:
+        """The answer about what a visitor has watched so far."""
+        self._check_length(question)
+        with self._watching(key, new=False) as visitor, self._turn(self._model):
+            return visitor.live.ask(question)
+
     def leave(self, key: str | None) -> None:
         """Forgets a visitor and the video."""
         with self._book:
             self._visitors.pop(key, None)
+
+    def _begin(self) -> LiveSession:
+        with self._turn(self._model):  # whose settings it reads
+            return LiveSession.beside(self._pattern)
+
+    def _play(self, key: str, visitor: _Visitor, live: LiveSession, path: str) -> None:
+        """Carries the frames of a film to a live session as they come, as long as the visitor watches it."""
+        try:
+            with LiveSource(path, fps=live.session.sampling.fps) as source:
+                over = False
+                while not over and self._is_watched(key, visitor, live):
+                    over = source.over
+                    if taken := source.take(TICK):
+                        times, frames = zip(*taken, strict=True)
+                        with self._turn(visitor.lock), self._turn(self._model):
+                            live.push(frames, times)
+                        visitor.seen = time.monotonic()
+                    dropped = f"{source.dropped} frames came faster than they are seen." if source.dropped else ""
+                    visitor.told = " ".join([*source.notes(), dropped]).strip() or visitor.told
+        except ChatError as error:  # the model had no time for it
+            visitor.told = str(error)
+        finally:
+            self._films.release()
+            if visitor.live is live:
+                visitor.film = None
+
+    def _is_watched(self, key: str, visitor: _Visitor, live: LiveSession) -> bool:
+        with self._book:
+            return visitor.live is live and self._visitors.get(key) is visitor
+
+    def _check_size(self, count: int) -> None:
+        if count > 1e6 * self.limits.megabytes:
+            raise VideoError(
+                f"The file has {count / 1e6:.0f} MB and the limit is {self.limits.megabytes:g} MB; give a smaller one."
+            )
+
+    def _check_length(self, question: str) -> None:
+        if len(question) > self.limits.question_letters:
+            raise ChatError(
+                f"The question has {len(question)} letters and the limit is {self.limits.question_letters}; shorten it."
+            )
 
     def _answer(self, session: ChatSession, question: str) -> Answer:
         session.forget()
@@ -156,17 +250,14 @@ class Worker:
             return draw(compressed, video.frames, video.times, rows=("kept",))
 
     def _read(self, session: ChatSession, path: str) -> Video:
-        limits = self.limits
-        with (
-            self._turn(self._decoders),
-            session.open_video(
-                path,
-                time_limit=limits.decode_seconds,
-                max_seconds=limits.video_seconds,
-                max_frames=limits.video_frames,
-            ) as frames,
-        ):
+        with self._turn(self._decoders), self._open(session, path) as frames:
             return frames.read()
+
+    def _open(self, session: ChatSession, path: str) -> AbstractContextManager[FrameStream]:
+        limits = self.limits
+        return session.open_video(
+            path, time_limit=limits.decode_seconds, max_seconds=limits.video_seconds, max_frames=limits.video_frames
+        )
 
     @contextmanager
     def _looking(self, key: str | None) -> Iterator[_Visitor]:
@@ -178,8 +269,22 @@ class Worker:
             yield visitor
             visitor.seen = time.monotonic()
 
-    def _visit(self, key: str | None, *, new: bool = True) -> _Visitor:
-        """The visitor of this key. new: whoever has no place gets one, if there is one."""
+    @contextmanager
+    def _watching(self, key: str | None, *, new: bool = True) -> Iterator[_Visitor]:
+        """A visitor who watches what goes on, or with new begins to; where nothing comes of it, no place is taken."""
+        visitor = self._visit(key, new=new, live=True)
+        try:
+            with self._turn(visitor.lock):
+                if visitor.live is None and not new:
+                    raise self._nothing(live=True)
+                yield visitor
+        finally:
+            visitor.seen = time.monotonic()
+            if visitor.live is None:
+                self.leave(key)
+
+    def _visit(self, key: str | None, *, new: bool = True, live: bool = False) -> _Visitor:
+        """The visitor of this key. new: whoever has no place gets one, if there is one. live: is it one who watches?"""
         if not key:
             raise ChatError(NO_SESSION)
         now = time.monotonic()
@@ -190,12 +295,15 @@ class Worker:
             visitor = self._visitors.pop(key, None)
             if visitor is None:
                 if not new:
-                    raise ChatError(NO_VIDEO)
+                    raise self._nothing(live=live)
                 self._make_place(now)
                 visitor = _Visitor(replace(self._pattern, prompts_kept=0, loaded=None, turns=[], answers=[]))
             visitor.seen = now
             self._visitors[key] = visitor  # the order is that of the last visit
         return visitor
+
+    def _nothing(self, *, live: bool) -> ChatError:
+        return ChatError(NO_LIVE.format(self.limits.idle_seconds) if live else NO_VIDEO)
 
     def _make_place(self, now: float) -> None:
         """Forgets the one who was here the longest ago, unless all are active; ChatError when there is no place."""

@@ -4,9 +4,8 @@ import base64
 import binascii
 import hashlib
 import threading
-import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,12 +13,13 @@ from torch import nn
 
 from aot import CompressedVideo
 from aot.methods.in_llm import is_in_llm
+from llava.chat.live import LiveSession
 from llava.chat.prompt import Message, prompt_ids
 from llava.chat.session import ChatSession
 from llava.chat.types import ChatError
 from llava.model.compression import VideoFeatures
 from llava.serve.client import ServerError
-from llava.video import Video, VideoError, time_text
+from llava.video import Video, time_text
 
 ROLES = ("system", "user", "assistant")
 DECODE_SECONDS = 120.0
@@ -41,8 +41,8 @@ class EncodedVideo:
 class PromptEncoder:
     """Makes (L, D) embeddings of chats about videos from a session's model, sampling and settings.
 
-    The layers of the language model are dropped. `read` may run in several threads; `encode` and `embed` use the
-    model and belong to one thread at a time. All raise ChatError or VideoError, both ValueError, in one sentence.
+    The layers of the language model are dropped. `read` may run in several threads; everything else but `prompt` uses
+    the model and belongs to one thread at a time. All raise ChatError or VideoError, both ValueError, in one sentence.
     """
 
     def __init__(self, session: ChatSession):
@@ -76,29 +76,30 @@ class PromptEncoder:
             )
         return ids
 
-    def read(self, data: bytes, folder: Path, stopped: threading.Event | None = None) -> Video:
-        """The sampled frames of a file, which lies in `folder` meanwhile. stopped: ends the decoder once it is set.
+    def read(
+        self,
+        data: bytes,
+        folder: Path,
+        stopped: threading.Event | None = None,
+        *,
+        session: ChatSession | None = None,
+        ending: str = "",
+    ) -> Video:
+        """The sampled frames of a file, as of `ChatSession.read_sent`. stopped: ends the decoder once it is set.
 
-        ServerError when there is no room for the file.
+        session: whose sampling is used, None for the encoder's own. ServerError when there is no room for the file.
         """
-        path = folder / uuid.uuid4().hex
+        reader, limits = session or self.session, {"time_limit": DECODE_SECONDS, "stopped": stopped}
         try:
-            try:
-                path.write_bytes(data)
-            except OSError as error:
-                raise ServerError(NO_ROOM, status=503) from error
-            with self.session.open_video(str(path), time_limit=DECODE_SECONDS, stopped=stopped) as frames:
-                return frames.read()
-        except VideoError as error:
-            told = str(error).replace(str(path), "the video")  # whose name on this server says nothing
-            raise VideoError(told[:1].upper() + told[1:]) from error
-        finally:
-            path.unlink(missing_ok=True)
+            return reader.read_sent(data, folder, ending=ending, **limits)
+        except OSError as error:
+            raise ServerError(NO_ROOM, status=503) from error
 
     @torch.inference_mode()
     def encode(self, video: Video) -> EncodedVideo:
         """The tokens of a video's frames."""
         model = self.session.model
+        model.config.aot = self.session.compression
         pixels = self.session.image_processor.preprocess(video.frames, return_tensors="pt")["pixel_values"]
         features = model.encode_video(pixels.to(model.device))
         compressed = model.video_tokens(features)[1]
@@ -109,12 +110,29 @@ class PromptEncoder:
     def embed(self, turns: list[Message], seen: Mapping[str, EncodedVideo], *, new_tokens: int) -> torch.Tensor:
         """(L, D) embeddings of the whole prompt, ready for the answer."""
         model = self.session.model
+        model.config.aot = self.session.compression
         ids = self.prompt(turns, seen, new_tokens=new_tokens).unsqueeze(0).to(model.device)
         visual = [seen[key].visual for turn in turns for key in turn.videos]
         if not visual:
             return model.get_model().embed_tokens(ids)[0]
         kinds = ["video"] * len(visual)
         return model.prepare_inputs_labels_for_multimodal(ids, None, None, None, None, visual, kinds)[4][0]
+
+    def embed_live(self, live: LiveSession, turns: list[Message], *, new_tokens: int) -> tuple[torch.Tensor, dict]:
+        """((L, D) embeddings as of `embed`, what they are about); what was seen stands in the first user's turn."""
+        seen = live.look()
+        tokens, times = seen.features, time_text(seen.video) if live.session.sampling.tell_times else ""
+        first = [turn.role for turn in turns].index("user")
+        shown = [*turns[:first], replace(turns[first], videos=("live",)), *turns[first + 1 :]]
+        about = {
+            "until": live.until,
+            "frames": live.frames,
+            "visual_tokens": tokens.num_visual,
+            "newline_tokens": tokens.num_newlines,
+            "bound": tokens.bound,
+        }
+        encoded = {"live": EncodedVideo(tokens, len(tokens.tokens), times)}
+        return self.embed(shown, encoded, new_tokens=new_tokens), about
 
 
 def read_messages(messages: list) -> tuple[list[Message], dict[str, bytes]]:

@@ -2,10 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator
+import math
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
+import torch
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -21,10 +24,12 @@ from llava.serve.client import ServerError
 from llava.serve.encoder import PromptEncoder, read_messages
 from llava.serve.encoder_pool import EncoderPool
 from llava.serve.guard import BUSY, JSON, BodyBudget, Guard, authorization, error_response, read_body, while_connected
+from llava.serve.live_sessions import LiveSessions
 from llava.serve.upstream import Upstream, chat_answer, completion_request
 from llava.video import VideoError
 
 NEW_TOKENS = 128  # of an answer, when a request does not say
+PICTURES = {"image/jpeg": ".jpg", "image/png": ".png"}  # endings by the type of a body
 REFUSED = (ChatError, VideoError, AOTError)  # what is wrong with a request, in one sentence
 
 
@@ -34,7 +39,8 @@ class Limits:
 
     megabytes: of one body, and held_megabytes of all that are in memory. body_silence, body_seconds: without a byte of
     a body, and for the whole of it. requests: that are worked on or answered at a time. decoders: processes at a time.
-    remember: videos whose tokens are kept, the ones last asked about.
+    remember: videos whose tokens are kept, the ones last asked about. live_sessions: at a time, each until live_idle
+    seconds without a request.
     """
 
     megabytes: float = 256.0
@@ -44,6 +50,8 @@ class Limits:
     requests: int = 64
     decoders: int = 2
     remember: int = 32
+    live_sessions: int = 8
+    live_idle: float = 300.0
 
     def __post_init__(self):
         for name, value in vars(self).items():
@@ -64,6 +72,10 @@ def encoder_app(
             Route("/health", _health),
             Route("/v1/models", chats.models),
             Route("/v1/chat/completions", chats.chat, methods=["POST"]),
+            Route("/v1/live", chats.begin_live, methods=["POST"]),
+            Route("/v1/live/{id}", chats.delete_live, methods=["DELETE"]),
+            Route("/v1/live/{id}/frames", chats.push_live, methods=["POST"]),
+            Route("/v1/live/{id}/chat/completions", chats.chat_live, methods=["POST"]),
         ],
         middleware=[Middleware(Guard, api_key=api_key)],
         exception_handlers=dict.fromkeys((HTTPException, ServerError, *REFUSED, Exception), _error),
@@ -77,6 +89,7 @@ class _Routes:
     def __init__(self, encoder: PromptEncoder, vllm: str, limits: Limits):
         self.limits = limits
         self.encoding = EncoderPool(encoder, decoders=limits.decoders, remember=limits.remember)
+        self.live = LiveSessions(self.encoding, most=limits.live_sessions, idle=limits.live_idle)
         self.upstream = Upstream(vllm.rstrip("/"))
         self.held = BodyBudget(int(limits.held_megabytes * 1e6))
         self.working = 0
@@ -91,10 +104,28 @@ class _Routes:
         with self._place():
             return JSON(await self.upstream.ask("/v1/models", authorization=authorization(request.scope)))
 
-    async def chat(self, request: Request) -> ASGIApp:
-        return self._respond  # no response yet: it watches the client while it works and streams
+    # no responses yet: what is returned watches the client while it works and streams
 
-    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def chat(self, request: Request) -> ASGIApp:
+        return partial(self._respond, self._chat)
+
+    async def begin_live(self, request: Request) -> ASGIApp:
+        return partial(self._respond, self._begin_live)
+
+    async def push_live(self, request: Request) -> ASGIApp:
+        self.live.find(request.path_params["id"])  # a refusal does not wait for the body
+        ending, seconds = read_kind(request), read_time(request)
+        return partial(self._respond, partial(self._push_live, ending, seconds))
+
+    async def chat_live(self, request: Request) -> ASGIApp:
+        self.live.find(request.path_params["id"])
+        return partial(self._respond, self._chat_live)
+
+    async def delete_live(self, request: Request) -> Response:
+        self.live.delete(request.path_params["id"])
+        return JSON({"id": request.path_params["id"], "deleted": True})
+
+    async def _respond(self, work: Callable[..., Coroutine], scope: Scope, receive: Receive, send: Send) -> None:
         """Reads a request in time and within bounds, then works for it as long as its client is there."""
         limits = self.limits
         with self.held.body() as take:
@@ -111,7 +142,7 @@ class _Routes:
             except ClientDisconnect:
                 return
             with self._place():
-                await while_connected(receive, self._work(body, scope, receive, send))
+                await while_connected(receive, work(body, scope, receive, send))
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -124,21 +155,83 @@ class _Routes:
         finally:
             self.working -= 1
 
-    async def _work(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _chat(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
         """Encodes, asks and answers."""
         chat, turns, files, new_tokens = await asyncio.to_thread(read_chat, body)
         body.clear()
         embeds = await self.encoding.embed(turns, files, new_tokens=new_tokens)
+        await self._answer(chat, embeds, {}, new_tokens, scope, receive, send)
+
+    async def _begin_live(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
+        if body.strip() not in (b"", b"{}"):
+            raise ChatError("A live session has the server's own settings; send no body.")
+        key, opened = await self.live.begin()
+        session, idle = opened.live.session, self.limits.live_idle
+        settings = {"fps": session.sampling.fps, "settings": session.compression.to_dict()}
+        await JSON({"id": key, "object": "live", "idle_seconds": idle, **settings})(scope, receive, send)
+
+    async def _push_live(
+        self, ending: str, seconds: float | None, body: bytearray, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        async with self.live.use(scope["path_params"]["id"]) as opened:
+            time = opened.now if seconds is None else lambda: seconds
+            await self.encoding.push_live(opened.live, bytes(body), ending, time)
+            seen = {"frames": opened.live.frames, "until": opened.live.until}
+        await JSON(seen)(scope, receive, send)
+
+    async def _chat_live(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
+        """As `_chat`, about what a live session has seen by now."""
+        chat, turns, files, new_tokens = await asyncio.to_thread(read_chat, body)
+        if files:
+            raise ChatError("A live session has a video of its own; leave others out of the messages.")
+        async with self.live.use(scope["path_params"]["id"]) as opened:
+            embeds, about = await self.encoding.embed_live(opened.live, turns, new_tokens=new_tokens)
+        await self._answer(chat, embeds, {"live": about}, new_tokens, scope, receive, send)
+
+    async def _answer(
+        self,
+        chat: dict,
+        embeds: torch.Tensor,
+        more: dict,
+        new_tokens: int,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        """Asks and answers. embeds: (L, D) of the prompt. more: fields of the answer, or of its first event."""
         completion = await asyncio.to_thread(completion_request, chat, embeds, new_tokens=new_tokens)
         upstream = {"path": "/v1/completions", "body": completion, "authorization": authorization(scope)}
         if not chat.get("stream"):
             answer = chat_answer(await self.upstream.ask(**upstream), streamed=False)
-            await JSON(answer)(scope, receive, send)
+            await JSON(answer | more)(scope, receive, send)
             return
         async with aclosing(self.upstream.events(**upstream)) as events:
             first = await anext(events, None)  # before anything is sent: a refusal has a status of its own
-            stream = StreamingResponse(_as_chat(first, events), media_type="text/event-stream")
+            stream = StreamingResponse(_as_chat(first and first | more, events), media_type="text/event-stream")
             await stream.stream_response(send)
+
+
+def read_kind(request: Request) -> str:
+    """The ending of a picture's file by the type of a request's body, "" for a video. ServerError (415) for others."""
+    kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if not kind.startswith("video/") and kind not in PICTURES:
+        raise ServerError(
+            "Frames are a picture or a short video; send its bytes with Content-Type image/jpeg, image/png or "
+            "video/mp4.",
+            status=415,
+        )
+    return PICTURES.get(kind, "")
+
+
+def read_time(request: Request) -> float | None:
+    """Seconds of the first frame of a request, None for now. Raises ChatError."""
+    try:
+        seconds = float(request.query_params.get("time", "nan"))
+    except ValueError:
+        seconds = -1.0
+    if "time" in request.query_params and not 0 <= seconds < math.inf:
+        raise ChatError("time is no number of seconds from 0 on; leave it out for now.")
+    return None if math.isnan(seconds) else seconds
 
 
 def read_chat(body: bytearray) -> tuple[dict, list[Message], dict[str, bytes], int]:
@@ -182,7 +275,7 @@ async def _health(request: Request) -> Response:
 async def _error(request: Request, error: Exception) -> Response:
     """What the client hears of an error: a refusal in its own words, of a defect nothing more than that."""
     if isinstance(error, HTTPException):
-        ways = "There is only POST /v1/chat/completions, GET /v1/models and GET /health."
+        ways = "There is only POST /v1/chat/completions, POST /v1/live, GET /v1/models and GET /health."
         return error_response(error.status_code, ways)
     if isinstance(error, ServerError):
         return error_response(error.status, str(error))

@@ -12,9 +12,11 @@ from typing import Any
 
 import torch
 
+from llava.chat.live import LiveSession
 from llava.chat.prompt import Message
 from llava.serve.encoder import EncodedVideo, PromptEncoder
 from llava.utils import scratch_folder
+from llava.video import Video
 
 
 class EncoderPool:
@@ -48,15 +50,34 @@ class EncoderPool:
             await asyncio.to_thread(check)
         return await _in(self._model, partial(self.encoder.embed, turns, seen, new_tokens=new_tokens))
 
+    async def begin_live(self) -> LiveSession:
+        """A live session, for the calls below alone; it belongs to the model's thread."""
+        return await _in(self._model, partial(LiveSession.beside, self.encoder.session))
+
+    async def push_live(self, live: LiveSession, data: bytes, ending: str, seconds: Callable[[], float]) -> None:
+        """The frames of a picture or segment, as of `PromptEncoder.read`. seconds: gives the time of the first."""
+        video = await self._read(data, session=live.session, ending=ending)
+        await _in(self._model, lambda: live.push(video.frames, seconds() + video.times))
+
+    async def embed_live(
+        self, live: LiveSession, turns: list[Message], *, new_tokens: int
+    ) -> tuple[torch.Tensor, dict]:
+        """As `PromptEncoder.embed_live`."""
+        return await _in(self._model, partial(self.encoder.embed_live, live, turns, new_tokens=new_tokens))
+
     async def _encode(self, data: bytes) -> EncodedVideo:
-        """A video's tokens. Cancelled, what has not begun does not begin, and a decoder is ended."""
+        """A video's tokens. Cancelled, what has not begun does not begin."""
+        video = await self._read(data)
+        return await _in(self._model, partial(self.encoder.encode, video))
+
+    async def _read(self, data: bytes, **settings) -> Video:
+        """The frames of a file; settings: of `PromptEncoder.read`. Cancelled, the decoder is ended."""
         stopped = threading.Event()
         try:
-            video = await _in(self._decoding, partial(self.encoder.read, data, self.folder, stopped))
+            return await _in(self._decoding, partial(self.encoder.read, data, self.folder, stopped, **settings))
         except asyncio.CancelledError:
             stopped.set()
             raise
-        return await _in(self._model, partial(self.encoder.encode, video))
 
 
 async def _in(pool: ThreadPoolExecutor, work: Callable[[], Any]) -> Any:

@@ -49,6 +49,9 @@ def add_options(parser: Parser) -> None:
     add("--max-mb", type=float, default=256.0, metavar="MB", help="largest request (default %(default)g)")
     add("--max-requests", type=int, default=64, metavar="N", help="worked on at a time (default %(default)s)")
     add("--decoders", type=int, default=2, metavar="N", help="videos decoded at a time (default %(default)s)")
+    add("--live-sessions", type=int, default=8, metavar="N", help="at a time (default %(default)s)")
+    idle = "after which a live session ends (default %(default)g)"
+    add("--live-idle", type=float, default=300.0, metavar="S", help=f"seconds without a request, {idle}")
     add_model_options(parser)
 
 
@@ -56,7 +59,13 @@ def execute(options) -> int:
     """Serves until it is interrupted; returns the exit code."""
     try:
         app_module = needed_module("llava.serve.encoder_app", "The server", "serve")
-        limits = app_module.Limits(megabytes=options.max_mb, requests=options.max_requests, decoders=options.decoders)
+        limits = app_module.Limits(
+            megabytes=options.max_mb,
+            requests=options.max_requests,
+            decoders=options.decoders,
+            live_sessions=options.live_sessions,
+            live_idle=options.live_idle,
+        )
         place = _bound(options.host, options.port)
         encoder = PromptEncoder(load_session(options))
         app = app_module.encoder_app(encoder, options.vllm, api_key=options.api_key, limits=limits)

@@ -1,12 +1,7 @@
 """The split deployment: client, encoding server, and in the place of vLLM a server that answers from embeddings."""
 
 import asyncio
-import base64
-import io
 import json
-import threading
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
@@ -26,50 +21,10 @@ from llava.video import load_video
 pytest.importorskip("starlette", reason="starlette is not installed; pip install -e '.[serve]'")
 pytest.importorskip("uvicorn", reason="uvicorn is not installed; pip install -e '.[serve]'")
 
-from tests.serve.servers import serving  # noqa: E402
+from tests.serve.servers import language_model, serving  # noqa: E402
 
 NEW = 6
 CONFIGS = [AOTConfig(retention=0.2), AOTConfig.preset("released", num_anchors=20), None]
-
-
-class Answering(BaseHTTPRequestHandler):
-    """/v1/completions of a model that is given embeddings."""
-
-    def do_GET(self):
-        self.reply(json.dumps({"data": [{"id": "tiny"}]}).encode())
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        if body["max_tokens"] > 500:
-            self.reply(json.dumps({"error": {"message": "That is too long."}}).encode(), status=400)
-            return
-        embeds = torch.load(io.BytesIO(base64.b64decode(body["prompt_embeds"])), weights_only=True)
-        text, new = self.server.answer(embeds)
-        usage = {"prompt_tokens": len(embeds), "completion_tokens": new}
-        if not body.get("stream"):
-            self.reply(json.dumps({"choices": [{"index": 0, "text": text}], "usage": usage}).encode())
-            return
-        lines = [{"choices": [{"index": 0, "text": letter}]} for letter in text] + [{"choices": [], "usage": usage}]
-        done = [] if body.get("user") == "broken" else ["[DONE]"]
-        self.reply("".join(f"data: {line}\n\n" for line in [*map(json.dumps, lines), *done]).encode())
-
-    def reply(self, data, status=200):
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
-
-
-@contextmanager
-def running(server):
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def load(checkpoint):
@@ -94,21 +49,7 @@ def encoder(checkpoint):
 
 @pytest.fixture
 def answering(loaded):
-    """A server that answers from embeddings with the whole model, greedily."""
-    tokenizer, model, *_ = loaded
-
-    @torch.inference_mode()
-    def answer(embeds):
-        embeds, tokens = embeds[None], []
-        while len(tokens) < NEW and tokens[-1:] != [tokenizer.eos_token_id]:
-            tokens.append(int(model(inputs_embeds=embeds).logits[0, -1].argmax()))
-            new = model.get_model().embed_tokens(torch.tensor([[tokens[-1]]]))
-            embeds = torch.cat([embeds, new], dim=1)
-        return tokenizer.decode(tokens), len(tokens)
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Answering)
-    server.answer = answer
-    with running(server) as url:
+    with language_model(*loaded[:2], new_tokens=NEW) as url:
         yield url
 
 
