@@ -18,6 +18,7 @@ from .families import (
     IMAGE,
     NEW,
     VIDEO,
+    close,
     greedy_by_hand,
     kept_places,
     logits_by_hand,
@@ -114,7 +115,7 @@ def test_ragged_batch_equals_each_prompt_alone(family, kit):
         alone = kit.batch(family, parts)
         assert torch.equal(found[number : number + 1], new_ids(model, alone))
         single = model(**alone).logits[0]
-        torch.testing.assert_close(logits[number, -len(single) :], single, **CLOSE)
+        torch.testing.assert_close(logits[number, -len(single) :], single, **close(family))
     assert len({tuple(one.tolist()) for one in found}) > 1
 
 
@@ -125,7 +126,7 @@ def test_rows_padded_on_the_right_are_themselves(family, kit):
     logits = model(**together).logits
     for number, parts in enumerate(rows_of(family)):
         single = model(**kit.batch(family, parts)).logits[0]
-        torch.testing.assert_close(logits[number, -len(single) :], single, **CLOSE)
+        torch.testing.assert_close(logits[number, -len(single) :], single, **close(family))
 
 
 def test_beams_of_a_batch_are_those_of_each_prompt(family, kit):
@@ -173,7 +174,7 @@ def test_a_step_by_hand_on_the_cache(family, kit):
     for mask in ({}, {"attention_mask": torch.ones_like(ids)}):
         cache = model(**inputs, use_cache=True)[CACHE]
         found = model(input_ids=more, **{CACHE: cache}, **mask).logits
-        torch.testing.assert_close(found, expected, **CLOSE)
+        torch.testing.assert_close(found, expected, **close(family))
 
 
 def test_labels_give_the_loss_of_what_is_left(family, kit):
@@ -219,7 +220,7 @@ def test_every_method_of_the_registry_works_or_says_why(family, kit, traced):
         assert all(0 < one.num_visual <= one.tokens_before // 4 for one in kept), method
         call = kit.by_hand(unpatched, kit.batch(family, kit.prompts(family)["video"]), kept[1:])
         torch.testing.assert_close(
-            logits[1, -call["inputs_embeds"].shape[1] :], logits_by_hand(unpatched, call), **CLOSE
+            logits[1, -call["inputs_embeds"].shape[1] :], logits_by_hand(unpatched, call), **close(family)
         )
 
 

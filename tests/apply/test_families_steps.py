@@ -7,7 +7,7 @@ import torch
 
 import aot
 
-from .families import CACHE, CLOSE, FAMILIES, NEW, module_of, new_ids
+from .families import CACHE, FAMILIES, NEW, close, module_of, new_ids
 from .test_families import rows_of
 
 
@@ -25,11 +25,6 @@ def family(request):
 @pytest.fixture
 def kit(family):
     return module_of(family)
-
-
-def close(family: str) -> dict[str, float]:
-    """Bounds of a turn on a cache; linear attention in two pieces is 0.7e-5 off the whole in the plain model too."""
-    return {"rtol": 1e-5, "atol": 5e-5} if family.startswith("Qwen3_5") else CLOSE
 
 
 @pytest.mark.parametrize("names", [("Qwen3VL", "InternVL", "LlavaNextVideo"), ("Qwen2VL", "Qwen2_5_VL", "Qwen3VLMoe")])
