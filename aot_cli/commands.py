@@ -85,7 +85,7 @@ COMMANDS = {
         "many questions",
         "llava.chat.cache",
         "list or clear the encoded videos that --cache keeps",
-        "List the encoded videos that chat and infer keep with --cache, or delete them.",
+        "List the encoded videos that --cache keeps, or delete them.",
         ("aot cache", "aot cache --clear", "aot cache DIR     of chat --cache DIR"),
     ),
     "serve": Command(

@@ -200,13 +200,15 @@ def transformers_session(
     options, config: AOTConfig | None, path: str, settings: Mapping[str, Any], device: torch.device
 ) -> TransformersSession:
     """The session on a checkpoint of transformers' own models; settings: its config.json. Raises EXPECTED errors."""
-    for name, usual in (("tower_dtype", None), ("force_sample", False), ("conv_template", TEMPLATE), ("cache", None)):
+    for name, usual in (("tower_dtype", None), ("force_sample", False), ("conv_template", TEMPLATE)):
         if getattr(options, name, usual) != usual:
             raise ChatError(
                 f"--{name.replace('_', '-')} is not for this model, whose own processor decides; leave it out."
             )
     if options.num_frames == "auto":
         raise ChatError("--num-frames auto is for checkpoints in LLaVA's layout; give a number of frames here.")
+    if getattr(options, "cache", None) is not None:
+        raise ChatError("--cache is for checkpoints in LLaVA's layout; leave it out here.")
     chosen = hf.Sampling(options.num_frames, options.fps, options.max_pixels, options.total_tokens)
     dtype = options.dtype or ("float32" if device.type == "cpu" else "bfloat16")
     attention = attention_for(options.attn_implementation, device, getattr(torch, dtype))

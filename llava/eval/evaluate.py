@@ -50,7 +50,7 @@ def add_options(parser: Parser) -> None:
     add("--report", action="store_true", help="run nothing; write the tables of what is there")
     add("--output", type=Path, default=OUTPUT, metavar="DIR", help=f"results (default {OUTPUT})")
     add_launch_options(parser)
-    add("--launcher", choices=LAUNCHERS, default="torchrun", metavar="L", help="torchrun or accelerate")
+    add("--launcher", choices=LAUNCHERS, default="torchrun", help=argparse.SUPPRESS)
     add("--device", help="cpu or cuda (default: the GPUs where there are any)")
     add_cache_options(add)
 

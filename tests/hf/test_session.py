@@ -91,7 +91,7 @@ def test_options_choose_frames_and_pixels(checkpoints, clip):
         (("qwen3_vl", "--tower-dtype", "bfloat16"), "tower-dtype"),
         (("qwen3_vl", "--force-sample"), "force-sample"),
         (("qwen3_vl", "--num-frames", "auto"), "num-frames auto"),
-        (("qwen3_vl", "--cache", "kept"), "--cache is not for this model"),
+        (("qwen3_vl", "--cache", "kept"), "--cache is for checkpoints in LLaVA's layout"),
         (("qwen3_vl", "--conv-template", "plain"), "conv-template"),
         (("qwen3_vl", "--tower-reuse", "0.02"), "set tower_reuse=0"),
         (("internvl", "--retention", "100%", "--set", "tower_reuse=0.02"), "set tower_reuse=0"),

@@ -61,6 +61,11 @@ def test_a_question_is_answered_and_recorded(checkpoints, name, ask, clip):
     assert replies[0.25] != replies[1] or name == "qwen2_5_vl_aot"  # random weights, which may repeat themselves
 
 
+def test_encoded_videos_are_not_kept(name):
+    with pytest.raises(SystemExit, match="cache is for llava_onevision_aot and llava_vid_aot"):
+        get_model(name)(pretrained="any", cache="auto")
+
+
 def test_the_stock_prompt_reaches_the_model(checkpoints, name, ask, clip):
     wrapper, seen = built(checkpoints, name, retention=0.5), []
     wrapper._model.get_input_embeddings().register_forward_pre_hook(lambda _, args: seen.append(args[0]))

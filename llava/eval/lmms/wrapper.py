@@ -117,7 +117,7 @@ class AOTWrapperMixin(ABC):
             if cache is not None:
                 loaded = {"wrapper": self.stock_id, "dtype": settings["dtype"], "device": place.type}
                 loaded["attention"] = self._config._attn_implementation
-                folder = cache_folder(cache)
+                folder = cache_folder(str(cache))
                 self._encoded = EncodedVideos(self._model, encoder_cache(folder, cache_gb, pretrained, **loaded))
 
     def defaults(self, made: Mapping[str, Any]) -> dict[str, Any]:
