@@ -45,14 +45,6 @@ NO_ANSWERS = ("",) * 5
 EXPECTED = (ValueError, OSError, torch.cuda.OutOfMemoryError)
 
 
-class Camera(gr.Image):
-    """Pictures as the browser sends them: they are decoded in a process of their own, and not by Gradio in this one."""
-
-    def preprocess(self, payload) -> str | None:
-        """A data URL."""
-        return payload and payload.url
-
-
 class Actions:
     """What the page's controls do. Each gives the status line first, which stays empty."""
 
@@ -170,7 +162,9 @@ def _live_tile(actions: Actions, status: gr.HTML) -> None:
     gr.Markdown(LIVE)
     with gr.Row():
         with gr.Column():
-            camera = Camera(label="Camera", sources=["webcam"], streaming=True, height=300, elem_id="camera")
+            camera = gr.Image(label="Camera", sources=["webcam"], streaming=True, height=300, elem_id="camera")
+            # a data URL as it came: pictures are decoded in a process of their own, and not by Gradio in this one
+            camera.preprocess = lambda payload: payload and payload.url
             label = f"Film, at most {limits.megabytes:g} MB and {limits.video_seconds:g} s"
             film = gr.Video(label=label, sources=["upload"], autoplay=True, height=300, elem_id="film")
             about = gr.HTML(elem_id="live-about")
@@ -187,6 +181,7 @@ def _live_tile(actions: Actions, status: gr.HTML) -> None:
         [status, about],
         stream_every=every,
         time_limit=int(limits.video_seconds),
+        concurrency_limit=limits.visitors,
         show_progress="hidden",
         api_name="watch",
     )

@@ -64,7 +64,8 @@ def open_page(address):
     def open_one() -> webdriver.Chrome:
         options = webdriver.ChromeOptions()
         options.binary_location = BROWSER
-        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
+        camera = ("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream")
+        for flag in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", *camera):
             options.add_argument(flag)
         options.add_argument("--window-size=1400,1750")
         browser = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
@@ -172,3 +173,39 @@ def test_a_bad_file_is_one_sentence_and_hurts_nobody_else(open_page, tmp_path):
     ask(one, "What is there?")
     wait(one, lambda b: kept(b, "whole")[0])
     assert told(one) == ""
+
+
+def test_a_camera_and_a_film_are_asked_while_they_go_on(open_page, tmp_path, request):
+    write_clip(tmp_path / "clip.mp4", 900_002)
+    browser = open_page()
+    browser.find_element(By.XPATH, "//button[@role='tab'][contains(., 'Live')]").click()
+
+    def ask_live() -> str:
+        """The answer, once there is another one than before."""
+        before = answer(browser, "live-answer")
+        browser.find_element(By.CSS_SELECTOR, "#live-question textarea, #live-question input").send_keys(" What moves?")
+        browser.find_element(By.CSS_SELECTOR, "#live-ask").click()
+        return wait(browser, lambda b: (new := answer(b, "live-answer")) != before and new)
+
+    def frames() -> int:
+        found = re.search(r"(\d+) frames; at most \d+ visual tokens", text(browser, "live-about"))
+        return int(found[1]) if found else 0
+
+    wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#camera button"))
+    browser.find_element(By.CSS_SELECTOR, "#camera button").click()  # allows the camera
+    start = wait(browser, lambda b: b.find_elements(By.CSS_SELECTOR, "#camera .button-wrap button"))
+    start[0].click()
+    wait(browser, lambda b: frames() >= 2)
+    assert re.match(r"\[0:\d\d:\d\d\] ", ask_live()) and told(browser) == ""
+    more = frames()
+    wait(browser, lambda b: frames() > more)  # it goes on
+    path = request.config.getoption("--screenshot", default=None)
+    if path:
+        browser.save_screenshot(path.replace(".png", "_live.png"))
+
+    browser.find_element(By.CSS_SELECTOR, "#camera .button-wrap button").click()
+    browser.find_element(By.CSS_SELECTOR, "#film input[type=file]").send_keys(str(tmp_path / "clip.mp4"))
+    wait(browser, lambda b: 0 < frames() < 16)
+    ask_live()
+    wait(browser, lambda b: "0:00:15, 16 frames" in text(b, "live-about") or "came faster" in text(b, "live-about"))
+    assert ask_live().startswith("[0:00:15] ")

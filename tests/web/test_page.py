@@ -1,5 +1,7 @@
 """The page over HTTP, without a browser: who is a visitor, what may be uploaded, and what is left at the end."""
 
+import base64
+import io
 import json
 import os
 import signal
@@ -10,9 +12,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from llava.chat.web_worker import NO_SESSION
-from tests.serve.conftest import write_checkpoint, write_video
+from tests.serve.conftest import picture, write_checkpoint, write_video
 
 pytest.importorskip("gradio", reason="gradio is not installed; scripts/test_web.sh installs it")
 
@@ -91,6 +94,44 @@ def test_calls_without_a_session_are_refused_and_see_nobodys_video(page, tmp_pat
     assert Path(video["path"]).exists(), "a visitor looks at it"
     call(address, "look", [None, 10], "mine")
     wait_until_empty(page[1])
+
+
+def test_live_calls_belong_to_a_visitor_and_pictures_are_decoded_elsewhere(page, tmp_path):
+    address, folder, _ = page
+
+    def shown(name: str) -> dict:
+        file = io.BytesIO()
+        Image.fromarray(picture(1, 48, 64)).save(file, name)
+        return {"url": f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}"}
+
+    def watch(shown: dict, session: str | None = None) -> list:
+        """One picture; a call by the queue would wait for the next one."""
+        body = {"data": [shown]} | ({"session_hash": session} if session else {})
+        return httpx.post(f"{address}/gradio_api/run/watch", json=body, timeout=60).json()["data"]
+
+    assert NO_SESSION in watch(shown("JPEG"))[0]
+    for name, values in (("ask_live", ["What?"]), ("tick", [])):
+        assert NO_SESSION in call(address, name, values)[0]
+    assert "Nothing is watched" in call(address, "ask_live", ["What?"], "mine")[0]
+    for number in (1, 2):
+        status, about = watch(shown("JPEG"), "mine")
+        assert status == "" and f"{number} frames; at most 288 visual tokens" in about
+    for bad, words in ((shown("GIF"), "The picture cannot be read"), ({"url": "data:image/jpeg;base64,@"}, "base64")):
+        assert words in watch(bad, "mine")[0]
+    status, answer, cost = call(address, "ask_live", ["What?"], "mine")
+    assert status == "" and answer.startswith("[0:0") and "of 72" in cost
+    assert "Nothing is watched" in call(address, "ask_live", ["What?"], "another")[0]
+    clip = Path(write_video(tmp_path / "clip.mp4")).read_bytes()
+    film = {"path": upload(address, clip).json()[0], "meta": {"_type": "gradio.FileData"}}
+    assert call(address, "play", [film], "mine")[0] == ""
+    deadline = time.monotonic() + 60
+    while "2 frames" not in (said := call(address, "tick", [], "mine"))[1]:
+        assert said[0] == "" and time.monotonic() < deadline, said
+        time.sleep(0.2)
+    assert call(address, "ask_live", ["What?"], "mine")[1].startswith("[0:00:01]")
+    call(address, "play", [None], "mine")
+    assert "Nothing is watched" in call(address, "tick", [], "mine")[0]
+    wait_until_empty(folder)
 
 
 def test_uploads_have_a_quota(page):
