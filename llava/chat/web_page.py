@@ -15,6 +15,7 @@ from gradio.context import LocalContext
 from starlette.middleware import Middleware
 
 from aot import AOTConfig
+from llava.chat.answer_cost import frames
 from llava.chat.live import FPS, LiveSession
 from llava.chat.options import one_sentence
 from llava.chat.types import Answer, ChatError, Loaded
@@ -266,7 +267,7 @@ def _about(loaded: Loaded) -> str:
 def _watched(live: LiveSession, told: str = "") -> str:
     """How far a live session has come. told: what else is to be said."""
     config = live.session.compression
-    seen = f"{_clock(live.until)}, {live.frames} frames" if live.frames else "no frame yet"
+    seen = f"{_clock(live.until)}, {frames(live.frames)}" if live.frames else "no frame yet"
     return f"<p>Seen: {seen}; at most {config.max_tokens} visual tokens. {html.escape(told)}</p>"
 
 

@@ -49,9 +49,8 @@ def add_options(parser: Parser) -> None:
     add("--max-mb", type=float, default=256.0, metavar="MB", help="largest request (default %(default)g)")
     add("--max-requests", type=int, default=64, metavar="N", help="worked on at a time (default %(default)s)")
     add("--decoders", type=int, default=2, metavar="N", help="videos decoded at a time (default %(default)s)")
-    add("--live-sessions", type=int, default=8, metavar="N", help="at a time (default %(default)s)")
-    idle = "after which a live session ends (default %(default)g)"
-    add("--live-idle", type=float, default=300.0, metavar="S", help=f"seconds without a request, {idle}")
+    add("--live-sessions", type=int, default=8, metavar="N", help="live sessions at a time (default %(default)s)")
+    add("--live-idle", type=float, default=300.0, metavar="S", help="seconds one may be idle (default %(default)g)")
     add_model_options(parser)
 
 

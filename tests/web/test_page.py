@@ -113,9 +113,9 @@ def test_live_calls_belong_to_a_visitor_and_pictures_are_decoded_elsewhere(page,
     for name, values in (("ask_live", ["What?"]), ("tick", [])):
         assert NO_SESSION in call(address, name, values)[0]
     assert "Nothing is watched" in call(address, "ask_live", ["What?"], "mine")[0]
-    for number in (1, 2):
+    for number in ("1 frame", "2 frames"):
         status, about = watch(shown("JPEG"), "mine")
-        assert status == "" and f"{number} frames; at most 288 visual tokens" in about
+        assert status == "" and f"{number}; at most 288 visual tokens" in about
     for bad, words in ((shown("GIF"), "The picture cannot be read"), ({"url": "data:image/jpeg;base64,@"}, "base64")):
         assert words in watch(bad, "mine")[0]
     status, answer, cost = call(address, "ask_live", ["What?"], "mine")
