@@ -33,6 +33,7 @@ MODULES = {
     "aot.baselines.merging": "aot.methods.common",
     "aot.checks": "aot.validation",
     "aot.indexing": "aot.ops.common",
+    "aot.pooling": "aot.spatial_pooling",
     "aot.ranks": "aot.ops.common",
     "aot.result": "aot.types",
     "aot.scores": "aot.ops.common",
