@@ -7,12 +7,13 @@ import socket
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import torch
 
 from llava.serve.encoder_app import encoder_app
 from llava.serve.encoder_server import make_server
+from tests.replying import Replying
 
 
 @contextmanager
@@ -32,7 +33,7 @@ def serving(encoder, vllm, **options):
             thread.join(30)
 
 
-class Answering(BaseHTTPRequestHandler):
+class Answering(Replying):
     """/v1/completions of a model that is given embeddings."""
 
     def do_GET(self):
@@ -52,14 +53,6 @@ class Answering(BaseHTTPRequestHandler):
         lines = [{"choices": [{"index": 0, "text": letter}]} for letter in text] + [{"choices": [], "usage": usage}]
         done = [] if body.get("user") == "broken" else ["[DONE]"]
         self.reply("".join(f"data: {line}\n\n" for line in [*map(json.dumps, lines), *done]).encode())
-
-    def reply(self, data, status=200):
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
 
 
 @contextmanager

@@ -3,14 +3,15 @@
 import json
 import sys
 import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import pytest
 
 from benchmarks import load_vllm
+from tests.replying import Replying
 
 
-class Stub(BaseHTTPRequestHandler):
+class Stub(Replying):
     def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         kind = body["messages"][0]["content"][0]["type"]
@@ -21,14 +22,6 @@ class Stub(BaseHTTPRequestHandler):
         usage = {"prompt_tokens": self.server.tokens[kind], "completion_tokens": body["max_tokens"]}
         events = [{"choices": [{"delta": {"content": "a"}}]}, {"choices": [], "usage": usage}]
         self.reply("".join(f"data: {line}\n\n" for line in [*map(json.dumps, events), "[DONE]"]).encode())
-
-    def reply(self, data, status=200):
-        self.send_response(status)
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *arguments):
-        pass
 
 
 @pytest.fixture
