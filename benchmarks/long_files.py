@@ -107,6 +107,18 @@ _DOUBLE = {"bf": "2"}
 _OPEN = "open-gop=1:bframes=3:keyint=30"
 
 # description -> (file name, writer, number of the first frame shown, frames)
+def decoding_times(path: Path) -> None:
+    """H.264 with B-frames whose container gives decoding times for those of presentation, as some encoders do."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=RATE, options={"bf": "3", "g": "60"})
+        stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
+        packets = [p for number in range(FRAMES) for p in stream.encode(av.VideoFrame.from_ndarray(picture(number)))]
+        for number, packet in enumerate([*packets, *stream.encode(None)]):
+            packet.pts = packet.dts = number
+            packet.time_base = Fraction(1, RATE)
+            out.mux(packet)
+
+
 LONG: dict[str, tuple[str, Writer, int, int]] = {
     "MP4 cut without encoding, start hidden by an edit list": ("a.mp4", trimmed, 83, 217),
     "the same with sound": ("a.mp4", lambda path: trimmed(path, sound=True), 83, 217),
@@ -116,6 +128,7 @@ LONG: dict[str, tuple[str, Writer, int, int]] = {
     ),
     "MP4 whose end an edit list hides": ("a.mp4", tail_hidden, 0, 200),
     "H.264 with B-frames": ("a.mp4", _with(gop=60, options={"bf": "3"}), 0, FRAMES),
+    "H.264 with B-frames, decoding times for those of presentation": ("a.mp4", decoding_times, 0, FRAMES),
     "H.264, open groups": ("a.mp4", _with(gop=30, options={"x264-params": _OPEN}), 0, FRAMES),
     "H.264, no keyframes but a moving refresh": (
         "a.mkv", _with(gop=30, options={"x264-params": "intra-refresh=1:keyint=30:bframes=0"}), 0, FRAMES

@@ -20,6 +20,7 @@ LONG = 1800.0  # seconds
 # containers whose headers state length and rate reliably enough to be tried without a pass over all packets
 INDEXED = ("mov,mp4", "matroska")
 THREADS = 8  # at most; each holds pictures of its own in memory
+HEAD = 20  # frames looked at for their order: more than H.264 and HEVC may hold back, which is 16
 
 # a display matrix puts pixel (x, y) at (a x + c y, b x + d y); (a, b, c, d) of the four turns and the four mirrors
 TURNS = np.array([(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
@@ -73,7 +74,7 @@ def read_pyav(film: Film, ask: Ask, *, trust_header: bool) -> Iterator[np.ndarra
         yield from _read_by_seeking(film, index, wanted, picture)
     except MissingFrame:
         seen = index_frames(film)
-        if seen.damaged or len(seen.times) >= len(index.times):
+        if seen.damaged:
             raise
         yield from _read_in_order(film, seen, ask(seen.times, seen.rate), picture)
 
@@ -91,10 +92,17 @@ def index_packets(film: Film) -> Index:
             elif packet.size:
                 shown.append((packet.pts, packet.dts, packet.is_keyframe))
         base, rate = stream.time_base, float(stream.average_rate or 0)
+        reorders = stream.codec_context.has_b_frames
     order = [pts for pts, _, _ in shown]
+    rising = None not in order and order == sorted(order)
+    # a recording cut inside a picture group starts with orphans; and the frames of a file that states decoding times
+    # alone come out in another order than its times
     with film.opened() as (container, stream):
-        first = next(_frames(container, stream), None)  # a recording cut inside a picture group starts with orphans
-    if first is None or None in (first.pts, *order) or len(set(order)) < len(order) or _times_are_guessed(film, shown):
+        head = list(islice(_frames(container, stream), HEAD if reorders and rising else 1))
+    first, stamps = head[0] if head else None, [frame.pts for frame in head]
+    if None in (first, *stamps, *order) or stamps != sorted(stamps) or len(set(order)) < len(order):
+        return index_frames(film)
+    if _times_are_guessed(film, shown):
         return index_frames(film)
     stamps = sorted(pts for pts in order if pts >= first.pts)
     latest, leading = order[0], False
@@ -108,7 +116,7 @@ def index_packets(film: Film) -> Index:
         hidden=hidden + len(order) - len(stamps),
         leading=leading,
         upright=display_transform(first) == IDENTITY,
-        reordered=order != sorted(order),
+        reordered=not rising,
     )
 
 
