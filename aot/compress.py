@@ -15,9 +15,9 @@ from .validation import check_clips, check_grid, check_newline_position, check_v
 
 def compress(
     features: torch.Tensor,
-    shallow: torch.Tensor | None,
-    deep: torch.Tensor | None,
-    config: AOTConfig | Mapping[str, Any],
+    shallow: torch.Tensor | None = None,
+    deep: torch.Tensor | None = None,
+    config: AOTConfig | Mapping[str, Any] | None = None,
     *,
     pool: str | None = "bilinear",
     newline: torch.Tensor | None = None,
@@ -31,18 +31,19 @@ def compress(
     """Reduces the tokens of one video.
 
     features: (T, N, D) after the projector, before the 2x pooling. shallow, deep: (T, N) received attention
-    of the two layers of `aot.layers`, or None for a method that does not read them. config: AOTConfig or its
-    dict. pool: the host model's pooling. newline: (D,) newline token or None, with the host's
+    of the two layers of `aot.layers`, where `config.requires` names them. config: AOTConfig or its dict; None is
+    AOTConfig(). pool: the host model's pooling. newline: (D,) newline token or None, with the host's
     newline_position ("grid", "frame", "one_token", "no_token"). clips: clip lengths in frames that sum to T;
     None lets the config decide. grid: tower (H, W); None means square. extras: further tower outputs by name,
-    for methods that need them. before: (1, N, D), the frame before these in a stream. trace: keep what pictures need.
+    where `config.requires` names them. before: (1, N, D), the frame before these in a stream. trace: keep what
+    pictures need.
     Raises AOTError (a ValueError) for inputs or settings that do not fit, and on a CPU for values that cannot be used
     (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
     raises the error when somebody asks.
     Gradients reach features and newline through kept and merged tokens; choice, plan and masses are held fixed.
     """
     # check what came
-    config = config if isinstance(config, AOTConfig) else AOTConfig.from_dict(config)
+    config = AOTConfig.from_dict({} if config is None else config)
     if not isinstance(features, torch.Tensor) or features.dim() != 3:
         found = f"{tuple(features.shape)}" if isinstance(features, torch.Tensor) else type(features).__name__
         raise AOTError(f"features must be a (T, N, D) tensor; got {found}.")
@@ -64,7 +65,7 @@ def compress(
         trace=trace,
     )
     method = METHODS[config.method]
-    check_video(video, method.requires)
+    check_video(video, config.requires)
     # run the method, then place newline tokens
     wanted = torch.is_grad_enabled() and (features.requires_grad or (newline is not None and newline.requires_grad))
     with torch.set_grad_enabled(wanted):

@@ -81,8 +81,8 @@ class AOTConfig:
     # a clip keeps no more of them than it takes until its tokens cost less than this on average, the retention at most
     distortion: float | None = _number(None, 0, math.inf, above=True, variant="default")
     global_ratio: float = _number(0.5, 0, 1)  # share chosen over the whole clip (paper: frame), the rest in 3x3 windows
-    attention_power: float = _number(0.5, 0, 8, variant="default")  # a token weighs attention^this ·
-    change_power: float = _number(0.5, 0, 8, variant="default")  # · change^this
+    attention_power: float = _number(0.0, 0, 8, variant="default")  # a token weighs attention^this ·
+    change_power: float = _number(0.25, 0, 8, variant="default")  # · change^this
     num_anchors: int | None = _count(None)  # paper: anchors per frame of the tower grid
 
     # transport of the others onto them
@@ -251,6 +251,13 @@ class AOTConfig:
             )
         share = total if self.retention is None else max(1, int(Decimal(str(self.retention)) * total))
         return min(share, self.max_tokens or total)
+
+    @property
+    def requires(self) -> tuple[str, ...]:
+        """Tower outputs that these settings read beside the features, by name (see `aot.registry.Method`)."""
+        if self.method == "aot" and self.variant == "default" and self.attention_power == 0:
+            return ()
+        return get_method(self.method).requires
 
     @property
     def keeps_all(self) -> bool:

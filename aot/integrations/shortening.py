@@ -211,7 +211,7 @@ class Family(ABC):
                 "A tower of transformers' own encodes equal frames once and knows no more; set tower_reuse=0, leave it "
                 "out, or use LlavaQwenForCausalLM."
             )
-        self.check(model, method.requires)
+        self.check(model, config.requires)
         if _STATE in model.__dict__:
             model.__dict__[_STATE].config = config
             return
@@ -250,7 +250,7 @@ class Family(ABC):
         """`encode` with what the settings in force ask for."""
         config = inner.__dict__[_STATE].config
         with encoding_once(config.tower_reuse is not None):
-            return self.encode(inner, original, args, kwargs, get_method(config.method).requires)
+            return self.encode(inner, original, args, kwargs, config.requires)
 
     def _encoding(self, original: Any) -> Any:
         """The model's own encoding that leaves with its result, or with the step, what compression needs."""

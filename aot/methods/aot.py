@@ -103,8 +103,10 @@ def compress_clips(
     max_cost = 2 + 2**0.5 * config.spatial_weight + (longest - 1) * config.temporal_weight
     # 3. choice: a token weighs attention^a · change^c, by the shallow layer as local anchor, by the deep one as global
     change = temporal_change(compared, before, backend=config.backend)
-    moved = change.clamp_min(1e-6) ** config.change_power  # the floor keeps the order of attention where nothing moves
-    local_weight, global_weight = relative_importance(video.pooled_importance) ** config.attention_power * moved
+    moved = change.clamp_min(1e-6) ** config.change_power  # the floor keeps the order of attention, if any
+    local_weight = global_weight = moved
+    if config.attention_power > 0:
+        local_weight, global_weight = relative_importance(video.pooled_importance) ** config.attention_power * moved
     local = select_local(cost, local_weight, layout, max_cost, config)
     selected = local | select_global(cost, global_weight, local, layout, max_cost, config)
     trace = {}
@@ -124,7 +126,8 @@ def compress_clips(
         trace |= carried
         kept_each = torch.zeros(video.frames, dtype=torch.int64, device=index.device)
         trace |= {"frame_budget": kept_each.index_add_(0, frame, torch.ones_like(index)), "change": change}
-        trace |= dict(zip(("shallow", "deep"), video.pooled_importance, strict=True))
+        if video.shallow is not None and video.deep is not None:
+            trace |= dict(zip(("shallow", "deep"), video.pooled_importance, strict=True))
         trace |= {"local_score": local_weight, "global_score": global_weight}
     kind = torch.where(local.flatten()[layout.flat_slot][index], int(TokenKind.LOCAL), int(TokenKind.GLOBAL))
     return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, mass=mass, trace=trace)

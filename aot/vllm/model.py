@@ -14,7 +14,6 @@ from vllm.model_executor.models.siglip import SiglipVisionModel
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from ..compress import compress
-from ..registry import get_method
 from .capture import Capture
 from .processing import AOTProcessingInfo
 from .settings import VideoSettings
@@ -30,9 +29,7 @@ class AOTLlavaOnevisionForConditionalGeneration(LlavaOnevisionForConditionalGene
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.videos = VideoSettings.read(self.config)
         if isinstance(self.vision_tower, SiglipVisionModel):  # a server without videos and pictures loads none
-            self.capture = Capture(
-                self.vision_tower, get_method(self.videos.config.method).requires, self.videos.layers
-            )
+            self.capture = Capture(self.vision_tower, self.videos.config.requires, self.videos.layers)
 
     def _process_video_pixels(self, inputs: Mapping[str, Any]) -> list[torch.Tensor]:
         """Tokens (S, D) of each video; pixels: (videos, F, 3, S, S), or a list of (F, 3, S, S)."""

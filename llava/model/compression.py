@@ -8,7 +8,6 @@ import torch
 
 from aot import AOTConfig, CompressedVideo, compress, layers, warm_up
 from aot.methods.in_llm import is_in_llm
-from aot.registry import get_method
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput, joined
 
 
@@ -102,7 +101,7 @@ def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bo
     """
     names = {"shallow", "deep"} if maps else set()
     if config is not None:
-        names |= {*get_method(config.method).requires}
+        names |= {*config.requires}
     last = tower.num_layers - 1
     received = {"attention_last": last}
     if names & {"shallow", "deep"}:
@@ -129,7 +128,7 @@ def compress_video(
     Of a method that acts inside the language model all tokens come back: they enter it. trace: keep importance
     maps, plans and budgets for pictures.
     """
-    missing = [name for name in get_method(config.method).requires if name not in video.outputs]
+    missing = [name for name in config.requires if name not in video.outputs]
     if missing:
         raise ValueError(
             f"The video was encoded without {', '.join(missing)}, which method {config.method!r} reads; "

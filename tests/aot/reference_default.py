@@ -20,8 +20,8 @@ class Settings:
     clip_threshold: float = 0.9
     clip_cuts: int = 8
     global_ratio: float = 0.5
-    attention_power: float = 0.5
-    change_power: float = 0.5
+    attention_power: float = 0.0
+    change_power: float = 0.25
     spatial_weight: float = 0.25
     temporal_weight: float = 0.2
     cost_channels: int = 512

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aot import AOTConfig, AOTError, TokenKind, compress, method_names, pool_tokens, pooled_grid
+from aot import AOTConfig, AOTError, TokenKind, compress, pool_tokens, pooled_grid
 from aot.methods.common import even_indices
 
 POOLS = ["bilinear", "average", "max", None]
@@ -170,10 +170,10 @@ def test_a_brief_change_is_kept(make_video):
 
 
 def test_a_still_video_is_shown_once():
-    """Copies of one frame explain each other: of 36 tokens nearly all show a place that no other shows."""
+    """Copies of one frame explain each other where time costs nothing: nearly all of 36 tokens show another place."""
     base = torch.randn(1, 36, 16, generator=torch.Generator().manual_seed(1))
     attention = torch.ones(16, 36)
-    config = AOTConfig(retention=0.0625, clip_length=16)  # 36 of 576
+    config = AOTConfig(retention=0.0625, clip_length=16, temporal_weight=0)  # 36 of 576
     video = compress(base.repeat(16, 1, 1), attention, attention, config, pool=None)
     assert len({(r, c) for r, c in video.position.tolist()}) >= 35
 
@@ -252,13 +252,18 @@ def test_random_is_seeded_and_exact(make_video):
     assert not torch.equal(draw(1), draw(2))
 
 
-def test_floors_need_no_attention_and_the_method_says_that_it_does(make_video):
-    features = make_video(3, (4, 4), 4)[0]
-    for method in method_names():
-        if method in ("random", "uniform", "frames", "first"):
-            compress(features, None, None, AOTConfig(method=method))
-    with pytest.raises(AOTError, match="attention of the shallow layer"):
-        compress(features, None, None, AOTConfig())
+def test_attention_is_asked_for_where_it_is_read(make_video):
+    """The default reads the features alone; with a power of attention, and in the paper's variant, that is said."""
+    features, shallow, deep = make_video(3, (4, 4), 4)
+    for method in ("aot", "random", "uniform", "frames", "first"):
+        assert AOTConfig(method=method).requires == ()
+        compress(features, config=AOTConfig(method=method))
+    assert torch.equal(compress(features).tokens, compress(features, shallow, deep, AOTConfig()).tokens)
+    for config in (AOTConfig(attention_power=0.5), AOTConfig.preset("paper", num_anchors=3)):
+        assert config.requires == ("shallow", "deep")
+        with pytest.raises(AOTError, match="attention of the shallow layer"):
+            compress(features, config=config)
+        compress(features, shallow, deep, config)
 
 
 def test_uniform_is_even_and_frames_are_whole():

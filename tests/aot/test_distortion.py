@@ -75,7 +75,7 @@ def test_a_still_clip_keeps_fewer_than_one_that_moves(make_video):
 def test_a_stream_gives_the_tokens_of_the_whole(make_video):
     features, shallow, deep = make_video(16, GRID, 8)
     for changes in ({"retention": 0.4}, {"max_tokens": 120}):
-        config = AOTConfig(distortion=0.3, **changes)
+        config = AOTConfig(distortion=0.4, **changes)
         stream, parts = VideoStream(config, pool=None, grid=GRID, frames=16), []
         for t in range(16):
             parts += stream.push(features[t : t + 1], shallow[t : t + 1], deep[t : t + 1])

@@ -76,7 +76,7 @@ def test_bad_values_are_remembered_in_every_group(make_video, monkeypatch):
     monkeypatch.setattr("aot.methods.aot.COST_BYTES", 4 * 2 * 144**2)
     monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
     deep[21, 3] = torch.nan
-    video = compress(features, shallow, deep, AOTConfig(), pool=None)
+    video = compress(features, shallow, deep, AOTConfig(attention_power=0.5), pool=None)
     with pytest.raises(AOTError, match="deep cannot be used at 1 of 864 places, first in frame 21"):
         video.check()
 

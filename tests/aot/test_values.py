@@ -14,6 +14,7 @@ CONFIGS = {name: AOTConfig(method=name, retention=0.2) for name in METHODS}
 CONFIGS |= {name: AOTConfig.preset(name, num_anchors=18, clip_length=3) for name in ("paper", "released")}
 CONFIGS |= {
     "dynamic": AOTConfig(retention=0.2, clips="dynamic"),
+    "attention": AOTConfig(retention=0.2, attention_power=0.5),
     "sinkhorn": AOTConfig(retention=0.2, uniform_marginal=0.5),
 }
 
@@ -29,7 +30,7 @@ def run(tensors, config, **arguments):
 
 
 def reads(config) -> set[str]:
-    return {"features", *get_method(config.method).requires}
+    return {"features", *config.requires}
 
 
 def check(video, config, tensors, tokens=9):

@@ -17,7 +17,6 @@ import aot
 from aot import AOTConfig
 from aot.config import PRESETS
 from aot.methods.in_llm import IN_LLM, is_in_llm
-from aot.registry import get_method
 from aot_cli.parser import share
 from aot_tiny.worlds import checkpoint_world
 from llava.chat.options import json_or_word
@@ -94,7 +93,7 @@ def _check_perturbation(perturbation: str, config: AOTConfig) -> None:
         raise ValueError(
             f"+{perturbation} changes what stands before the language model; {config.method} acts inside it"
         )
-    if perturbation == "random_importance" and not {"shallow", "deep"} & {*get_method(config.method).requires}:
+    if perturbation == "random_importance" and not {"shallow", "deep"} & {*config.requires}:
         raise ValueError(f"+{perturbation} changes nothing, since {config.method} reads no importance")
 
 
