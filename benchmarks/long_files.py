@@ -106,6 +106,7 @@ def _x265(options: str) -> dict[str, object]:
 _DOUBLE = {"bf": "2"}
 _OPEN = "open-gop=1:bframes=3:keyint=30"
 
+
 # description -> (file name, writer, number of the first frame shown, frames)
 def decoding_times(path: Path) -> None:
     """H.264 with B-frames whose container gives decoding times for those of presentation, as some encoders do."""

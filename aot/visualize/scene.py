@@ -14,7 +14,7 @@ from .flow import find_flow
 LARGEST = 320  # pixels of a frame's longer side in a picture
 # maps that say why a token was kept, best first: the first one a method has is the row "why"
 MAPS = {
-    "global_score": "weight (attention × change)",
+    "global_score": "weight of a token",
     "score": "score of the method",
     "deep": "attention, deep layer",
     "shallow": "attention, shallow layer",

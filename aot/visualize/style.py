@@ -23,8 +23,8 @@ LOOKS = {
 PLAIN = Look("#0072B2", "s", "kept")
 WHY = {
     "global_score": (
-        "Tokens are kept that stand for as many others as possible; a token counts more where the vision model looks "
-        "and where something changed since the frame before."
+        "Tokens are kept that stand for as many others as possible; a token counts more where something changed since "
+        "the frame before."
     ),
     "score": "A token is kept where the method's own score is high.",
     "deep": "A token is kept where the vision model looks most.",

@@ -87,7 +87,7 @@ class VideoReading:
 
     def _cache_key(self, path: str, streamed: bool) -> str:
         """What a video's features depend on, or its kept tokens where it is streamed."""
-        plan = capture_plan(self.model.get_vision_tower(), self._base, maps=True)
+        plan = capture_plan(self.model.get_vision_tower(), self._base)
         settings = self.compression.to_dict() if streamed else None
         return self.cache.key(path, frames=self._frame_choice(), captured=asdict(plan), settings=settings)
 

@@ -91,17 +91,14 @@ class CapturePlan:
         return named | {name: output.keys[layer] for name, layer in self.keys.items()}
 
 
-def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bool = False) -> CapturePlan:
-    """What the tower must capture for the method of ``config``; with ``maps`` at least the two importance
-    maps.
+def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None) -> CapturePlan:
+    """What the tower must capture for the settings.
 
     "shallow" and "deep" are received attention of the layers of `aot.layers`, "attention_last" that of the
     last layer, "keys" the attention keys of the last layer, mean over heads. Raises ValueError for a declared
     output that the tower cannot give.
     """
-    names = {"shallow", "deep"} if maps else set()
-    if config is not None:
-        names |= {*config.requires}
+    names = set() if config is None else {*config.requires}
     last = tower.num_layers - 1
     received = {"attention_last": last}
     if names & {"shallow", "deep"}:

@@ -79,15 +79,14 @@ class LlavaMetaForCausalLM:
         return self._encode(images, capture_plan(self.get_vision_tower(), None)).features
 
     def encode_video(self, pixels: torch.Tensor, *, plan: CapturePlan | None = None) -> VideoFeatures:
-        """Pixels (F, 3, S, S) of one video -> its features, with the received attention that compression
-        reads.
+        """Pixels (F, 3, S, S) of one video -> its features, with what the settings of this moment read of the tower.
 
         Tower and projector only; ask with `video_tokens`, or pass the result in ``images`` as often as
         wanted. plan: what to capture, for a video that several methods will read.
         """
         self.reset_statistics()
         if plan is None:
-            plan = capture_plan(self.get_vision_tower(), self.config.aot, maps=True)
+            plan = capture_plan(self.get_vision_tower(), self.config.aot)
         return self._encode(pixels, plan)
 
     def video_tokens(self, video: VideoFeatures, *, trace: bool = False) -> tuple[torch.Tensor, CompressedVideo | None]:

@@ -225,7 +225,7 @@ def test_an_ablation_alters_importance_or_order_and_nothing_else(embedded, tmp_p
                 assert sorted(map(tuple, shuffled[part].tolist())) == sorted(map(tuple, tokens[part].tolist()))
         assert not torch.equal(shuffled, tokens) and torch.equal(shuffled.sort(0).values, tokens.sort(0).values)
         assert torch.equal(run(change)[0], shuffled) and not torch.equal(run(change, seed=1)[0], shuffled)
-    random, same, _ = run("+random_importance")
+    random, same, _ = run(",attention_power=0.5+random_importance")
     assert same == counts and not torch.equal(random, tokens)
     assert torch.equal(run("")[0], tokens)  # the video is as it was
 

@@ -20,7 +20,7 @@ ROOM = 4 * 2**30  # bytes of features kept; what is over is encoded again when i
 
 def shared_plan(tower, configs: Iterable[AOTConfig | None]) -> CapturePlan:
     """What the tower must capture for all of these settings together."""
-    plans = [capture_plan(tower, config, maps=True) for config in (None, *configs)]
+    plans = [capture_plan(tower, config) for config in configs]
     received = {name: layer for plan in plans for name, layer in plan.received.items()}
     return CapturePlan(received, {name: layer for plan in plans for name, layer in plan.keys.items()})
 

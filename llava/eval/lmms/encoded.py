@@ -55,7 +55,7 @@ class EncodedVideos:
     def read(self, path: str, **sampling: Any) -> Video:
         """As `load_video`, with grey frames of one pixel where the features are there. Raises VideoError."""
         config = self.model.config.aot
-        plan = capture_plan(self.model.get_vision_tower(), config, maps=True)  # so that all retentions can read it
+        plan = capture_plan(self.model.get_vision_tower(), config)
         asked = {"frames": sampling, "captured": asdict(plan), "alone": self._alone}
         key = self.cache.key(path, **asked)
         video, features = self.cache.load(key, self.model.device) or (load_video(path, **sampling), None)
