@@ -56,6 +56,8 @@ class TrainArguments(TrainingArguments):
     def __post_init__(self):
         if self.use_cpu and self.deepspeed:
             raise ValueError("With --use_cpu accelerate leaves deepspeed out; leave --deepspeed out, or train on GPUs.")
+        if self.deepspeed and not find_spec("deepspeed"):
+            raise ValueError("--deepspeed needs the package: pip install deepspeed; or leave --deepspeed out.")
         if self.report_to in (None, "all"):
             self.report_to = ["tensorboard"] if find_spec("tensorboard") else []
         if self.gradient_checkpointing and self.gradient_checkpointing_kwargs is None:

@@ -56,7 +56,7 @@ def test_received_attention_is_that_of_an_eager_map(family, attention, monkeypat
     monkeypatch.setattr(
         shortening, "compress", lambda *args, **kwargs: read.append((args, kwargs)) or compress(*args, **kwargs)
     )
-    aot.apply(model, 0.2)
+    aot.apply(model, 0.2, attention_power=0.5)
     model(**inputs)
     aot.apply(model, 0.2, method="visionzip")
     model(**inputs)

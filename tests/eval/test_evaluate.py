@@ -20,6 +20,7 @@ from llava.eval.exam.questions import clip_files, make_exam
 from llava.eval.exam.settings import parse_setting
 from llava.eval.tables.exam import read_runs, scores
 from llava.model.builder import load_pretrained_model
+from llava.model.compression import CapturePlan
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
@@ -145,7 +146,7 @@ def test_clips_are_encoded_once_while_there_is_room(embedded, tmp_path, monkeypa
     cache = FeatureCache(model, processor, files, plan)
     number = min(files)
     assert cache.clip(number) is cache.clip(number) and cache.blank(number) is cache.blank(number) and len(passes) == 2
-    size = sum(t.nbytes for t in (cache.blank(number).features, cache.blank(number).shallow, cache.blank(number).deep))
+    size = cache.blank(number).features.nbytes
     for room, expected in ((size, 1), (size - 1, 2)):
         passes.clear()
         narrow = FeatureCache(model, processor, files, plan, room=room)
@@ -172,9 +173,10 @@ def test_clips_on_the_disk_are_not_encoded_again(tmp_path, monkeypatch):
 def test_the_plan_serves_every_method_of_the_run(embedded):
     tower = embedded[1].get_vision_tower()
     names = [name for name in aot.method_names() if set(get_method(name).requires) <= CAPTURED]
-    plan = shared_plan(tower, [aot.AOTConfig(method=name) for name in names])
-    given = {*plan.received, *plan.keys}
-    assert {need for name in names for need in get_method(name).requires} <= given and {"shallow", "deep"} <= given
+    configs = [*(aot.AOTConfig(method=name) for name in names), aot.AOTConfig(attention_power=1)]
+    plan = shared_plan(tower, configs)
+    assert {need for config in configs for need in config.requires} == {*plan.received, *plan.keys} == CAPTURED
+    assert shared_plan(tower, [None, aot.AOTConfig()]) == CapturePlan({}, {})
 
 
 def test_peak_memory_counts_what_is_alive_at_once():

@@ -219,4 +219,4 @@ def test_the_ablations_are_compared_with_the_first_of_their_group():
     text = ablation_section(runs, SWEEP, {"aot@0.1,change_power=0": "it was refused"})
     assert "| dynamic | 10.0 | 40.0 | -30.0 … -11.2 |" in text and "`paper@0.1,clips=dynamic`" in text
     assert "| none | 10.0 | 50.0 |  | " in text  # its base was not run
-    assert "no change: it was refused" in text
+    assert "none: every token counts alike: it was refused" in text

@@ -86,7 +86,7 @@ class FeatureCache:
         return self.model.encode_video(pixels.to(self.model.device), plan=plan)
 
     def _keep(self, key: tuple, video: VideoFeatures) -> VideoFeatures:
-        size = sum(t.nbytes for t in (video.features, video.shallow, video.deep, *video.extras.values()))
+        size = sum(values.nbytes for values in (video.features, *video.outputs.values()))
         if size <= self.room:
             self.room -= size
             self.kept[key] = video
