@@ -17,7 +17,7 @@ from ..compress import compress
 from ..registry import get_method
 from .capture import Capture
 from .processing import AOTProcessingInfo
-from .settings import VideoSettings
+from .settings import LlavaSettings
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -28,7 +28,7 @@ class AOTLlavaOnevisionForConditionalGeneration(LlavaOnevisionForConditionalGene
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.videos = VideoSettings.read(self.config)
+        self.videos = LlavaSettings.read(self.config)
         if isinstance(self.vision_tower, SiglipVisionModel):  # a server without videos and pictures loads none
             self.capture = Capture(
                 self.vision_tower, get_method(self.videos.config.method).requires, self.videos.layers
