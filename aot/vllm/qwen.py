@@ -19,6 +19,7 @@ from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLProcessingInfo,
 )
 from vllm.model_executor.models.qwen3_vl_moe import Qwen3VLMoeForConditionalGeneration, Qwen3VLMoeProcessingInfo
+from vllm.model_executor.models.utils import StageMissingLayer
 from vllm.multimodal import MULTIMODAL_REGISTRY
 from vllm.multimodal.inputs import MultiModalFeatureSpec, MultiModalKwargsItems
 from vllm.multimodal.parse import MultiModalDataItems
@@ -111,14 +112,14 @@ class ReducedVideos(Qwen3VLForConditionalGeneration):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "model") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.videos = VideoSettings.read(self.config)
-        if hasattr(self.visual, "blocks"):  # a server without videos and pictures has no tower
+        if not isinstance(self.visual, StageMissingLayer):  # a server without videos and pictures has no tower
             self.reader = Reader(self.visual, get_method(self.videos.config.method).requires)
 
     def _process_video_input(self, video_input: Any) -> tuple[torch.Tensor, ...]:
-        """Of each video its run (n, ...) in the prompt: a row's embedding, its DeepStack rows, and where it stands."""
+        """Of each video its run in the prompt, (n, D · (1 + levels) + 12): embedding, DeepStack rows and positions."""
         thw = video_input["video_grid_thw"]
         with capturing(self.reader.names) as captured:
-            encoded = super()._process_video_input(video_input)  # (N, D · (1 + levels)) each
+            encoded = super()._process_video_input(video_input)  # (T·P, D · (1 + levels)) each
         outputs = self.reader.read(captured, thw)
         calls = zip(encoded, outputs, thw.tolist(), video_input["timestamps"], strict=True)
         return tuple(self._run(*call) for call in calls)

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from aot import AOTConfig, AOTError
-from aot.vllm.settings import LlavaSettings
+from aot.vllm.settings import LlavaSettings, settings_of
 
 
 def configuration(**fields):
@@ -36,6 +36,17 @@ def configuration(**fields):
 )
 def test_counts(fields, frames, tokens):
     assert LlavaSettings.read(configuration(**fields)).tokens(frames) == tokens
+
+
+def test_a_model_whose_videos_have_any_size():
+    """Qwen3-VL: counts by frames and tokens of a frame, less than a frame has among them."""
+    videos = settings_of(SimpleNamespace(model_type="qwen3_vl", aot={"retention": 0.1}, mm_video_frames=48))
+    assert [videos.token_count(*size) for size in ((8, 24), (1, 5), (24, 999))] == [19, 1, 2397] and videos.frames == 48
+    assert isinstance(
+        settings_of(SimpleNamespace(model_type="llava_onevision", **vars(configuration()))), LlavaSettings
+    )
+    with pytest.raises(AOTError, match="split deployment"):
+        settings_of(SimpleNamespace(model_type="qwen3_vl", aot={"distortion": 0.2}))
 
 
 def test_layers_in_use():
