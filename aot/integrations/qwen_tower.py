@@ -15,12 +15,12 @@ from torch.utils.hooks import RemovableHandle
 from ..errors import AOTError
 from ..ops import received_attention
 from ..ops.received_attention import layers
-from .vision_outputs import watch_input
+from .vision_outputs import watch_call
 
 
 def watch_blocks(tower: nn.Module) -> list[RemovableHandle]:
     """Watches what the attention of every layer gets."""
-    return [watch_input(block.attn, f"attention{number}") for number, block in enumerate(tower.blocks)]
+    return [watch_call(block.attn, f"attention{number}") for number, block in enumerate(tower.blocks)]
 
 
 class TowerReader:
@@ -63,26 +63,31 @@ class TowerReader:
         videos: list[dict[str, torch.Tensor]] = [{} for _ in grids]
         for name, layer in self.layers.items():
             attention = self.tower.blocks[layer].attn
-            hidden, (cos, sin) = captured[f"attention{layer}"]
-            # (n, H, d) each
-            queries, keys = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)[:2]
+            queries, keys = self._heads(attention, captured[f"attention{layer}"], rotated=name != "keys")
             if name == "keys":
                 values = keys.mean(1).unflatten(0, (-1, self.unit)).mean(1)
             else:
-                rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
-                values = self._received(*rotate(queries, keys, cos, sin), attention.scaling, grids)
+                values = self._received(queries, keys, grids)
             parts = values[raster].split([t * h * w // self.unit for t, h, w in grids])
             for video, part, (t, _, _) in zip(videos, parts, grids, strict=True):
                 video[name] = part.unflatten(0, (t, -1))
         return videos
 
-    def _received(self, queries: torch.Tensor, keys: torch.Tensor, scale: float, grids: list) -> torch.Tensor:
+    def _heads(self, attention: Any, given: Any, *, rotated: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n, H, d) queries and keys of a layer, from what its attention was called with."""
+        args, kwargs = given
+        hidden, (cos, sin) = args[0] if args else kwargs["hidden_states"], kwargs["position_embeddings"]
+        queries, keys = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)[:2]
+        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
+        return rotate(queries, keys, cos, sin) if rotated else (queries, keys)
+
+    def _received(self, queries: torch.Tensor, keys: torch.Tensor, grids: list) -> torch.Tensor:
         """(n / unit,) received attention of the merged tokens, in the tower's order. queries, keys: (n, H, d)."""
         sizes = [t * h * w for t, h, w in grids]
         maps = []
         for q, k, (t, _, _) in zip(queries.split(sizes), keys.split(sizes), grids, strict=True):
             q, k = (side.unflatten(0, (t, -1)).transpose(1, 2) for side in (q, k))  # (T, H, h·w, d)
-            maps.append(received_attention(q, k, scale).flatten())
+            maps.append(received_attention(q, k, q.shape[-1] ** -0.5).flatten())
         return torch.cat(maps).unflatten(0, (-1, self.unit)).sum(1)
 
     def _raster(self, thw: torch.Tensor) -> Any:

@@ -32,15 +32,15 @@ def _keep(name: str, module: nn.Module, args: tuple, output: torch.Tensor) -> No
         store[name] = output.detach()
 
 
-def watch_input(module: nn.Module, name: str) -> RemovableHandle:
-    """Keeps the module's first argument and its `position_embeddings` under `name` whenever a call asks for it."""
-    return module.register_forward_pre_hook(partial(_keep_input, name), with_kwargs=True)
+def watch_call(module: nn.Module, name: str) -> RemovableHandle:
+    """Keeps the arguments that the module is called with, (args, kwargs), under `name` whenever a call asks for it."""
+    return module.register_forward_pre_hook(partial(_keep_call, name), with_kwargs=True)
 
 
-def _keep_input(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
+def _keep_call(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
     store = _store.get()
     if store is not None and name in store:
-        store[name] = (args[0] if args else kwargs["hidden_states"]).detach(), kwargs["position_embeddings"]
+        store[name] = args, kwargs
 
 
 @contextmanager

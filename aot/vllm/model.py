@@ -16,7 +16,7 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from ..compress import compress
 from .capture import Capture
 from .processing import AOTProcessingInfo
-from .settings import VideoSettings
+from .settings import LlavaSettings
 
 
 @MULTIMODAL_REGISTRY.register_processor(
@@ -27,7 +27,7 @@ class AOTLlavaOnevisionForConditionalGeneration(LlavaOnevisionForConditionalGene
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.videos = VideoSettings.read(self.config)
+        self.videos = LlavaSettings.read(self.config)
         if isinstance(self.vision_tower, SiglipVisionModel):  # a server without videos and pictures loads none
             self.capture = Capture(self.vision_tower, self.videos.config.requires, self.videos.layers)
 

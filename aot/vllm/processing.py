@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from functools import cached_property
 
 from vllm.model_executor.models.llava_onevision import LlavaOnevisionProcessingInfo
+from vllm.multimodal.processing import BaseProcessingInfo
 
-from .settings import VideoSettings
+from .settings import LlavaSettings, VideoSettings
 
 
-class AOTProcessingInfo(LlavaOnevisionProcessingInfo):
-    """Exact token counts of compressed videos."""
+class SettingsInModelId(BaseProcessingInfo):
+    """Puts the settings into the key of every cached video: other settings, other tokens."""
 
     @cached_property
     def videos(self) -> VideoSettings:
@@ -17,8 +18,15 @@ class AOTProcessingInfo(LlavaOnevisionProcessingInfo):
 
     @property
     def model_id(self) -> str:
-        """Part of the key of every cached video: other settings, other tokens."""
         return f"{super().model_id} {self.videos}"
+
+
+class AOTProcessingInfo(SettingsInModelId, LlavaOnevisionProcessingInfo):
+    """Exact token counts of compressed videos."""
+
+    @cached_property
+    def videos(self) -> LlavaSettings:
+        return LlavaSettings.read(self.get_hf_config())
 
     def get_num_video_tokens(self, *, image_width: int, image_height: int, num_frames: int) -> int:
         """Tokens of a video of this many frames, whatever their size; AOTError for too many."""

@@ -10,63 +10,41 @@ from ..registry import get_method
 from ..spatial_pooling import pooled_grid
 from ..validation import check_newline_position, count
 
-FRAMES = 32  # LLaVA-OneVision's
+FRAMES = 32  # LLaVA-OneVision's, and what vLLM samples by itself
 # all tokens with all newlines, as the model reads a video without compression
 _WHOLE = AOTConfig(method="uniform", retention=1.0, newlines="all")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VideoSettings:
-    """How videos become tokens on one server.
+    """How a server reduces videos.
 
-    config: settings of `aot.compress`. grid: tower tokens (H, W) of a frame. layers: tower layers in use.
-    pool, newline_position: the host model's. frames: most frames a video may have; the budgets of the server
-    follow from it.
+    config: settings of `aot.compress`. frames: most frames a video may have; the budgets of the server follow from it.
     """
 
     config: AOTConfig
-    grid: tuple[int, int]
-    layers: int
-    pool: str = "bilinear"
-    newline_position: str = "one_token"
     frames: int = FRAMES
 
     @classmethod
     def read(cls, config: Any) -> "VideoSettings":
-        """Settings of a LlavaOnevisionConfig with these fields of our own, all optional.
+        """Settings of a model's configuration with these fields of our own, both optional.
 
-        aot: dict of AOTConfig, or None for all tokens; mm_newline_position and mm_spatial_pool_mode as in
-        LLaVA-NeXT's checkpoints; mm_video_frames. Raises AOTError, in one sentence, for settings that
-        cannot be served and for a vision tower that is no SigLIP.
+        aot: dict of AOTConfig, or None for all tokens; mm_video_frames. Raises AOTError, in one sentence, for settings
+        that cannot be served.
         """
-        vision = getattr(config, "vision_config", None)
-        kind = getattr(vision, "model_type", None)
-        if kind != "siglip_vision_model":
-            raise AOTError(
-                f"The vision tower is a {kind}, which cannot be served with compression; use a LLaVA-OneVision "
-                "checkpoint in the layout of transformers, or convert one of LLaVA-NeXT's (aot convert)."
-            )
-        side = vision.image_size // vision.patch_size
         frames = getattr(config, "mm_video_frames", None)
-        settings = cls(
-            config=_compression(getattr(config, "aot", None)),
-            grid=(side, side),
-            layers=_layers_in_use(config),
-            pool=getattr(config, "mm_spatial_pool_mode", None) or "bilinear",
-            newline_position=getattr(config, "mm_newline_position", None) or "one_token",
-            frames=FRAMES if frames is None else count("mm_video_frames", frames, 1),
-        )
-        check_newline_position(settings.newline_position)
-        settings.tokens(settings.frames)
+        frames = FRAMES if frames is None else count("mm_video_frames", frames, 1)
+        settings = cls(config=_compression(getattr(config, "aot", None)), frames=frames)
+        settings.token_count(frames, 1)
         return settings
 
-    def tokens(self, frames: int) -> int:
-        """Tokens of a video in the prompt, newlines included; AOTError where they depend on what it shows."""
-        rows, columns = pooled_grid(self.grid, self.pool)
+    def token_count(self, frames: int, per_frame: int, **newlines: Any) -> int:
+        """Tokens of a video in the prompt, newlines included; AOTError where they depend on what it shows.
+
+        newlines: arguments of `AOTConfig.token_count` about them, none of a model without newlines.
+        """
         try:
-            return sum(
-                self.config.token_count(frames, rows * columns, newline_position=self.newline_position, rows=rows)
-            )
+            return sum(self.config.token_count(frames, per_frame, **{"newline_position": "no_token"} | newlines))
         except AOTError as error:
             raise AOTError(f"{error} vLLM must know them in advance; the split deployment takes any count.") from error
 
@@ -77,6 +55,50 @@ class VideoSettings:
                 f"The video has {frames} frames and this server takes at most {self.frames}; sample fewer, or start "
                 "it with more (--frames)."
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LlavaSettings(VideoSettings):
+    """Of LLaVA-OneVision, whose videos of one length have one count.
+
+    grid: tower tokens (H, W) of a frame. layers: tower layers in use. pool, newline_position: the host model's.
+    """
+
+    grid: tuple[int, int]
+    layers: int
+    pool: str = "bilinear"
+    newline_position: str = "one_token"
+
+    @classmethod
+    def read(cls, config: Any) -> "LlavaSettings":
+        """Further fields: mm_newline_position and mm_spatial_pool_mode as in LLaVA-NeXT's checkpoints.
+
+        Raises AOTError for a vision tower that is no SigLIP as well.
+        """
+        vision = getattr(config, "vision_config", None)
+        kind = getattr(vision, "model_type", None)
+        if kind != "siglip_vision_model":
+            raise AOTError(
+                f"The vision tower is a {kind}, which cannot be served with compression; use a LLaVA-OneVision "
+                "checkpoint in the layout of transformers, or convert one of LLaVA-NeXT's (aot convert)."
+            )
+        side, shared = vision.image_size // vision.patch_size, VideoSettings.read(config)
+        settings = cls(
+            config=shared.config,
+            frames=shared.frames,
+            grid=(side, side),
+            layers=_layers_in_use(config),
+            pool=getattr(config, "mm_spatial_pool_mode", None) or "bilinear",
+            newline_position=getattr(config, "mm_newline_position", None) or "one_token",
+        )
+        check_newline_position(settings.newline_position)
+        settings.tokens(settings.frames)
+        return settings
+
+    def tokens(self, frames: int) -> int:
+        """Tokens of a video in the prompt, newlines included."""
+        rows, columns = pooled_grid(self.grid, self.pool)
+        return self.token_count(frames, rows * columns, newline_position=self.newline_position, rows=rows)
 
     def check_context(self, length: int) -> None:
         """AOTError when the longest video and one more token do not fit into a context of `length` tokens."""
@@ -94,6 +116,11 @@ class VideoSettings:
             middle = (low + high + 1) // 2
             low, high = (middle, high) if self.tokens(middle) <= tokens else (low, middle - 1)
         return low
+
+
+def settings_of(config: Any) -> VideoSettings:
+    """Settings of a model's configuration, of the family that it is of."""
+    return (LlavaSettings if config.model_type == "llava_onevision" else VideoSettings).read(config)
 
 
 def _compression(settings: Any) -> AOTConfig:

@@ -6,8 +6,8 @@ import os
 import sys
 from importlib.metadata import PackageNotFoundError, version
 
-from aot.vllm import ARCHITECTURE
-from aot.vllm.settings import VideoSettings
+from aot.vllm import ARCHITECTURES
+from aot.vllm.settings import settings_of
 from aot_cli.main import entry
 from aot_cli.parser import Parser, share
 from llava.chat.options import compression
@@ -29,23 +29,24 @@ def add_options(parser: Parser) -> None:
 
 def vllm_command(options: argparse.Namespace, rest: list[str]) -> list[str]:
     """The command line of vLLM. rest: arguments for vLLM itself. ValueError, in one sentence, for what cannot work."""
-    from transformers import LlavaOnevisionConfig
+    from transformers import AutoConfig
 
     settings = read_settings(options.model)
-    if settings.get("model_type") != LlavaOnevisionConfig.model_type:
+    kind = settings.get("model_type")
+    if kind not in ARCHITECTURES:
         raise CheckpointError(
-            f"{options.model} is a {settings.get('model_type')!r} checkpoint, not one of LLaVA-OneVision in the layout "
-            f"of transformers; LLaVA-NeXT's layout is converted by: aot convert {options.model} FOLDER."
+            f"{options.model} is a {kind!r} checkpoint, not one of LLaVA-OneVision or Qwen3-VL in the layout of "
+            f"transformers; LLaVA-NeXT's layout is converted by: aot convert {options.model} FOLDER."
         )
     aot = compression(options)
     ours = {"aot": None if aot is None else aot.to_dict()}
     if options.frames is not None:
         ours["mm_video_frames"] = options.frames
-    videos = VideoSettings.read(LlavaOnevisionConfig.from_dict({**settings, **ours}))
+    videos = settings_of(AutoConfig.for_model(**{**settings, **ours}))
     return [
         sys.executable,
         *_server(options.model),
-        *("--hf-overrides", json.dumps({"architectures": [ARCHITECTURE], **ours})),
+        *("--hf-overrides", json.dumps({"architectures": [ARCHITECTURES[kind][0]], **ours})),
         *("--media-io-kwargs", json.dumps({"video": {"num_frames": videos.frames}})),
         *(("--data-parallel-size", str(options.data_parallel)) if options.data_parallel else ()),
         *rest,

@@ -73,7 +73,9 @@ def make(folder: Path, family: str) -> Path:
 def _qwen(ids: dict, text: dict, family: str):
     name = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_5_moe": "Qwen3_5Moe"}[family]
     new = int(transformers.__version__.split(".")[0]) >= 5
-    rope = {"rope_type": "default", "mrope_section": [4, 2, 2], "rope_theta": 10000.0}
+    head = 32 if family == "qwen3_vl" else 16  # the least that vLLM's CPU build has
+    rope = {"rope_type": "default", "mrope_section": [head // 4, head // 8, head // 8], "rope_theta": 10000.0}
+    rope["mrope_interleaved"] = family != "qwen2_5_vl"  # vLLM asks; transformers knows
     tower = {**DEEP, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
     tower |= (
         {"window_size": 16, "fullatt_block_indexes": [0, 2], "tokens_per_second": 2}
@@ -86,7 +88,7 @@ def _qwen(ids: dict, text: dict, family: str):
         text = {**text, **EXPERTS}
     config = getattr(transformers, f"{name}Config")(
         vision_config=tower,
-        text_config={**text, "head_dim": 16, "rope_parameters" if new else "rope_scaling": rope},
+        text_config={**text, "head_dim": head, "rope_parameters" if new else "rope_scaling": rope},
         image_token_id=ids["<|image_pad|>"],
         video_token_id=ids["<|video_pad|>"],
         vision_start_token_id=ids["<|vision_start|>"],
@@ -95,6 +97,8 @@ def _qwen(ids: dict, text: dict, family: str):
     )
     least, most = (64, 8 * 8 * 36) if family == "qwen2_5_vl" else (64, 8 * 8 * 400)
     settings = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
+    if family == "qwen3_vl":  # as published; vLLM takes what is of images for videos too
+        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     settings["size"] = {"shortest_edge": least, "longest_edge": most}
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), settings
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,10 +47,16 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Exam:
-    """frames: (V, T, S, S, 3) uint8 in the tower's size, so that nobody resizes them again."""
+    """frames: (T, H, W, 3) uint8 of each video; metadata: what vLLM is to know of each, or None.
 
-    frames: np.ndarray
+    image, video: what stands in a prompt for them.
+    """
+
+    frames: Sequence[np.ndarray]
     prompts: list[Prompt]
+    metadata: dict | None = None
+    image: str = "<image>"
+    video: str = "<video>"
 
 
 class OwnPath:
@@ -60,14 +67,14 @@ class OwnPath:
 
     def inputs(self, exam: Exam, prompt: Prompt) -> dict:
         """Arguments of generate."""
-        images = [process_images([_picture(exam, i)], self.processor, self.model.config)[0] for i in prompt.images]
+        images = [process_images([picture(exam, i)], self.processor, self.model.config)[0] for i in prompt.images]
         videos = [self.processor.preprocess(exam.frames[i])["pixel_values"] for i in prompt.videos]
         ids = tokenizer_image_token(prompt.write(image="<image>", video="<image>"), self.tokenizer, IMAGE_TOKEN_INDEX)
         return {
             "inputs": torch.tensor([ids]),
             "images": [*images, *videos],
             "modalities": ["image"] * len(images) + ["video"] * len(videos),
-            "image_sizes": [_picture(exam, i).size for i in prompt.images] + [None] * len(videos),
+            "image_sizes": [picture(exam, i).size for i in prompt.images] + [None] * len(videos),
         }
 
     @torch.inference_mode()
@@ -99,7 +106,7 @@ class OwnPath:
         return prepared[4][0]
 
 
-def _picture(exam: Exam, number: int):
+def picture(exam: Exam, number: int):
     from PIL import Image
 
     return Image.fromarray(exam.frames[number][0])
@@ -129,6 +136,7 @@ def exam(own, clips) -> Exam:
     items = make_exam(QUESTIONS)
     numbers = {clip: i for i, clip in enumerate(clips)}
     frames = [load_video(path, num_frames=own.model.config.mm_video_frames).frames for path in clips.values()]
+    # in the tower's size, so that nobody resizes them again
     pixels = np.stack([own.processor.resize(list(video)).permute(0, 2, 3, 1).numpy() for video in frames])
     prompts = [Prompt(item.question.open_prompt(), (numbers[item.clip],)) for item in items]
     asked = [prompt.text for prompt in prompts]
@@ -146,16 +154,16 @@ def vllm_answers(converted, tmp_path):
 
     def run(exam: Exam, *, processes: bool, embeds: list[torch.Tensor] | None = None, **engine) -> list[dict]:
         prompts = [
-            {"text": p.write(image="<image>", video="<video>"), "videos": p.videos, "images": p.images}
+            {"text": p.write(image=exam.image, video=exam.video), "videos": p.videos, "images": p.images}
             for p in exam.prompts
         ]
         if embeds is not None:
             save_file({str(i): tensor.contiguous() for i, tensor in enumerate(embeds)}, tmp_path / "embeds.safetensors")
             prompts = [{"embeds": i} for i in range(len(embeds))]
         engine = {"model": str(converted), "max_model_len": 4096, **engine}
-        job = {"engine": engine, "prompts": prompts, "max_tokens": NEW_TOKENS}
+        job = {"engine": engine, "prompts": prompts, "max_tokens": NEW_TOKENS, "metadata": exam.metadata}
         (tmp_path / "job.json").write_text(json.dumps(job))
-        np.save(tmp_path / "frames.npy", exam.frames)
+        np.savez(tmp_path / "frames.npz", *exam.frames)
         environment = os.environ | QUIET | {"VLLM_ENABLE_V1_MULTIPROCESSING": str(int(processes))}
         command = [sys.executable, str(Path(__file__).with_name("engine.py")), str(tmp_path)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=900, cwd=ROOT)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from aot.vllm import ARCHITECTURE
+from aot.vllm import ARCHITECTURE, ARCHITECTURES
 from aot_cli.main import make_parser
 from llava.serve.vllm import main, vllm_command
 
@@ -56,6 +56,14 @@ def test_frames(model):
     line = command(model, "--frames", "48")
     assert value(line, "--hf-overrides")["mm_video_frames"] == 48
     assert value(line, "--media-io-kwargs") == {"video": {"num_frames": 48}}
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "qwen3_vl_moe"])
+def test_qwen3_vl(tmp_path, kind):
+    line = command(str(checkpoint(tmp_path, {"model_type": kind})), "--retention", "0.1")
+    overrides = value(line, "--hf-overrides")
+    assert overrides["architectures"] == [ARCHITECTURES[kind][0]] and overrides["aot"]["retention"] == 0.1
+    assert value(line, "--media-io-kwargs") == {"video": {"num_frames": 32}}
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from aot import AOTConfig, AOTError
-from aot.vllm.settings import VideoSettings
+from aot.vllm.settings import LlavaSettings, settings_of
 
 
 def configuration(**fields):
@@ -35,32 +35,43 @@ def configuration(**fields):
     ],
 )
 def test_counts(fields, frames, tokens):
-    assert VideoSettings.read(configuration(**fields)).tokens(frames) == tokens
+    assert LlavaSettings.read(configuration(**fields)).tokens(frames) == tokens
+
+
+def test_a_model_whose_videos_have_any_size():
+    """Qwen3-VL: counts by frames and tokens of a frame, less than a frame has among them."""
+    videos = settings_of(SimpleNamespace(model_type="qwen3_vl", aot={"retention": 0.1}, mm_video_frames=48))
+    assert [videos.token_count(*size) for size in ((8, 24), (1, 5), (24, 999))] == [19, 1, 2397] and videos.frames == 48
+    assert isinstance(
+        settings_of(SimpleNamespace(model_type="llava_onevision", **vars(configuration()))), LlavaSettings
+    )
+    with pytest.raises(AOTError, match="split deployment"):
+        settings_of(SimpleNamespace(model_type="qwen3_vl", aot={"distortion": 0.2}))
 
 
 def test_layers_in_use():
-    assert VideoSettings.read(configuration()).layers == 26
-    assert VideoSettings.read(configuration(vision_feature_layer=-2)).layers == 25
-    assert VideoSettings.read(configuration(vision_feature_layer=20)).layers == 20
+    assert LlavaSettings.read(configuration()).layers == 26
+    assert LlavaSettings.read(configuration(vision_feature_layer=-2)).layers == 25
+    assert LlavaSettings.read(configuration(vision_feature_layer=20)).layers == 20
 
 
 @pytest.mark.parametrize("room", [1, 20, 627, 628, 629, 10**6])
 @pytest.mark.parametrize("most", [None, 300])
 def test_frames_that_fit_are_the_most(room, most):
-    videos = VideoSettings.read(configuration(aot={"retention": 0.1, "max_tokens": most}, mm_video_frames=40))
+    videos = LlavaSettings.read(configuration(aot={"retention": 0.1, "max_tokens": most}, mm_video_frames=40))
     fit = videos.frames_that_fit(room)
     assert fit == max((n for n in range(1, 41) if videos.tokens(n) <= room), default=0)
 
 
 def test_too_many_frames():
-    videos = VideoSettings.read(configuration(mm_video_frames=48))
+    videos = LlavaSettings.read(configuration(mm_video_frames=48))
     videos.check_frames(48)
     with pytest.raises(AOTError, match="49 frames and this server takes at most 48"):
         videos.check_frames(49)
 
 
 def test_the_longest_video_must_fit_the_context():
-    videos = VideoSettings.read(configuration(aot={"retention": 0.1}))
+    videos = LlavaSettings.read(configuration(aot={"retention": 0.1}))
     videos.check_context(629)
     with pytest.raises(AOTError, match="32 frames takes 628 tokens and the server's context holds 628"):
         videos.check_context(628)
@@ -85,13 +96,13 @@ def test_the_longest_video_must_fit_the_context():
 )
 def test_refusals(fields, said):
     with pytest.raises(AOTError, match=said):
-        VideoSettings.read(configuration(**fields))
+        LlavaSettings.read(configuration(**fields))
 
 
 def test_another_tower_is_refused():
     other = SimpleNamespace(vision_config=SimpleNamespace(model_type="clip_vision_model"))
     with pytest.raises(AOTError, match="clip_vision_model"):
-        VideoSettings.read(other)
+        LlavaSettings.read(other)
 
 
 def test_nothing_of_aot_imports_vllm():

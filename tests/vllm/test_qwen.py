@@ -1,0 +1,224 @@
+"""vLLM with the plugin answers about Qwen3-VL as `aot.apply` on transformers' own model does, token for token."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
+
+import aot
+from aot import AOTConfig, AOTError
+from tests.apply.families import IMAGE as IMAGE_ID
+from tests.apply.families import START
+from tests.apply.families import VIDEO as VIDEO_ID
+from tests.apply.qwen import batch, image, rope, row, video
+from tests.apply.qwen import make as qwen
+from tests.hf.checkpoints import make
+
+from .conftest import NEW_TOKENS, Prompt, picture
+from .test_equality import WHOLE, check
+
+pytest.importorskip("vllm", reason="vLLM is not installed; scripts/test_vllm.sh installs it")
+
+IMAGE, VIDEO = (f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("image", "video"))
+METADATA = {"fps": 8.0, "duration": 2.0, "total_num_frames": 16, "frames_indices": list(range(16))}
+ARCHITECTURE = "AOTQwen3VLForConditionalGeneration"
+# pieces that cut every video, and two requests at a time, so that later ones find what earlier ones left in the caches
+PIECES = {
+    "enable_chunked_prefill": True,
+    "enable_prefix_caching": True,
+    "max_num_batched_tokens": 48,
+    "max_num_seqs": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return make(tmp_path_factory.mktemp("qwen3_vl"), "qwen3_vl")
+
+
+@pytest.fixture(scope="module")
+def questions(exam):
+    """About one video, two of different grids, a picture and a video, a picture, nothing; and the first three again."""
+    first, second = exam.frames[0], exam.frames[1][:, :64]
+    asked = [prompt.text for prompt in exam.prompts]
+    about = [((0,), ()), ((1,), ()), ((0, 1), ()), ((1,), (0,)), ((0,), (1,)), ((), (1,)), ((), ())]
+    prompts = [Prompt(asked[i], videos, images) for i, (videos, images) in enumerate(about)]
+    prompts += [Prompt(asked[8], (0,)), *prompts[:3]]
+    metadata = {**METADATA, "video_backend": "opencv", "do_sample_frames": False}
+    return replace(exam, frames=[first, second], prompts=prompts, metadata=metadata, image=IMAGE, video=VIDEO)
+
+
+def own_answers(checkpoint, questions, config: AOTConfig) -> list[dict]:
+    """As tests/vllm/engine.py writes them."""
+    model = Qwen3VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(checkpoint)
+    applied = aot.apply(model, config=config)
+    found = []
+    for prompt in questions.prompts:
+        media = {"images": [picture(questions, i) for i in prompt.images] or None}
+        if prompt.videos:
+            videos = [torch.from_numpy(questions.frames[i]).permute(0, 3, 1, 2) for i in prompt.videos]
+            media |= {"videos": videos, "video_metadata": [dict(METADATA)] * len(videos), "do_sample_frames": False}
+        inputs = processor(text=[prompt.write(image=IMAGE, video=VIDEO)], return_tensors="pt", **media)
+        length = inputs["input_ids"].shape[1]
+        with torch.inference_mode():
+            output = model.generate(
+                **inputs, max_new_tokens=NEW_TOKENS, do_sample=False, return_dict_in_generate=True, output_logits=True
+            )
+        tokens = output.sequences[0, length:].tolist()
+        first = output.logits[0][0].log_softmax(-1)[tokens[0]].item()
+        dropped = sum(one.tokens_before - one.num_visual for one in applied.last) if prompt.videos else 0
+        found.append({"tokens": tokens, "logprob": first, "prompt": length - dropped})
+    return found
+
+
+@pytest.mark.parametrize(
+    ("config", "engine"),
+    [
+        (AOTConfig(retention=1), PIECES),
+        (AOTConfig(retention=0.25), PIECES),
+        (AOTConfig(retention=0.1), WHOLE),
+        (AOTConfig(max_tokens=7, method="visionzip"), PIECES),
+    ],
+    ids=["all-tokens", "pieces", "whole", "another-method"],
+)
+def test_answers(vllm_answers, checkpoint, questions, config, engine):
+    overrides = {"architectures": [ARCHITECTURE], "aot": config.to_dict()}
+    found = vllm_answers(questions, processes=False, model=str(checkpoint), hf_overrides=overrides, **engine)
+    check(found, own_answers(checkpoint, questions, config), questions)
+    assert (found[-1]["cached"] > 0) == engine["enable_prefix_caching"]
+
+
+@pytest.fixture(scope="module")
+def started(checkpoint):
+    """Factory: the configuration that vLLM starts with, without starting it."""
+    from vllm import EngineArgs
+
+    def start(settings: dict | None, **arguments):
+        overrides = {"architectures": [ARCHITECTURE], "aot": settings, "mm_video_frames": 12}
+        return EngineArgs(model=str(checkpoint), hf_overrides=overrides, **arguments).create_engine_config()
+
+    return start
+
+
+@pytest.fixture
+def anew(monkeypatch):
+    """As on a GPU."""
+    from aot.vllm.startup import CheckedQwen
+
+    monkeypatch.setattr(CheckedQwen, "recomputes_positions", staticmethod(lambda: True))
+
+
+@pytest.mark.parametrize(
+    ("settings", "arguments", "said"),
+    [
+        ({"retention": 1.5}, {}, "retention is 1.5; use a number in"),
+        ({"retention": 0.1, "distortion": 0.2}, {}, "vLLM must know them in advance"),
+        ({"retention": 0.1}, {"video_pruning_rate": 0.5}, "with --video-pruning-rate; leave it out"),
+        ({"retention": 0.1}, {"enable_mm_embeds": True}, "with --enable-mm-embeds; leave it out"),
+        ({"retention": 0.1}, {"mm_encoder_tp_mode": "data"}, "with --mm-encoder-tp-mode data; leave it out"),
+        ({"retention": 0.1}, {"compilation_config": {"compile_mm_encoder": True}}, "with compile_mm_encoder; leave it"),
+    ],
+)
+def test_what_cannot_be_served_is_said_before_anything_starts(started, anew, settings, arguments, said):
+    with pytest.raises(ValueError, match=said):
+        started(settings, **arguments)
+
+
+def test_a_cpu_is_refused(started):
+    with pytest.raises(ValueError, match="On a CPU vLLM does not compute positions anew"):
+        started({"retention": 0.1})
+
+
+def test_places_in_the_prompt(started, anew, checkpoint):
+    """Exactly as many as are kept, down to less than a frame has; all that stands around them; settings in the key."""
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    whole = AutoProcessor.from_pretrained(checkpoint)
+    mark, keys = whole.video_token_id, []
+    for retention in (1.0, 0.3, 0.01):
+        processor = MULTIMODAL_REGISTRY.create_processor(started({"retention": retention}).model_config)
+        keys.append(processor.info.model_id)
+        most = processor.info.get_mm_max_tokens_per_item(4096, {"video": 1})["video"]
+        for frames, height, width in ((12, 40, 24), (5, 16, 64), (2, 96, 96), (14, 8, 8)):
+            clip = torch.randint(0, 255, (frames, height, width, 3), dtype=torch.uint8).numpy()
+            seen = {**METADATA, "total_num_frames": frames, "frames_indices": list(range(frames))}
+            media = processor.info.parse_mm_data({"video": [(clip, {**seen, "do_sample_frames": False})]})
+            if frames > 12:
+                with pytest.raises(AOTError, match="14 frames and this server takes at most 12"):
+                    processor(f"so {VIDEO} what?", media)
+                continue
+            made = processor(f"so {VIDEO} what?", media)
+            ids, (places,) = made["prompt_token_ids"], made["mm_placeholders"]["video"]
+            videos = [torch.from_numpy(clip).permute(0, 3, 1, 2)]
+            call = {"videos": videos, "video_metadata": [seen], "do_sample_frames": False, "return_tensors": "pt"}
+            inputs = whole(text=[f"so {VIDEO} what?"], **call)
+            time, rows, columns = inputs["video_grid_thw"][0].tolist()
+            per_frame = rows * columns // 4
+            assert inputs["input_ids"][0].tolist().count(mark) == time * per_frame
+            assert ids.count(mark) == max(1, int(retention * time * per_frame + 1e-9))
+            assert [i for i in ids if i != mark] == [i for i in inputs["input_ids"][0].tolist() if i != mark]
+            assert places.get_num_embeds() == places.length <= most
+    assert len(set(keys)) == 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_positions(dtype):
+    """Those that transformers gives the kept tokens in the whole prompt, whatever the pieces that it is read in."""
+    from aot.vllm.qwen import ReducedVideos
+
+    parts = (5, image(), 6, video(40, 4, 32), 7, 8, video(3, 8, 6), video(2, 4, 4), image(6, 4), 9)
+    tiny, inputs = qwen("Qwen3VL"), batch("Qwen3VL", parts)
+    model = SimpleNamespace(
+        config=tiny.config, visual=SimpleNamespace(spatial_merge_size=2), visual_dim=4, multiscale_dim=8
+    )
+    draw = torch.Generator().manual_seed(0)
+    positions, ids, kept, rows, features = rope(tiny, inputs)[:, 0], [], [], [], []
+    for part in parts:
+        run = torch.tensor(row("Qwen3VL", part))
+        if isinstance(part, int):
+            ids.append(run)
+            kept.append(torch.ones(1, dtype=torch.bool))
+            continue
+        kind, frames, height, width = part
+        stays, media = torch.ones(len(run), dtype=torch.bool), run == (VIDEO_ID if kind == "video" else IMAGE_ID)
+        offset, length = sum(map(len, ids)) + int(kind == "image"), int(media.sum())
+        data = torch.zeros(length, 12)
+        if kind == "video":  # one of its tokens at least; of frames in front none at all
+            stays[media] = (torch.rand(length, generator=draw) < 0.2) & (torch.arange(length) >= length // frames)
+            stays[-2] = True
+            true = run[stays]
+            data = ReducedVideos._get_expanded_positions(
+                model,
+                video_grid_thw=[frames, height, width],
+                is_video_embed=true == VIDEO_ID,
+                is_vision_start=true == START,
+                retention_mask=stays[media].nonzero().squeeze(-1),
+            )
+            data = torch.cat([torch.zeros(len(true), 12), data], dim=1)
+            text = true[true != VIDEO_ID]
+            run = torch.cat([text[:3], true[true == VIDEO_ID], text[3:]])  # 2 for the time, and the mark
+            length = len(run)
+        place = SimpleNamespace(offset=offset, length=length)
+        grid = SimpleNamespace(data=torch.tensor([frames, height, width]))
+        features.append(SimpleNamespace(modality=kind, mm_position=place, data={f"{kind}_grid_thw": grid}))
+        ids.append(run)
+        kept.append(stays)
+        rows.append(data.to(dtype))
+    wanted, ids = positions[:, torch.cat(kept)], torch.cat(ids).tolist()
+    assert wanted.max() > 256 and len(ids) == wanted.shape[1]
+    start, delta = ReducedVideos.get_mrope_input_positions(model, ids, features)
+    assert delta == wanted.max() + 1 - len(ids) and start.shape == wanted.shape
+    for size in (len(ids), 7, 50):
+        found = start
+        for first in (*range(0, len(ids), size), 0):  # the last time over again, as after a preemption
+            read = []
+            for feature, data in zip(features, rows, strict=True):
+                at, length = feature.mm_position.offset, feature.mm_position.length
+                here = data[max(first - at, 0) : max(first + size - at, 0)]
+                read += [here] if len(here) else []
+            cleaned, found, delta = ReducedVideos.recompute_mrope_positions(model, ids, read, found, first)
+            assert all(one.shape[1] == 12 for one in cleaned) and delta == wanted.max() + 1 - len(ids)
+        assert torch.equal(found, wanted)
