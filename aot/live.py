@@ -14,7 +14,7 @@ from .errors import AOTError
 from .ops import facility_location, merge, sketch, softmax_plan
 from .ops.common import at_least_float32, true_indices, unit
 from .ops.pair_cost import grid_distances
-from .stream import PER_TOKEN, VideoStream, join
+from .stream import VideoStream, join, tokens_at
 from .types import CompressedVideo, TokenKind
 
 LEAST_TOKENS = 64  # one for each part of 2^31 clips
@@ -26,10 +26,10 @@ class LiveStream(VideoStream):
     After each closed clip exactly `config.budget(frames so far, P)` visual tokens are kept. As long as the retention
     decides, they are those of a `VideoStream`. From where max_tokens decides, a hierarchy of parts shares it:
 
-    - neighbouring parts are joined once they last no longer together than the time since, so every two parts double
-      the time that is held, and T frames in clips of c are at most about 2·log2(T / c) + 2 parts
-    - a new clip comes in with what its retention allows, and all parts share max_tokens evenly: those that hold more
-      than their share are compressed further by `recompress`
+    - with each clip two neighbouring parts are joined, the newest that last no longer together than the time since. So
+      every two parts double the time that is held, and T frames in clips of c are at most about 2·log2(T / c) + 2 parts
+    - a new clip comes in with what its retention allows. For it the newest parts that hold more than an even share of
+      max_tokens are compressed further by `recompress`: mostly two that were joined, and what lies before them stays
 
     What is held beside the tokens is a clip and a push. config: of the method "aot" in its default variant, with
     max_tokens of at least 64. Other arguments as in `VideoStream`. Raises AOTError for other settings.
@@ -64,7 +64,7 @@ class LiveStream(VideoStream):
             for count in (self._frames, self._frames + frames)
         )
         wanted = [*(part.num_visual for part in self.parts), after - before]
-        return even_shares(wanted, min(sum(wanted), self.whole.max_tokens))
+        return newest_give(wanted, min(sum(wanted), self.whole.max_tokens))
 
     def _close(self, frames: int, *, last: bool) -> CompressedVideo:
         *shares, _ = self._shares(frames)
@@ -72,32 +72,33 @@ class LiveStream(VideoStream):
         clip.check()  # the masks would pile up
         clip = replace(clip, config=self.whole, usable={})
         clip = _subset(clip, torch.arange(len(clip.kind), device=clip.kind.device)[clip.kind != TokenKind.NEWLINE])
-        self.parts = join_old([*recompress(self.parts, shares), clip])
+        self.parts = join_newest([*recompress(self.parts, shares), clip])
         return clip
 
 
-def even_shares(wanted: Sequence[int], budget: int) -> list[int]:
-    """As equal as whole numbers allow, none above what it wants; they sum to the budget, or to all that is wanted."""
-    shares, left = [0] * len(wanted), budget
-    for done, place in enumerate(sorted(range(len(wanted)), key=wanted.__getitem__)):
-        shares[place] = min(wanted[place], left // (len(wanted) - done))
-        left -= shares[place]
+def newest_give(wanted: Sequence[int], budget: int) -> list[int]:
+    """What parts that want so many tokens may keep, the budget in all: the newest give first, none below an even share.
+
+    budget: at most what is wanted in all.
+    """
+    shares, surplus = list(wanted), sum(wanted) - budget
+    for place in reversed(range(len(wanted))):
+        given = min(surplus, max(0, wanted[place] - budget // len(wanted)))
+        shares[place] -= given
+        surplus -= given
     return shares
 
 
-def join_old(parts: Sequence[CompressedVideo]) -> list[CompressedVideo]:
-    """Joins neighbours that last no longer together than the time since, where their tokens can still be compared."""
-    newest_first: list[CompressedVideo] = []
-    since = 0  # frames behind the last part of newest_first
-    for part in reversed(parts):
-        later = newest_first[-1] if newest_first else None
-        if later and part.frames + later.frames <= since and len(part.tokens) + len(later.tokens) <= MAX_CLIP_TOKENS:
+def join_newest(parts: Sequence[CompressedVideo]) -> list[CompressedVideo]:
+    """Joins the newest neighbours that last no longer together than the time since, and can still be compared."""
+    since = 0  # frames behind the two
+    for place in reversed(range(len(parts) - 1)):
+        part, later = parts[place : place + 2]
+        if part.frames + later.frames <= since and len(part.tokens) + len(later.tokens) <= MAX_CLIP_TOKENS:
             joined = join([part, later])
-            newest_first[-1] = replace(joined, clips=[joined.frames])
-            continue
-        since += later.frames if later else 0
-        newest_first.append(part)
-    return newest_first[::-1]
+            return [*parts[:place], replace(joined, clips=[joined.frames]), *parts[place + 2 :]]
+        since += later.frames
+    return list(parts)
 
 
 @torch.no_grad()
@@ -174,4 +175,4 @@ def _subset(video: CompressedVideo, stay: torch.Tensor) -> CompressedVideo:
     behind = newline.long().cumsum(0) - newline.long()  # newlines in front of each token
     used = torch.zeros_like(newline).index_fill(0, behind[stay], True)
     left = (newline & used[behind]).index_fill(0, stay, True)
-    return replace(video, **{name: getattr(video, name)[left] for name in PER_TOKEN})
+    return tokens_at(video, left)

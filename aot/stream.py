@@ -167,6 +167,11 @@ def append_parts(parts: list[CompressedVideo], new: Sequence[CompressedVideo]) -
 PER_TOKEN = ("tokens", "frame", "position", "kind", "mass")
 
 
+def tokens_at(video: CompressedVideo, places: torch.Tensor | slice) -> CompressedVideo:
+    """The video with the tokens at these places alone; places: indices, a mask (S,) or a slice."""
+    return replace(video, **{name: getattr(video, name)[places] for name in PER_TOKEN})
+
+
 def join(parts: Sequence[CompressedVideo]) -> CompressedVideo:
     """The clips of a stream as one video. Raises AOTError for none."""
     if not parts:

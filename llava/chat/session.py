@@ -17,6 +17,7 @@ from PIL import Image
 from aot import AOTConfig, AOTError, CompressedVideo
 from aot.deprecated import renamed_attribute, renamed_keyword
 from aot.methods.in_llm import is_in_llm
+from aot.stream import tokens_at
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.prompt import Message, prompt_ids
 from llava.chat.prompt_cache import KEPT, PromptCache, ReadPrompt
@@ -280,9 +281,12 @@ class ChatSession(VideoReading):
         given = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy
         if read.cache is not None:
             given[CACHE] = read.cache
-        if not read.ids:  # images and video are still to be read
+        new = ids[:, len(read.ids) :]
+        if unread := self._visual_token in new:  # images, and the video from where it is not read
+            video = self.loaded and self.loaded.features
+            left = tokens_at(video, slice(read.begun, None)) if read.begun else video
             given |= {
-                "images": [*(image.pixels for image in self.images), *([self.loaded.features] if self.loaded else [])],
+                "images": [*(image.pixels for image in self.images), *([left] if self.loaded else [])],
                 "modalities": ["image"] * len(self.images) + ["video"] * bool(self.loaded),
                 "image_sizes": [*(image.size for image in self.images), *([(1, 1)] if self.loaded else [])],
             }
@@ -290,7 +294,7 @@ class ChatSession(VideoReading):
         stops = self.model.generation_config.eos_token_id
         stops = {*stops} if isinstance(stops, list) else {stops}
         stops |= {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
-        new, stopped = ids[:, len(read.ids) :], False
+        stopped = False
         try:
             self.model.generate(
                 new,
@@ -305,8 +309,8 @@ class ChatSession(VideoReading):
             if stream.first is None:
                 raise
             stopped = True
-        if not read.ids and self.loaded and self.compression:
-            read.video = self.model.last_compression[-1]
+        if unread and self.loaded and self.compression:
+            read.video = video if read.begun else self.model.last_compression[-1]
         return stopped
 
     def _use_compression(self) -> None:
