@@ -18,9 +18,8 @@ from aot import AOTConfig
 from aot.config import PRESETS
 from aot.methods.in_llm import IN_LLM, is_in_llm
 from aot.registry import get_method
-from aot_cli.parser import share
+from aot_cli.parser import pair, share
 from aot_tiny.worlds import checkpoint_world
-from llava.chat.options import json_or_word
 from llava.eval.exam.perturb import PERTURBATIONS
 from llava.eval.sweep import SweepError
 
@@ -71,7 +70,7 @@ def parse_setting(name: str) -> Setting:
     method, _, kept = head.partition("@")
     try:
         retention = float(kept)
-        changes = {key: json_or_word(text) for key, text in (field.split("=", 1) for field in changed)}
+        changes = dict(map(pair, changed))
         AOTConfig(retention=retention)  # in range
         own = method in OWN_COUNTS
         config = (
