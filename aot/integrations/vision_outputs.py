@@ -78,6 +78,15 @@ def watch_attention(tower: nn.Module) -> list[RemovableHandle]:
     ]
 
 
+def needed_layers(needs: Sequence[str], used: int) -> dict[str, int]:
+    """The layer that each output is read in, of `used` ones in use; AOTError for an output that no tower gives."""
+    shallow, deep = layers(used) if {"shallow", "deep"} & set(needs) else (0, 0)
+    known = {"shallow": shallow, "deep": deep, "attention_last": used - 1, "keys": used - 1}
+    if unknown := sorted(set(needs) - known.keys()):
+        raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
+    return {name: layer for name, layer in known.items() if name in needs}
+
+
 class Reader:
     """Which layers of a tower give the outputs that a method needs, and what these outputs are.
 
@@ -86,13 +95,9 @@ class Reader:
 
     def __init__(self, tower: nn.Module, needs: Sequence[str], used: int):
         self.attention = attention_layers(tower)
-        shallow, deep = layers(used) if {"shallow", "deep"} & set(needs) else (0, 0)
-        self.received = {"shallow": shallow, "deep": deep, "attention_last": used - 1}
-        self.received = {name: layer for name, layer in self.received.items() if name in needs}
-        self.keys = {"keys": used - 1} if "keys" in needs else {}
-        unknown = sorted(set(needs) - self.received.keys() - self.keys.keys())
-        if unknown:
-            raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
+        found = needed_layers(needs, used)
+        self.received = {name: layer for name, layer in found.items() if name != "keys"}
+        self.keys = {name: layer for name, layer in found.items() if name == "keys"}
 
     @property
     def names(self) -> list[str]:
