@@ -182,11 +182,11 @@ def sample_clip(seed: int, *, frames: int | None = None, camera: str | None = No
             return clip
 
 
-def sample_signs(seed: int, *, frames: int = 16) -> Clip:
+def sample_signs(seed: int) -> Clip:
     """A still clip of signs, one in each quarter of the picture and others in each quarter of the time: what digits
     are learnt from.
     """
-    rng = np.random.default_rng([seed, 6])
+    rng, frames = np.random.default_rng([seed, 6]), 16
     signs = []
     for part, x, y in itertools.product(range(4), (0.25, 0.75), (0.25, 0.75)):
         at = (x + float(rng.uniform(-0.05, 0.05)), y + float(rng.uniform(-0.08, 0.08)))
