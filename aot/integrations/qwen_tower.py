@@ -13,8 +13,8 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import AOTError
-from ..ops import received_attention
-from .vision_outputs import needed_layers, watch_input
+from ..ops.received_attention import needed_layers, received_attention
+from .vision_outputs import watch_input
 
 
 def watch_blocks(tower: nn.Module) -> list[RemovableHandle]:

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import AOTError
-from ..ops.received_attention import layers, received_attention
+from ..ops.received_attention import needed_layers, received_attention
 from ..spatial_pooling import pool_tokens
 
 _store: ContextVar[dict[str, Any] | None] = ContextVar("aot_capture", default=None)
@@ -76,15 +76,6 @@ def watch_attention(tower: nn.Module) -> list[RemovableHandle]:
         for number, attention in enumerate(attention_layers(tower))
         for side in "qk"
     ]
-
-
-def needed_layers(needs: Sequence[str], used: int) -> dict[str, int]:
-    """The layer that each output is read in, of `used` ones in use; AOTError for an output that no tower gives."""
-    shallow, deep = layers(used) if {"shallow", "deep"} & set(needs) else (0, 0)
-    known = {"shallow": shallow, "deep": deep, "attention_last": used - 1, "keys": used - 1}
-    if unknown := sorted(set(needs) - known.keys()):
-        raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
-    return {name: layer for name, layer in known.items() if name in needs}
 
 
 class Reader:

@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from aot import AOTConfig, CompressedVideo, compress, layers, warm_up
+from aot import AOTConfig, CompressedVideo, compress, warm_up
 from aot.methods.in_llm import is_in_llm
+from aot.ops.received_attention import needed_layers
 from aot.registry import get_method
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput, joined
 
@@ -103,16 +104,10 @@ def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None, *, maps: bo
     names = {"shallow", "deep"} if maps else set()
     if config is not None:
         names |= {*get_method(config.method).requires}
-    last = tower.num_layers - 1
-    received = {"attention_last": last}
-    if names & {"shallow", "deep"}:
-        received["shallow"], received["deep"] = layers(tower.num_layers)
-    keys = {"keys": last}
-    unknown = sorted(names - received.keys() - keys.keys())
-    if unknown:
-        raise ValueError(f"Method {config.method!r} needs {unknown[0]!r}, which this vision tower cannot give.")
-    wanted = ({name: layer for name, layer in on.items() if name in names} for on in (received, keys))
-    return CapturePlan(*wanted, None if config is None else config.tower_reuse)
+    found = needed_layers(names, tower.num_layers)
+    received = {name: layer for name, layer in found.items() if name != "keys"}
+    keys = {name: layer for name, layer in found.items() if name == "keys"}
+    return CapturePlan(received, keys, None if config is None else config.tower_reuse)
 
 
 def compress_video(
