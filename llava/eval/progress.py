@@ -103,4 +103,4 @@ def expected(run: Run) -> int | None:
     if run.task.name not in SIZES:
         return None
     subtasks, each = SIZES[run.task.name]
-    return subtasks * (each if run.limit is None else min(run.limit, each))
+    return subtasks * (each if run.sweep.limit is None else min(run.sweep.limit, each))
