@@ -1,7 +1,6 @@
 """`aot completion SHELL`: what the shell needs to complete commands and options."""
 
 import argparse
-import sys
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -12,11 +11,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prints the script of one shell for the whole tree; loads every command once to know its options."""
-    try:
-        import shtab
-    except ImportError:
-        print("aot completion needs shtab; run pip install shtab.", file=sys.stderr)
-        return 1
+    import shtab
+
     from aot_cli.main import make_parser
 
     parser = make_parser()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module, metadata
 
-from aot_cli.commands import COMMANDS, EXAMPLES, Command
+from aot_cli.commands import COMMANDS, EXAMPLES, GROUPS, Command
 from aot_cli.parser import Parser, meant
 from aot_cli.renamed import renamed
 
@@ -80,12 +80,8 @@ class _Tree(Parser):
     def format_help(self) -> str:
         """The commands by group, on one screen."""
         lines = ["usage: aot COMMAND [options]", "", self.description]
-        group = None
-        for name, command in COMMANDS.items():
-            if command.group != group:
-                group = command.group
-                lines += ["", f"{group}:"]
-            lines.append(f"  {name:<12} {command.help}")
+        for group, commands in GROUPS.items():
+            lines += ["", f"{group}:", *(f"  {name:<12} {command.help}" for name, command in commands.items())]
         return "\n".join([*lines, "", "examples:", *(f"  {example}" for example in EXAMPLES), ""])
 
 

@@ -2,11 +2,12 @@
 
 import argparse
 import difflib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 
 class Parser(argparse.ArgumentParser):
@@ -45,8 +46,8 @@ def meant(word: str, known: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else ""
 
 
-class ShareError(argparse.ArgumentTypeError, ValueError):
-    """A text that is no share of the tokens; argparse tells it as it is."""
+class TextError(argparse.ArgumentTypeError, ValueError):
+    """A text that is no share of the tokens, or no setting; argparse tells it as it is."""
 
 
 def cache_folder(text: str) -> Path:
@@ -81,4 +82,15 @@ def share(text: str) -> float:
     try:
         return float(number[:-1]) / 100 if number.endswith("%") else float(number)
     except ValueError as error:
-        raise ShareError(f"use a share such as 0.1 or 10%, not {text!r}") from error
+        raise TextError(f"use a share such as 0.1 or 10%, not {text!r}") from error
+
+
+def pair(text: str) -> tuple[str, Any]:
+    """NAME=VALUE, the value as JSON where it is JSON, such as a number, true or null, and as a word otherwise."""
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise TextError(f"use NAME=VALUE, such as clips=dynamic, not {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,4 +1,4 @@
-"""What both worlds draw with: masks of shapes, and clips as video files."""
+"""What both worlds draw with: colours, masks of shapes, and clips as video files."""
 
 from __future__ import annotations
 
@@ -9,6 +9,11 @@ import numpy as np
 
 SHAPES = ("circle", "square", "triangle", "cross", "ring", "diamond")
 NEEDLE = "star"  # the shape of brief events only
+COLORS = {
+    "red": (215, 40, 40), "green": (40, 165, 60), "blue": (50, 80, 225), "yellow": (240, 215, 40),
+    "purple": (150, 60, 190), "orange": (240, 135, 30), "white": (245, 245, 245), "cyan": (60, 210, 220),
+}  # fmt: skip
+DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
 def shape_mask(shape: str, center: Iterable[float], radius: float, size: int):
@@ -44,7 +49,7 @@ def signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)}, sign or {NEEDLE}")
 
 
-def write_video(path: str | Path, frames: np.ndarray, *, fps: int, crf: int) -> None:
+def write_video(path: str | Path, frames: np.ndarray, *, fps: int, crf: int = 18) -> None:
     """Writes frames (T, S, S, 3) uint8 as an H.264 MP4."""
     import av
 

@@ -22,19 +22,16 @@ class World:
     """Where clips and questions come from.
 
     sample, write: draw the clip of a seed, write it as MP4 and return it; both are called with `kinds`. questions: a
-    module with FAMILIES, ANSWERS, CHOICE_PROMPTS, LETTERS, CAPTION_PROMPTS, make_questions, choice_correct, caption and
-    caption_f1. score_open: 0..1 of an open answer to a question. details: what else is told of one. strata: of a clip,
-    further columns to group its records by. frames: how many of a clip a model looks at, None for its own number.
-    even_families: whether families with few questions come first, so that fewer clips are needed. demo: the
-    demonstration's clip.
+    module with FAMILIES, ANSWERS, CHOICE_PROMPTS, LETTERS, CAPTION_PROMPTS, make_questions, open_correct,
+    choice_correct, caption and caption_f1. strata: of a clip, further columns to group its records by. frames: how many
+    of a clip a model looks at, None for its own number. even_families: whether families with few questions come first,
+    so that fewer clips are needed. demo: the demonstration's clip.
     """
 
     sample: Callable[..., Any]
     write: Callable[..., Any]
     questions: ModuleType
-    score_open: Callable[[str, Any], float]
     demo: int
-    details: Callable[[str, Any], dict[str, float]] = lambda said, question: {}
     strata: Callable[[Any], dict[str, str]] = lambda clip: {}
     frames: Callable[[Any], int | None] = lambda clip: None
     even_families: bool = False
@@ -47,6 +44,14 @@ class World:
     def write_clip(self, path: str | Path, seed: int) -> Any:
         return self.write(path, seed, **self.kinds)
 
+    def score_open(self, said: str, question: film_questions.Question) -> float:
+        """0 or 1 for an open answer."""
+        return float(self.questions.open_correct(said, question))
+
+    def details(self, said: str, question: film_questions.Question) -> dict[str, float]:
+        """What else is told of an open answer: of an interval how far it overlaps the right one."""
+        return {"iou": film_questions.interval_iou(said, question.answer)} if question.family == "grounding" else {}
+
 
 def _film_strata(clip: film_clips.Clip) -> dict[str, str]:
     """Whether the camera moves, how, and the length in frames; "mixed" for scenes that differ in how."""
@@ -55,25 +60,18 @@ def _film_strata(clip: film_clips.Clip) -> dict[str, str]:
     return {"camera": clip.camera, "camera motion": motion, "frames": str(clip.frames)}
 
 
-def _film_details(said: str, question: film_questions.Question) -> dict[str, float]:
-    return {"iou": film_questions.interval_iou(said, question.answer)} if question.family == "grounding" else {}
-
-
 WORLDS = {
     "shapes": World(
         shapes_clips.sample_clip,
         shapes_clips.write_clip,
         shapes_questions,
-        score_open=lambda said, question: float(shapes_questions.open_correct(said, question.answer)),
         demo=900_005,  # the model gets its questions right with all tokens
     ),
     "film": World(
         film_clips.sample_clip,
         film_render.write_clip,
         film_questions,
-        score_open=lambda said, question: float(film_questions.open_correct(said, question)),
         demo=900_002,  # a clip of 16 frames, as many as a chat looks at
-        details=_film_details,
         strata=_film_strata,
         frames=lambda clip: clip.frames,
         even_families=True,

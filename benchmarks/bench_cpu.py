@@ -1,12 +1,17 @@
 """Ratios that hold on a CPU whatever its speed, each pair measured in turn in one run.
 
     python -m benchmarks.bench_cpu [--parts compress attention prefill precision] [--layers 2] [--frames 32]
+    python -m benchmarks.bench_cpu --parts methods
+    python -m benchmarks.bench_cpu --parts reuse --frames 8 --layers 26 [--shares 0 25 50 75 90 100]
 
 compress: `aot.compress` at 10 % over one torch.bmm of 32 x (603x896)·(896x126). attention: a tower's forward pass
 with the received attention of two layers over one without. prefill: uncompressed prefill over compression and prefill
 at 10 %, on the 0.5B shape (width 896) with --layers of its 24 language layers; fewer layers make the compression
-weigh more. precision: SigLIP so400m with --layers of its 26 layers in float32 over bfloat16. A wrong result ends the
-run without a time. The last line is JSON; the exit status is 1 when the ratio of "compress" is above --limit.
+weigh more. precision: SigLIP so400m with --layers of its 26 layers in float32 over bfloat16. methods: the default over
+EVS and over FlashVID, and every method's milliseconds, on pooled tokens of a still scene with a moving part. reuse:
+that tower with features reused in time over the tower without, by the share of patches that stand still; "flops" is
+the ratio that is counted. A wrong result ends the run without a time. The last line is JSON; the exit status is 1 when
+the ratio of "compress" is above --limit, or the default takes more than twice EVS's time or more than FlashVID's.
 """
 
 import copy
@@ -15,7 +20,9 @@ import sys
 
 import torch
 
-from aot import AOTConfig, CompressedVideo, compress, layers, pool_tokens
+from aot import AOTConfig, CompressedVideo, compress, layers, method_names, pool_tokens
+from aot.registry import get_method
+from aot.reuse import distinct_frames
 from benchmarks.measure import (
     WrongResult,
     attention_ratio,
@@ -31,8 +38,11 @@ from benchmarks.models import VISION, make_model
 
 CPU = torch.device("cpu")
 GRID, WIDTH = (27, 27), 896
-PARTS = ("compress", "attention", "prefill", "precision")
+PARTS = ("compress", "attention", "prefill", "precision", "methods", "reuse")
 CONFIG = AOTConfig(retention=0.1)
+POOLED, POOLED_WIDTH = (14, 14), 3584  # of methods
+TIMES_EVS = 2.0  # most that the default may take of EVS's time
+REUSE = 0.02  # largest difference of a patch that is encoded once
 
 
 def still_scene(frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -108,15 +118,87 @@ def precision_ratio(depth: int, repeats: int) -> dict:
     return {"frames": 1, "layers": depth, "relative_error": error, **ratio(times, "float32", "bfloat16")}
 
 
+def moving_scene(frames: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+    """Arguments and extras of `compress`: pooled tokens (T, P, D) of a still scene with noise and a moving part."""
+    tokens = POOLED[0] * POOLED[1]
+    features = torch.randn(1, tokens, POOLED_WIDTH).repeat(frames, 1, 1)
+    for frame in range(frames):
+        features[frame, (7 * frame) % tokens :][:30] = torch.randn(1, POOLED_WIDTH)
+    features += 0.3 * torch.randn(frames, tokens, POOLED_WIDTH)
+    maps = torch.rand(3, frames, tokens)
+    extras = {"attention_last": maps[2], "keys": torch.randn(frames, tokens, 72)}
+    return {"features": features, "shallow": maps[0], "deep": maps[1]}, extras
+
+
+def method_ratios(frames: int, repeats: int) -> dict:
+    """Every method that acts before the language model and reads nothing learnt, in turn on the same tokens."""
+    video, extras = moving_scene(frames)
+    works = {}
+    for name in method_names():
+        if get_method(name).in_llm or get_method(name).kind == "tuned":
+            continue
+        config = CONFIG.replace(method=name)
+
+        def work(_, config=config) -> CompressedVideo:
+            return compress(**video, config=config, pool=None, grid=POOLED, extras=extras)
+
+        check(work(0).num_visual == config.budget(frames, POOLED[0] * POOLED[1]), f"the count of {name} is wrong")
+        works[name] = work
+    times = seconds_in_turn(works, CPU, repeats=repeats)
+    milliseconds = {name: round(1e3 * time, 2) for name, time in sorted(times.items(), key=lambda item: item[1])}
+    ratios = {name: round(times["aot"] / times[name], 3) for name in ("evs", "flashvid")}
+    return {"frames": frames, "grid": POOLED, "width": POOLED_WIDTH, "ms": milliseconds, "aot_over": ratios}
+
+
+def still_clip(tower, frames: int, share: float) -> torch.Tensor:
+    """Pixels (F, 3, S, S) in which that share of the patches is the same in all frames, in whole rows or nearly."""
+    side, patch = tower.num_patches_per_side, tower.config.patch_size
+    pixels = torch.rand(1, 3, tower.image_size, tower.image_size).repeat(frames, 1, 1, 1)
+    for place in range(round((1 - share) * side**2)):
+        row, column = (patch * index for index in divmod(place, side))
+        pixels[1:, :, row : row + patch, column : column + patch] = torch.rand(frames - 1, 3, patch, patch)
+    return 2 * pixels - 1
+
+
+def reuse_ratios(tower, frames: int, shares: list[float], repeats: int) -> dict:
+    """Milliseconds of the plain tower, and of each share what is faster and by how much it is off."""
+    clips = {share: still_clip(tower, frames, share) for share in shares}
+    plain = {share: tower.encode(pixels).features for share, pixels in clips.items()}
+    rows = {}
+    for share, pixels in clips.items():
+        found = tower.encode(pixels, reuse=REUSE)
+        error = relative_error(found.features, plain[share])
+        check(error < (0.02 if share in (0, 1) else 1), f"the features at {share:.0%} are off by {error:.1%}")
+        flops = tower.flops(frames, frames * tower.num_patches) / tower.flops(frames, found.patches)
+        rows[share] = {"still": share, "patches": found.patches, "relative_error": error, "flops": flops}
+    works = {"plain": lambda _: tower.encode(clips[shares[0]])}
+    works |= {share: lambda _, pixels=pixels: tower.encode(pixels, reuse=REUSE) for share, pixels in clips.items()}
+    works["equal frames"] = lambda _: distinct_frames(clips[shares[-1]])
+    times = seconds_in_turn(works, CPU, repeats=repeats)
+    for share, row in rows.items():
+        row |= {"ms": 1e3 * times[share], "ratio": times["plain"] / times[share]}
+    search = {f"{name.replace(' ', '_')}_ms": 1e3 * times[name] for name in ("plain", "equal frames")}
+    return {"frames": frames, "layers": tower.num_layers, **search, "shares": list(rows.values())}
+
+
 @torch.inference_mode()
 def measure(part: str, options) -> dict | list[dict]:
-    """One part of the result; attention has a row for each tower."""
+    """One part of the result; attention has a row for each tower, reuse for each dtype."""
     if part == "compress":
         return compress_ratio(options.frames, options.repeats)
     if part == "prefill":
         return prefill_ratio(options.frames, options.layers, options.repeats)
     if part == "precision":
         return precision_ratio(options.layers, options.repeats)
+    if part == "methods":
+        return method_ratios(options.frames, options.repeats)
+    if part == "reuse":
+        shares, found = [share / 100 for share in options.shares], {}
+        for name in options.dtypes:
+            tower = so400m(options.layers).to(getattr(torch, name))
+            tower.config.num_hidden_layers = options.layers
+            found[name] = reuse_ratios(tower, options.frames, shares, options.repeats)
+        return found
     rows = []
     for name in options.tower:
         tower = make_model("tiny", CPU).get_vision_tower() if name == "tiny" else so400m()
@@ -124,15 +206,17 @@ def measure(part: str, options) -> dict | list[dict]:
     return rows
 
 
-def main() -> int:
+def main(words: list[str] | None = None) -> int:
     parser = make_parser(__doc__, repeats=3)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:4]))
     parser.add_argument("--tower", nargs="+", choices=("tiny", "so400m"), default=["tiny"], help="of attention")
-    parser.add_argument("--frames", type=int, default=32, help="frames of compress and prefill")
+    parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="of reuse")
+    parser.add_argument("--shares", nargs="+", type=float, default=[0, 25, 50, 75, 90, 100], help="of reuse, percent")
+    parser.add_argument("--frames", type=int, default=32, help="frames of all parts but attention and precision")
     parser.add_argument("--layers", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--limit", type=float, default=5.0, help="largest ratio of compress that passes")
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)
     result = {"benchmark": "cpu", **environment(CPU), "limit": options.limit}
@@ -144,7 +228,11 @@ def main() -> int:
         print(part, result[part], flush=True)
     save(result, options.output)
     print(json.dumps(result))
-    return int(result.get("compress", {"ratio": 0})["ratio"] > options.limit)
+    slow = "compress" in result and result["compress"]["ratio"] > options.limit
+    if "methods" in result:
+        over = result["methods"]["aot_over"]
+        slow = slow or over["evs"] > TIMES_EVS or over["flashvid"] > 1
+    return int(slow)
 
 
 if __name__ == "__main__":

@@ -1,80 +1,8 @@
-"""CPU time of every method on the same pooled tokens, in turn in one run, and as multiples of EVS and of the default.
+"""Milliseconds of every method, and the default over EVS and FlashVID: the part "methods" of `bench_cpu`."""
 
-    python -m benchmarks.bench_methods [--width 3584] [--frames 32] [--retention 0.1]
-
-Pooled tokens of 14x14 a frame that resemble those of the frame before, no pooling. The clock is the CPU time of this
-process on one thread. The last line is JSON. Counts are checked before any time is reported. Exit status 1 where the
-default takes more than --times-evs of EVS or is above FlashVID.
-"""
-
-import json
 import sys
 
-import torch
-
-from aot import AOTConfig, compress, method_names
-from aot.registry import get_method
-from benchmarks.measure import WrongResult, check, environment, make_parser, save, seconds_in_turn
-
-CPU = torch.device("cpu")
-GRID = (14, 14)
-
-
-def make_inputs(frames: int, width: int) -> dict[str, torch.Tensor]:
-    """Features (T, P, D) of a still scene with noise and a moving part, importance maps (T, P) and keys (T, P, 72)."""
-    generator = torch.Generator().manual_seed(0)
-    tokens = GRID[0] * GRID[1]
-    features = torch.randn(1, tokens, width, generator=generator).repeat(frames, 1, 1)
-    for frame in range(frames):
-        features[frame, (7 * frame) % tokens :][:30] = torch.randn(1, width, generator=generator)
-    features += 0.3 * torch.randn(frames, tokens, width, generator=generator)
-    maps = torch.rand(3, frames, tokens, generator=generator)
-    keys = torch.randn(frames, tokens, 72, generator=generator)
-    return {"features": features, "shallow": maps[0], "deep": maps[1], "attention_last": maps[2], "keys": keys}
-
-
-def main() -> int:
-    parser = make_parser(__doc__, repeats=5)
-    parser.add_argument("--frames", type=int, default=32)
-    parser.add_argument("--width", type=int, default=3584)
-    parser.add_argument("--retention", type=float, default=0.1)
-    parser.add_argument("--methods", nargs="*", help="default: all that act before the language model")
-    parser.add_argument("--times-evs", type=float, default=2.0, help="most that the default may take of EVS's time")
-    options = parser.parse_args()
-    torch.set_num_threads(1)
-    inputs = make_inputs(options.frames, options.width)
-    extras = {name: inputs[name] for name in ("attention_last", "keys")}
-    names = options.methods or [
-        name for name in method_names() if not get_method(name).in_llm and get_method(name).kind != "tuned"
-    ]
-    works = {}
-    for name in dict.fromkeys(["aot", "evs", "flashvid", *names]):
-        config = AOTConfig(method=name, retention=options.retention)
-
-        def work(_, config=config):
-            return compress(
-                inputs["features"], inputs["shallow"], inputs["deep"], config, pool=None, grid=GRID, extras=extras
-            )
-
-        try:
-            check(
-                work(0).num_visual == config.budget(options.frames, GRID[0] * GRID[1]), f"the count of {name} is wrong"
-            )
-        except WrongResult as reason:
-            sys.exit(f"{reason}; no time is reported.")
-        works[name] = work
-    times = seconds_in_turn(works, CPU, repeats=options.repeats)
-    print(f"{'method':10} {'ms':>8} {'/ evs':>7} {'aot /':>7}")
-    for name, time in sorted(times.items(), key=lambda item: item[1]):
-        print(f"{name:10} {time * 1e3:8.1f} {time / times['evs']:7.2f} {times['aot'] / time:7.2f}")
-    ratios = {name: round(times["aot"] / times[name], 3) for name in ("evs", "flashvid")}
-    milliseconds = {name: round(time * 1e3, 2) for name, time in times.items()}
-    shape = {"frames": options.frames, "grid": GRID, "width": options.width, "retention": options.retention}
-    result = {"benchmark": "methods", **environment(CPU), **shape, "ms": milliseconds, "aot_over": ratios}
-    save(result, options.output)
-    print(json.dumps(result))
-    return 0 if ratios["evs"] <= options.times_evs and ratios["flashvid"] <= 1 else 1
-
+from benchmarks.bench_cpu import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(["--parts", "methods", *sys.argv[1:]]))

@@ -19,16 +19,17 @@ DATA = Path(__file__).parents[1] / "tests" / "data" / "video"  # what FFmpeg's e
 FRAMES = 300
 RATE = 25
 QUIET = "log-level=none:"
+START = 83  # frame at which `trimmed` files begin
 
 
-def trimmed(path: Path, *, start: int = 83, muxer: dict[str, str] | None = None, **settings: object) -> None:
+def trimmed(path: Path, *, muxer: dict[str, str] | None = None, **settings: object) -> None:
     """Cut without encoding anew: what the first frame needs stays in front of it, at times below zero."""
     whole = path.with_name("whole.mp4")
     encode(whole, frames=FRAMES, rate=RATE, gop=64, **settings)
     with av.open(str(whole)) as source, av.open(str(path), "w", options=muxer or {}) as out:
         copies = {stream: out.add_stream_from_template(stream) for stream in source.streams}
         film = source.streams.video[0]
-        zero = Fraction(start, RATE)
+        zero = Fraction(START, RATE)
         key = max(p.pts for p in source.demux(film) if p.is_keyframe and p.pts * film.time_base <= zero)
         source.seek(key, stream=film)
         for packet in source.demux():

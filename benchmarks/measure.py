@@ -2,19 +2,18 @@
 
 import argparse
 import json
-import platform
 import statistics
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
 
 from aot import layers
-from llava.eval.provenance import processor
+from llava.eval.provenance import commit, processor
+from llava.utils import versions
 
 FEATURE_ERROR = 3e-2  # relative difference of features that half precision may make
 
@@ -126,17 +125,14 @@ def running(command: list[str]) -> Iterator[tuple[subprocess.Popen, str]]:
 
 def environment(device: torch.device) -> dict:
     """Hardware, versions and commit that a result was measured with."""
-    command = ["git", "-C", str(Path(__file__).parents[1]), "rev-parse", "--short", "HEAD"]
-    modules = {name: __import__(name) if find_spec(name) else None for name in ("triton", "transformers")}
+    source = commit()
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else processor(),
         "threads": torch.get_num_threads(),
         "clock": clock(device),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "commit": subprocess.run(command, capture_output=True, text=True).stdout.strip() or None,
+        "commit": source and source["revision"][:7],
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        **{name: module and module.__version__ for name, module in modules.items()},
+        **versions(("torch", "triton", "transformers")),
     }
 
 

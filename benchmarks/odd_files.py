@@ -81,9 +81,9 @@ def encode(
         out.mux(stream.encode(None))
 
 
-def tone(path: Path, container: str | None = None) -> None:
+def tone(path: Path) -> None:
     """One second of sound and no picture."""
-    with av.open(str(path), "w", format=container) as out:
+    with av.open(str(path), "w") as out:
         _tone(out, out.add_stream("aac", rate=16000, layout="mono"))
 
 
@@ -223,8 +223,8 @@ REFUSED: dict[str, tuple[str, Writer]] = {
     "a web page": ("a.mp4", _bytes(b"<!DOCTYPE html><html><body>404 Not Found</body></html>")),
     "an archive": ("a.zip", _bytes(b"PK\3\4" + bytes(500))),
     "a program": ("a.mp4", _bytes(b"\x7fELF" + bytes(5000))),
-    "sound alone": ("a.m4a", lambda path: tone(path)),
-    "sound called .mp4": ("a.mp4", lambda path: tone(path)),
+    "sound alone": ("a.m4a", tone),
+    "sound called .mp4": ("a.mp4", tone),
     "only the first bytes of an MP4": ("a.mp4", _bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41")),
     "a playlist that names a file": ("a.m3u8", _bytes(_PLAYLIST % b"/etc/hostname")),
     "a playlist that names an address": ("a.m3u8", _bytes(_PLAYLIST % b"http://127.0.0.1:9/part.ts")),

@@ -203,7 +203,7 @@ def _as_video_error(path: str | os.PathLike, decoder: str, time_limit: float) ->
 
 
 def time_text(video: Video) -> str:
-    """What LLaVA-Video models are with_progress before the question: the video's length and the time of each frame."""
+    """What LLaVA-Video models are told before the question: the video's length and the time of each frame."""
     times = ",".join(f"{time:.2f}s" for time in video.times)
     return (
         f"The video lasts for {video.duration:.2f} seconds, and {len(video.times)} frames are uniformly "

@@ -6,13 +6,11 @@ from typing import Any
 
 import torch
 
-from ..compress import compress
-from ..config import AOTConfig
 from ..spatial_pooling import pooled_grid
 from ..types import CompressedVideo, TokenKind
 from .shortening import Family
 from .steps import EncodedVideo, split_videos
-from .vision_outputs import Reader, attention_layers, capturing, reader_of, watch, watch_attention
+from .vision_outputs import capturing, reader_of, watch
 
 _PROJECTED = "projected"
 
@@ -22,16 +20,11 @@ class LlavaOnevision(Family):
 
     names = ("LlavaOnevisionForConditionalGeneration",)
 
-    def check(self, model: Any, needs: Sequence[str]) -> None:
-        tower = model.model.vision_tower
-        Reader(tower, needs, len(attention_layers(tower)))
-
     def watch(self, model: Any) -> list:
-        return [*watch_attention(model.model.vision_tower), watch(model.model.multi_modal_projector, _PROJECTED)]
+        return [*super().watch(model), watch(model.model.multi_modal_projector, _PROJECTED)]
 
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
-        call = inspect.signature(original).bind(inner, *args, **kwargs).arguments
-        videos = next(call[name] for name in ("pixel_values_videos", "pixel_values") if name in call)
+        call, videos = given_videos(inner, original, args, kwargs)
         reader, skip = reader_of(inner, call, needs)
         with capturing([*reader.names, _PROJECTED]) as captured:
             result = original(inner, *args, **kwargs)
@@ -39,19 +32,9 @@ class LlavaOnevision(Family):
         frames = [len(video) for video in videos]
         return result, split_videos(captured[_PROJECTED], reader.read(captured, skip=skip), frames, (side, side))
 
-    def compress(self, model: Any, video: EncodedVideo, config: AOTConfig, *, trace: bool = False) -> CompressedVideo:
-        return compress(
-            video.features,
-            video.outputs.get("shallow"),
-            video.outputs.get("deep"),
-            config,
-            pool="bilinear",
-            newline=model.model.image_newline.detach(),
-            newline_position="one_token",
-            grid=video.grid,
-            extras=video.extras,
-            trace=trace,
-        )
+    def arrangement(self, model: Any) -> dict[str, Any]:
+        newline = model.model.image_newline.detach()
+        return {"pool": "bilinear", "newline": newline, "newline_position": "one_token"}
 
     def size(self, video: EncodedVideo) -> int:
         height, width = pooled_grid(video.grid, "bilinear")
@@ -66,6 +49,12 @@ class LlavaOnevision(Family):
 
 
 FAMILY = LlavaOnevision()
+
+
+def given_videos(inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[dict[str, Any], torch.Tensor]:
+    """The arguments by name of a call of the model's own method, and the pixels (V, F, 3, S, S) among them."""
+    call = inspect.signature(original).bind(inner, *args, **kwargs).arguments
+    return call, next(call[name] for name in ("pixel_values_videos", "pixel_values") if name in call)
 
 
 def several_a_row(ids: torch.Tensor, token: int, inputs: dict) -> bool:

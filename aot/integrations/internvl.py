@@ -12,7 +12,7 @@ import torch
 from ..errors import AOTError
 from .shortening import Family, told
 from .steps import EncodedVideo, split_videos
-from .vision_outputs import Reader, attention_layers, capturing, merged, reader_of, watch_attention
+from .vision_outputs import capturing, merged, reader_of
 
 
 class InternVL(Family):
@@ -20,13 +20,6 @@ class InternVL(Family):
 
     names = ("InternVLForConditionalGeneration",)
     modality, argument = "image", "video_frames"
-
-    def check(self, model: Any, needs: Sequence[str]) -> None:
-        tower = model.model.vision_tower
-        Reader(tower, needs, len(attention_layers(tower)))
-
-    def watch(self, model: Any) -> list:
-        return watch_attention(model.model.vision_tower)
 
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
         videos = told()

@@ -1,15 +1,14 @@
 """transformers' LlavaNextVideoForConditionalGeneration: frames pooled before the projector, and no newline."""
 
-import inspect
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from .hf_onevision import several_a_row
+from .hf_onevision import given_videos, several_a_row
 from .shortening import Family
 from .steps import split_videos
-from .vision_outputs import Reader, attention_layers, capturing, merged, reader_of, watch_attention
+from .vision_outputs import capturing, merged, reader_of
 
 
 class LlavaNextVideo(Family):
@@ -17,16 +16,8 @@ class LlavaNextVideo(Family):
 
     names = ("LlavaNextVideoForConditionalGeneration",)
 
-    def check(self, model: Any, needs: Sequence[str]) -> None:
-        tower = model.model.vision_tower
-        Reader(tower, needs, len(attention_layers(tower)))
-
-    def watch(self, model: Any) -> list:
-        return watch_attention(model.model.vision_tower)
-
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
-        call = inspect.signature(original).bind(inner, *args, **kwargs).arguments
-        videos = next(call[name] for name in ("pixel_values_videos", "pixel_values") if name in call)
+        call, videos = given_videos(inner, original, args, kwargs)
         reader, skip = reader_of(inner, call, needs)
         with capturing(reader.names) as captured:
             result = original(inner, *args, **kwargs)

@@ -13,8 +13,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import AOTError
-from ..ops import received_attention
-from ..ops.received_attention import layers
+from ..ops.received_attention import needed_layers, received_attention
 from .vision_outputs import watch_call
 
 
@@ -36,15 +35,10 @@ class TowerReader:
             raise AOTError(f"The vision tower {type(tower).__name__} is not supported; use a Qwen-VL model.")
         self.tower, self.unit = tower, tower.spatial_merge_size**2
         whole = getattr(tower, "fullatt_block_indexes", None) or range(len(blocks))
-        shallow, deep = layers(len(blocks)) if {"shallow", "deep"} & set(needs) else (0, 0)
-        wanted = {"shallow": shallow, "deep": deep, "attention_last": len(blocks) - 1, "keys": len(blocks) - 1}
-        unknown = sorted(set(needs) - wanted.keys())
-        if unknown:
-            raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
-        nearest = {
-            name: min(whole, key=lambda layer, to=layer: (abs(layer - to), layer)) for name, layer in wanted.items()
+        self.layers = {
+            name: min(whole, key=lambda layer, to=wanted: (abs(layer - to), layer))
+            for name, wanted in needed_layers(needs, len(blocks)).items()
         }
-        self.layers = {name: nearest[name] for name in needs}
 
     @property
     def names(self) -> list[str]:

@@ -30,6 +30,7 @@ from .equal_frames import encode_once, encoding_once
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
 from .steps import Encoded, EncodedVideo, Generated, Kept, State, entries
+from .vision_outputs import Reader, attention_layers, watch_attention
 
 _STATE = "_aot_applied"  # on the model and on its inner one, a State
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
@@ -97,13 +98,14 @@ class Family(ABC):
     modality: str = "video"
     argument: str | None = None
 
-    @abstractmethod
     def check(self, model: Any, needs: Sequence[str]) -> None:
         """AOTError for a model whose tower cannot give these outputs."""
+        tower = self.tower(model)
+        Reader(tower, needs, len(attention_layers(tower)))
 
-    @abstractmethod
     def watch(self, model: Any) -> list:
         """Hooks on the tower, as handles."""
+        return watch_attention(self.tower(model))
 
     @abstractmethod
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
@@ -116,12 +118,15 @@ class Family(ABC):
             video.outputs.get("shallow"),
             video.outputs.get("deep"),
             config,
-            pool=None,
-            newline_position="no_token",
+            **self.arrangement(model),
             grid=video.grid,
             extras=video.extras,
             trace=trace,
         )
+
+    def arrangement(self, model: Any) -> dict[str, Any]:
+        """Pooling and newlines of a video in the language model, as `aot.compress` takes them."""
+        return {"pool": None, "newline_position": "no_token"}
 
     def kept(self, model: Any, video: EncodedVideo, config: AOTConfig) -> Kept:
         """One video, compressed, and its DeepStack rows, merged as its tokens are."""

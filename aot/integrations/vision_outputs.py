@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from ..errors import AOTError
-from ..ops.received_attention import layers, received_attention
+from ..ops.received_attention import needed_layers, received_attention
 from ..spatial_pooling import pool_tokens
 
 _store: ContextVar[dict[str, Any] | None] = ContextVar("aot_capture", default=None)
@@ -86,13 +86,9 @@ class Reader:
 
     def __init__(self, tower: nn.Module, needs: Sequence[str], used: int):
         self.attention = attention_layers(tower)
-        shallow, deep = layers(used) if {"shallow", "deep"} & set(needs) else (0, 0)
-        self.received = {"shallow": shallow, "deep": deep, "attention_last": used - 1}
-        self.received = {name: layer for name, layer in self.received.items() if name in needs}
-        self.keys = {"keys": used - 1} if "keys" in needs else {}
-        unknown = sorted(set(needs) - self.received.keys() - self.keys.keys())
-        if unknown:
-            raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
+        found = needed_layers(needs, used)
+        self.received = {name: layer for name, layer in found.items() if name != "keys"}
+        self.keys = {name: layer for name, layer in found.items() if name == "keys"}
 
     @property
     def names(self) -> list[str]:

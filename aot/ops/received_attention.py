@@ -1,5 +1,7 @@
 """Received attention, a piece of the map at a time."""
 
+from collections.abc import Collection
+
 import torch
 
 from ..errors import AOTError
@@ -59,3 +61,15 @@ def layers(num_layers: int) -> tuple[int, int]:
     if num_layers < 2:
         raise AOTError(f"The tower has {num_layers} layers in use; two importance maps need at least 2.")
     return (num_layers + 1) // 5, num_layers - 2
+
+
+def needed_layers(needs: Collection[str], used: int) -> dict[str, int]:
+    """The 0-based layer that each of these outputs of a tower is read in; AOTError for one that no tower gives.
+
+    needs: names out of "shallow", "deep", "attention_last" and "keys". used: layers in use.
+    """
+    shallow, deep = layers(used) if {"shallow", "deep"} & set(needs) else (0, 0)
+    known = {"shallow": shallow, "deep": deep, "attention_last": used - 1, "keys": used - 1}
+    if unknown := sorted(set(needs) - known.keys()):
+        raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
+    return {name: layer for name, layer in known.items() if name in needs}

@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .grid import legend_items, rows_of
-from .panels import kept_panel, map_panel, merged_panel, plain_panel
+from .panels import TITLES, draw_panel
 from .scene import Scene
 from .style import INK, headline
 from .timeline import counts_chart
@@ -17,7 +17,6 @@ from .timeline import counts_chart
 SECONDS = 1.0  # that each sampled frame is shown
 RATE = 8  # pictures a second, so that every player can seek
 DPI = 100
-TITLES = {"frame": "the frame", "kept": "kept", "why": "why: bright is high", "merged": "where the rest went"}
 
 
 def write_film(scene: Scene, path: Path) -> None:
@@ -45,24 +44,15 @@ def still(scene: Scene, t: int) -> np.ndarray:
     figure.text(0.03, 0.95, headline(scene), fontsize=15, weight="bold", color=INK, va="center")
     clip = scene.clip_of(t)
     per_frame = scene.grid[0] * scene.grid[1]
-    words = f"frame {t + 1} of {len(scene.frames)}, {scene.times[t]:.1f} s" + (
-        "" if clip is None else f", clip {clip + 1}"
-    )
-    figure.text(
-        0.03, 0.905, f"{words}: {scene.counts[t].sum()} of {per_frame} kept", fontsize=12, color=INK, va="center"
-    )
+    place = "" if clip is None else f", clip {clip + 1}"
+    words = f"frame {t + 1} of {len(scene.frames)}, {scene.times[t]:.1f} s{place}"
+    words += f": {scene.counts[t].sum()} of {per_frame} kept"
+    figure.text(0.03, 0.905, words, fontsize=12, color=INK, va="center")
     panels = ["frame", *rows]
     each = 0.94 / len(panels)
     for number, name in enumerate(panels):
         ax = figure.add_axes((0.03 + number * each, 0.37, each - 0.012, 0.46))
-        if name == "frame":
-            plain_panel(ax, scene, t)
-        elif name == "kept":
-            kept_panel(ax, scene, t)
-        elif name == "why":
-            map_panel(ax, scene, t, next(iter(scene.maps)))
-        else:
-            merged_panel(ax, scene, t)
+        draw_panel(ax, scene, t, name)
         ax.set_title(TITLES[name], fontsize=11, color=INK)
     figure.legend(
         handles=legend_items(scene, rows), loc="upper left", bbox_to_anchor=(0.02, 0.365), ncols=3, frameon=False,

@@ -10,25 +10,26 @@ from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from ..errors import AOTError
-from .panels import kept_panel, map_panel, merged_panel
+from .panels import draw_panel
 from .scene import MAPS, Scene
 from .style import CLIP_TINTS, EARLIER, INK, LATER, headline, look, reasons
 from .timeline import counts_chart, total_chart
 
+DPI = 110
 PANEL = 1.5  # inches of a panel's width
 LEFT, RIGHT = 1.0, 0.55  # inches beside the panels
 CLIP, TITLE, GAP, CHART = 0.2, 0.22, 0.06, 1.15
 ROW_NAMES = {"kept": "kept", "why": "why", "merged": "where\nthe rest\nwent"}
 
 
-def grid_image(scene: Scene, *, rows: tuple[str, ...] | None = None, dpi: int = 110) -> Image.Image:
+def grid_image(scene: Scene, *, rows: tuple[str, ...] | None = None) -> Image.Image:
     """The frame grid. rows as in `aot.visualize.draw`; AOTError for one that the method cannot fill."""
     rows = rows_of(scene) if rows is None else tuple(rows)
     missing = [row for row in rows if row not in rows_of(scene)]
     if missing or not rows:
         raise AOTError(f"This video has no row {missing[:1] or rows}; choose of: {', '.join(rows_of(scene))}.")
     figure = _Layout(scene, rows).draw()
-    figure.set_dpi(dpi)
+    figure.set_dpi(DPI)
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
@@ -102,13 +103,8 @@ class _Layout:
         kept = f"{scene.counts[t].sum()} of {per_frame}"
         self.text(x + PANEL - 0.03, y + self.head - TITLE / 2, kept, fontsize=8.5, ha="right")
         for number, row in enumerate(self.rows):
-            ax = self.axes(x, y + self.head + number * (self.panel + GAP), PANEL, self.panel)
-            if row == "kept":
-                kept_panel(ax, scene, t)
-            elif row == "why":
-                map_panel(ax, scene, t, next(iter(scene.maps)))
-            else:
-                merged_panel(ax, scene, t)
+            place = self.axes(x, y + self.head + number * (self.panel + GAP), PANEL, self.panel)
+            draw_panel(place, scene, t, row)
 
     def clip_band(self, t: int, x: float, y: float) -> None:
         """A tint under the frames of a clip, and a bar with the clip's number where it begins."""
@@ -157,11 +153,7 @@ def legend_items(scene: Scene, rows: tuple[str, ...]) -> list:
         items.append(Patch(facecolor=LATER, alpha=0.6, label="▶ went to a kept token of a later frame"))
         items.append(_mark("$12$", INK, "number on a kept token: how many it stands for"))
     if scene.clips is not None and len(scene.clips) > 1:
-        words = (
-            "band, black bar: a clip; nothing moves across its bounds"
-            if "merged" in rows
-            else "band, black bar: a clip"
-        )
+        words = "band, black bar: a clip" + "; nothing moves across its bounds" * ("merged" in rows)
         items.append(Patch(facecolor=CLIP_TINTS[0], edgecolor=INK, label=words))
     return items
 

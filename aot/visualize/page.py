@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .grid import rows_of
-from .panels import kept_panel, map_panel, merged_panel, plain_panel
+from .panels import TITLES, draw_panel
 from .scene import MAPS, Scene
 from .style import INK, headline, look, reasons
 
@@ -88,7 +88,7 @@ def _table(scene: Scene) -> str:
 
 def _strip(scene: Scene, t: int) -> Image.Image:
     """A frame with what was kept, where the rest went, and every map of the method, side by side."""
-    panels = ["the frame", "kept", *(["where the rest went"] if "merged" in rows_of(scene) else []), *scene.maps]
+    panels = ["frame", "kept", *(["merged"] if "merged" in rows_of(scene) else []), *scene.maps]
     height, width = scene.frames.shape[1:3]
     inches = 1.9
     size = (inches * len(panels), inches * height / width + 0.3)
@@ -96,15 +96,8 @@ def _strip(scene: Scene, t: int) -> Image.Image:
     canvas = FigureCanvasAgg(figure)
     for number, name in enumerate(panels):
         ax = figure.add_axes((number / len(panels), 0.02, 0.97 / len(panels), 1 - 0.3 / size[1] - 0.02))
-        if name == "the frame":
-            plain_panel(ax, scene, t)
-        elif name == "kept":
-            kept_panel(ax, scene, t)
-        elif name in MAPS:
-            map_panel(ax, scene, t, name)
-        else:
-            merged_panel(ax, scene, t)
-        ax.set_title(MAPS.get(name, name).partition(" (")[0], fontsize=8, color=INK)
+        draw_panel(ax, scene, t, name)
+        ax.set_title((TITLES | MAPS)[name].partition(" (")[0], fontsize=8, color=INK)
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
 

@@ -9,6 +9,21 @@ from ..types import TokenKind
 from .scene import Scene
 from .style import EARLIER, HEAT, INK, LATER, look
 
+TITLES = {"frame": "the frame", "kept": "kept", "why": "why: bright is high", "merged": "where the rest went"}
+
+
+def draw_panel(ax: Axes, scene: Scene, t: int, name: str) -> None:
+    """A panel by its name: "frame", "kept", "merged", "why" (the first map that the method has), or a map's own."""
+    match name:
+        case "frame":
+            _show(ax, scene, scene.frames[t])  # as the model's tower sees it
+        case "kept":
+            kept_panel(ax, scene, t)
+        case "merged":
+            merged_panel(ax, scene, t)
+        case _:
+            map_panel(ax, scene, t, next(iter(scene.maps)) if name == "why" else name)
+
 
 def kept_panel(ax: Axes, scene: Scene, t: int) -> None:
     """The kept cells in full colour with the outline and mark of their kind; the others faded."""
@@ -73,11 +88,6 @@ def map_panel(ax: Axes, scene: Scene, t: int, name: str) -> None:
     ax.imshow(values[t], cmap=HEAT, vmin=float(values.min()), vmax=float(high) or 1.0, **_place(scene))
     _bare(ax)
     _outline(ax, scene, t, color="white")
-
-
-def plain_panel(ax: Axes, scene: Scene, t: int) -> None:
-    """The frame as the model's tower sees it."""
-    _show(ax, scene, scene.frames[t])
 
 
 def _outline(ax: Axes, scene: Scene, t: int, *, color: str | None = None, filled: bool = False) -> None:

@@ -92,7 +92,7 @@ def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float
     flow = find_flow(video)
     trace = video.trace or {}
     return Scene(
-        frames=np.stack([_small(picture) for picture in frames]),
+        frames=np.stack([thumbnail(picture) for picture in frames]),
         times=np.asarray(times, float),
         kind=kind,
         mass=mass,
@@ -122,8 +122,8 @@ def _finite(values: np.ndarray) -> np.ndarray:
     return np.clip(np.nan_to_num(values, nan=low), low, high)
 
 
-def _small(picture: np.ndarray) -> np.ndarray:
-    """The picture with its longer side at most LARGEST pixels."""
+def thumbnail(picture: np.ndarray) -> np.ndarray:
+    """The picture (h, w, 3) uint8 with its longer side at most LARGEST pixels, as much as pictures show of it."""
     image = Image.fromarray(picture)
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.BICUBIC)
     return np.asarray(image)

@@ -9,16 +9,11 @@ from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 
-from aot_tiny.drawing import NEEDLE, SHAPES
-
-COLORS = {
-    "red": (215, 40, 40), "green": (40, 165, 60), "blue": (50, 80, 225), "yellow": (240, 215, 40),
-    "purple": (150, 60, 190), "orange": (240, 135, 30), "white": (245, 245, 245), "cyan": (60, 210, 220),
-}  # fmt: skip
-DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
+from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES
 
 LENGTHS = {16: 0.4, 24: 0.2, 32: 0.2, 48: 0.1, 64: 0.1}  # frames looked at, and the share of clips that have so many
 CAMERAS = ("still", "pan", "zoom", "shake")
@@ -130,6 +125,7 @@ class Clip:
     needle: Thing | None = None
     sign: Thing | None = None
     pole: Pole | None = None
+    most_objects: ClassVar[int] = 8
 
     @property
     def all_things(self) -> tuple[Thing, ...]:
@@ -186,11 +182,11 @@ def sample_clip(seed: int, *, frames: int | None = None, camera: str | None = No
             return clip
 
 
-def sample_signs(seed: int, *, frames: int = 16) -> Clip:
+def sample_signs(seed: int) -> Clip:
     """A still clip of signs, one in each quarter of the picture and others in each quarter of the time: what digits
     are learnt from.
     """
-    rng = np.random.default_rng([seed, 6])
+    rng, frames = np.random.default_rng([seed, 6]), 16
     signs = []
     for part, x, y in itertools.product(range(4), (0.25, 0.75), (0.25, 0.75)):
         at = (x + float(rng.uniform(-0.05, 0.05)), y + float(rng.uniform(-0.08, 0.08)))

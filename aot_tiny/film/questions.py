@@ -1,4 +1,4 @@
-"""Questions about drawn clips, their answers, and how a reply is scored.
+"""Questions about drawn clips, their answers, and how a reply is scored; of shapes' clips a part of the families.
 
 Families follow what VideoMME, MLVU, MVBench, Charades-STA (grounding), POPE (presence) and OCR benchmarks (reading)
 ask.
@@ -8,11 +8,13 @@ Every question can be put openly (a word or two) or as multiple choice in the wo
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from aot_tiny.film.clips import COLORS, DIRECTIONS, NEEDLE, SHAPES, Clip, Thing
+from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES
+from aot_tiny.film.clips import Clip, Thing
 
 CORNERS = ("top left", "top right", "bottom left", "bottom right")
 MOTIONS = (*DIRECTIONS, "not at all")
@@ -125,12 +127,14 @@ def visible_frames(clip: Clip, thing: Thing, since: float = 0.0) -> tuple[int, .
     return tuple(i for i, t in enumerate(clip.times) if thing.visible(t) and t >= since)
 
 
-def make_questions(clip: Clip) -> list[Question]:
-    """Every question whose answer the clip settles."""
-    return [
-        *_attribute(clip), *_motion(clip), *_counting(clip), *_order(clip), *_position(clip), *_state(clip),
-        *_needle(clip), *_when(clip), *_grounding(clip), *_presence(clip), *_reading(clip),
-    ]  # fmt: skip
+def make_questions(clip: Clip, families: Iterable[str] = FAMILIES) -> list[Question]:
+    """Every question of these families whose answer the clip settles."""
+    makers = {
+        "attribute": _attribute, "motion": _motion, "counting": _counting, "order": _order, "position": _position,
+        "state": _state, "needle": _needle, "when": _when, "grounding": _grounding, "presence": _presence,
+        "reading": _reading,
+    }  # fmt: skip
+    return [question for family in families for question in makers[family](clip)]
 
 
 def _attribute(clip: Clip) -> list[Question]:
@@ -166,7 +170,7 @@ def _counting(clip: Clip) -> list[Question]:
         number = sum(t.shape == shape for t in clip.things)
         counts.append((f"How many {plural} appear in the video?", plural, number, last))
     return [
-        Question("counting", text, str(n), NUMBERS, named, Evidence((frame,)))
+        Question("counting", text, str(n), NUMBERS[: clip.most_objects], named, Evidence((frame,)))
         for text, named, n, frame in counts
         if n > 0
     ]
@@ -377,11 +381,15 @@ def interval_iou(said: str, answer: str) -> float:
 
 
 def open_correct(said: str, question: Question) -> bool:
-    """Whether the words are the answer, letter case, articles and final full stop aside; intervals by an IoU of 0.5."""
+    """Whether the words are the answer; intervals by an IoU of 0.5."""
     if question.family == "grounding":
         return interval_iou(said, question.answer) >= 0.5
-    words = re.sub(r"^(the|a|an|in the) ", "", said.strip().lower()).rstrip(".")
-    return words == question.answer
+    return same_words(said, question.answer)
+
+
+def same_words(said: str, answer: str) -> bool:
+    """Whether the words are the answer, letter case, articles and final full stop aside."""
+    return re.sub(r"^(the|a|an|in the) ", "", said.strip().lower()).rstrip(".") == answer
 
 
 def choice_correct(said: str, letter: str) -> bool:

@@ -121,8 +121,8 @@ def _plate(code: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.repeat((225 - 190 * dots[i][:, j])[..., None], 3, -1)
 
 
-def write_clip(path: str | Path, seed: int = 0, *, size: int = SIZE, crf: int = 18, **kinds) -> Clip:
+def write_clip(path: str | Path, seed: int = 0, *, size: int = SIZE, **kinds) -> Clip:
     """Writes the clip of `seed` as an H.264 MP4 of FPS frames a second; kinds as in `sample_clip`."""
     clip = sample_clip(seed, **kinds)
-    write_video(path, render(clip, np.arange(clip.frames * FPS) / FPS, size), fps=FPS, crf=crf)
+    write_video(path, render(clip, np.arange(clip.frames * FPS) / FPS, size), fps=FPS)
     return clip

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 
-from aot_tiny.drawing import NEEDLE, SHAPES, shape_mask, write_video
+from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES, shape_mask, write_video
 
-COLORS = {
-    "red": (215, 40, 40), "green": (40, 165, 60), "blue": (50, 80, 225), "yellow": (240, 215, 40),
-    "purple": (150, 60, 190), "orange": (240, 135, 30), "white": (245, 245, 245), "cyan": (60, 210, 220),
-}  # fmt: skip
-MOTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1), "still": (0, 0)}
+MOTIONS = {**DIRECTIONS, "still": (0, 0)}
 
 DURATION = 16.0  # seconds
 FPS = 4
@@ -40,6 +37,7 @@ class Thing:
     off: float = DURATION
     color_after: str | None = None
     change: float | None = None  # when `color` turns into `color_after`
+    code: ClassVar[None] = None  # no thing is a sign
 
     def center(self, t: float) -> tuple[float, float]:
         a = min(max((t - self.on) / (self.off - self.on), 0.0), 1.0)
@@ -60,16 +58,30 @@ class Thing:
 
 @dataclass(frozen=True)
 class Clip:
-    """Things and scenes: `cuts` are the starts of the scenes, the first one 0.0; `needle` is a brief star."""
+    """Things and scenes: `cuts` are the starts of the scenes, the first one 0.0; `needle` is a brief star.
+
+    Questions read it as they read a clip of film.
+    """
 
     seed: int
     cuts: tuple[float, ...]
     things: tuple[Thing, ...]
     needle: Thing | None
+    sign: ClassVar[None] = None
+    frames: ClassVar[int] = FRAMES
+    times: ClassVar[np.ndarray] = TIMES
+    most_objects: ClassVar[int] = 7
 
     @property
     def all_things(self) -> tuple[Thing, ...]:
         return self.things + ((self.needle,) if self.needle else ())
+
+    def path(self, thing: Thing, times: np.ndarray) -> tuple[np.ndarray, float]:
+        """Centres of a thing, (2, n), and its radius."""
+        return thing.path(times), thing.radius
+
+    def center(self, thing: Thing, t: float) -> tuple[float, float]:
+        return thing.center(t)
 
 
 def sample_clip(seed: int) -> Clip:
@@ -170,31 +182,19 @@ def _clear(a: Thing, b: Thing) -> bool:
 
 def render(clip: Clip, times, size: int = 96) -> np.ndarray:
     """The frames at `times` (seconds): (T, size, size, 3) uint8."""
-    return render_with_coverage(clip, times, size)[0]
-
-
-def render_with_coverage(clip: Clip, times, size: int = 96, grid: int | None = None):
-    """Frames, and with `grid` also how much of each cell each thing covers: (T, things, grid, grid) in 0..1."""
     rng = np.random.default_rng([clip.seed, 1])
     scenes = [_background(rng, size) for _ in clip.cuts]
     tints = {name: np.clip(np.array(rgb) + rng.uniform(-12, 12, 3), 0, 255) for name, rgb in COLORS.items()}
     shown = np.searchsorted(clip.cuts, np.asarray(times) + 1e-9, side="right") - 1
     frames = np.stack([scenes[s] for s in shown])  # (T, size, size, 3)
-    cover = np.zeros((len(times), len(clip.all_things), grid, grid), np.float32) if grid else None
-    for k, thing in enumerate(clip.all_things):
+    for thing in clip.all_things:
         for i, t in enumerate(times):
-            if not thing.visible(t):
-                continue
-            center = [c * size for c in thing.center(t)]
-            alpha, box = shape_mask(thing.shape, center, thing.radius * size, size)
-            frames[i][box] += alpha[..., None] * (tints[thing.color_at(t)] - frames[i][box])
-            if grid:
-                full = np.zeros((size, size), np.float32)
-                full[box] = alpha
-                cell = size // grid
-                cover[i, k] = full.reshape(grid, cell, grid, cell).mean((1, 3))
+            if thing.visible(t):
+                center = [c * size for c in thing.center(t)]
+                alpha, box = shape_mask(thing.shape, center, thing.radius * size, size)
+                frames[i][box] += alpha[..., None] * (tints[thing.color_at(t)] - frames[i][box])
     frames += rng.normal(0, 3, frames.shape[1:]).astype(np.float32)
-    return np.clip(frames, 0, 255).astype(np.uint8), cover
+    return np.clip(frames, 0, 255).astype(np.uint8)
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -225,8 +225,8 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     return (base + amplitude * pattern[..., None]).astype(np.float32)
 
 
-def write_clip(path: str | Path, seed: int = 0, *, size: int = 192, crf: int = 18) -> Clip:
+def write_clip(path: str | Path, seed: int = 0, *, size: int = 192) -> Clip:
     """Write the clip of `seed` as an H.264 MP4 of 16 s at 4 frames per second; returns its description."""
     clip = sample_clip(seed)
-    write_video(path, render(clip, np.arange(int(DURATION * FPS)) / FPS, size), fps=FPS, crf=crf)
+    write_video(path, render(clip, np.arange(int(DURATION * FPS)) / FPS, size), fps=FPS)
     return clip

@@ -11,15 +11,14 @@ from aot_tiny.shapes.questions import make_questions
 FIRST = 20_000_000  # seed of the first clip, beyond those of the exam and of the embedded model's own training
 
 
-def write_conversations(folder: Path, clips: int, *, first: int = FIRST, questions: int = 2) -> Path:
-    """Writes data.json and a clip for every sample, a conversation of so many questions each; returns the file."""
+def write_conversations(folder: Path, clips: int) -> Path:
+    """Writes data.json, and so many clips with two questions about each; returns the file."""
     folder.mkdir(parents=True, exist_ok=True)
     samples = []
-    for seed in range(first, first + clips):
+    for seed in range(FIRST, FIRST + clips):
         name = f"{seed}.mp4"
         clip = write_clip(folder / name, seed, size=96)
-        every = make_questions(clip)
-        for question in random.Random(seed).sample(every, min(questions, len(every))):
+        for question in random.Random(seed).sample(make_questions(clip), 2):
             asked = {"from": "human", "value": f"<image>\n{question.open_prompt()}"}
             told = {"from": "gpt", "value": question.answer}
             samples.append({"id": f"{seed} {question.text}", "video": name, "conversations": [asked, told]})

@@ -12,17 +12,18 @@ from llava.chat.terminal import Terminal
 from llava.chat.types import ChatError
 from llava.model.long_video import STREAM_ABOVE
 
-HELP = """\
-/retention R   keep this share of the visual tokens from now on, such as 0.1 or 10%
-/max_tokens N  keep at most so many visual tokens as well, or with off, as many as the share says
-/video PATH    look at another video, or a folder of frames, and start afresh
-/image PATH    look at an image too, in front of the video, and start afresh; alone: forget the images
-/clear         forget the questions and answers so far
-/stats         what every answer so far has cost
-/help          this list
-/exit          leave (or Ctrl-D); exit and quit alone do as well"""
+# what is typed behind a slash: what it takes, and what the help says; `Chat` has a method of each name
+COMMANDS = {
+    "retention": ("R", "keep this share of the visual tokens from now on, such as 0.1 or 10%"),
+    "max_tokens": ("N", "keep at most so many visual tokens as well, or with off, as many as the share says"),
+    "video": ("PATH", "look at another video, or a folder of frames, and start afresh"),
+    "image": ("PATH", "look at an image too, in front of the video, and start afresh; alone: forget the images"),
+    "clear": ("", "forget the questions and answers so far"),
+    "stats": ("", "what every answer so far has cost"),
+    "help": ("", "this list"),
+    "exit": ("", "leave (or Ctrl-D); exit and quit alone do as well"),
+}
 WORDS = {"exit": "/exit", "quit": "/exit", "/quit": "/exit", "help": "/help", "?": "/help"}  # what people type as well
-COMMANDS = ["/retention", "/max_tokens", "/video", "/image", "/clear", "/stats", "/help", "/exit"]
 
 
 def add_options(parser: Parser) -> None:
@@ -101,7 +102,7 @@ class Chat:
             self.terminal.note("Ask about the video; /help lists the commands.")
         while True:
             try:
-                line = self.terminal.read(COMMANDS)
+                line = self.terminal.read([f"/{name}" for name in COMMANDS])
                 if line is None or not self.line(line.strip()):
                     return 0
             except ValueError as error:  # VideoError, AOTError and ChatError are all of this kind
@@ -121,26 +122,13 @@ class Chat:
         if not line.startswith("/"):
             self.ask(line)
             return True
-        name, _, argument = line.partition(" ")
-        match name:
-            case "/exit":
-                return False
-            case "/retention":
-                self.retention(argument.strip())
-            case "/max_tokens":
-                self.max_tokens(argument.strip())
-            case "/video":
-                self.video(argument.strip())
-            case "/image":
-                self.image(argument.strip())
-            case "/clear":
-                self.clear()
-            case "/stats":
-                self.stats()
-            case "/help":
-                self.terminal.write(HELP)
-            case _:
-                raise ChatError(f"There is no command {name}; /help lists them.")
+        name, _, argument = line[1:].partition(" ")
+        if name not in COMMANDS:
+            raise ChatError(f"There is no command /{name}; /help lists them.")
+        if name == "exit":
+            return False
+        takes, _ = COMMANDS[name]
+        getattr(self, name)(*([argument.strip()] if takes else []))
         return True
 
     def ask(self, question: str) -> None:
@@ -194,6 +182,11 @@ class Chat:
             kept += f", but no more than {config.max_tokens},"
         again = "the video is read again for it" if loaded and loaded.streamed else "nothing is encoded again"
         self.terminal.note(f"From the next question on {kept} are kept; {again}.")
+
+    def help(self) -> None:
+        """/help."""
+        rows = {f"/{name} {takes}": told for name, (takes, told) in COMMANDS.items()}
+        self.terminal.write("\n".join(f"{typed:<15}{told}" for typed, told in rows.items()))
 
     def clear(self) -> None:
         """/clear."""

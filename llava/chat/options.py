@@ -1,7 +1,6 @@
 """Command-line options of every command that loads a model, and the session that they ask for."""
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import wraps
@@ -11,7 +10,7 @@ import torch
 import transformers
 
 from aot import AOTConfig
-from aot_cli.parser import Parser, add_cache_options, frame_count, share
+from aot_cli.parser import Parser, add_cache_options, frame_count, pair, share
 from llava.chat.model_defaults import Sampling, default_sampling
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
@@ -47,7 +46,7 @@ def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = Fa
     reuse = "encode once what stands still: 0 or 0.02 (off)"
     add("--tower-reuse", type=float, metavar="E", help=reuse)
     add("--preset", default="default", metavar="NAME", help="default, paper or released")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
+    add("--set", type=pair, action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     video = parser.add_argument_group("video")
     add = video.add_argument
     add("--num-frames", type=frame_count, metavar="N", help="frames to look at, or auto: more at equal tokens")
@@ -93,7 +92,7 @@ def compression(options: argparse.Namespace) -> AOTConfig | None:
         if options.no_aot and (value := getattr(options, name)) not in harmless:
             option = f"--{name.replace('_', '-')}"
             raise ChatError(f"--no-aot and {option} {value:g} contradict each other; leave one of them out.")
-    settings = dict(_setting(text) for text in options.set)
+    settings = dict(options.set)
     if isinstance(settings.get("retention"), str):
         settings["retention"] = share(settings["retention"])
     if options.retention is not None:
@@ -113,22 +112,6 @@ def model_path(options: argparse.Namespace) -> str:
     if (embedded := shipped("checkpoints/aot-tiny")) is None:
         raise ChatError("The embedded model is not part of this installation; name a model with --model-path.")
     return str(embedded)
-
-
-def _setting(text: str) -> tuple[str, object]:
-    """NAME=VALUE, the value as JSON where it is JSON and as a word otherwise."""
-    name, equals, value = text.partition("=")
-    if not equals or not name:
-        raise ChatError(f"--set takes NAME=VALUE, such as --set clips=dynamic, and not {text!r}.")
-    return name, json_or_word(value)
-
-
-def json_or_word(text: str):
-    """A number, true, false, null, list or mapping as in JSON; anything else is a word."""
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return text
 
 
 def load_session(options) -> ChatSession:

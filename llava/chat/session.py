@@ -208,11 +208,11 @@ class ChatSession(VideoReading):
             self.answers.append(answer)
         return answer
 
-    def compare(self, question: str, *, on_text: Callable[[str], None] | None = None) -> tuple[Answer, Answer]:
+    def compare(self, question: str) -> tuple[Answer, Answer]:
         """The same question without compression and with it; the compressed answer joins the conversation."""
         with self.uncompressed():
             whole = self.ask(question, remember=False)
-        return whole, self.ask(question, on_text=on_text)
+        return whole, self.ask(question)
 
     @contextmanager
     def uncompressed(self) -> Iterator[None]:

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from aot.visualize import draw
+from aot.visualize.scene import thumbnail
 from llava.chat.live import LiveSession
 from llava.chat.session import ChatSession
 from llava.chat.types import Answer, ChatError, Loaded
 from llava.live_source import LiveSource
 from llava.video import FrameStream, Video, VideoError
 
-FRAME_PIXELS = 320  # longer side of the frames that stay in memory for pictures
 DECODERS = 2  # at a time
 FILMS = 4  # played at a time
 TICK = 0.5  # seconds that a frame of a film is waited for, before it is looked whether the visitor is still there
@@ -129,7 +128,9 @@ class Worker:
                 decode_ms = 1e3 * (time.perf_counter() - started)
                 with self._turn(self._model):
                     loaded = visitor.session.encode(path, video, decode_ms=decode_ms)
-                loaded.video, visitor.asked = _thumbnails(video), None
+                # small frames are enough for pictures, and cost little memory
+                loaded.video = replace(video, frames=np.stack([thumbnail(frame) for frame in video.frames]))
+                visitor.asked = None
                 return loaded
         finally:
             if visitor.session.loaded is None:  # a refused video takes no place
@@ -324,13 +325,3 @@ class Worker:
             yield
         finally:
             lock.release()
-
-
-def _thumbnails(video: Video) -> Video:
-    """The video with small frames: enough for pictures, and a visitor costs little memory."""
-    small = []
-    for frame in video.frames:
-        picture = Image.fromarray(frame)
-        picture.thumbnail((FRAME_PIXELS, FRAME_PIXELS), Image.Resampling.BICUBIC)
-        small.append(np.asarray(picture))
-    return replace(video, frames=np.stack(small))

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.filesize import decimal
+
 from aot_cli.parser import Parser
 
 
@@ -104,7 +106,8 @@ def execute(options, *, hub: Any = None, ask: Callable[[str], str] = input) -> i
     here = next(p for p in (cache, *cache.resolve().parents) if p.exists())
     free = shutil.disk_usage(here).free
     if missing > free:
-        print(f"{prog}: {size(missing)} are missing and {size(free)} are free at {cache}; make room.", file=sys.stderr)
+        told = f"{decimal(missing)} are missing and {decimal(free)} are free at {cache}; make room."
+        print(f"{prog}: {told}", file=sys.stderr)
         return 1
     if not options.yes:
         try:
@@ -156,28 +159,19 @@ def licence(info: Any) -> str:
 def overview(offers: list[Offer], cache: Path) -> str:
     """What would be fetched, as lines for people."""
     lines = [
-        f"{o.name}: {o.source.what}\n  {o.source.repository}, {o.files} files, {size(o.size)}, "
-        f"{size(o.missing)} to fetch\n  licence: {o.licence}"
+        f"{o.name}: {o.source.what}\n  {o.source.repository}, {o.files} files, {decimal(o.size)}, "
+        f"{decimal(o.missing)} to fetch\n  licence: {o.licence}"
         + ("; access must be asked for on its page, then `hf auth login`" if o.gated else "")
         for o in offers
     ]
     total = sum(o.missing for o in offers)
-    return "\n".join([*lines, f"to fetch in all: {size(total)}, to {cache}"])
-
-
-def size(count: int) -> str:
-    """Bytes for people."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if count < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
+    return "\n".join([*lines, f"to fetch in all: {decimal(total)}, to {cache}"])
 
 
 def fetch(what: Offer, hub: Any, cache: Path, network: tuple, prog: str) -> bool:
     """Fetches what is missing of a source, showing progress; False after a sentence when it broke off."""
     source = what.source
-    print(f"{what.name}: {size(what.missing)}", file=sys.stderr)
+    print(f"{what.name}: {decimal(what.missing)}", file=sys.stderr)
     try:
         hub.snapshot_download(source.repository, repo_type=source.kind, revision=source.revision, cache_dir=cache)
     except network as error:

@@ -5,7 +5,6 @@ A sweep is a YAML file, or one model on tasks as the options say it. What is the
 
 import argparse
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +12,13 @@ from typing import Any
 import torch
 
 from aot_cli.main import entry
-from aot_cli.parser import Parser, add_cache_options, share
-from llava.chat.options import json_or_word
+from aot_cli.parser import Parser, add_cache_options, pair, share
 from llava.eval.embedded import embedded_checkpoint, stand_in
 from llava.eval.jsonl import LineError
 from llava.eval.progress import SweepProgress
 from llava.eval.provenance import checkpoint_folder
 from llava.eval.report import write_benchmarks
 from llava.eval.runner import LAUNCHERS, Summary, add_launch_options, launch_of, run_sweep
-from llava.eval.store import InUseError
 from llava.eval.sweep import Sweep, SweepError, known_sweeps, load_sweep, sweep_from
 from llava.eval.tables.benchmarks import load_tables
 from llava.utils import shipped
@@ -40,8 +37,8 @@ def add_options(parser: Parser) -> None:
     add("--max-tokens", nargs="*", type=int, default=[], metavar="N", help="numbers of tokens, beside all of them")
     add("--method", default="aot", metavar="NAME", help="what chooses the tokens (default aot)")
     add("--preset", action="append", default=[], metavar="P", help="NAME[,FIELD=VALUE...], such as released")
-    add("--set", action="append", default=[], metavar="F=V", help="further settings at every retention")
-    add("--args", action="append", default=[], metavar="N=V", help="further --model_args of the wrapper")
+    add("--set", type=pair, action="append", default=[], metavar="F=V", help="further settings at every retention")
+    add("--args", type=pair, action="append", default=[], metavar="N=V", help="further --model_args of the wrapper")
     add("--limit", type=int, metavar="N", help="questions a task, to try things out")
     add("--settings", action="append", default=[], metavar="TEXT", help="those with this in the name; repeatable")
     add("--embedded", action="store_true", help="on the embedded model, whatever there is")
@@ -62,7 +59,7 @@ def execute(options: argparse.Namespace) -> int:
         if not isinstance(sweep, Sweep):
             raise SweepError(f"{sweep.name} is over the embedded model's exam; use aot exam {options.sweep}.")
         return run_benchmarks(sweep, options)
-    except (SweepError, InUseError, LineError, OSError) as error:
+    except (ValueError, OSError) as error:
         print(f"aot eval: {error}", file=sys.stderr)
         return 1 if isinstance(error, LineError | OSError) else 2
     except KeyboardInterrupt:
@@ -79,16 +76,16 @@ def one_model(options: argparse.Namespace) -> Sweep:
     if lacking:
         known = f"a YAML file or one of: {known_sweeps()}"
         raise SweepError(f"Name a sweep, {known}; or one model, for which {lacking[0]} is missing.")
-    fields = _pairs(options.set)
     settings: list[dict[str, Any]] = [{"name": "all tokens"}]
     bounds = [({"retention": retention}, f"{100 * retention:g} %") for retention in options.retention]
     bounds += [({"max_tokens": most}, f"{most} tokens") for most in options.max_tokens]
     for bound, said in bounds:
-        settings.append({"name": f"{options.method}, {said}", "aot": {"method": options.method, **bound, **fields}})
+        fields = {"method": options.method, **bound, **dict(options.set)}
+        settings.append({"name": f"{options.method}, {said}", "aot": fields})
     for text in options.preset:
         preset, *changes = text.split(",")
-        settings.append({"name": text, "aot": {"preset": preset, **_pairs(changes)}})
-    model = {"name": options.name, "id": options.model, "checkpoint": options.model_path, "args": _pairs(options.args)}
+        settings.append({"name": text, "aot": {"preset": preset, **dict(map(pair, changes))}})
+    model = {"name": options.name, "id": options.model, "checkpoint": options.model_path, "args": dict(options.args)}
     return sweep_from(
         {
             "name": options.name,
@@ -100,17 +97,6 @@ def one_model(options: argparse.Namespace) -> Sweep:
             "include_path": str(shipped("lmms_eval_tasks")),
         }
     )
-
-
-def _pairs(texts: Sequence[str]) -> dict[str, Any]:
-    """From NAME=VALUE, a value as JSON where it is JSON and as a word otherwise."""
-    pairs = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not name or not equals:
-            raise SweepError(f"{text!r} is not NAME=VALUE.")
-        pairs[name] = json_or_word(value)
-    return pairs
 
 
 def run_benchmarks(sweep: Sweep, options: argparse.Namespace) -> int:

@@ -17,18 +17,15 @@ from llava.utils import versions
 class Run:
     """One task under one setting by one model.
 
-    identity: everything the replies depend on; runs of other sweeps with an equal one share the folder. seed and
-    limit as in the sweep.
+    identity: everything the replies depend on; runs of other sweeps with an equal one share the folder.
     """
 
+    sweep: Sweep
     model: Model
     setting: Setting
     task: Task
     identity: dict[str, Any]
     folder: Path
-    seed: int
-    limit: int | None
-    include_path: str | None
 
     @property
     def name(self) -> str:
@@ -95,11 +92,7 @@ def make_plan(sweep: Sweep, output: Path) -> list[Run]:
                     "limit": sweep.limit,
                 }
                 name = f"{task.name}-{digest(identity)[:12]}"
-                run = Run(
-                    model, setting, task, identity, output / "runs" / name,
-                    sweep.seed, sweep.limit, sweep.include_path,
-                )  # fmt: skip
-                runs.append(run)
+                runs.append(Run(sweep, model, setting, task, identity, output / "runs" / name))
     return runs
 
 

@@ -31,8 +31,8 @@ SIZES = {
 class SweepProgress:
     """One bar over all questions; use it in a `with`. Numbers are of questions, failed ones included."""
 
-    def __init__(self, console: Console | None = None):
-        self.console = console or Console(file=sys.stderr)
+    def __init__(self) -> None:
+        self.console = Console(file=sys.stderr)
         self._progress = Progress(
             TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("questions"),
             TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(elapsed_when_finished=False),
@@ -103,4 +103,4 @@ def expected(run: Run) -> int | None:
     if run.task.name not in SIZES:
         return None
     subtasks, each = SIZES[run.task.name]
-    return subtasks * (each if run.limit is None else min(run.limit, each))
+    return subtasks * (each if run.sweep.limit is None else min(run.sweep.limit, each))

@@ -130,9 +130,9 @@ def environment() -> dict[str, Any]:
     return {"versions": versions(PACKAGES), "commit": commit(), "hardware": hardware()}
 
 
-def commit(root: Path | None = None) -> dict[str, Any] | None:
+def commit() -> dict[str, Any] | None:
     """The commit of the source tree and whether files differ from it; None outside a git checkout."""
-    root = root or Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[2]
     revision = _git(root, "rev-parse", "HEAD")
     if revision is None:
         return None

@@ -224,12 +224,12 @@ def command(run: Run, launch: Launch, attempt: Path) -> list[str]:
     model_args = ",".join(f"{name}={_text(name, value)}" for name, value in values.items())
     arguments = [
         "--model", run.model.id, "--model_args", model_args, "--tasks", run.task.name, "--batch_size", "1",
-        "--seed", str(run.seed), "--output_path", str(attempt), "--log_samples", "--verbosity", "DEBUG",
+        "--seed", str(run.sweep.seed), "--output_path", str(attempt), "--log_samples", "--verbosity", "DEBUG",
     ]  # fmt: skip
-    if run.limit is not None:
-        arguments += ["--limit", str(run.limit)]
-    if run.include_path:
-        arguments += ["--include_path", str(Path(run.include_path).resolve())]
+    if run.sweep.limit is not None:
+        arguments += ["--limit", str(run.sweep.limit)]
+    if run.sweep.include_path:
+        arguments += ["--include_path", str(Path(run.sweep.include_path).resolve())]
     if launch.device:
         arguments += ["--device", launch.device]
     return [*launch.words(launch.module), *arguments]

@@ -42,12 +42,12 @@ def average(tasks: list[list[np.ndarray]]) -> np.ndarray:
     return 100 * np.mean([np.mean([group.mean(1) for group in groups], 0) for groups in tasks], 0)
 
 
-def compare(tasks: list[list[np.ndarray]], *, draws: int = DRAWS, seed: int = 0) -> Compared:
+def compare(tasks: list[list[np.ndarray]], *, draws: int = DRAWS) -> Compared:
     """Bootstrap of all settings against setting 0.
 
     tasks: for each task its groups, each an array (S, n) of scores in 0..1: S settings, the same n questions.
     """
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = []
     for start in range(0, draws, _BLOCK):
         block = min(_BLOCK, draws - start)

@@ -176,13 +176,13 @@ def sweep_from(data: Any, *, default_name: str = "sweep") -> Sweep:
         if not isinstance(rows, (list, tuple)) or not rows:
             raise SweepError(f"The sweep needs a list of {key} with at least one {what}.")
         rows = [{"name": row} if isinstance(row, str) and kind is Task else row for row in rows]
-        values[key] = tuple(_build(kind, row, f"{what} {number}") for number, row in enumerate(rows, 1))
-    sweep = _build(Sweep, values, "the sweep")
+        values[key] = tuple(build(kind, row, f"{what} {number}") for number, row in enumerate(rows, 1))
+    sweep = build(Sweep, values, "the sweep")
     _check(sweep)
     return sweep
 
 
-def _build(kind: type, data: Any, where: str):
+def build(kind: type, data: Any, where: str):
     """An instance of a dataclass from a mapping whose keys must be its fields."""
     data = _mapping(data, where)
     where = f"{where} ({data['name']})" if kind is not Sweep and isinstance(data.get("name"), str) else where

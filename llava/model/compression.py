@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 import torch
 
-from aot import AOTConfig, CompressedVideo, compress, layers, warm_up
+from aot import AOTConfig, CompressedVideo, compress, warm_up
 from aot.methods.in_llm import is_in_llm
+from aot.ops.received_attention import needed_layers
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput, joined
 
 
@@ -98,17 +99,10 @@ def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None) -> CaptureP
     last layer, "keys" the attention keys of the last layer, mean over heads. Raises ValueError for a declared
     output that the tower cannot give.
     """
-    names = set() if config is None else {*config.requires}
-    last = tower.num_layers - 1
-    received = {"attention_last": last}
-    if names & {"shallow", "deep"}:
-        received["shallow"], received["deep"] = layers(tower.num_layers)
-    keys = {"keys": last}
-    unknown = sorted(names - received.keys() - keys.keys())
-    if unknown:
-        raise ValueError(f"Method {config.method!r} needs {unknown[0]!r}, which this vision tower cannot give.")
-    wanted = ({name: layer for name, layer in on.items() if name in names} for on in (received, keys))
-    return CapturePlan(*wanted, None if config is None else config.tower_reuse)
+    found = needed_layers(() if config is None else config.requires, tower.num_layers)
+    received = {name: layer for name, layer in found.items() if name != "keys"}
+    keys = {name: layer for name, layer in found.items() if name == "keys"}
+    return CapturePlan(received, keys, None if config is None else config.tower_reuse)
 
 
 def compress_video(

@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from aot.vllm import ARCHITECTURES
 from aot.vllm.settings import settings_of
 from aot_cli.main import entry
-from aot_cli.parser import Parser, share
+from aot_cli.parser import Parser, pair, share
 from llava.chat.options import compression
 from llava.model.checkpoint import read_settings
 from llava.model.loading import CheckpointError
@@ -21,7 +21,7 @@ def add_options(parser: Parser) -> None:
     add("--retention", type=share, metavar="R", help="share of visual tokens to keep (default 10%%)")
     add("--max-tokens", type=int, metavar="N", help="most visual tokens of a video, whatever its length")
     add("--no-aot", action="store_true", help="keep every token, as --retention 1 does")
-    add("--set", action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
+    add("--set", type=pair, action="append", default=[], metavar="NAME=VALUE", help="any other setting of AOTConfig")
     add("--frames", type=int, metavar="N", help="frames of a video, at most (default: what the model was made for)")
     add("--data-parallel", type=int, metavar="N", help="copies of the model, each on a GPU of its own")
     parser.set_defaults(preset="default", tower_reuse=None)  # vLLM runs the tower itself

@@ -12,6 +12,7 @@ import yaml
 
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.conversation import SeparatorStyle, conv_templates
+from llava.eval.jsonl import read_jsonl
 from llava.mm_utils import tokenizer_image_token
 
 VIDEO_MARK = "<video>"
@@ -55,9 +56,7 @@ def read_mixture(path: str, *, seed: int = 0) -> list[dict]:
 
 def _read_file(file: Path) -> list[dict]:
     try:
-        text = file.read_text(encoding="utf-8")
-        lines = file.suffix == ".jsonl"
-        samples = [json.loads(line) for line in text.splitlines() if line.strip()] if lines else json.loads(text)
+        samples = read_jsonl(file) if file.suffix == ".jsonl" else json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{file} cannot be read as conversations ({error}); check the path and the format.") from error
     if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):

@@ -25,21 +25,10 @@ from llava.train.exam import TrainingExam
 from llava.train.trainer import LlavaTrainer, last_checkpoint, read_skipped
 
 ADAPTED = r"model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"  # all linear layers of the language model
-SHOWN = {  # in the help; docs/training.md has all
-    "model_name_or_path": "checkpoint to start from",
-    "mm_tunable_parts": "which of " + ", ".join(PARTS),
-    "lora_enable": "True: adapters in the language model",
-    "lora_merge": "True: write them merged in",
-    "retention": "share of visual tokens kept, or two to draw between",
-    "data_path": "conversations as JSON, or a YAML mixture",
-    "image_folder": "where the data's images lie",
-    "video_folder": "where the data's videos lie",
-    "frames_upbound": "most frames of a video",
-    "max_unreadable": "share of unreadable samples that ends the run",
-    "group_by_modality_length": "True: samples of like length together",
-    "exam_questions": "of the exam by --eval_strategy steps --eval_steps N",
-    "output_dir": "the run's folder; called again, it goes on",
-}
+SHOWN = (  # in the help; docs/training.md has all
+    "model_name_or_path", "mm_tunable_parts", "lora_enable", "lora_merge", "retention", "data_path", "image_folder",
+    "video_folder", "frames_upbound", "max_unreadable", "group_by_modality_length", "exam_questions", "output_dir",
+)  # fmt: skip
 
 
 def load_model(arguments: ModelArguments, data: DataArguments, args: TrainArguments):
@@ -154,7 +143,7 @@ def add_options(parser: Parser) -> None:
     for kind in (ModelArguments, DataArguments, TrainArguments):
         for field in dataclasses.fields(kind):
             if field.name not in inherited:
-                told = SHOWN.get(field.name, argparse.SUPPRESS)
+                told = field.metadata["help"] if field.name in SHOWN else argparse.SUPPRESS
                 parser.add_argument(f"--{field.name}", nargs="*", metavar="X", default=[], help=told)
 
 

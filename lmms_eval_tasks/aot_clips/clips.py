@@ -108,7 +108,7 @@ def choice_prompt(doc: dict, lmms_eval_specific_kwargs=None) -> str:
 
 
 def score_open(doc: dict, results: list[str]) -> dict[str, float]:
-    return _scores(doc, questions.open_correct(results[0], doc["answer"]), results[0])
+    return _scores(doc, questions.same_words(results[0], doc["answer"]), results[0])
 
 
 def score_choice(doc: dict, results: list[str]) -> dict[str, float]:

@@ -80,8 +80,8 @@ def test_answers_belong_to_their_choices():
 
 
 def test_scoring():
-    assert qa.open_correct("Red.", "red") and qa.open_correct("in the top left", "top left")
-    assert not qa.open_correct("red circle", "red") and not qa.open_correct("", "red")
+    assert qa.same_words("Red.", "red") and qa.same_words("in the top left", "top left")
+    assert not qa.same_words("red circle", "red") and not qa.same_words("", "red")
     assert qa.choice_correct("B", "B") and qa.choice_correct("(B) red", "B") and qa.choice_correct("B.", "B")
     assert not qa.choice_correct("A or B", "B") and not qa.choice_correct("Blue", "B")
 

@@ -33,7 +33,7 @@ def test_replies_and_scores_are_those_of_the_direct_exam(tmp_path, ask):
     assert len(items) >= 2 * CLIPS
 
     for form, prompt_of, right in (
-        ("open", lambda item: item.question.open_prompt(), lambda text, item: open_correct(text, item.question.answer)),
+        ("open", lambda item: item.question.open_prompt(), lambda text, item: open_correct(text, item.question)),
         ("choice", lambda item: item.choice_prompt, lambda text, item: choice_correct(text, item.letter)),
     ):
         expected = [reply for reply in direct if reply.task == form]

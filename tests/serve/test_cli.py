@@ -182,7 +182,6 @@ def test_retention_outside_its_range(capsys, base, retention):
     "extra, expected",
     [
         (["--set", "colour=3"], "Unknown setting colour"),
-        (["--set", "colour"], "NAME=VALUE"),
         (["--preset", "best"], "Unknown preset"),
         (["--preset", "released", "--retention", "0.1"], "token counts of their own"),
         (["--no-aot", "--retention", "0.5"], "contradict"),

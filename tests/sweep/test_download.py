@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from aot_cli.main import make_parser
-from llava.eval.download import GROUPS, SOURCES, execute, expand, size
+from llava.eval.download import GROUPS, SOURCES, execute, expand
 
 
 class HubError(OSError):
@@ -107,7 +107,3 @@ def test_names(capsys):
     assert expand(["checkpoints", "ov-7b"]) == ["ov-7b", "video-7b"]
     assert all(set(group) <= set(SOURCES) for group in GROUPS.values())
     assert main(["everything"]) == 2 and "there is no 'everything'" in capsys.readouterr().err
-
-
-def test_sizes():
-    assert [size(n) for n in (12, 1500, 16_100_000_000, 2 * 10**12)] == ["12 B", "1.5 kB", "16.1 GB", "2.0 TB"]

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 
 import torch
 
-from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
-from llava.conversation import conv_templates
-from llava.mm_utils import tokenizer_image_token
+from llava.chat.model_defaults import PromptStyle
+from llava.chat.prompt import Message
+from llava.chat.prompt import prompt_ids as chat_ids
+from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.pruning import CACHE
 
 
@@ -39,10 +40,8 @@ class Reply:
 
 def prompt_ids(prompt: str, tokenizer) -> list[int]:
     """A prompt about a video as the model reads it, with one `IMAGE_TOKEN_INDEX`."""
-    conversation = conv_templates["qwen_1_5"].copy()
-    conversation.append_message(conversation.roles[0], f"{DEFAULT_IMAGE_TOKEN}\n{prompt}")
-    conversation.append_message(conversation.roles[1], None)
-    return list(tokenizer_image_token(conversation.get_prompt(), tokenizer, IMAGE_TOKEN_INDEX))
+    asked = [Message("user", prompt, ("video",))]
+    return chat_ids(asked, tokenizer, template="qwen_1_5", style=PromptStyle(), times={}).tolist()
 
 
 def option_ids(option: str, tokenizer) -> list[int]:

@@ -19,6 +19,7 @@ from aot_tiny.worlds import WORLDS, World
 
 SEED = 0  # clips of an exam are numbered from here; training clips start at ten million
 QUESTIONS = 1040
+PER_CLIP = 6  # questions about a clip, at most
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,7 @@ class Item:
         return self.question.choice_prompt(self.options, self.style)
 
 
-def make_exam(
-    count: int = QUESTIONS, *, seed: int = SEED, per_clip: int = 6, world: World = WORLDS["shapes"]
-) -> list[Item]:
+def make_exam(count: int = QUESTIONS, *, seed: int = SEED, world: World = WORLDS["shapes"]) -> list[Item]:
     """`count` questions, families equally often, answers as even as the clips allow, letters balanced.
 
     seed: the first clip; an exam for choosing settings takes another one than the exam that is reported.
@@ -60,7 +59,7 @@ def make_exam(
         for i in order:
             q = questions[i]
             even = answers[q.family, q.answer] < fair[q.family]
-            if here < per_clip and taken[q.family] < quota[q.family] and even:
+            if here < PER_CLIP and taken[q.family] < quota[q.family] and even:
                 taken[q.family] += 1
                 answers[q.family, q.answer] += 1
                 chosen.append((clip, q))

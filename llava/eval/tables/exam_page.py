@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from llava.eval.exam.compress_clip import TIMED
 from llava.eval.exam.questions import chance_rate, guess_rate
 from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep, parse_setting
 from llava.eval.tables.exam import FORMS, Ranked, items_of, mean_score, ranked, strata_of, world_of
-from llava.eval.tables.markdown import csv_table, markdown_table, number
+from llava.eval.tables.markdown import DASH, csv_table, markdown_table, number
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
 FORM_TITLES = {
@@ -33,21 +33,46 @@ def label(setting: str) -> str:
     return f"{method} {100 * float(retention):g} %" + (f", {changes}" if changes else "")
 
 
-def between(low: float, high: float) -> str:
-    """An interval in points."""
-    return f"{low:+.1f} … {high:+.1f}"
+def between(ends: tuple[float, float] | None) -> str:
+    """An interval in points; nothing for none."""
+    return "" if ends is None else "{:+.1f} … {:+.1f}".format(*ends)
 
 
-def of_hard(found: tuple[float, int] | None) -> str:
-    """Per cent right of the hard subset, with its size."""
-    return f"{found[0]:.1f} of {found[1]}" if found else "–"
+# the columns of all tables of settings, by their titles
+FIGURES: dict[str, Callable[[Ranked], str]] = {
+    "kept": lambda row: number(row.kept),
+    "both forms": lambda row: number(row.overall),
+    "hard subset": lambda row: f"{row.hard[0]:.1f} of {row.hard[1]}" if row.hard else DASH,
+    "relative": lambda row: number(row.relative),
+    "to all tokens": lambda row: between(row.to_full),
+    "to the first": lambda row: between(row.to_first),
+    "difference": lambda row: between(row.to_first),
+    "open": lambda row: number(row.forms["open"]),
+    "multiple choice": lambda row: number(row.forms["choice"]),
+    "by likelihood": lambda row: number(row.forms["likelihood"]),
+    "captions": lambda row: number(row.forms["caption"]),
+    "mIoU": lambda row: number(row.iou),
+    "ms": lambda row: number(row.cost and row.cost["milliseconds"]),
+    "MiB": lambda row: number(row.cost and row.cost["extra_mib"]),
+    "setting": lambda row: f"`{row.setting.name}`",
+}
+ANSWERED = ("open", "multiple choice", "by likelihood")
+EXAM = ("both forms", "hard subset", "relative", "difference", *ANSWERED, "captions", "mIoU")
+METHODS = ("kept", *EXAM[:3], "to all tokens", "to the first", *EXAM[4:], "ms", "MiB")
+ABLATIONS = ("kept", "both forms", "difference", *ANSWERED, "setting")
+
+
+def figures_table(head: str, rows: Iterable[tuple[str, Ranked]], columns: Sequence[str]) -> str:
+    """Markdown: a line a setting, whose name stands in the column `head`. columns: out of FIGURES."""
+    return markdown_table([head, *columns], [[named, *(FIGURES[key](row) for key in columns)] for named, row in rows])
 
 
 def exam_section(runs: dict[str, dict], shown: Sequence[str] | None = None) -> str:
     """The section, from runs by setting; "full" must be among them. shown: the settings in it."""
     items, families = items_of(runs), world_of(runs).questions.FAMILIES
     records = {name: runs[name]["questions"] for name in shown or runs}
-    parts = ["## The exam", f"Written by `aot exam --report`. {_made_with(runs)}", _summary(runs, list(records))]
+    parts = ["## The exam", f"Written by `aot exam --report`. {_made_with(runs)}"]
+    parts.append(figures_table("tokens", [(label(n), ranked(runs, parse_setting(n), "full")) for n in records], EXAM))
 
     def means(**which: str) -> list[str]:
         """A cell a setting."""
@@ -90,18 +115,6 @@ def _made_with(runs: dict[str, dict]) -> str:
     )
 
 
-def _summary(runs: dict[str, dict], shown: Sequence[str]) -> str:
-    """The table of these settings; the others of the runs may hold what tells which questions are hard."""
-    rows = []
-    for name in shown:
-        row = ranked(runs, parse_setting(name))
-        difference = "" if name == "full" else between(*row.to_full)
-        figures = [number(row.overall), of_hard(row.hard), number(row.relative), difference]
-        rows.append([label(name), *figures, *(number(row.forms[form]) for form in FORMS), number(row.iou)])
-    head = ["tokens", "both forms", "hard subset", "relative", "difference", "open", "multiple choice"]
-    return markdown_table([*head, "by likelihood", "captions", "mIoU"], rows)
-
-
 def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict[str, str]) -> str:
     """Markdown of the ranking; runs must hold "full"."""
     parts = ["## Every method at equal token counts", _explain(rows, runs)]
@@ -111,7 +124,8 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
     parts.append("![Accuracy against the share of tokens kept](images/methods.png)")
     for retention in dict.fromkeys(row.setting.retention for row in rows):
         here = [row for row in rows if row.setting.retention == retention]
-        parts += [f"### {100 * retention:g} % of the tokens", verdict(here), _methods_summary(here)]
+        parts += [f"### {100 * retention:g} % of the tokens", verdict(here)]
+        parts.append(figures_table("method", [(name(row), row) for row in here], METHODS))
         families = [[name(row), *map(number, row.families.values())] for row in here]
         parts.append("By family, open answers and letters together:")
         parts.append(markdown_table(["method", *here[0].families], families))
@@ -153,7 +167,7 @@ def verdict(rows: Sequence[Ranked]) -> str:
     else:
         low, high = ours.to_first
         level = "statistically level with" if low <= 0 <= high else "behind"
-        text += f"{level} the first, `{first.setting.method}` ({between(low, high)} points)"
+        text += f"{level} the first, `{first.setting.method}` ({between(ours.to_first)} points)"
     gaps = {
         family: ours.families[family] - max(row.families[family] for row in equal)
         for family in ours.families
@@ -185,21 +199,6 @@ def _explain(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
     if len(codes) > 1:
         text += "\nThe settings were measured with more than one state of `aot/`."
     return text
-
-
-def _methods_summary(rows: Sequence[Ranked]) -> str:
-    head = ["method", "kept", "both forms", "hard subset", "relative", "to all tokens", "to the first"]
-    head += ["open", "multiple choice", "by likelihood", "captions", "mIoU", "ms", "MiB"]
-    body = [
-        [
-            name(row), number(row.kept), number(row.overall), of_hard(row.hard), number(row.relative),
-            between(*row.to_full), between(*row.to_first) if row.to_first else "",
-            *(number(row.forms[form]) for form in FORMS), number(row.iou),
-            number(row.cost and row.cost["milliseconds"]), number(row.cost and row.cost["extra_mib"]),
-        ]
-        for row in rows
-    ]  # fmt: skip
-    return markdown_table(head, body)
 
 
 def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
@@ -247,15 +246,8 @@ def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str,
         "share kept comes nearest to the one asked.",
     ]
     for group in dict.fromkeys(ablation.group for ablation, _ in lines):
-        head = [group, "kept", "both forms", "difference", "open", "multiple choice", "by likelihood", "setting"]
-        rows = [
-            [
-                ablation.label, number(row.kept), number(row.overall), between(*row.to_first) if row.to_first else "",
-                *(number(row.forms[form]) for form in FORMS[:3]), f"`{row.setting.name}`",
-            ]
-            for ablation, row in lines if ablation.group == group
-        ]  # fmt: skip
-        parts.append(markdown_table(head, rows))
+        rows = [(ablation.label, row) for ablation, row in lines if ablation.group == group]
+        parts.append(figures_table(group, rows, ABLATIONS))
     asked = [(a, a.setting(sweep.ablations_at)) for a in sweep.ablations]
     missing = [f"- {a.group}, {a.label}: {refused[setting]}" for a, setting in asked if setting in refused]
     if missing:

@@ -93,6 +93,12 @@ def test_mixtures(tmp_path):
             read_mixture(str(tmp_path / "bad.yaml"))
 
 
+def test_a_line_separator_in_a_text_ends_no_line(tmp_path):
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"id": "a\u2028b"}\n\n{"id": "c"}\n', encoding="utf-8")
+    assert [sample["id"] for sample in read_mixture(str(file))] == ["a\u2028b", "c"]
+
+
 def test_upstreams_loss_on_its_golden_batch(tmp_path):
     """The number that LLaVA-NeXT itself gave on this checkpoint, prompt and video."""
     model = LlavaQwenForCausalLM.from_pretrained(GOLDEN / "tied")
