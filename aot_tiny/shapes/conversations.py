@@ -5,31 +5,57 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
+
 from aot_tiny.shapes.clips import write_clip
-from aot_tiny.shapes.questions import make_questions
+from aot_tiny.shapes.questions import Question, make_questions
 
 FIRST = 20_000_000  # seed of the first clip, beyond those of the exam and of the embedded model's own training
 
 
-def write_conversations(folder: Path, clips: int) -> Path:
-    """Writes data.json, and so many clips with two questions about each; returns the file."""
+def write_conversations(folder: Path, clips: int, *, turns: int = 0) -> Path:
+    """Writes data.json, and so many clips with two questions about each; returns the file.
+
+    turns: so many questions about a clip instead, each in words or by letter, as the turns of one conversation.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     samples = []
     for seed in range(FIRST, FIRST + clips):
         name = f"{seed}.mp4"
-        clip = write_clip(folder / name, seed, size=96)
-        for question in random.Random(seed).sample(make_questions(clip), 2):
-            asked = {"from": "human", "value": f"<image>\n{question.open_prompt()}"}
-            told = {"from": "gpt", "value": question.answer}
-            samples.append({"id": f"{seed} {question.text}", "video": name, "conversations": [asked, told]})
+        questions = make_questions(write_clip(folder / name, seed, size=96))
+        if turns:
+            talk = _conversation(_in_both_forms(questions, np.random.default_rng(seed))[:turns])
+            samples.append({"id": str(seed), "video": name, "conversations": talk})
+            continue
+        for question in random.Random(seed).sample(questions, 2):
+            talk = _conversation([(question.open_prompt(), question.answer)])
+            samples.append({"id": f"{seed} {question.text}", "video": name, "conversations": talk})
     path = folder / "data.json"
     path.write_text(json.dumps(samples, indent=1))
     return path
+
+
+def _in_both_forms(questions: list[Question], rng: np.random.Generator) -> list[tuple[str, str]]:
+    """(prompt, answer) of each question, in any order, in words or by letter."""
+    exchanges = []
+    for number in rng.permutation(len(questions)):
+        question, letter = questions[number], str(rng.choice(list(questions[number].letters())))
+        by_letter = question.choice_prompt(question.options(rng, letter)), letter
+        exchanges.append(by_letter if rng.random() < 0.5 else (question.open_prompt(), question.answer))
+    return exchanges
+
+
+def _conversation(exchanges: list[tuple[str, str]]) -> list[dict[str, str]]:
+    """A conversation about a video that is shown before its first prompt."""
+    prompts = [("<image>\n" if number == 0 else "") + prompt for number, (prompt, _) in enumerate(exchanges)]
+    rows = [(("human", prompt), ("gpt", answer)) for prompt, (_, answer) in zip(prompts, exchanges, strict=True)]
+    return [{"from": who, "value": text} for row in rows for who, text in row]
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--clips", type=int, default=200)
+    parser.add_argument("--turns", type=int, default=0, help="questions about a clip, as turns of one conversation")
     options = parser.parse_args()
-    print(write_conversations(options.folder, options.clips))
+    print(write_conversations(options.folder, options.clips, turns=options.turns))
