@@ -110,16 +110,10 @@ def watched(source: str, send: Callable) -> Iterator:
 
 def pictures(task: str, path: str, send: Callable, choose: Callable | None = None) -> Iterator:
     """Pictures (H,W,3) of a film, an animation or a folder, once the parent, or `choose`, chose among the times."""
-    import av
-    import av.subtitles.codeccontext
-    import av.subtitles.stream  # PyAV would load these two late, when nothing can be opened any more
     from PIL import Image
 
     from llava.decoders.base import DecoderFailed, VideoError
-    from llava.decoders.container import find_film
-    from llava.decoders.decord_check import unsupported
     from llava.decoders.pillow_reader import is_animation, read_animation, read_folder
-    from llava.decoders.pyav_reader import index_packets, read_pyav
     from llava.decoders.sandbox import limit_open_files, open_regular
 
     Image.MAX_IMAGE_PIXELS = None  # in this process `downscale_factor` bounds them, before anything is decoded
@@ -132,18 +126,28 @@ def pictures(task: str, path: str, send: Callable, choose: Callable | None = Non
         send(data, count=len(times), rate=float(rate), seconds=seconds, decoder=decoder)
         return json.loads(sys.stdin.readline())
 
+    # what Pillow reads, before PyAV is loaded, a quarter of the start
     if os.path.isdir(path):
         yield from read_folder(path, ask)
         return
     file = os.fdopen(open_regular(path), "rb", buffering=0)
-    animation = is_animation(file)
-    limit_open_files(1 if animation else 0)  # Pillow loads modules late
-    if animation:
+    if is_animation(file):
+        limit_open_files(1)  # Pillow loads modules late
         if task == "judge":
             raise DecoderFailed("it does not read animations")
         decoder = "pillow"
         yield from read_animation(path, file, ask)
         return
+    # a film
+    import av
+    import av.subtitles.codeccontext
+    import av.subtitles.stream  # PyAV would load these two late, when nothing can be opened any more
+
+    from llava.decoders.container import find_film
+    from llava.decoders.decord_check import unsupported
+    from llava.decoders.pyav_reader import index_packets, read_pyav
+
+    limit_open_files()
     try:
         film = find_film(path, file)
         seconds, decoder = film.seconds, "pyav"

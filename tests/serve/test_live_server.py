@@ -1,11 +1,13 @@
 """Live sessions over HTTP: answers as in one process, ids, limits, expiry, and what is no frame."""
 
 import base64
+import gc
 import io
 import json
 import re
 import time
 import urllib.request
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -207,6 +209,30 @@ def test_an_idle_session_ends_and_its_place_is_free_again(encoder, answering):
         assert delete(url, kept)["deleted"] is True
         begin(url)
         assert push(url, kept, encoded(0))[0] == 404
+
+
+def test_sessions_that_ended_leave_nothing(encoder, answering, monkeypatch):
+    """Ten are begun, seen, asked and left alone, three deleted; all of them are freed."""
+    seen = []
+    beside = LiveSession.beside
+
+    def counted(session):
+        seen.append(weakref.ref(live := beside(session)))
+        return live
+
+    monkeypatch.setattr(LiveSession, "beside", counted)
+    with serving(encoder, answering, limits=Limits(live_sessions=13, live_idle=2.0)) as url:
+        for number in range(13):
+            live = begin(url)
+            assert push(url, live, encoded(number))[0] == 200 and ask(url, live)[0] == 200
+            if number % 4 == 3:
+                delete(url, live)
+        deadline = time.monotonic() + 20
+        while any(live() for live in seen):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+            gc.collect()
+    assert len(seen) == 13
 
 
 def test_a_session_does_not_end_while_it_is_worked_for(encoder, answering, monkeypatch):
