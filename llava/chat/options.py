@@ -1,7 +1,8 @@
 """Command-line options of every command that loads a model, and the session that they ask for."""
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import wraps
 from typing import Any
@@ -18,7 +19,6 @@ from llava.chat.types import ChatError
 from llava.hf import video_processor as hf
 from llava.hf.checkpoint import is_transformers_model, load_checkpoint
 from llava.hf.session import TransformersSession
-from llava.mm_utils import get_model_name_from_path
 from llava.model.builder import attention_for, context_length, load_pretrained_model
 from llava.model.checkpoint import read_settings
 from llava.model.compression import warm_up_kernels
@@ -127,21 +127,15 @@ def load_session(options) -> ChatSession:
         return transformers_session(options, config, path, settings, device)
     if options.max_pixels is not None or options.total_tokens is not None:
         raise ChatError("--max-pixels and --total-tokens are for Qwen-VL; this model reads frames of one size.")
-    try:
+    with _loading(path):
         tokenizer, model, image_processor, context_length = load_pretrained_model(
             path,
-            None,
-            get_model_name_from_path(path),
             device_map=device,
-            torch_dtype=options.dtype or ("float32" if device.type == "cpu" else "bfloat16"),
+            torch_dtype=_dtype(options, device),
             attn_implementation=options.attn_implementation,
             compression=config,
             tower_dtype=options.tower_dtype,
         )
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise _unloaded(path, error) from error
     warm_up_kernels(model)
     cache = None
     if (folder := getattr(options, "cache", None)) is not None:
@@ -193,14 +187,10 @@ def transformers_session(
     if getattr(options, "cache", None) is not None:
         raise ChatError("--cache is for checkpoints in LLaVA's layout; leave it out here.")
     chosen = hf.Sampling(options.num_frames, options.fps, options.max_pixels, options.total_tokens)
-    dtype = options.dtype or ("float32" if device.type == "cpu" else "bfloat16")
+    dtype = _dtype(options, device)
     attention = attention_for(options.attn_implementation, device, getattr(torch, dtype))
-    try:
+    with _loading(path):
         found = load_checkpoint(path, settings, device=device, dtype=dtype, attention=attention, sampling=chosen)
-    except torch.cuda.OutOfMemoryError:
-        raise
-    except RuntimeError as error:
-        raise _unloaded(path, error) from error
     return TransformersSession(
         found.model,
         found.tokenizer,
@@ -214,9 +204,20 @@ def transformers_session(
     )
 
 
-def _unloaded(path: str, error: Exception) -> ChatError:
-    reason = one_sentence(error)
-    return ChatError(f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete.")
+@contextmanager
+def _loading(path: str) -> Iterator[None]:
+    """ChatError for what goes wrong inside with a checkpoint, but for a GPU that is too small."""
+    try:
+        yield
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = one_sentence(error)
+        raise ChatError(f"The checkpoint {path} cannot be loaded ({reason}); check that it is complete.") from error
+
+
+def _dtype(options: argparse.Namespace, device: torch.device) -> str:
+    return options.dtype or ("float32" if device.type == "cpu" else "bfloat16")
 
 
 def command(run: Callable[[argparse.Namespace, Terminal], int | None]) -> Callable[[argparse.Namespace], int]:

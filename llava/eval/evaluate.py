@@ -86,17 +86,9 @@ def one_model(options: argparse.Namespace) -> Sweep:
         preset, *changes = text.split(",")
         settings.append({"name": text, "aot": {"preset": preset, **dict(map(pair, changes))}})
     model = {"name": options.name, "id": options.model, "checkpoint": options.model_path, "args": dict(options.args)}
-    return sweep_from(
-        {
-            "name": options.name,
-            "title": options.name,
-            "models": [model],
-            "settings": settings,
-            "tasks": options.tasks,
-            "limit": options.limit,
-            "include_path": str(shipped("lmms_eval_tasks")),
-        }
-    )
+    ours = str(shipped("lmms_eval_tasks"))
+    rows = {"models": [model], "settings": settings, "tasks": options.tasks}
+    return sweep_from({"name": options.name, **rows, "limit": options.limit, "include_path": ours})
 
 
 def run_benchmarks(sweep: Sweep, options: argparse.Namespace) -> int:

@@ -84,23 +84,17 @@ class VideoProcessor(ABC):
     def resized(self, images: torch.Tensor) -> torch.Tensor:
         size, (height, width) = self.settings["size"], images.shape[-2:]
         if "shortest_edge" in size:
-            short = size["shortest_edge"] / min(height, width)
+            edge, shorter = size["shortest_edge"], min(height, width)
             # the longer side is cut off to whole pixels, as transformers does
-            images = self.resize(
-                images,
-                *(
-                    size["shortest_edge"] if side == min(height, width) else int(short * side)
-                    for side in (height, width)
-                ),
-            )
+            sides = (edge if side == shorter else int(edge / shorter * side) for side in (height, width))
+            images = self.resize(images, *sides)
         else:
             images = self.resize(images, size["height"], size["width"])
         crop = self.settings.get("crop_size") if self.settings.get("do_center_crop") else None
         if crop is None:
             return images
-        top, left = (
-            (have - want) // 2 for have, want in zip(images.shape[-2:], (crop["height"], crop["width"]), strict=True)
-        )
+        height, width = images.shape[-2:]
+        top, left = (height - crop["height"]) // 2, (width - crop["width"]) // 2
         return images[..., top : top + crop["height"], left : left + crop["width"]]
 
     def resize(self, images: torch.Tensor, height: int, width: int) -> torch.Tensor:
@@ -229,9 +223,8 @@ class Qwen2VL(VideoProcessor):
     def size(self) -> tuple[int, int]:
         """Least and most pixels, in the processor's way of counting."""
         size = {**self.defaults["size"], **self.settings["size"]}
-        return self.settings.get("min_pixels") or size["shortest_edge"], self.settings.get("max_pixels") or size[
-            "longest_edge"
-        ]
+        least, most = self.settings.get("min_pixels"), self.settings.get("max_pixels")
+        return least or size["shortest_edge"], most or size["longest_edge"]
 
     def choose(self, times: np.ndarray, rate: float) -> np.ndarray:
         total, step = len(times), self.settings["temporal_patch_size"]

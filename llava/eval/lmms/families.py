@@ -117,8 +117,7 @@ class FamilyMixin(AOTWrapperMixin):
                 resolve = self.stock._resolve_model_class
                 names["_resolve_model_class"] = lambda path, _: resolve(path, kind.endswith("_moe"))
             with replaced(self.stock, **names):
-                # the stock wrapper's; our LLaVA wrappers' own wants what a LLaVA checkpoint says
-                super(AOTWrapperMixin, self).__init__(pretrained=pretrained, device=place, device_map=place, **rest)
+                super().__init__(pretrained=pretrained, device=place, device_map=place, **rest)
             self.pretrained = pretrained
             measure, settings = self._apply(folder, config)
             self._prepare(accelerator, measure, settings, store, video_decode_backend)
@@ -154,17 +153,13 @@ class FamilyMixin(AOTWrapperMixin):
         """What the stock wrapper tells transformers' image processor."""
         return {"size": {"shortest_edge": self.min_pixels, "longest_edge": self.max_pixels}}
 
-    def stock_sees_all(self, visuals: list[Visual], prompt: str) -> bool:
-        """It does, unless interleave_visuals puts only those into the prompt that this names, as <image 1>."""
-        if getattr(self, "interleave_visuals", False):
-            named = {int(number) for number in re.findall(r"<image (\d+)>", prompt)}
+    def _ask_stock(self, question: Question, visuals: list[Visual]) -> str:
+        if getattr(self, "interleave_visuals", False):  # it puts only those into the prompt that this names
+            named = {int(number) for number in re.findall(r"<image (\d+)>", question.prompt)}
             if named != set(range(1, len(visuals) + 1)):
                 raise VisualError(
                     f"The prompt names {len(named)} of {len(visuals)} visuals; leave interleave_visuals out."
                 )
-        return True
-
-    def _ask_stock(self, question: Question, visuals: list[Visual]) -> str:
         names = {
             "process_vision_info": self.processor.videos_of,
             "decord": SimpleNamespace(VideoReader=_Unread),
