@@ -174,7 +174,8 @@ def test_methods_get_the_tower_outputs_they_declare(model, video, first_tokens):
     assert torch.equal(seen["attention_last"], tower.received[4]) and seen["attention_last"].shape == (6, 144)
     assert torch.equal(seen["keys"], tower.keys[4]) and seen["keys"].shape == (6, 144, 12)
     features = model.encode_video(video)
-    assert features.shallow is not None and torch.equal(model.video_tokens(features)[0], direct[0])
+    assert {*features.outputs} == {"attention_last", "keys"}
+    assert torch.equal(model.video_tokens(features)[0], direct[0])
 
 
 def test_methods_that_declare_nothing_cost_no_attention(model, video, first_tokens, monkeypatch):
@@ -195,7 +196,7 @@ def test_unknown_tower_outputs_are_refused(model, video, first_tokens):
 def test_a_video_encoded_once_gives_the_same_tokens(model, video, aot):
     features = model.encode_video(video)
     assert features.features.shape == (6, 144, 32) and features.grid == (12, 12)
-    assert features.shallow.shape == features.deep.shape == (6, 144)
+    assert features.outputs == {}
     model.config.aot = aot
     direct = prepare(model, [[5, -200, 6]], [video], ["video"])
     assert model.last_timing["tower"] > 0
@@ -214,12 +215,15 @@ def test_encoded_videos_and_pixels_share_a_call(model, video):
     assert torch.equal(embeds[:, :27], embeds[:, -27:])
 
 
-def test_features_without_attention_cannot_be_compressed(model, video):
+def test_features_without_attention_are_enough_where_it_is_not_read(model, video):
     bare = VideoFeatures(model.encode_images(video), (12, 12))
     assert model.video_tokens(bare)[0].shape == (222, 32)
     model.config.aot = {"retention": 0.1}
+    assert model.video_tokens(bare)[0].shape == (27, 32)
+    model.config.aot = {"retention": 0.1, "attention_power": 0.5}
     with pytest.raises(ValueError, match="encode it again"):
         model.video_tokens(bare)
+    assert model.encode_video(video).deep.shape == (6, 144)
 
 
 def test_the_plain_path_goes_through_encode_images(model, video, monkeypatch):
@@ -273,7 +277,7 @@ def test_a_tower_of_one_layer_serves_methods_that_read_no_two(make_model, video)
     model.config.aot = {"method": "visionzip", "retention": 0.1}
     prepare(model, [[-200]], [video], ["video"])
     assert model.last_compression[0].num_visual == 21
-    model.config.aot = {"retention": 0.1}
+    model.config.aot = {"retention": 0.1, "attention_power": 0.5}
     with pytest.raises(AOTError, match="at least 2"):
         prepare(model, [[-200]], [video], ["video"])
 
