@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from vllm.distributed import tensor_model_parallel_all_reduce
 
-from ..errors import AOTError
-from ..ops.received_attention import layers, received_attention
+from ..ops.received_attention import needed_layers, received_attention
 
 
 class Capture:
@@ -21,14 +20,9 @@ class Capture:
     """
 
     def __init__(self, tower: nn.Module, needs: Sequence[str], used: int):
-        shallow, deep = layers(used) if {"shallow", "deep"} & set(needs) else (0, 0)
-        places = {"shallow": shallow, "deep": deep, "attention_last": used - 1, "keys": used - 1}
-        unknown = sorted(set(needs) - set(places))
-        if unknown:
-            raise AOTError(f"This method needs {unknown[0]!r}, which this vision tower cannot give; choose another.")
         self._outputs: dict[str, torch.Tensor] | None = None
-        for name in needs:
-            attention = tower.vision_model.encoder.layers[places[name]].self_attn
+        for name, layer in needed_layers(needs, used).items():
+            attention = tower.vision_model.encoder.layers[layer].self_attn
             attention.attn.register_forward_pre_hook(partial(self._read, name, attention))
 
     @contextmanager

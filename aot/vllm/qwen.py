@@ -29,7 +29,6 @@ from ..integrations.qwen_tower import TowerReader, watch_blocks
 from ..integrations.qwen_vl import FAMILY
 from ..integrations.steps import EncodedVideo
 from ..integrations.vision_outputs import capturing
-from ..registry import get_method
 from .processing import SettingsInModelId
 from .settings import VideoSettings
 
@@ -113,7 +112,7 @@ class ReducedVideos(Qwen3VLForConditionalGeneration):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.videos = VideoSettings.read(self.config)
         if not isinstance(self.visual, StageMissingLayer):  # a server without videos and pictures has no tower
-            self.reader = Reader(self.visual, get_method(self.videos.config.method).requires)
+            self.reader = Reader(self.visual, self.videos.config.requires)
 
     def _process_video_input(self, video_input: Any) -> tuple[torch.Tensor, ...]:
         """Of each video its run in the prompt, (n, D · (1 + levels) + 12): embedding, DeepStack rows and positions."""
