@@ -277,15 +277,11 @@ class ChatSession(VideoReading):
 
     def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
         """Runs the model, which goes on behind what it has read; True when the person stopped it."""
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        given = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy
-        if read.cache is not None:
-            given[CACHE] = read.cache
-        new = ids[:, len(read.ids) :]
+        new, given = ids[:, len(read.ids) :], {}
         if unread := self._visual_token in new:  # images, and the video from where it is not read
             video = self.loaded and self.loaded.features
             left = tokens_at(video, slice(read.begun, None)) if read.begun else video
-            given |= {
+            given = {
                 "images": [*(image.pixels for image in self.images), *([left] if self.loaded else [])],
                 "modalities": ["image"] * len(self.images) + ["video"] * bool(self.loaded),
                 "image_sizes": [*(image.size for image in self.images), *([(1, 1)] if self.loaded else [])],
@@ -294,24 +290,27 @@ class ChatSession(VideoReading):
         stops = self.model.generation_config.eos_token_id
         stops = {*stops} if isinstance(stops, list) else {stops}
         stops |= {self.tokenizer.eos_token_id, self.tokenizer.convert_tokens_to_ids("<|im_end|>")}
-        stopped = False
-        try:
-            self.model.generate(
-                new,
-                attention_mask=torch.ones_like(new),
-                max_new_tokens=self.max_new_tokens,
-                eos_token_id=sorted(stop for stop in stops if stop is not None),
-                pad_token_id=self.tokenizer.pad_token_id or self.tokenizer.eos_token_id,
-                streamer=stream,
-                **given,
-            )
-        except KeyboardInterrupt:
-            if stream.first is None:
-                raise
-            stopped = True
+        given |= {"attention_mask": torch.ones_like(new), "eos_token_id": sorted(s for s in stops if s is not None)}
+        stopped = self._answered(stream, read, inputs=new, **given)
         if unread and self.loaded and self.compression:
             read.video = video if read.begun else self.model.last_compression[-1]
         return stopped
+
+    def _answered(self, stream: TextStream, read: ReadPrompt, **inputs) -> bool:
+        """Lets the model answer inputs behind what it has read; True when the person stopped it."""
+        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        chosen = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy
+        if read.cache is not None:
+            inputs[CACHE] = read.cache
+        end, pad = self.tokenizer.eos_token_id, self.tokenizer.pad_token_id
+        chosen |= {"max_new_tokens": self.max_new_tokens, "pad_token_id": end if pad is None else pad}
+        try:
+            self.model.generate(**inputs, **chosen, streamer=stream)
+        except KeyboardInterrupt:
+            if stream.first is None:
+                raise
+            return True
+        return False
 
     def _use_compression(self) -> None:
         self.model.config.aot = self.compression

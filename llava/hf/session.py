@@ -17,7 +17,6 @@ from llava.chat.session import ChatSession
 from llava.chat.streaming import TextStream
 from llava.chat.types import ChatError, Loaded, Picture, Tokens
 from llava.hf.checkpoint import Checkpoint
-from llava.model.pruning import CACHE
 from llava.video import Video
 
 
@@ -128,31 +127,14 @@ class TransformersSession(ChatSession):
         return self.tokenizer.convert_tokens_to_ids(self.checkpoint.tokens.video)
 
     def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
-        inputs, inner, stopped = dict(self._inputs), self.model.model, False
+        inputs, inner = dict(self._inputs), self.model.model
         if read.ids:  # the video is read; Qwen-VL keeps how its positions go on, others may have generated since
             inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
             inner.rope_deltas = read.rope_deltas
         elif self._applied is None:
             inputs.pop("video_frames", None)  # which only aot.apply knows
-        if read.cache is not None:
-            inputs[CACHE] = read.cache
-        greedy = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
-        chosen = {"do_sample": True, "temperature": self.temperature} if self.temperature > 0 else greedy
-        end = self.tokenizer.eos_token_id
-        pad = self.tokenizer.pad_token_id
-        try:
-            with torch.inference_mode():
-                self.model.generate(
-                    **inputs,
-                    max_new_tokens=self.max_new_tokens,
-                    pad_token_id=end if pad is None else pad,
-                    streamer=stream,
-                    **chosen,
-                )
-        except KeyboardInterrupt:
-            if stream.first is None:
-                raise
-            stopped = True
+        with torch.inference_mode():
+            stopped = self._answered(stream, read, **inputs)
         if not read.ids:
             read.rope_deltas = getattr(inner, "rope_deltas", None)
             read.video = None if self._applied is None else self._applied.last[0]
