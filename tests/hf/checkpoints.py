@@ -32,17 +32,15 @@ TEXT = {
 }
 TOWER = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 DEEP = {"depth": 3, "num_heads": 2, "patch_size": 4, "spatial_merge_size": 2, "temporal_patch_size": 2}
-EXPERTS = {  # after a layer of linear attention, one that sees all
+LINEAR = {  # after a layer of linear attention, one that sees all
     "layer_types": ["linear_attention", "full_attention"],
     "linear_key_head_dim": 8,
     "linear_value_head_dim": 8,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
     "shared_expert_intermediate_size": 32,
 }
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava_next_video", "llava_onevision")
 
 
@@ -71,9 +69,15 @@ def make(folder: Path, family: str) -> Path:
 
 
 def _qwen(ids: dict, text: dict, family: str):
-    name = {"qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_5_moe": "Qwen3_5Moe"}[family]
+    names = {
+        "qwen2_5_vl": "Qwen2_5_VL",
+        "qwen3_vl": "Qwen3VL",
+        "qwen3_vl_moe": "Qwen3VLMoe",
+        "qwen3_5_moe": "Qwen3_5Moe",
+    }
+    name = names[family]
     new = int(transformers.__version__.split(".")[0]) >= 5
-    head = 32 if family == "qwen3_vl" else 16  # the least that vLLM's CPU build has
+    head = 32 if family.startswith("qwen3_vl") else 16  # the least that vLLM's CPU build has
     rope = {"rope_type": "default", "mrope_section": [head // 4, head // 8, head // 8], "rope_theta": 10000.0}
     rope["mrope_interleaved"] = family != "qwen2_5_vl"  # vLLM asks; transformers knows
     tower = {**DEEP, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
@@ -85,7 +89,8 @@ def _qwen(ids: dict, text: dict, family: str):
     if family == "qwen3_5_moe":
         del tower["deepstack_visual_indexes"]
         rope["partial_rotary_factor"] = 1.0
-        text = {**text, **EXPERTS}
+    if family.endswith("moe"):
+        text = {**text, **(EXPERTS | LINEAR if family == "qwen3_5_moe" else EXPERTS)}
     config = getattr(transformers, f"{name}Config")(
         vision_config=tower,
         text_config={**text, "head_dim": head, "rope_parameters" if new else "rope_scaling": rope},
@@ -97,7 +102,7 @@ def _qwen(ids: dict, text: dict, family: str):
     )
     least, most = (64, 8 * 8 * 36) if family == "qwen2_5_vl" else (64, 8 * 8 * 400)
     settings = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
-    if family == "qwen3_vl":  # as published; vLLM takes what is of images for videos too
+    if family.startswith("qwen3_vl"):  # as published; vLLM takes what is of images for videos too
         settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     settings["size"] = {"shortest_edge": least, "longest_edge": most}
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), settings
@@ -141,6 +146,7 @@ def _onevision(ids: dict, text: dict):
 _MAKERS = {
     "qwen2_5_vl": lambda ids, text: _qwen(ids, text, "qwen2_5_vl"),
     "qwen3_vl": lambda ids, text: _qwen(ids, text, "qwen3_vl"),
+    "qwen3_vl_moe": lambda ids, text: _qwen(ids, text, "qwen3_vl_moe"),
     "qwen3_5_moe": lambda ids, text: _qwen(ids, text, "qwen3_5_moe"),
     "internvl": _internvl,
     "llava_next_video": _next_video,
