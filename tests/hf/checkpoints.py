@@ -79,7 +79,8 @@ def _qwen(ids: dict, text: dict, family: str):
     new = int(transformers.__version__.split(".")[0]) >= 5
     head = 32 if family.startswith("qwen3_vl") else 16  # the least that vLLM's CPU build has
     rope = {"rope_type": "default", "mrope_section": [head // 4, head // 8, head // 8], "rope_theta": 10000.0}
-    rope["mrope_interleaved"] = family != "qwen2_5_vl"  # vLLM asks; transformers knows
+    if family != "qwen2_5_vl":
+        rope["mrope_interleaved"] = True  # vLLM asks; transformers knows
     tower = {**DEEP, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
     tower |= (
         {"window_size": 16, "fullatt_block_indexes": [0, 2], "tokens_per_second": 2}
