@@ -35,6 +35,7 @@ class DataArguments:
     add_time_instruction: bool | None = _told("tell the frames' times in front of the question")
     image_aspect_ratio: str | None = _told("square, pad, anyres or anyres_max_N; default: the checkpoint's")
     image_grid_pinpoints: str | None = _told("as upstream writes them; default: the checkpoint's")
+    assistant_only_loss: bool = _told("learn what the model says alone, not the marks of turns as upstream does", False)
     max_unreadable: float = _told("share of unreadable samples that ends the run", 0.05)
 
 

@@ -129,29 +129,40 @@ def _paths(value) -> list[str]:
 
 
 def tokenize(
-    turns: Sequence[tuple[int, str]], tokenizer, *, template: str, system: str | None = None
+    turns: Sequence[tuple[int, str]],
+    tokenizer,
+    *,
+    template: str,
+    system: str | None = None,
+    assistant_only_loss: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(L,) ids with IMAGE_TOKEN_INDEX at the marks, and (L,) labels, -100 where nothing is learnt.
 
     As LLaVA-NeXT's trainer masks them. ChatML: the model's turns are learnt whole, of all others the marks of turns and
     the line breaks. plain: the last text, a caption, behind the mark of what it describes.
+    assistant_only_loss: what the model says and the end of its turn are learnt, and nothing else.
     """
     conversation = conv_templates[template].copy()
+    learnt_anywhere: set[int] = set()
+    before, behind = 0, 0  # tokens of the model's turn that are not learnt
     if conversation.sep_style is SeparatorStyle.PLAIN:
         parts = [(0, DEFAULT_IMAGE_TOKEN), (1, turns[-1][1] + conversation.sep)]
-        learnt_anywhere: set[int] = set()
     else:
         opening = conversation.system if system is None else f"<|im_start|>system\n{system}"
         parts = [(0, f"{opening}{conversation.sep}\n")]
         parts += [(who, f"{conversation.roles[who]}\n{text}{conversation.sep}\n") for who, text in turns]
-        marks = (tokenizer(text).input_ids for text in ("<|im_start|>", conversation.sep, "\n"))
-        learnt_anywhere = {ids[0] for ids in marks if len(ids) == 1}
+        if assistant_only_loss:  # not the mark and the line break around what is said
+            before, behind = len(tokenizer(f"{conversation.roles[1]}\n").input_ids), 1
+        else:
+            marks = (tokenizer(text).input_ids for text in ("<|im_start|>", conversation.sep, "\n"))
+            learnt_anywhere = {ids[0] for ids in marks if len(ids) == 1}
     ids: list[int] = []
     labels: list[int] = []
     for speaker, text in parts:
         new = tokenizer_image_token(text, tokenizer)
         ids += new
-        labels += [token if speaker == 1 or token in learnt_anywhere else IGNORE_INDEX for token in new]
+        said = range(before, len(new) - behind) if speaker == 1 else ()
+        labels += [t if place in said or t in learnt_anywhere else IGNORE_INDEX for place, t in enumerate(new)]
     labels = [IGNORE_INDEX if token < 0 else token for token in labels]
     labels[0] = IGNORE_INDEX  # nothing comes before it
     return torch.tensor(ids), torch.tensor(labels)

@@ -81,7 +81,8 @@ class Conversations(Dataset):
         modalities = [kind for kind, _ in sample.media]
         if not images:  # every rank runs the tower in every step
             images, sizes, modalities = [torch.zeros(3, *self.processor.size)], [self.processor.size[::-1]], ["text"]
-        ids, labels = tokenize(turns, self.tokenizer, template=self.template, system=sample.system)
+        masked = {"template": self.template, "assistant_only_loss": self.arguments.assistant_only_loss}
+        ids, labels = tokenize(turns, self.tokenizer, system=sample.system, **masked)
         retention = self._retention(place)
         return {
             "input_ids": ids,

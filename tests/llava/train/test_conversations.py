@@ -38,6 +38,20 @@ def test_labels_are_the_answers_and_the_marks_of_turns(tokenizer):
     assert learnt == "_" + system + first + answers[0] + second + answers[1]
 
 
+def test_what_the_model_says_may_be_learnt_alone(tokenizer):
+    said = [(0, "<image>\nWhat?\nNow."), (1, "A cat."), (0, "Sure?"), (1, "Yes.\nIt is.")]
+    whole, labels = (
+        tokenize(said, tokenizer, template="qwen_1_5", assistant_only_loss=alone)[column]
+        for column, alone in ((0, False), (1, True))
+    )
+    learnt = tokenizer.decode(labels[labels >= 0].tolist())
+    assert learnt == "A cat.<|im_end|>Yes.\nIt is.<|im_end|>"
+    assert torch.equal(labels[labels >= 0], whole[labels >= 0])  # each where it stands
+    caption = [(0, "<image>\nDescribe it."), (1, "A cat.")]
+    same = (tokenize(caption, tokenizer, template="plain", assistant_only_loss=alone)[1] for alone in (False, True))
+    assert torch.equal(*same)
+
+
 def test_plain_learns_the_caption_alone(tokenizer):
     ids, labels = tokenize([(0, "<image>\nDescribe it."), (1, "A cat.")], tokenizer, template="plain")
     caption = tokenizer("A cat.\n").input_ids
