@@ -259,7 +259,7 @@ def test_attention_is_asked_for_where_it_is_read(make_video):
         assert AOTConfig(method=method).requires == ()
         compress(features, config=AOTConfig(method=method))
     assert torch.equal(compress(features).tokens, compress(features, shallow, deep, AOTConfig()).tokens)
-    for config in (AOTConfig(attention_power=0.5), AOTConfig.preset("paper", num_anchors=3)):
+    for config in (AOTConfig(attention_power=0.5), AOTConfig.preset("paper", num_anchors=12)):
         assert config.requires == ("shallow", "deep")
         with pytest.raises(AOTError, match="attention of the shallow layer"):
             compress(features, config=config)
@@ -290,7 +290,7 @@ def test_uniform_is_even_and_frames_are_whole():
         ({"newline": torch.zeros(3)}, "newline"),
         ({"newline_position": "row"}, "newline_position"),
         ({"config": {"retention": 2}}, "retention"),
-        ({"config": None}, "AOTConfig"),
+        ({"config": 3}, "AOTConfig"),
         ({"config": AOTConfig.preset("released", num_anchors=30)}, "does not fit"),
         ({"config": AOTConfig.preset("paper", num_anchors=1)}, "No token survives"),
         ({"config": AOTConfig.preset("paper", num_anchors=2, global_ratio=0)}, "leaves no anchor"),

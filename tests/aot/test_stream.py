@@ -133,11 +133,11 @@ def test_bad_values_of_any_part_are_remembered(make_video, monkeypatch):
     monkeypatch.setattr("aot.validation.HOST_DEVICES", ())
     features, shallow, deep = make_video(19, (6, 6), 16)
     shallow[17, 3] = -1
-    whole = join(stream((features, shallow, deep), AOTConfig(retention=0.3), pushes=5))
+    whole = join(stream((features, shallow, deep), AOTConfig(retention=0.3, attention_power=0.5), pushes=5))
     with pytest.raises(AOTError, match="^shallow cannot be used at 1 of 684 places, first in frame 17 at token 3"):
         whole.check()
     parts: list = []
-    for part in stream((features, shallow, deep), AOTConfig(retention=0.3), pushes=5):
+    for part in stream((features, shallow, deep), AOTConfig(retention=0.3, attention_power=0.5), pushes=5):
         append_parts(parts, [part])
     assert {name: mask.tolist() for name, mask in join(parts).usable.items()} == {
         name: mask.tolist() for name, mask in whole.usable.items()
@@ -151,7 +151,7 @@ def test_masks_of_parts_that_read_different_things(make_video, monkeypatch):
     features[1, 0], deep[5, 7] = torch.nan, torch.nan
     settings = {"pool": None, "before": features[1:2]}
     first = compress(features[:2], None, None, AOTConfig(method="uniform", retention=0.5), pool=None)
-    second = compress(features[2:], shallow[2:], deep[2:], AOTConfig(), **settings)
+    second = compress(features[2:], shallow[2:], deep[2:], AOTConfig(attention_power=0.5), **settings)
     usable = join([first, second]).usable
     assert usable.keys() == {"features", "shallow", "deep"}
     assert all(mask.shape == (6, 36) for mask in usable.values())
