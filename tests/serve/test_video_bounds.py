@@ -293,7 +293,7 @@ def test_decoders_die_with_their_parent(tmp_path, monkeypatch, decoder):
     """Killed with SIGKILL while a decoder is busy."""
     told = tmp_path / "process"
     busy = f"lambda *_, **__: (open({str(told)!r}, 'w').write(str(os.getpid())), time.sleep(60))"
-    patch = f"import llava.decoders.sandbox as c; c.limit_open_files = lambda files: None\nbusy = {busy}\n"
+    patch = f"import llava.decoders.sandbox as c; c.limit_open_files = lambda *_: None\nbusy = {busy}\n"
     if decoder == "decord":
         patch += "import decord; decord.VideoReader = busy"
     else:
