@@ -101,9 +101,10 @@ def compress_clips(
     weights = {"spatial_weight": config.spatial_weight, "temporal_weight": config.temporal_weight}
     cost = pair_cost(compared, layout.start_frame, longest, grid=video.pooled_grid, backend=config.backend, **weights)
     max_cost = 2 + 2**0.5 * config.spatial_weight + (longest - 1) * config.temporal_weight
-    # 3. choice: a token weighs attention^a · change^c, by the shallow layer as local anchor, by the deep one as global
+    # 3. choice: a token weighs change^c, and with an attention_power above 0 attention^a · change^c, by the shallow
+    # layer as local anchor, by the deep one as global
     change = temporal_change(compared, before, backend=config.backend)
-    moved = change.clamp_min(1e-6) ** config.change_power  # the floor keeps the order of attention, if any
+    moved = change.clamp_min(1e-6) ** config.change_power  # what stands still counts a little
     local_weight = global_weight = moved
     if config.attention_power > 0:
         local_weight, global_weight = relative_importance(video.pooled_importance) ** config.attention_power * moved

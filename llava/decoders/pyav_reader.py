@@ -100,9 +100,8 @@ def index_packets(film: Film) -> Index:
     with film.opened() as (container, stream):
         head = list(islice(_frames(container, stream), HEAD if reorders and rising else 1))
     first, stamps = head[0] if head else None, [frame.pts for frame in head]
-    if None in (first, *stamps, *order) or stamps != sorted(stamps) or len(set(order)) < len(order):
-        return index_frames(film)
-    if _times_are_guessed(film, shown):
+    unknown = None in (first, *stamps, *order)
+    if unknown or stamps != sorted(stamps) or len(set(order)) < len(order) or _times_are_guessed(film, shown):
         return index_frames(film)
     stamps = sorted(pts for pts in order if pts >= first.pts)
     latest, leading = order[0], False

@@ -57,7 +57,7 @@ def load_quantised(folder: Path, model_class: type, settings: dict, **arguments)
         return model_class.from_pretrained(folder, use_safetensors=True, **arguments)
     except CheckpointError:
         raise
-    except (ImportError, OSError, ValueError, RuntimeError, NotImplementedError, LookupError, AttributeError) as error:
+    except (ImportError, OSError, ValueError, RuntimeError, LookupError, AttributeError) as error:
         reason = re.split(r"\. | - ", " ".join(str(error).split()))[0][:200]
         raise CheckpointError(
             f"{folder} is quantised ({settings.get('quant_method')}), which cannot be loaded here ({reason}); use the "
