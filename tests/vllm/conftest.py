@@ -27,6 +27,16 @@ QUESTIONS, NEW_TOKENS = 50, 16
 # two threads of vLLM's own would take other cores than the test was given
 QUIET = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
+WHOLE = {"enable_chunked_prefill": False, "enable_prefix_caching": False, "max_num_batched_tokens": 8192}
+# less than one video's tokens a step, and prompts that begin alike share their blocks
+CHUNKED = {
+    "enable_chunked_prefill": True,
+    "enable_prefix_caching": True,
+    "max_num_batched_tokens": 48,
+    "max_num_seqs": 16,
+}
+CLOSE, CLOSE_PICTURES = 1e-3, 1e-2  # of log-probabilities; vLLM sums in another order, and pictures are long
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -171,3 +181,14 @@ def vllm_answers(converted, tmp_path):
         return json.loads((tmp_path / "answers.json").read_text())
 
     return run
+
+
+def check(found: list[dict], wanted: list[dict], exam: Exam) -> None:
+    """Raises AssertionError unless vLLM's answers are those wanted, token for token."""
+    assert [answer["prompt"] for answer in found] == [answer["prompt"] for answer in wanted]
+    different = [i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a["tokens"] != b["tokens"]]
+    apart = [abs(a["logprob"] - b["logprob"]) for a, b in zip(found, wanted, strict=True)]
+    print(f"{len(found) - len(different)} of {len(found)} equal; first log-probability within {max(apart):.1e}")
+    assert not different
+    for distance, prompt in zip(apart, exam.prompts, strict=True):
+        assert distance < (CLOSE_PICTURES if prompt.images else CLOSE)

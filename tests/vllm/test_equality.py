@@ -7,28 +7,11 @@ import pytest
 
 from aot import AOTConfig
 
+from .conftest import CHUNKED, WHOLE, check
+
 pytest.importorskip("vllm", reason="vLLM is not installed; scripts/test_vllm.sh installs it")
 
-WHOLE = {"enable_chunked_prefill": False, "enable_prefix_caching": False, "max_num_batched_tokens": 8192}
-# less than one video's tokens a step, and prompts that begin alike share their blocks
-CHUNKED = {
-    "enable_chunked_prefill": True,
-    "enable_prefix_caching": True,
-    "max_num_batched_tokens": 48,
-    "max_num_seqs": 16,
-}
 STOCK = {"architectures": ["LlavaOnevisionForConditionalGeneration"]}
-CLOSE, CLOSE_PICTURES = 1e-3, 1e-2  # of log-probabilities; vLLM sums in another order, and pictures are long
-
-
-def check(found: list[dict], wanted: list[dict], exam) -> None:
-    assert [answer["prompt"] for answer in found] == [answer["prompt"] for answer in wanted]
-    different = [i for i, (a, b) in enumerate(zip(found, wanted, strict=True)) if a["tokens"] != b["tokens"]]
-    apart = [abs(a["logprob"] - b["logprob"]) for a, b in zip(found, wanted, strict=True)]
-    print(f"{len(found) - len(different)} of {len(found)} equal; first log-probability within {max(apart):.1e}")
-    assert not different
-    for distance, prompt in zip(apart, exam.prompts, strict=True):
-        assert distance < (CLOSE_PICTURES if prompt.images else CLOSE)
 
 
 @pytest.fixture(scope="module")

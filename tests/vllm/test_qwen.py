@@ -17,8 +17,9 @@ from tests.apply.qwen import batch, image, rope, row, video
 from tests.apply.qwen import make as qwen
 from tests.hf.checkpoints import make
 
-from .conftest import NEW_TOKENS, Prompt, picture
-from .test_equality import WHOLE, check  # skipped where vLLM is not installed
+from .conftest import NEW_TOKENS, WHOLE, Prompt, check, picture
+
+pytest.importorskip("vllm", reason="vLLM is not installed; scripts/test_vllm.sh installs it")
 
 IMAGE, VIDEO = (f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("image", "video"))
 METADATA = {"fps": 8.0, "duration": 2.0, "total_num_frames": 16, "frames_indices": list(range(16))}
