@@ -45,7 +45,7 @@ class LiveSession:
     def beside(cls, session: ChatSession) -> "LiveSession":
         """One of several on a session's model and settings; of what is read by `read_sent`, `fps` frames a second."""
         sampling = replace(session.sampling, fps=session.sampling.fps or FPS, by_change=False)
-        return cls(replace(session, sampling=sampling, force_sample=False, prompts_kept=0, loaded=None))
+        return cls(replace(session, sampling=sampling, force_sample=False, prompts_kept=1, loaded=None))
 
     @torch.inference_mode()
     def push(self, frames: Sequence[np.ndarray] | np.ndarray, times: Sequence[float] | None = None) -> None:

@@ -68,6 +68,8 @@ def test_what_a_camera_showed_is_answered_as_in_one_process(session, tmp_path):
     assert live.look().features.tokens.equal(own.look().features.tokens)
     assert answer.after.visual == 64 and answer.until == live.until
     assert [path.name for path in tmp_path.iterdir()] == ["one.jpg"]
+    again = worker.ask_live("a", QUESTION)  # the language model has read what was seen
+    assert again.text == answer.text and again.prefilled == 1 < 64 < answer.prefilled
 
 
 def test_a_film_is_played_at_its_own_pace_and_asked_meanwhile(session, film):
