@@ -30,13 +30,12 @@ def compress(
 ) -> CompressedVideo:
     """Reduces the tokens of one video.
 
-    features: (T, N, D) after the projector, before the 2x pooling. shallow, deep: (T, N) received attention
-    of the two layers of `aot.layers`, where `config.requires` names them. config: AOTConfig or its dict; None is
-    AOTConfig(). pool: the host model's pooling. newline: (D,) newline token or None, with the host's
-    newline_position ("grid", "frame", "one_token", "no_token"). clips: clip lengths in frames that sum to T;
-    None lets the config decide. grid: tower (H, W); None means square. extras: further tower outputs by name,
-    where `config.requires` names them. before: (1, N, D), the frame before these in a stream. trace: keep what
-    pictures need.
+    features: (T, N, D) after the projector, before the 2x pooling. shallow, deep: (T, N) received attention of the two
+    layers of `aot.layers`; extras: further tower outputs by name; each where `config.requires` names it. config:
+    AOTConfig or its dict; None is AOTConfig(). pool: the host model's pooling. newline: (D,) newline token or None;
+    newline_position: where the host puts it ("grid", "frame", "one_token", "no_token"). clips: clip lengths in frames
+    that sum to T; None lets the config decide. grid: tower (H, W); None means square. before: (1, N, D), the frame
+    before these in a stream. trace: keep what pictures need.
     Raises AOTError (a ValueError) for inputs or settings that do not fit, and on a CPU for values that cannot be used
     (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
     raises the error when somebody asks.
@@ -64,17 +63,15 @@ def compress(
         extras=held,
         trace=trace,
     )
-    method = METHODS[config.method]
     check_video(video, config.requires)
     # run the method, then place newline tokens
     wanted = torch.is_grad_enabled() and (features.requires_grad or (newline is not None and newline.requires_grad))
     with torch.set_grad_enabled(wanted):
         shared = config if config.max_tokens is None else config.on_video(video.frames, video.tokens_per_frame)
-        selection = insert_newlines(method.run(video, shared), video, config)
+        selection = insert_newlines(METHODS[config.method].run(video, shared), video, config)
     kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass, video.pooled_grid)
-    seen = selection.trace if trace else None
     budget = None if config.distortion is None else shared.budget(video.frames, video.tokens_per_frame)
-    clips = selection.clips or video.clips
+    clips, seen = selection.clips or video.clips, selection.trace if trace else None
     return CompressedVideo(*kept, video.frames, clips, config, seen, video.usable, budget=budget)
 
 

@@ -82,30 +82,11 @@ def run_exam_sweep(
     not there, before any work.
     """
     # 1. the settings that are not there yet
-    parsed, refused = [], {}
-    for name in settings:
-        try:
-            parsed.append(parse_setting(name))
-        except ValueError as error:
-            if name in sweep.settings:
-                raise
-            refused[name] = str(error)
     checkpoint, world = Path(sweep.checkpoint), world_named(sweep.world_name)
     if not checkpoint.is_dir():
         raise SweepError(f"There is no checkpoint in {checkpoint}; give its folder by --model-path.")
     items = make_exam(sweep.questions, seed=sweep.seed, world=world)
-    weights, code = weights_hash(checkpoint), folder_hash(Path(aot.__file__).parent, "*.py")
-    wanted: dict[Path, tuple[Setting, dict]] = {}
-    for setting in parsed:
-        header = {
-            "setting": setting.name, "aot": setting.config and setting.config.to_dict(), "weights": weights,
-            "questions": len(items), "seed": sweep.seed, "captioned": sweep.captioned, "torch": torch.__version__,
-            **sweep.world_header,
-        }  # fmt: skip
-        ending = "".join(f"-{name}" for name in sweep.world_header.values())
-        folder = output / f"{setting.name.replace('/', '_')}-{sweep.seed}-{len(items)}{ending}"
-        if not (made := folder / "result.json").exists() or json.loads(made.read_text())["header"] != header:
-            wanted[folder] = setting, header
+    wanted, refused = _missing(sweep, settings, output, len(items))
     if not wanted:
         return refused
     # 2. the clips, the model, and what its tower must capture for all of the settings
@@ -125,6 +106,7 @@ def run_exam_sweep(
     cache = FeatureCache(model, processor, files, shared_plan(tower, served), frames=frames, disk=disk)
     evaluator = Evaluator(model, tokenizer, cache)
     # 3. the exam under each
+    code = folder_hash(Path(aot.__file__).parent, "*.py")
     for folder, (setting, header) in wanted.items():
         if setting.name not in refused:
             try:
@@ -135,6 +117,34 @@ def run_exam_sweep(
             except ValueError as error:
                 refused[setting.name] = str(error)
     return refused
+
+
+def _missing(
+    sweep: ExamSweep, settings: Sequence[str], output: Path, count: int
+) -> tuple[dict[Path, tuple[Setting, dict]], dict[str, str]]:
+    """(setting and header by folder, of those that have no result of `count` questions there; why others are refused).
+
+    Raises ValueError for a setting of the sweep's own that is none.
+    """
+    weights, wanted, refused = weights_hash(Path(sweep.checkpoint)), {}, {}
+    for name in settings:
+        try:
+            setting = parse_setting(name)
+        except ValueError as error:
+            if name in sweep.settings:
+                raise
+            refused[name] = str(error)
+            continue
+        header = {
+            "setting": setting.name, "aot": setting.config and setting.config.to_dict(), "weights": weights,
+            "questions": count, "seed": sweep.seed, "captioned": sweep.captioned, "torch": torch.__version__,
+            **sweep.world_header,
+        }  # fmt: skip
+        ending = "".join(f"-{name}" for name in sweep.world_header.values())
+        folder = output / f"{setting.name.replace('/', '_')}-{sweep.seed}-{count}{ending}"
+        if not (made := folder / "result.json").exists() or json.loads(made.read_text())["header"] != header:
+            wanted[folder] = setting, header
+    return wanted, refused
 
 
 def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path, header: dict, code: str, world):
