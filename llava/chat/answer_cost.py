@@ -45,6 +45,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
         "decoder": loaded.video.decoder,
     }
     images = [{"path": image.path, "size": list(image.size), "tokens": image.tokens} for image in session.images]
+    few_bits = getattr(session.model.config, "quantization_config", None)
     return {
         "question": answer.question,
         "answer": answer.text,
@@ -53,6 +54,7 @@ def as_json(answer: Answer, session: ChatSession, model_path: str) -> dict:
             "device": str(session.model.device),
             "dtype": str(session.model.dtype),
             "tower_dtype": str(session.tower_dtype),
+            **({} if few_bits is None else {"quantization": few_bits.to_dict()}),
         },
         "note": session.prompt_style.note,
         "video": video,

@@ -22,6 +22,7 @@ from llava.hf.session import TransformersSession
 from llava.model.builder import attention_for, context_length, load_pretrained_model
 from llava.model.checkpoint import read_settings
 from llava.model.compression import warm_up_kernels
+from llava.model.quantised import FEW_BITS
 from llava.utils import shipped
 from llava.video import DECODERS
 from llava.video_cache import encoder_cache
@@ -66,6 +67,8 @@ def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = Fa
     add("--dtype", choices=("float32", "float16", "bfloat16"), metavar="NAME", help=dtypes)
     tower = "of the tower: bfloat16 is faster on new CPUs"
     add("--tower-dtype", choices=("float32", "bfloat16"), metavar="NAME", help=tower)
+    bits = "the language model's weights in 8bit, 4bit or int8"
+    add("--quantization", choices=FEW_BITS, metavar="NAME", help=bits)
     # flash_attention_2, where it is, or sdpa
     add("--attn-implementation", default="flash_attention_2", metavar="A", help=argparse.SUPPRESS)
     if not answers:
@@ -135,6 +138,7 @@ def load_session(options) -> ChatSession:
             attn_implementation=options.attn_implementation,
             compression=config,
             tower_dtype=options.tower_dtype,
+            **({f"load_{options.quantization}": True} if options.quantization else {}),
         )
     warm_up_kernels(model)
     cache = None
@@ -177,7 +181,8 @@ def transformers_session(
     options, config: AOTConfig | None, path: str, settings: Mapping[str, Any], device: torch.device
 ) -> TransformersSession:
     """The session on a checkpoint of transformers' own models; settings: its config.json. Raises EXPECTED errors."""
-    for name, usual in (("tower_dtype", None), ("force_sample", False), ("conv_template", TEMPLATE)):
+    others = {"tower_dtype": None, "quantization": None, "force_sample": False, "conv_template": TEMPLATE}
+    for name, usual in others.items():
         if getattr(options, name, usual) != usual:
             raise ChatError(
                 f"--{name.replace('_', '-')} is not for this model, whose own processor decides; leave it out."

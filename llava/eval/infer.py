@@ -35,7 +35,7 @@ _ASKED_WITH = (
     "num_frames", "fps", "force_sample", "decoder", "dtype", "tower_dtype", "conv_template", "max_new_tokens",
     "temperature",
 )  # fmt: skip
-_ASKED_WITH_IF_GIVEN = ("max_pixels", "total_tokens")
+_ASKED_WITH_IF_GIVEN = ("max_pixels", "total_tokens", "quantization")
 
 
 def execute(options) -> int:

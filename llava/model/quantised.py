@@ -6,6 +6,7 @@ from pathlib import Path
 
 from llava.model.loading import CheckpointError
 
+FEW_BITS = ("8bit", "4bit", "int8")  # names of what `few_bits` is asked for
 KEPT = ["model.vision_tower", "model.mm_projector", "lm_head"]
 
 

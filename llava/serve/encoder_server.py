@@ -45,7 +45,7 @@ def add_options(parser: Parser) -> None:
     add("--vllm", required=True, metavar="URL", help="vLLM with --enable-prompt-embeds")
     add("--host", default="127.0.0.1", help="default: this machine alone")
     add("--port", type=int, default=8000, help="default: 8000")
-    add("--api-key", metavar="KEY", help="what clients must bring; their Authorization goes on to vLLM")
+    add("--api-key", metavar="KEY", help="what clients must bring; handed on to vLLM")
     add("--max-mb", type=float, default=256.0, metavar="MB", help="largest request (default %(default)g)")
     add("--max-requests", type=int, default=64, metavar="N", help="worked on at a time (default %(default)s)")
     add("--decoders", type=int, default=2, metavar="N", help="videos decoded at a time (default %(default)s)")

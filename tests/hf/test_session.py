@@ -89,6 +89,7 @@ def test_options_choose_frames_and_pixels(checkpoints, clip):
     for words, text in (
         (("internvl", "--max-pixels", "100"), "frames of one size"),
         (("qwen3_vl", "--tower-dtype", "bfloat16"), "tower-dtype"),
+        (("qwen3_vl", "--quantization", "int8"), "quantization"),
         (("qwen3_vl", "--force-sample"), "force-sample"),
         (("qwen3_vl", "--num-frames", "auto"), "num-frames auto"),
         (("qwen3_vl", "--cache", "kept"), "--cache is for checkpoints in LLaVA's layout"),

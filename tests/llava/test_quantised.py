@@ -1,11 +1,14 @@
 """Few bits: the language model alone, by a library that is there, or one sentence."""
 
+import json
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
+from aot_cli.main import main, make_parser
+from llava.chat.options import load_session
 from llava.model import quantised
 from llava.model.builder import load_pretrained_model
 
@@ -58,6 +61,23 @@ def test_a_library_that_is_not_there_is_one_sentence(checkpoint, monkeypatch, na
     monkeypatch.setattr(quantised, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=f"needs {library}; run pip install {library}"):
         load(checkpoint, **{name: True})
+
+
+def test_the_option_says_so_too(checkpoint, monkeypatch):
+    monkeypatch.setattr(quantised, "find_spec", lambda _: None)
+    options = make_parser().parse_args(["chat", "--model-path", str(checkpoint), "--quantization", "int8"])
+    with pytest.raises(ValueError, match="needs torchao; run pip install torchao"):
+        load_session(options)
+
+
+@needs_torchao
+def test_what_the_option_chose_stands_with_the_answer(tmp_path, capsys):
+    clip = str(tmp_path / "clip.mp4")
+    assert main(["clip", clip]) == 0
+    capsys.readouterr()
+    asked = ["chat", clip, "--quantization", "int8", "--question", "What moves?", "--json"]
+    assert main(asked) == 0
+    assert json.loads(capsys.readouterr().out)["model"]["quantization"]["quant_method"] == "torchao"
 
 
 def test_one_kind_at_a_time(checkpoint):

@@ -148,6 +148,8 @@ def test_aliases_that_stand_for_little_are_taken(tmp_path):
         ("exam: {}\nsettings: [1]", "put it in quotes"),
         ("exam: {}\nsettings: 1", "wrong kind"),
         ("exam: {}\nablations: [x]", "wrong kind"),
+        ("exam: {quantization: 2bit}", "'2bit' is none of 8bit, 4bit, int8"),
+        ("exam: {tower_dtype: [1]}", "none of float32, bfloat16"),
         ("exam: {world: mars}\nsettings: [full]", "no world 'mars'"),
         ("exam: {}\nsettings: [full]", "no checkpoint in nowhere"),
         (ROWS + "settings: [{name: s}]", "use aot eval"),

@@ -13,7 +13,10 @@ from llava.eval.exam.evaluator import run_exam_sweep, weights_hash
 from llava.eval.exam.settings import PARTS, ExamSweep
 from llava.eval.report import LEFT_OUT, left_out, write_exam
 from llava.eval.sweep import SweepError, load_sweep
+from llava.model.quantised import FEW_BITS
 from llava.video_cache import encoder_cache
+
+_CHANGED = ("world", "tower_dtype", "quantization", "questions", "seed", "captioned", "ablations_at")
 
 
 def add_options(parser: Parser) -> None:
@@ -21,6 +24,8 @@ def add_options(parser: Parser) -> None:
     add("sweep", nargs="?", default="exam", metavar="SWEEP", help="exam (default), methods, or a YAML file")
     add("--settings", nargs="+", metavar="NAME", help="METHOD@RETENTION and the like, instead of the sweep's")
     add("--model-path", metavar="DIR", help="checkpoint folder (default: aot-tiny)")
+    add("--tower-dtype", choices=("float32", "bfloat16"), metavar="NAME", help="of the vision tower")
+    add("--quantization", choices=FEW_BITS, metavar="NAME", help="of the language model: 8bit, 4bit or int8")
     add("--world", choices=tuple(WORLDS), help="of the clips (default: the model's own)")
     add("--questions", type=int, metavar="N", help="how many (default 1040)")
     add("--seed", type=int, metavar="N", help="the exam's first clip")
@@ -48,7 +53,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def _changed(sweep: ExamSweep, options: argparse.Namespace) -> ExamSweep:
     """The sweep with what the options say in the place of its own."""
-    said = {name: getattr(options, name) for name in ("world", "questions", "seed", "captioned", "ablations_at")}
+    said = {name: getattr(options, name) for name in _CHANGED}
     said |= {"checkpoint": options.model_path, "settings": options.settings and tuple(options.settings)}
     said["retentions"] = options.retention and tuple(options.retention)
     return replace(sweep, **{name: value for name, value in said.items() if value is not None})
@@ -72,7 +77,7 @@ def _run(sweep: ExamSweep, options: argparse.Namespace) -> int:
     if options.page or options.report:
         page = options.page or Path("docs/results.md")
         identity = {"weights": weights_hash(Path(sweep.checkpoint)), "questions": sweep.questions, "seed": sweep.seed}
-        identity |= sweep.world_header
+        identity |= sweep.header
         write_exam(options.output, page, sweep, identity)
         print(page)
     return 1 if any(name in refused for name in sweep.settings) else 0

@@ -92,8 +92,9 @@ def run_exam_sweep(
     # 2. the clips, the model, and what its tower must capture for all of the settings
     files = clip_files(items, output / "clips" / sweep.world_name, world=world)
     frames = {number: world.frames(world.sample_clip(number)) for number in files}
+    bits = {f"load_{sweep.quantization}": True} if sweep.quantization else {}
     tokenizer, model, processor, _ = load_pretrained_model(
-        str(checkpoint), None, "", device_map="auto", attn_implementation="sdpa"
+        str(checkpoint), None, "", device_map="auto", attn_implementation="sdpa", tower_dtype=sweep.tower_dtype, **bits
     )
     tower, served = model.get_vision_tower(), []
     for setting, _ in wanted.values():
@@ -102,7 +103,8 @@ def run_exam_sweep(
             served.append(setting.config)
         except ValueError as error:
             refused[setting.name] = str(error)
-    disk = open_cache and open_cache(str(checkpoint), dtype=str(model.dtype), device=model.device.type)
+    dtypes = {"dtype": str(model.dtype), "tower_dtype": sweep.tower_dtype}
+    disk = open_cache and open_cache(str(checkpoint), device=model.device.type, **dtypes)
     cache = FeatureCache(model, processor, files, shared_plan(tower, served), frames=frames, disk=disk)
     evaluator = Evaluator(model, tokenizer, cache)
     # 3. the exam under each
@@ -138,9 +140,9 @@ def _missing(
         header = {
             "setting": setting.name, "aot": setting.config and setting.config.to_dict(), "weights": weights,
             "questions": count, "seed": sweep.seed, "captioned": sweep.captioned, "torch": torch.__version__,
-            **sweep.world_header,
+            **sweep.header,
         }  # fmt: skip
-        ending = "".join(f"-{name}" for name in sweep.world_header.values())
+        ending = "".join(f"-{name}" for name in sweep.header.values())
         folder = output / f"{setting.name.replace('/', '_')}-{sweep.seed}-{count}{ending}"
         if not (made := folder / "result.json").exists() or json.loads(made.read_text())["header"] != header:
             wanted[folder] = setting, header

@@ -21,6 +21,7 @@ from aot_cli.parser import pair, share
 from aot_tiny.worlds import checkpoint_world
 from llava.eval.exam.perturb import PERTURBATIONS
 from llava.eval.sweep import SweepError, build
+from llava.model.quantised import FEW_BITS
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("variant") == "paper")
 KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…], and +CHANGE"
@@ -112,17 +113,19 @@ class Ablation:
 class ExamSweep:
     """An exam and what it is sat under, as a YAML file says it.
 
-    checkpoint: folder of the model. world: of the clips, one of `aot_tiny.worlds.WORLDS`; the model's own where none is
-    said. questions: how many. seed: the first clip. captioned: clips whose captions are scored. settings: names; one
-    that cannot run is an error. retentions: shares at which every method is asked. inside: what is asked of the methods
-    inside the language model, as changes behind their names. ablations: at the retention ablations_at; each group's
-    reference first.
+    checkpoint: folder of the model. tower_dtype, quantization: how it is loaded, as by the options of `aot chat`.
+    world: of the clips, one of `aot_tiny.worlds.WORLDS`; the model's own where none is said. questions: how many. seed:
+    the first clip. captioned: clips whose captions are scored. settings: names; one that cannot run is an error.
+    retentions: shares at which every method is asked. inside: what is asked of the methods inside the language model,
+    as changes behind their names. ablations: at the retention ablations_at; each group's reference first.
     """
 
     name: str
     title: str
     checkpoint: str
     world: str | None = None
+    tower_dtype: str | None = None
+    quantization: str | None = None
     questions: int = 1040
     seed: int = 0
     captioned: int = 50
@@ -140,6 +143,9 @@ class ExamSweep:
         for value in (*self.retentions, self.ablations_at):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
                 raise SweepError(f"{value!r} is no share of the tokens; use a number such as 0.1.")
+        for value, known in ((self.tower_dtype, ("float32", "bfloat16")), (self.quantization, FEW_BITS)):
+            if value is not None and value not in known:
+                raise SweepError(f"{value!r} is none of {', '.join(known)}; use one of them, or leave it out.")
         for value in (self.name, self.title, self.checkpoint, self.world or "", *self.settings, *self.inside):
             if not isinstance(value, str):
                 raise SweepError(f"{value!r} stands where a text is needed; put it in quotes.")
@@ -150,9 +156,11 @@ class ExamSweep:
         return self.world or checkpoint_world(self.checkpoint)
 
     @property
-    def world_header(self) -> dict[str, str]:
-        """What headers of results say of the world; the first one goes without its name."""
-        return {} if self.world_name == "shapes" else {"world": self.world_name}
+    def header(self) -> dict[str, str]:
+        """What headers of results say of the world, where it is not the first one, and of how the model is loaded."""
+        said = {"world": self.world_name} if self.world_name != "shapes" else {}
+        loaded = {"tower_dtype": self.tower_dtype, "quantization": self.quantization}
+        return said | {name: value for name, value in loaded.items() if value is not None}
 
     def part(self, name: str) -> list[str]:
         """The settings of one of `PARTS`."""
