@@ -150,6 +150,7 @@ def leaderboard_page(entries: Sequence[Mapping[str, Any]]) -> str:
             "kept": 100.0 if made["retention"] is None else made["kept"],
             "tokens": cost.get("tokens"),
             "milliseconds": cost.get("milliseconds"),
+            "machine": made["made_with"]["machine"],
             "relative": _rounded(100 * made["scores"]["both"] / reference) if reference else None,
             **{form: made["scores"][form] for form in ("both", *BOTH)},
             "families": made["scores"]["families"],

@@ -267,3 +267,12 @@ def test_other_settings_have_no_end_above(name):
 def test_from_dict_leaves_a_configuration_as_it_is():
     config = AOTConfig(retention=0.2)
     assert AOTConfig.from_dict(config) is config
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, value in AOTConfig().to_dict().items() if isinstance(value, int | float)]
+)
+def test_a_number_that_must_be_there_is_not_left_out(name):
+    if name != "retention":  # which other bounds may replace
+        with pytest.raises(AOTError, match=name):
+            AOTConfig(**{name: None})

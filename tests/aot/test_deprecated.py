@@ -15,12 +15,16 @@ NEW |= {"sinkhorn_stop": "never", "emit_anchors": "twice", "newlines": "all"}
 
 def test_old_settings_give_the_same_configuration_and_a_warning():
     expected = AOTConfig(**NEW)
-    for make in (lambda: AOTConfig(**OLD), lambda: AOTConfig.from_dict(OLD)):
+    for make in (
+        lambda: AOTConfig(**OLD),
+        lambda: AOTConfig.from_dict(OLD),
+    ):
         with pytest.warns(DeprecationWarning, match="is now called") as warned:
             assert make() == expected
         said = {str(warning.message).split(" is now called ")[0] for warning in warned}
         assert said == {f"The setting {name}" for name in OLD.keys() - NEW.keys()}
-        assert all(warning.filename == __file__ for warning in warned)
+        here = (__file__, make.__code__.co_firstlineno)  # where the lambda is written
+        assert {(warning.filename, warning.lineno) for warning in warned} == {here}
     with pytest.warns(DeprecationWarning, match="uniform_share is now called uniform_marginal"):
         assert AOTConfig(uniform_share=0.5) == AOTConfig(uniform_marginal=0.5)
     with pytest.warns(DeprecationWarning, match="schedule is now called variant"):

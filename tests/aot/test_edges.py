@@ -81,6 +81,12 @@ def test_a_name_is_registered_once():
         register("aot")(lambda video, config: None)
 
 
+def test_a_method_that_does_not_say_what_it_reads_is_told(monkeypatch):
+    monkeypatch.setitem(METHODS, "silent", Method("silent", lambda video, config: video.pooled_importance))
+    with pytest.raises(AOTError, match=r"needs the received attention of the shallow layer; pass shallow=\(T, N\)"):
+        compress(torch.randn(3, 16, 4), None, None, AOTConfig(method="silent", retention=0.5))
+
+
 @pytest.mark.parametrize("shape", [(3,), (3, 16, 2, 2), (3, 15), (3, 16, 0)])
 def test_other_outputs_of_a_tower_are_numbers_or_vectors(monkeypatch, shape):
     monkeypatch.setitem(METHODS, "deep field", Method("deep field", uniform, requires=("depth",)))

@@ -67,6 +67,7 @@ def test_one_command_adds_entries_and_writes_the_page(exam, tmp_path, capsys):
     whole, tenth = rows_of(entries)
     assert (whole["method"], whole["both"], whole["kept"], whole["relative"]) == ("all tokens", 100, 100, 100)
     assert (tenth["method"], tenth["both"], tenth["share"], tenth["milliseconds"]) == ("aot", 75, 0.1, 2.5)
+    assert tenth["machine"] == "cpu"
     assert tenth["kept"] == pytest.approx(100 * 57 / 576, abs=1e-3) and tenth["relative"] == 75
 
 

@@ -56,6 +56,7 @@ def test_the_marks_take_rows_that_no_greedy_answer_can_hold(write, tmp_path, tok
     assert (config.image_token_id, config.video_token_id) == (len(tokenizer), len(tokenizer) + 1)
     assert config.text_config.vocab_size == len(tokenizer) + 2
     table = with_rows(ours.model.embed_tokens.weight, len(tokenizer) + 2)
+    assert len(table) == len(tokenizer) + 2
     logits = torch.randn(64, table.shape[1]) @ table.T
     assert int(logits.argmax(dim=-1).max()) < len(tokenizer)
 

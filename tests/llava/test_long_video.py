@@ -9,7 +9,7 @@ import torch
 
 from aot import AOTConfig
 from llava.model.compression import CapturePlan
-from llava.model.long_video import Prefetcher, compress_stream, pixel_chunks
+from llava.model.long_video import Prefetcher, compress_stream, pixel_chunks, timed
 
 
 def test_a_streamed_video_answers_as_its_tokens_do(model, video):
@@ -60,6 +60,12 @@ def test_the_next_chunk_is_made_while_one_is_in_use():
                 time.sleep(0.01)
             seen.append((item, len(made)))
     assert seen == [(0, 2), (1, 3), (2, 3)]
+
+
+def test_waiting_is_counted_in_milliseconds():
+    timing = {"wait": 1.0}
+    assert list(timed((time.sleep(0.02) for _ in range(2)), timing)) == [None, None]
+    assert timing["wait"] >= 41
 
 
 def test_what_is_made_ahead_is_stopped_and_waited_for():

@@ -25,7 +25,7 @@ from llava.eval.exam.query import Query, Reply, generate_plain, query
 from llava.eval.exam.questions import Item, clip_files, make_exam
 from llava.eval.exam.settings import ExamSweep, Setting, parse_setting
 from llava.eval.jsonl import write_json
-from llava.eval.provenance import folder_hash
+from llava.eval.provenance import folder_hash, processor
 from llava.eval.records import Record, write_records
 from llava.eval.store import InUseError, ResponseStore, locked, question_key
 from llava.eval.sweep import SweepError
@@ -163,6 +163,7 @@ def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path
     counted = list({r.source: r.tokens for r in records if r.tokens}.values())
     fields = {"tokens": "visual", "newlines": "newlines", "before": "visual_before", "tower_share": "tower_share"}
     kept = {name: fmean(tokens[field] for tokens in counted) for name, field in fields.items()} if counted else None
+    chip = torch.cuda.get_device_name(model.device) if model.device.type == "cuda" else processor()
     (folder / "result.json").unlink(missing_ok=True)
     write_records(folder / "questions.jsonl", records)
     result = {
@@ -171,7 +172,7 @@ def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path
         "effective": effective.config and effective.config.to_dict(),
         "code": code,
         "cost": kept and {**kept, **cost},
-        "machine": f"{model.device.type}, {torch.get_num_threads()} thread(s)",
+        "machine": f"{chip}, {model.device.type}, {torch.get_num_threads()} thread(s)",
     }
     write_json(folder / "result.json", result)
     scores = {form: [r.score for r in records if r.task == form] for form in FORMS}

@@ -31,7 +31,7 @@ def tower_config(config) -> SiglipVisionConfig:
     is no SigLIP so400m-384 by its name when no geometry is given, or whose width is not that of the projector.
     """
     geometry = getattr(config, "mm_vision_config", None)
-    name = getattr(config, "mm_vision_tower", None) or ""
+    name = getattr(config, "mm_vision_tower", None)
     if geometry is None and SO400M_NAME.split("/")[1] not in str(name):
         raise CheckpointError(
             f"The vision tower {name!r} is not supported; use a checkpoint with siglip-so400m-patch14-384, "

@@ -1,6 +1,9 @@
 """The worked example of docs/baselines.md runs as it stands, and its own tests pass."""
 
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,6 +36,19 @@ def test_its_own_tests_pass(example):
     assert len(tests) == 2
     for test in tests:
         test()
+
+
+def test_it_stands_in_the_folder_of_methods(tmp_path):
+    """As the page says: a file of its own, named in the list of methods."""
+    shutil.copytree(PAGE.parents[1] / "aot", tmp_path / "aot", ignore=shutil.ignore_patterns("__pycache__"))
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+    (block,) = [block for block in blocks if "@register" in block]
+    (tmp_path / "aot" / "methods" / "distinct.py").write_text(block)
+    listed = tmp_path / "aot" / "methods" / "__init__.py"
+    listed.write_text(listed.read_text() + "from . import distinct\n")
+    run = [sys.executable, "-c", "import aot; print(aot.__file__, 'distinct' in aot.method_names())"]
+    found = subprocess.run(run, cwd=tmp_path, env={"PYTHONPATH": str(tmp_path)}, capture_output=True, text=True)
+    assert found.stdout.strip() == f"{tmp_path / 'aot' / '__init__.py'} True", found.stderr
 
 
 def test_its_options_are_checked(example):
