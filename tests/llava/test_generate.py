@@ -1,6 +1,8 @@
 import pytest
 import torch
 
+import aot
+
 from llava.mm_utils import KeywordsStoppingCriteria
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None}
@@ -76,6 +78,12 @@ def test_statistics_are_of_the_last_call(model, video):
     assert model.last_compression[0].summary()["tokens_after"] == 21 and model.last_timing["compress"] > 0
     model.generate(torch.tensor([[5, 6]]), **GREEDY)
     assert model.last_compression == [] and set(model.last_timing.values()) == {0.0}
+
+
+def test_an_applied_reduction_says_its_seconds(model, video):
+    with aot.apply(model, retention=0.1) as applied:
+        model.generate(torch.tensor([[5, -200, 6]]), images=[video], modalities="video", **GREEDY)
+        assert applied.last[0].num_visual == 21 and applied.seconds == model.last_timing["compress"] / 1e3 > 0
 
 
 def test_keywords_end_the_answer(model, tokenizer):
