@@ -2,7 +2,6 @@ import pytest
 import torch
 
 import aot
-
 from llava.mm_utils import KeywordsStoppingCriteria
 
 GREEDY = {"do_sample": False, "max_new_tokens": 6, "eos_token_id": None}
