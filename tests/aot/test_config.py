@@ -32,7 +32,7 @@ PAPER = {"variant": "paper", "retention": None, "num_anchors": 9}
         ({"method": "magic"}, "Unknown method 'magic'"),
         ({"method": "random", "options": {"sede": 1}}, "has no option sede"),
         ({"method": "random", "options": {"seed": 0.5}}, "seed"),
-        ({"options": {"seed": 1}}, "has no option"),
+        ({"options": {"seed": 1}}, "has no option seed; its options are: none"),
         ({"options": 3}, "options"),
         ({"newlines": "some"}, "newlines"),
         ({"epsilon": 0}, "epsilon"),

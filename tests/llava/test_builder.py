@@ -283,6 +283,8 @@ def test_projectors():
         mm_hidden_size, hidden_size, mm_projector_type = 6, 4, "linear"
 
     assert build_vision_projector(Settings())(torch.zeros(2, 6)).shape == (2, 4)
+    Settings.mm_projector_type = None  # as where config.json says nothing
+    assert build_vision_projector(Settings())(torch.zeros(2, 6)).shape == (2, 4)
     Settings.mm_projector_type = "mlp2x_gelu"
     names = dict(build_vision_projector(Settings()).named_parameters())
     assert {name: tuple(p.shape) for name, p in names.items()} == {
