@@ -4,7 +4,9 @@
 
 uncompressed with fused and with plain ("eager") attention, AOT at 25, 10 and 5 %, and the released way of working in
 plain PyTorch, whose tokens are compared with the preset's. When asked for, also the tower compiled and as CUDA
-graphs, whose features are compared with the plain tower's. Above --stream-from frames the video is compressed while it
+graphs, whose features are compared with the plain tower's, and AOT at 10 % behind the fast tower, which is in bfloat16
+and reuses what stands still, on a clip where nine tenths of the patches do and on one where none does. Above
+--stream-from frames the video is compressed while it
 is read. A row whose result is wrong, or for which time or size do not suffice, says so and has no time. The last line
 is JSON.
 """
@@ -23,6 +25,7 @@ from aot import AOTConfig, compress
 from aot import layers as importance_layers
 from aot.clips import uniform_clips
 from aot_tiny.shapes.clips import write_clip
+from benchmarks.bench_cpu import REUSE, still_clip
 from benchmarks.measure import (
     FEATURE_ERROR,
     WrongResult,
@@ -43,11 +46,12 @@ from llava.video import load_video
 PROMPT = 20  # text tokens beside the video
 SETTINGS = ("uncompressed", "uncompressed eager", "aot 25 %", "aot 10 %", "aot 5 %", "released plain")
 MODES = {"aot 10 % compiled tower": "compile", "aot 10 % graphed tower": "cuda_graphs"}
+FAST_TOWER = {"aot 10 % fast tower, still": 0.9, "aot 10 % fast tower, moving": 0.0}  # share of patches that stay
 MOST_TOKENS = {"uncompressed": 40_000, "uncompressed eager": 13_000}  # what memory and time allow
 MOST_RELEASED = 32  # frames; their maps take 14 GB on the published tower
 CHUNK = 32
 ALIKE = 0.9  # of the tokens of the released way of working; between 0.95 and 1 was seen
-FAST = 10  # times as many runs of the method, which takes less than a millisecond
+MORE_RUNS = 10  # times as many runs of the method, which takes less than a millisecond
 
 
 def alike(ours: torch.Tensor, theirs: torch.Tensor) -> float:
@@ -78,7 +82,9 @@ def steps(model, pixels: torch.Tensor, setting: str, *, stream: bool) -> tuple:
             lambda: all_maps(model, pixels),
             lambda video: plain_released(*video, chosen, config, **settings).to(model.dtype),
         )
-    model.config.aot = None if "uncompressed" in setting else {"retention": int(setting.split()[1]) / 100}
+    reuse = REUSE if setting in FAST_TOWER else None
+    share = 1.0 if "uncompressed" in setting else int(setting.split()[1]) / 100
+    model.config.aot = None if share == 1 else {"retention": share, "tower_reuse": reuse}
     if stream and model.config.aot:
         return lambda: compress_stream(model, pixels.split(CHUNK)), lambda video: video.tokens
     return lambda: model.encode_videos([pixels])[0], lambda video: model.video_tokens(video)[0]
@@ -95,7 +101,10 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
     if setting == "released plain" and frames > MOST_RELEASED:
         return row | {"left_out": "its attention maps are too large"}
     # random, since kernels can run faster on zeros
-    pixels = torch.randn(frames, 3, tower.image_size, tower.image_size, device=device, dtype=tower.dtype)
+    if setting in FAST_TOWER:
+        pixels = still_clip(tower, frames, FAST_TOWER[setting]).to(device)
+    else:
+        pixels = torch.randn(frames, 3, tower.image_size, tower.image_size, device=device, dtype=tower.dtype)
     weights = torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
     encode, reduce = steps(model, pixels, setting, stream=stream)
     prompt = torch.randn(1, PROMPT, model.config.hidden_size, device=device, dtype=model.dtype)
@@ -103,6 +112,7 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
     def prefill(tokens):
         return model(inputs_embeds=torch.cat([prompt, tokens[None]], dim=1), logits_to_keep=1, use_cache=True).logits
 
+    model.reset_statistics()
     video = encode()
     tokens = reduce(video)
     logits = prefill(tokens)
@@ -112,7 +122,9 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
         )
         check(len(tokens) == wanted + newlines, f"{len(tokens)} tokens, {wanted + newlines} expected")
     check(bool(tokens.isfinite().all() and logits.isfinite().all()), "not finite")
-    row["tokens"] = len(tokens)
+    row["tokens"], (spent, whole) = len(tokens), model.last_tower_flops
+    if whole:  # what runs its own layers counts nothing
+        row["tower_share"] = spent / whole
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     clock = {
@@ -122,7 +134,7 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
         "first_token": lambda _: prefill(reduce(encode())),
     }
     for name, work in clock.items():
-        often = repeats * (FAST if name == "method" and device.type == "cuda" else 1)
+        often = repeats * (MORE_RUNS if name == "method" and device.type == "cuda" else 1)
         row[f"{name}_ms"] = 1e3 * seconds(work, device, repeats=often, warmup=0)
     if device.type == "cuda":
         row["peak_mib"] = (torch.cuda.max_memory_allocated(device) - weights) / 2**20
@@ -148,8 +160,9 @@ def main() -> int:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=["tiny"])
     parser.add_argument("--frames", nargs="+", type=int, default=[8, 32])
-    parser.add_argument("--settings", nargs="+", choices=(*SETTINGS, *MODES), default=list(SETTINGS))
+    parser.add_argument("--settings", nargs="+", choices=(*SETTINGS, *MODES, *FAST_TOWER), default=list(SETTINGS))
     parser.add_argument("--layers", type=int, help="layers of the language model, fewer than published")
+    parser.add_argument("--no-attention", action="store_true", help="leave out what received attention adds")
     parser.add_argument("--stream-from", type=int, default=256)
     parser.add_argument("--seconds", type=float, default=1e9, help="no row is begun after that")
     options = parser.parse_args()
@@ -159,13 +172,14 @@ def main() -> int:
     torch.manual_seed(0)
     for shape in options.shapes:
         model = make_model(shape, device, layers=options.layers)
-        often = options.repeats * (FAST if device.type == "cuda" else 1)
-        try:
-            added = attention_ratio(model.get_vision_tower(), options.frames[0], repeats=often)
-        except WrongResult as reason:
-            added = {"wrong": str(reason)}
-        attention.append({"shape": shape, **added})
-        print(attention[-1], flush=True)
+        often = options.repeats * (MORE_RUNS if device.type == "cuda" else 1)
+        if not options.no_attention:
+            try:
+                added = attention_ratio(model.get_vision_tower(), options.frames[0], repeats=often)
+            except WrongResult as reason:
+                added = {"wrong": str(reason)}
+            attention.append({"shape": shape, **added})
+            print(attention[-1], flush=True)
         for frames in options.frames:
             for setting in options.settings:
                 plan = {"shape": shape, "frames": frames, "setting": setting}
@@ -191,6 +205,8 @@ def attempt(model, plan: dict, options) -> dict:
         way = tower_mode(tower, MODES[plan["setting"]])
     elif "eager" in plan["setting"]:
         way = eager(model)
+    elif plan["setting"] in FAST_TOWER:
+        way = in_bfloat16(tower)
     try:
         with way:
             return measure(model, **plan, repeats=options.repeats, stream=stream)
@@ -217,6 +233,18 @@ def tower_mode(tower, mode: str) -> Iterator[None]:
         raise WrongResult(str(reason).splitlines()[0]) from reason
     finally:
         tower.set_mode("eager")
+
+
+@contextmanager
+def in_bfloat16(tower) -> Iterator[None]:
+    """The tower in bfloat16 for the time inside."""
+    before = [(parameter, parameter.data) for parameter in tower.parameters()]
+    tower.bfloat16()
+    try:
+        yield
+    finally:
+        for parameter, values in before:
+            parameter.data = values
 
 
 if __name__ == "__main__":

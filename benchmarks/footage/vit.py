@@ -6,6 +6,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
+from transformers import SiglipVisionConfig
+from transformers.models.siglip.modeling_siglip import SiglipEncoderLayer
 
 from aot import layers
 from aot.ops import received_attention
@@ -67,6 +70,42 @@ def pixels(frames: np.ndarray, side: int) -> torch.Tensor:
     return (small - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
+def embed(tower: Tower, images: torch.Tensor) -> torch.Tensor:
+    """Tokens (T, 1 + N, D) before the first layer, the class token first. images: (T, 3, S, S) from `pixels`."""
+    w, side = tower.weights, images.shape[-1] // PATCH
+    name = "embeddings.patch_embeddings.projection"
+    x = F.conv2d(images, w[f"{name}.weight"], w[f"{name}.bias"], stride=PATCH).flatten(2).mT
+    table = w["position.patches"].mT.unflatten(2, (tower.table, tower.table))
+    table = F.interpolate(table, size=(side, side), mode="bicubic").flatten(2).mT
+    first = (w["embeddings.cls_token"] + w["position.class"]).expand(len(x), -1, -1)
+    return torch.cat([first, x + table], dim=1)
+
+
+def siglip_layers(tower: Tower) -> nn.ModuleList:
+    """The encoder's layers as transformers' module for SigLIP's, which reuse in time is written for.
+
+    DINOv2 scales what a layer adds by a vector; here it is multiplied into the weights of the last projection.
+    """
+    w, width = tower.weights, tower.weights["layernorm.weight"].shape[0]
+    inner = w["encoder.layer.0.mlp.fc1.weight"].shape[0]
+    config = SiglipVisionConfig(
+        hidden_size=width, intermediate_size=inner, num_attention_heads=HEADS, hidden_act="gelu", layer_norm_eps=1e-6
+    )
+    found = nn.ModuleList(SiglipEncoderLayer(config) for _ in range(tower.depth)).eval()
+    names = {"layer_norm1": "norm1", "layer_norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
+    names |= {f"self_attn.{part[0]}_proj": f"attention.attention.{part}" for part in ("query", "key", "value")}
+    names["self_attn.out_proj"] = "attention.output.dense"
+    for number, layer in enumerate(found):
+        name = f"encoder.layer.{number}"
+        for ours, theirs in names.items():
+            module = layer.get_submodule(ours)
+            module.weight.data, module.bias.data = w[f"{name}.{theirs}.weight"], w[f"{name}.{theirs}.bias"]
+        for scale, module in (("layer_scale1", layer.self_attn.out_proj), ("layer_scale2", layer.mlp.fc2)):
+            factor = w[f"{name}.{scale}.lambda1"]
+            module.weight.data, module.bias.data = factor[:, None] * module.weight.data, factor * module.bias.data
+    return found
+
+
 @torch.no_grad()
 def encode(tower: Tower, images: torch.Tensor) -> tuple[torch.Tensor, dict[int, torch.Tensor], torch.Tensor]:
     """All tokens after the last norm (T, 1 + N, D), received attention (T, 1 + N) of the layers that are read, and
@@ -74,20 +113,19 @@ def encode(tower: Tower, images: torch.Tensor) -> tuple[torch.Tensor, dict[int, 
 
     Attention is the model's own, class token included; whoever drops that token drops its column.
     """
-    w, side = tower.weights, images.shape[-1] // PATCH
-    name = "embeddings.patch_embeddings.projection"
-    x = F.conv2d(images, w[f"{name}.weight"], w[f"{name}.bias"], stride=PATCH).flatten(2).mT
-    table = w["position.patches"].mT.unflatten(2, (tower.table, tower.table))
-    table = F.interpolate(table, size=(side, side), mode="bicubic").flatten(2).mT
-    first = (w["embeddings.cls_token"] + w["position.class"]).expand(len(x), -1, -1)
-    x = torch.cat([first, x + table], dim=1)
+    w, x = tower.weights, embed(tower, images)
     wanted = {*layers(tower.depth), tower.depth - 1}
     received = {}
     for layer in range(tower.depth):
         x, q, k = _block(w, f"encoder.layer.{layer}", x)
         if layer in wanted:
             received[layer] = received_attention(q, k, q.shape[-1] ** -0.5)
-    return _norm(w, "layernorm", x), received, k.mean(1)
+    return last_norm(tower, x), received, k.mean(1)
+
+
+def last_norm(tower: Tower, x: torch.Tensor) -> torch.Tensor:
+    """The encoder's output (..., D) from that of its last layer."""
+    return _norm(tower.weights, "layernorm", x)
 
 
 def _block(w: dict, name: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -43,6 +43,18 @@ def test_the_whole_way_and_its_plot(tmp_path):
     assert any("against retention" in name for name in exponents)
 
 
+def test_the_whole_way_behind_the_fast_tower():
+    settings = ("aot 10 % fast tower, still", "aot 10 % fast tower, moving", "aot 10 %")
+    result = last_line(
+        *("benchmarks.bench_e2e", "--device", "cpu", "--frames", "8", "--repeats", "1"),
+        *("--no-attention", "--settings", *settings),
+    )
+    still, moving, plain = result["rows"]
+    assert result["attention"] == [] and still["tokens"] == moving["tokens"] == plain["tokens"]
+    # one key frame of eight whole, an eighth of the seven others
+    assert still["tower_share"] < 0.3 and moving["tower_share"] == plain["tower_share"] == 1
+
+
 def test_without_a_gpu_its_run_is_refused_in_one_sentence(tmp_path):
     script = ["bash", "benchmarks/run_gpu.sh"]
     environment = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}

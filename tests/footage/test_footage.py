@@ -85,6 +85,62 @@ def test_compressed_video_is_measured():
     assert tenth["share"] == 3 / 36 and min(tenth.values()) > 0.01
 
 
+@pytest.fixture
+def dino():
+    """A tower of two random layers, width 12, on patches of 14 pixels."""
+    from benchmarks.footage.vit import HEADS, PATCH, Tower
+
+    width, inner, generator = 2 * HEADS, 20, torch.Generator().manual_seed(0)
+    shapes = {"embeddings.cls_token": (1, 1, width), "position.class": (1, 1, width), "position.patches": (1, 9, width)}
+    shapes["embeddings.patch_embeddings.projection.weight"] = (width, 3, PATCH, PATCH)
+    shapes |= dict.fromkeys(["embeddings.patch_embeddings.projection.bias", "layernorm.weight"], (width,))
+    for layer in ("encoder.layer.0.", "encoder.layer.1."):
+        parts = [f"attention.attention.{part}" for part in ("query", "key", "value")] + ["attention.output.dense"]
+        matrices = dict.fromkeys(parts, (width, width)) | {"mlp.fc1": (inner, width), "mlp.fc2": (width, inner)}
+        shapes |= {f"{layer}{part}.weight": shape for part, shape in matrices.items()}
+        shapes |= {f"{layer}{part}.bias": shape[:1] for part, shape in matrices.items()}
+        vectors = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "layer_scale1.lambda1")
+        shapes |= dict.fromkeys((f"{layer}{name}" for name in (*vectors, "layer_scale2.lambda1")), (width,))
+    shapes["layernorm.bias"] = (width,)
+    return Tower({name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}, 2, 3)
+
+
+@torch.no_grad()
+def test_layers_with_their_scale_folded_in_are_the_encoder(dino):
+    from benchmarks.footage.vit import embed, encode, last_norm, siglip_layers
+
+    pixels = torch.randn(2, 3, 42, 42, generator=torch.Generator().manual_seed(1))
+    hidden = embed(dino, pixels)
+    for layer in siglip_layers(dino):
+        hidden = layer(hidden, None)
+        hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # transformers 4 wraps it
+    torch.testing.assert_close(last_norm(dino, hidden), encode(dino, pixels)[0], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_errors_of_reuse_grow_layer_by_layer_where_patches_changed(dino):
+    """Frame 0 is a key frame, frame 1 is near it in all patches, of frame 2 one patch of nine changed."""
+    from aot.reuse import plan_reuse
+    from benchmarks.footage import vit
+    from benchmarks.footage.reuse import Encoder, frame_errors
+
+    encoder = Encoder(
+        "dino", 42, vit.PATCH, lambda pixels: vit.embed(dino, pixels), vit.siglip_layers(dino),
+        norm=lambda hidden: vit.last_norm(dino, hidden), class_token=True,
+    )  # fmt: skip
+    pixels = torch.rand(1, 3, 42, 42, generator=torch.Generator().manual_seed(1)).repeat(3, 1, 1, 1)
+    pixels[1] += 0.001
+    pixels[2, :, :14, :14] = 0
+    plan = plan_reuse(pixels, vit.PATCH, 0.02)
+    assert [part.patches.shape for part in plan.changed] == [(1, 2)]
+    off = frame_errors(encoder, pixels, plan)
+    assert off.shape == (2, 3) and off[:, 0].max() < 1e-6
+    assert (off[:, 1:] > 1e-6).all() and off[1, 2] < 1
+    # with every patch in it, the plan leaves no error
+    plan.changed[0].patches.resize_(1, 9).copy_(torch.arange(9))
+    assert frame_errors(encoder, pixels, plan)[:, 2].max() < 1e-6
+
+
 def test_interval_of_equal_and_of_unequal_clips():
     assert interval(torch.full((5,), 2.0)) == (2, 2, 2)
     mean, low, high = interval(torch.tensor([0.0, 1.0]))
