@@ -96,8 +96,8 @@ def prefill_ratio(frames: int, depth: int, repeats: int) -> dict:
     return {"frames": frames, "layers": depth, **ratio(times, "uncompressed", "compressed")}
 
 
-def so400m(depth: int | None = None):
-    """SigLIP so400m with random weights; depth: layers, fewer than its 26."""
+def so400m(depth: int = 26):
+    """SigLIP so400m with random weights; depth: layers, at most its 26."""
     from llava.model.language_model.llava_qwen import LlavaQwenConfig
     from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 

@@ -19,57 +19,45 @@ def reusing_layers(
     which unchanged patches have the keys and values of the key frame. Received attention is that of the frame's changed
     queries and of the key frame's others.
     """
-    # key frames are whole (K, N, width), of the others there are the changed patches (F', n, width)
-    whole = hidden[plan.keys]
-    parts = [hidden[part.frames].gather(1, _wide(part.patches, hidden)) for part in plan.changed]
+    # parts: the key frames whole (K, N), then the changed patches (F', n) of others; one matrix of all, since each
+    # product is fast with many rows alone
     bases = [[plan.key_of[frame] for frame in part.frames] for part in plan.changed]
+    shapes = [(len(plan.keys), hidden.shape[1]), *(part.patches.shape for part in plan.changed)]
+    sizes = [frames * patches for frames, patches in shapes]
+    picked = [hidden[part.frames].gather(1, _wide(part.patches, hidden)) for part in plan.changed]
+    rows = torch.cat([part.flatten(0, 1) for part in (hidden[plan.keys], *picked)])
     received, keys = dict.fromkeys(received), dict.fromkeys(keys)
     for i, layer in enumerate(layers):
-        scale = layer.self_attn.scale
-        whole, own = _through(layer, whole)
-        found = [own]
-        for number, part in enumerate(plan.changed):
-            of_key = [side[bases[number]] for side in own]
-            parts[number], mixed = _through(layer, parts[number], of_key, part.patches, queries=i in received)
-            found.append(mixed)
+        attention, normed = layer.self_attn, layer.layer_norm1(rows)
+        # (F', heads, n, d) by part; keys and values, and queries where they are read, put into those of the key frames
+        query, key, value = (
+            [
+                side.unflatten(0, shape).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+                for side, shape in zip(projection(normed).split(sizes), shapes, strict=True)
+            ]
+            for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        whole_query = list(query)
+        for number, (part, base) in enumerate(zip(plan.changed, bases, strict=True), start=1):
+            places = part.patches[:, None, :, None].expand_as(query[number])
+            for side in (key, value, *([whole_query] if i in received else [])):
+                side[number] = side[0][base].scatter(2, places, side[number])
+        attended = [
+            scaled_dot_product_attention(q, k, v, scale=attention.scale).transpose(1, 2).flatten(2).flatten(0, 1)
+            for q, k, v in zip(query, key, value, strict=True)
+        ]
+        rows = rows + attention.out_proj(torch.cat(attended))
+        rows = rows + layer.mlp(layer.layer_norm2(rows))
         if i in received:
-            maps = [received_attention(query, key, scale) for query, key, _ in found]
+            maps = [received_attention(q, k, attention.scale) for q, k in zip(whole_query, key, strict=True)]
             received[i] = _frames(plan, maps)
         if i in keys:
-            keys[i] = _frames(plan, [key.mean(1) for _, key, _ in found])
+            keys[i] = _frames(plan, [side.mean(1) for side in key])
+    whole, *changed = (part.unflatten(0, shape) for part, shape in zip(rows.split(sizes), shapes, strict=True))
     features = [whole]
-    for part, base, changed in zip(plan.changed, bases, parts, strict=True):
-        features.append(whole[base].scatter(1, _wide(part.patches, changed), changed))
+    for part, base, values in zip(plan.changed, bases, changed, strict=True):
+        features.append(whole[base].scatter(1, _wide(part.patches, values), values))
     return _frames(plan, features), received, keys
-
-
-def _through(
-    layer: nn.Module,
-    hidden: torch.Tensor,
-    of_key: Sequence[torch.Tensor] | None = None,
-    patches: torch.Tensor | None = None,
-    *,
-    queries: bool = False,
-) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """One layer's output for hidden (F, n, width), and queries, keys and values (F, heads, N, d) of the whole frames.
-
-    of_key: those of the key frames, among which hidden's are at ``patches`` (F, n). queries: are they put together too?
-    """
-    attention = layer.self_attn
-    normed = layer.layer_norm1(hidden)
-    query, key, value = (
-        projection(normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
-        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
-    )
-    whole_query = query
-    if of_key is not None:
-        places = patches[:, None, :, None].expand_as(key)
-        key, value = (side.scatter(2, places, new) for side, new in zip(of_key[1:], (key, value), strict=True))
-        if queries:
-            whole_query = of_key[0].scatter(2, places, query)
-    attended = scaled_dot_product_attention(query, key, value, scale=attention.scale)
-    hidden = hidden + attention.out_proj(attended.transpose(1, 2).flatten(2))
-    return hidden + layer.mlp(layer.layer_norm2(hidden)), (whole_query, key, value)
 
 
 def _wide(patches: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
