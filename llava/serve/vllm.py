@@ -35,7 +35,7 @@ def vllm_command(options: argparse.Namespace, rest: list[str]) -> list[str]:
     kind = settings.get("model_type")
     if kind not in ARCHITECTURES:
         raise CheckpointError(
-            f"{options.model} is a {kind!r} checkpoint, not one of LLaVA-OneVision or Qwen3-VL in the layout of "
+            f"{options.model} is a {kind!r} checkpoint, not LLaVA-OneVision, Qwen2.5-VL or Qwen3-VL in the layout of "
             f"transformers; LLaVA-NeXT's layout is converted by: aot convert {options.model} FOLDER."
         )
     aot = compression(options)

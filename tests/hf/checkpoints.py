@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from llava.utils import shipped
 
@@ -77,9 +78,11 @@ def _qwen(ids: dict, text: dict, family: str):
     }
     name = names[family]
     new = int(transformers.__version__.split(".")[0]) >= 5
-    head = 32 if family.startswith("qwen3_vl") else 16  # the least that vLLM's CPU build has
+    head = 16 if family == "qwen3_5_moe" else 32  # the least that vLLM's CPU build has
     rope = {"rope_type": "default", "mrope_section": [head // 4, head // 8, head // 8], "rope_theta": 10000.0}
-    if family != "qwen2_5_vl":
+    if family == "qwen2_5_vl":
+        text = {**text, "num_attention_heads": 1}
+    else:
         rope["mrope_interleaved"] = True  # vLLM asks; transformers knows
     tower = {**DEEP, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
     tower |= (
@@ -102,10 +105,15 @@ def _qwen(ids: dict, text: dict, family: str):
         tie_word_embeddings=False,
     )
     least, most = (64, 8 * 8 * 36) if family == "qwen2_5_vl" else (64, 8 * 8 * 400)
-    settings = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
-    if family.startswith("qwen3_vl"):  # as published; vLLM takes what is of images for videos too
-        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    settings["size"] = {"shortest_edge": least, "longest_edge": most}
+    mean, std = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if family == "qwen2_5_vl" else ([0.5] * 3, [0.5] * 3)
+    settings = {
+        "patch_size": 4,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "size": {"shortest_edge": least, "longest_edge": most},
+        "image_mean": mean,  # as published; vLLM takes what stands here of images for videos too
+        "image_std": std,
+    }
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), settings
 
 
