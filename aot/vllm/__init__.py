@@ -11,6 +11,8 @@ ARCHITECTURES = {
     "qwen2_5_vl": ("AOTQwen2_5_VLForConditionalGeneration", "qwen"),
     "qwen3_vl": ("AOTQwen3VLForConditionalGeneration", "qwen"),
     "qwen3_vl_moe": ("AOTQwen3VLMoeForConditionalGeneration", "qwen"),
+    "qwen3_5": ("AOTQwen3_5ForConditionalGeneration", "qwen"),
+    "qwen3_5_moe": ("AOTQwen3_5MoeForConditionalGeneration", "qwen"),
 }
 
 

@@ -20,6 +20,12 @@ from vllm.model_executor.models.qwen2_5_vl import (
     Qwen2_5_VLMultiModalProcessor,
     Qwen2_5_VLProcessingInfo,
 )
+from vllm.model_executor.models.qwen3_5 import (
+    Qwen3_5ForConditionalGeneration,
+    Qwen3_5MoeForConditionalGeneration,
+    Qwen3_5MoeProcessingInfo,
+    Qwen3_5ProcessingInfo,
+)
 from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLDummyInputsBuilder,
     Qwen3VLForConditionalGeneration,
@@ -55,7 +61,15 @@ class Info(SettingsInModelId, Qwen3VLProcessingInfo):
 
 
 class MoeInfo(Info, Qwen3VLMoeProcessingInfo):
-    """The same of a mixture of experts."""
+    """The same of its mixture of experts."""
+
+
+class Info3_5(Info, Qwen3_5ProcessingInfo):
+    """The same of Qwen3.5."""
+
+
+class MoeInfo3_5(Info, Qwen3_5MoeProcessingInfo):
+    """The same of its mixture of experts."""
 
 
 class Info2_5(SettingsInModelId, Qwen2_5_VLProcessingInfo):
@@ -111,7 +125,7 @@ class Places:
 
 
 class Processor(Places, Qwen3VLMultiModalProcessor):
-    """Qwen3-VL."""
+    """Qwen3-VL and Qwen3.5."""
 
     def run(self, tokens: list[int], item: Mapping[str, Any], config: Any) -> PromptUpdateDetails:
         return self.get_video_repl(
@@ -302,7 +316,7 @@ class ReducedRun(ReducedVideos):
 
 
 class ReducedFrames(ReducedVideos):
-    """Videos with a timestamp and marks around every frame (Qwen3-VL)."""
+    """Videos with a timestamp and marks around every frame (Qwen3-VL, Qwen3.5)."""
 
     def run(self, rows: torch.Tensor, places: torch.Tensor, video_input: Any, number: int) -> torch.Tensor:
         frames, height, width = grid = video_input["video_grid_thw"][number].tolist()
@@ -350,4 +364,14 @@ class AOTQwen3VLForConditionalGeneration(ReducedFrames, Qwen3VLForConditionalGen
 
 @MULTIMODAL_REGISTRY.register_processor(Processor, info=MoeInfo, dummy_inputs=Qwen3VLDummyInputsBuilder)
 class AOTQwen3VLMoeForConditionalGeneration(ReducedFrames, Qwen3VLMoeForConditionalGeneration):
+    """Its mixture of experts."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info3_5, dummy_inputs=Qwen3VLDummyInputsBuilder)
+class AOTQwen3_5ForConditionalGeneration(ReducedFrames, Qwen3_5ForConditionalGeneration):
+    """Qwen3.5, which has no DeepStack."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=MoeInfo3_5, dummy_inputs=Qwen3VLDummyInputsBuilder)
+class AOTQwen3_5MoeForConditionalGeneration(ReducedFrames, Qwen3_5MoeForConditionalGeneration):
     """Its mixture of experts."""

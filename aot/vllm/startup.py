@@ -1,7 +1,7 @@
 """What vLLM asks about an architecture before it starts anything: here, whether the settings can be served."""
 
 from vllm.config import VllmConfig
-from vllm.model_executor.models.config import VerifyAndUpdateConfig
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
 from ..errors import AOTError
@@ -41,6 +41,9 @@ class CheckedQwen(VerifyAndUpdateConfig):
                 "On a CPU vLLM does not compute positions anew, as pruned videos of a Qwen-VL need; use a GPU."
             )
         multimodal.video_pruning_rate = 0.5
+        own = MODELS_CONFIG_MAP.get(vllm_config.model_config.architecture.removeprefix("AOT"))
+        if own is not None:  # vLLM's own check
+            own.verify_and_update_config(vllm_config)
 
     @staticmethod
     def recomputes_positions() -> bool:

@@ -263,7 +263,7 @@ class Qwen2VL(VideoProcessor):
         blocks = pixels.view(frames, step, 3, height // merge, merge, patch, width // merge, merge, patch)
         patches = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(frames * height * width, -1)
         found = {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([[frames, height, width]])}
-        if self.config.model_type == "qwen2_5_vl":  # seconds between two patches of time
+        if type(self.config).model_type == "qwen2_5_vl":  # seconds between two patches of time
             found["second_per_grid_ts"] = torch.tensor([step * video.total_frames / video.rate / len(video.frames)])
         return found
 

@@ -98,34 +98,37 @@ def own_answers(checkpoint, questions, config: AOTConfig) -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("config", "engine"),
-    [
-        (AOTConfig(retention=1), PIECES),
-        (AOTConfig(retention=0.25, attention_power=0.5), PIECES),
-        (AOTConfig(retention=0.1), WHOLE),
-        (AOTConfig(max_tokens=7, method="visionzip"), PIECES),
-    ],
-    ids=["all-tokens", "by-attention", "default", "another-method"],
-)
+BY_ATTENTION, DEFAULT = AOTConfig(retention=0.25, attention_power=0.5), AOTConfig(retention=0.1)
+RUNS = [
+    *(
+        run
+        for family in ("qwen2_5_vl", "qwen3_vl")
+        for run in (
+            (family, AOTConfig(retention=1), PIECES),
+            (family, BY_ATTENTION, PIECES),
+            (family, DEFAULT, WHOLE),
+            (family, AOTConfig(max_tokens=7, method="visionzip"), PIECES),
+        )
+    ),
+    ("qwen3_vl_moe", AOTConfig(retention=0.25), PIECES),
+    ("qwen3_5", BY_ATTENTION, PIECES),
+    ("qwen3_5", DEFAULT, WHOLE),
+    ("qwen3_5_moe", AOTConfig(retention=0.25), PIECES),
+]
+
+
+@pytest.mark.parametrize(("checkpoint", "config", "engine"), RUNS, indirect=["checkpoint"])
 def test_answers(vllm_answers, checkpoint, questions, config, engine):
+    wanted = own_answers(checkpoint, questions, config)
+    if checkpoint.name == "qwen3_vl_moe":
+        # published checkpoints have the two sides of an expert the other way round than transformers 5 writes them
+        weights = load_file(checkpoint / "model.safetensors")
+        turned = {name: (w.mT if ".experts." in name else w).contiguous().clone() for name, w in weights.items()}
+        save_file(turned, checkpoint / "model.safetensors", {"format": "pt"})
     overrides = {"architectures": [ARCHITECTURES[checkpoint.name][0]], "aot": config.to_dict()}
     found = vllm_answers(questions, processes=False, model=str(checkpoint), hf_overrides=overrides, **engine)
-    check(found, own_answers(checkpoint, questions, config), questions)
+    check(found, wanted, questions)
     assert (found[-1]["cached"] > 0) == engine["enable_prefix_caching"]
-
-
-def test_answers_of_a_mixture_of_experts(vllm_answers, tmp_path, questions):
-    folder, config = make(tmp_path, "qwen3_vl_moe"), AOTConfig(retention=0.25)
-    wanted = own_answers(folder, questions, config)
-    # the published checkpoints have the two sides of an expert the other way round than transformers 5 writes them
-    weights = load_file(folder / "model.safetensors")
-    turned = {name: value.mT.contiguous() if ".experts." in name else value.clone() for name, value in weights.items()}
-    save_file(turned, folder / "model.safetensors", {"format": "pt"})
-    overrides = {"architectures": ["AOTQwen3VLMoeForConditionalGeneration"], "aot": config.to_dict()}
-    check(
-        vllm_answers(questions, processes=False, model=str(folder), hf_overrides=overrides, **PIECES), wanted, questions
-    )
 
 
 @pytest.fixture(scope="module")
