@@ -32,6 +32,7 @@ class CheckedQwen(VerifyAndUpdateConfig):
             "--mm-encoder-tp-mode data": multimodal.mm_encoder_tp_mode == "data",
             "--enable-mm-embeds": multimodal.enable_mm_embeds,
             "compile_mm_encoder": vllm_config.compilation_config.compile_mm_encoder,
+            "--speculative-config": vllm_config.speculative_config,  # drafts look the model up by vLLM's names
         }
         for option, given in refused.items():
             if given:

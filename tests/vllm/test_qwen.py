@@ -25,6 +25,7 @@ pytest.importorskip("vllm", reason="vLLM is not installed; scripts/test_vllm.sh 
 
 IMAGE, VIDEO = (f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("image", "video"))
 METADATA = {"fps": 1.5, "duration": 10.7, "total_num_frames": 16, "frames_indices": list(range(16))}
+DRAFTS = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
 # pieces that cut every video, and two requests at a time, so that later ones find what earlier ones left in the caches
 PIECES = {
     "enable_chunked_prefill": True,
@@ -160,6 +161,7 @@ def anew(monkeypatch):
         ({"retention": 0.1}, {"enable_mm_embeds": True}, "with --enable-mm-embeds; leave it out"),
         ({"retention": 0.1}, {"mm_encoder_tp_mode": "data"}, "with --mm-encoder-tp-mode data; leave it out"),
         ({"retention": 0.1}, {"compilation_config": {"compile_mm_encoder": True}}, "with compile_mm_encoder; leave it"),
+        ({"retention": 0.1}, {"speculative_config": DRAFTS}, "with --speculative-config; leave it out"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(started, anew, settings, arguments, said):
