@@ -1,5 +1,6 @@
 """vLLM with the plugin answers about Qwen-VL models as `aot.apply` on transformers' own do, token for token."""
 
+import json
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
@@ -99,23 +100,15 @@ def own_answers(checkpoint, questions, config: AOTConfig) -> list[dict]:
     return found
 
 
-BY_ATTENTION, DEFAULT = AOTConfig(retention=0.25, attention_power=0.5), AOTConfig(retention=0.1)
-RUNS = [
-    *(
-        run
-        for family in ("qwen2_5_vl", "qwen3_vl")
-        for run in (
-            (family, AOTConfig(retention=1), PIECES),
-            (family, BY_ATTENTION, PIECES),
-            (family, DEFAULT, WHOLE),
-            (family, AOTConfig(max_tokens=7, method="visionzip"), PIECES),
-        )
-    ),
-    ("qwen3_vl_moe", AOTConfig(retention=0.25), PIECES),
-    ("qwen3_5", BY_ATTENTION, PIECES),
-    ("qwen3_5", DEFAULT, WHOLE),
-    ("qwen3_5_moe", AOTConfig(retention=0.25), PIECES),
+SETTINGS = [
+    (AOTConfig(retention=1), PIECES),
+    (AOTConfig(retention=0.25, attention_power=0.5), PIECES),
+    (AOTConfig(retention=0.1), WHOLE),
+    (AOTConfig(max_tokens=7, method="visionzip"), PIECES),
 ]
+RUNS = [(family, *settings) for family in ("qwen2_5_vl", "qwen3_vl") for settings in SETTINGS]
+RUNS += [("qwen3_5", *settings) for settings in SETTINGS[1:3]]
+RUNS += [(family, AOTConfig(retention=0.25), PIECES) for family in ("qwen3_5_moe", "qwen3_vl_moe")]
 
 
 @pytest.mark.parametrize(("checkpoint", "config", "engine"), RUNS, indirect=["checkpoint"])
@@ -142,6 +135,19 @@ def started(checkpoint):
         return EngineArgs(model=str(checkpoint), hf_overrides=overrides, **arguments).create_engine_config()
 
     return start
+
+
+def test_vllms_own_check_of_a_family_comes_after_ours(tmp_path, anew):
+    """Of Qwen3.5 it takes the precision of states from the checkpoint."""
+    from vllm import EngineArgs
+
+    folder = make(tmp_path / "qwen3_5", "qwen3_5")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["text_config"]["mamba_ssm_dtype"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(settings))
+    overrides = {"architectures": [ARCHITECTURES["qwen3_5"][0]], "aot": {"retention": 0.1}}
+    made = EngineArgs(model=str(folder), hf_overrides=overrides).create_engine_config()
+    assert made.cache_config.mamba_ssm_cache_dtype == "bfloat16"
 
 
 @pytest.fixture
