@@ -40,13 +40,7 @@ LINEAR = {  # after a layer of linear attention, one that sees all
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
 }
-EXPERTS = {
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 32,
-    "shared_expert_intermediate_size": 32,
-    "norm_topk_prob": True,
-}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava_next_video", "llava_onevision")
 
 
@@ -102,6 +96,8 @@ def _qwen(ids: dict, text: dict, family: str):
         text = {**text, **LINEAR}
     if family.endswith("moe"):
         text = {**text, **EXPERTS}
+    if family == "qwen3_5_moe":  # vLLM gives every mixture a shared expert that has a size here
+        text["shared_expert_intermediate_size"] = 32
     config = getattr(transformers, f"{name}Config")(
         vision_config=tower,
         text_config={**text, "head_dim": head, "rope_parameters" if new else "rope_scaling": rope},
