@@ -12,7 +12,6 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 old=(transformers==4.57.4 tokenizers==0.22.2 huggingface_hub==0.36.2)
-# a layer leaves datasets at its pinned release, which does not import under an old huggingface_hub
 tests=(tests/aot tests/apply tests/llava tests/eval tests/serve --ignore=tests/serve/test_commands.py)
 table=() failed=0
 
@@ -56,7 +55,8 @@ whole() {
 
 run() {
     case $1 in
-        transformers-oldest) layer "$1" "${old[@]}"; check "$1" .venv/bin/python 4.57.4 "${@:2}" ;;
+        # the pinned datasets does not import under an old huggingface_hub
+        transformers-oldest) layer "$1" "${old[@]}" datasets==4.4.2; check "$1" .venv/bin/python 4.57.4 "${@:2}" ;;
         transformers-newest) layer "$1" "transformers<5.25"; check "$1" .venv/bin/python 5.24 "${@:2}" ;;
         lmms-newest) layer "$1" lmms-eval; check "$1" .venv/bin/python 5. tests/lmms ;;
         oldest) whole "$1" torch==2.4.0 "numpy<2" accelerate "${old[@]}"; check "$1" "$environment/bin/python" 4.57.4 "${@:2}" ;;
@@ -71,7 +71,7 @@ else
     make_environment demo lmms test
     for set in ${1:-transformers-oldest transformers-newest lmms-newest oldest newest}; do
         environment=.venv
-        run "$set" "${tests[@]}"
+        run "$set" "${tests[@]}" $([ "$set" != transformers-oldest ] || echo tests/hf tests/lmms/test_families.py)
     done
 fi
 printf '%s\n' "${table[@]}"

@@ -1,4 +1,4 @@
-"""A plugin for vLLM: LLaVA-OneVision and Qwen3-VL, whose videos are compressed before the language model reads them.
+"""A plugin for vLLM: LLaVA-OneVision and Qwen-VL models, whose videos are compressed before the language model.
 
 vLLM finds `register` by its entry point; vllm itself is imported in no module of `aot` but those here, and
 here only when vLLM asks for them.
@@ -8,8 +8,11 @@ ARCHITECTURE = "AOTLlavaOnevisionForConditionalGeneration"
 # of a configuration's model_type: the architecture, and the module that has it
 ARCHITECTURES = {
     "llava_onevision": (ARCHITECTURE, "model"),
+    "qwen2_5_vl": ("AOTQwen2_5_VLForConditionalGeneration", "qwen"),
     "qwen3_vl": ("AOTQwen3VLForConditionalGeneration", "qwen"),
     "qwen3_vl_moe": ("AOTQwen3VLMoeForConditionalGeneration", "qwen"),
+    "qwen3_5": ("AOTQwen3_5ForConditionalGeneration", "qwen"),
+    "qwen3_5_moe": ("AOTQwen3_5MoeForConditionalGeneration", "qwen"),
 }
 
 

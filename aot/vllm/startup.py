@@ -1,7 +1,7 @@
 """What vLLM asks about an architecture before it starts anything: here, whether the settings can be served."""
 
 from vllm.config import VllmConfig
-from vllm.model_executor.models.config import VerifyAndUpdateConfig
+from vllm.model_executor.models.config import MODELS_CONFIG_MAP, VerifyAndUpdateConfig
 from vllm.platforms import current_platform
 
 from ..errors import AOTError
@@ -32,6 +32,7 @@ class CheckedQwen(VerifyAndUpdateConfig):
             "--mm-encoder-tp-mode data": multimodal.mm_encoder_tp_mode == "data",
             "--enable-mm-embeds": multimodal.enable_mm_embeds,
             "compile_mm_encoder": vllm_config.compilation_config.compile_mm_encoder,
+            "--speculative-config": vllm_config.speculative_config,  # drafts look the model up by vLLM's names
         }
         for option, given in refused.items():
             if given:
@@ -41,6 +42,9 @@ class CheckedQwen(VerifyAndUpdateConfig):
                 "On a CPU vLLM does not compute positions anew, as pruned videos of a Qwen-VL need; use a GPU."
             )
         multimodal.video_pruning_rate = 0.5
+        own = MODELS_CONFIG_MAP.get(vllm_config.model_config.architecture.removeprefix("AOT"))
+        if own is not None:  # vLLM's own check
+            own.verify_and_update_config(vllm_config)
 
     @staticmethod
     def recomputes_positions() -> bool:

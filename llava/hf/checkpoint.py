@@ -144,7 +144,8 @@ def load_checkpoint(
 
 def checkpoint_of(model: Any, folder: Path, sampling: Sampling, **settings: Any) -> Checkpoint:
     """The other parts of the checkpoint that a model was loaded from. settings: of its video processor, changed."""
-    kind, tokenizer = model.config.model_type, load_tokenizer(folder)
+    # of the class: up to 4.57.5 a Qwen2.5-VL's configuration itself names the kind of its text model
+    kind, tokenizer = type(model.config).model_type, load_tokenizer(folder)
     processor = PROCESSORS[kind]({**_video_settings(folder), **settings}, model.config, sampling)
     tokens = _tokens(kind, model, tokenizer)
     return Checkpoint(folder, model, tokenizer, _template(folder, tokenizer), processor, tokens)

@@ -262,10 +262,7 @@ class Qwen2VL(VideoProcessor):
         # (t, step, c, h/merge, merge, patch, w/merge, merge, patch): blocks of merge·merge patches, one after another
         blocks = pixels.view(frames, step, 3, height // merge, merge, patch, width // merge, merge, patch)
         patches = blocks.permute(0, 3, 6, 4, 7, 2, 1, 5, 8).reshape(frames * height * width, -1)
-        found = {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([[frames, height, width]])}
-        if self.config.model_type == "qwen2_5_vl":  # seconds between two patches of time
-            found["second_per_grid_ts"] = torch.tensor([step * video.total_frames / video.rate / len(video.frames)])
-        return found
+        return {"pixel_values_videos": patches, "video_grid_thw": torch.tensor([[frames, height, width]])}
 
     def text(self, video: Video, inputs: Mapping[str, Any], tokens: Tokens) -> str:
         count = int(inputs["video_grid_thw"][0].prod()) // self.settings["merge_size"] ** 2
@@ -274,6 +271,14 @@ class Qwen2VL(VideoProcessor):
     def image_text(self, inputs: Mapping[str, Any], tokens: Tokens) -> str:
         count = int(inputs["image_grid_thw"][0].prod()) // self.settings["merge_size"] ** 2
         return tokens.start + tokens.image * count + tokens.end
+
+
+class Qwen25VL(Qwen2VL):
+    """Qwen2.5-VL: the seconds between two patches of time as well."""
+
+    def inputs(self, video: Video) -> dict[str, Any]:
+        seconds = self.settings["temporal_patch_size"] * video.total_frames / video.rate / len(video.frames)
+        return {**super().inputs(video), "second_per_grid_ts": torch.tensor([seconds])}
 
 
 class Qwen3VL(Qwen2VL):
@@ -331,5 +336,5 @@ def _smart_size(
 
 PROCESSORS = {
     "llava_next_video": LlavaNextVideo, "llava_onevision": LlavaOnevision, "internvl": InternVL, "qwen2_vl": Qwen2VL,
-    "qwen2_5_vl": Qwen2VL, "qwen3_vl": Qwen3VL, "qwen3_vl_moe": Qwen3VL, "qwen3_5": Qwen3VL, "qwen3_5_moe": Qwen3VL,
+    "qwen2_5_vl": Qwen25VL, "qwen3_vl": Qwen3VL, "qwen3_vl_moe": Qwen3VL, "qwen3_5": Qwen3VL, "qwen3_5_moe": Qwen3VL,
 }  # fmt: skip

@@ -35,8 +35,8 @@ def vllm_command(options: argparse.Namespace, rest: list[str]) -> list[str]:
     kind = settings.get("model_type")
     if kind not in ARCHITECTURES:
         raise CheckpointError(
-            f"{options.model} is a {kind!r} checkpoint, not one of LLaVA-OneVision or Qwen3-VL in the layout of "
-            f"transformers; LLaVA-NeXT's layout is converted by: aot convert {options.model} FOLDER."
+            f"{options.model} is a {kind!r} checkpoint, not one of LLaVA-OneVision or Qwen (2.5-VL, 3-VL, 3.5) in the "
+            f"layout of transformers; LLaVA-NeXT's layout is converted by: aot convert {options.model} FOLDER."
         )
     aot = compression(options)
     ours = {"aot": None if aot is None else aot.to_dict()}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 import transformers
+from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
 from llava.utils import shipped
 
@@ -38,7 +39,6 @@ LINEAR = {  # after a layer of linear attention, one that sees all
     "linear_value_head_dim": 8,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
-    "shared_expert_intermediate_size": 32,
 }
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32, "norm_topk_prob": True}
 FAMILIES = ("qwen2_5_vl", "qwen3_vl", "internvl", "llava_next_video", "llava_onevision")
@@ -73,13 +73,16 @@ def _qwen(ids: dict, text: dict, family: str):
         "qwen2_5_vl": "Qwen2_5_VL",
         "qwen3_vl": "Qwen3VL",
         "qwen3_vl_moe": "Qwen3VLMoe",
+        "qwen3_5": "Qwen3_5",
         "qwen3_5_moe": "Qwen3_5Moe",
     }
     name = names[family]
     new = int(transformers.__version__.split(".")[0]) >= 5
-    head = 32 if family.startswith("qwen3_vl") else 16  # the least that vLLM's CPU build has
-    rope = {"rope_type": "default", "mrope_section": [head // 4, head // 8, head // 8], "rope_theta": 10000.0}
-    if family != "qwen2_5_vl":
+    head = 32  # the least that vLLM's CPU build has
+    rope = {"rope_type": "default", "mrope_section": [8, 4, 4], "rope_theta": 10000.0}
+    if family == "qwen2_5_vl":
+        text = {**text, "num_attention_heads": 1}
+    else:
         rope["mrope_interleaved"] = True  # vLLM asks; transformers knows
     tower = {**DEEP, "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 32}
     tower |= (
@@ -87,11 +90,14 @@ def _qwen(ids: dict, text: dict, family: str):
         if family == "qwen2_5_vl"
         else {"num_position_embeddings": 16, "deepstack_visual_indexes": [0, 1]}
     )
-    if family == "qwen3_5_moe":
+    if family.startswith("qwen3_5"):
         del tower["deepstack_visual_indexes"]
         rope["partial_rotary_factor"] = 1.0
+        text = {**text, **LINEAR}
     if family.endswith("moe"):
-        text = {**text, **(EXPERTS | LINEAR if family == "qwen3_5_moe" else EXPERTS)}
+        text = {**text, **EXPERTS}
+    if family == "qwen3_5_moe":  # vLLM gives every mixture a shared expert that has a size here
+        text["shared_expert_intermediate_size"] = 32
     config = getattr(transformers, f"{name}Config")(
         vision_config=tower,
         text_config={**text, "head_dim": head, "rope_parameters" if new else "rope_scaling": rope},
@@ -102,10 +108,15 @@ def _qwen(ids: dict, text: dict, family: str):
         tie_word_embeddings=False,
     )
     least, most = (64, 8 * 8 * 36) if family == "qwen2_5_vl" else (64, 8 * 8 * 400)
-    settings = {"patch_size": 4, "merge_size": 2, "temporal_patch_size": 2}
-    if family.startswith("qwen3_vl"):  # as published; vLLM takes what is of images for videos too
-        settings |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
-    settings["size"] = {"shortest_edge": least, "longest_edge": most}
+    mean, std = (OPENAI_CLIP_MEAN, OPENAI_CLIP_STD) if family == "qwen2_5_vl" else ([0.5] * 3, [0.5] * 3)
+    settings = {
+        "patch_size": 4,
+        "merge_size": 2,
+        "temporal_patch_size": 2,
+        "size": {"shortest_edge": least, "longest_edge": most},
+        "image_mean": mean,  # as published; vLLM takes what stands here of images for videos too
+        "image_std": std,
+    }
     return getattr(transformers, f"{name}ForConditionalGeneration")(config), settings
 
 
@@ -148,6 +159,7 @@ _MAKERS = {
     "qwen2_5_vl": lambda ids, text: _qwen(ids, text, "qwen2_5_vl"),
     "qwen3_vl": lambda ids, text: _qwen(ids, text, "qwen3_vl"),
     "qwen3_vl_moe": lambda ids, text: _qwen(ids, text, "qwen3_vl_moe"),
+    "qwen3_5": lambda ids, text: _qwen(ids, text, "qwen3_5"),
     "qwen3_5_moe": lambda ids, text: _qwen(ids, text, "qwen3_5_moe"),
     "internvl": _internvl,
     "llava_next_video": _next_video,

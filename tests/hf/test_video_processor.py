@@ -16,12 +16,13 @@ from llava.hf.video_processor import (
     ProcessorError,
     Qwen2VL,
     Qwen3VL,
+    Qwen25VL,
     Sampling,
     Tokens,
 )
 from llava.video import Video
 
-QWEN = SimpleNamespace(model_type="qwen2_5_vl")
+QWEN = SimpleNamespace()
 
 
 def theirs(module: str):
@@ -69,7 +70,7 @@ def test_frames_of_qwen_go_in_pairs_and_blocks():
     frames = pictures(5, 16, 24)
     plain = {"image_mean": (0.0,) * 3, "image_std": (1.0,) * 3, "rescale_factor": 1.0}
     small = {"patch_size": 4, "merge_size": 2, "size": {"shortest_edge": 64, "longest_edge": 10**6}}
-    found = Qwen2VL({**plain, **small}, QWEN, Sampling()).inputs(video(frames))
+    found = Qwen25VL({**plain, **small}, QWEN, Sampling()).inputs(video(frames))
     assert found["video_grid_thw"].tolist() == [[3, 4, 6]]
     assert found["second_per_grid_ts"].tolist() == [2 / 8.0]
     padded, row = np.concatenate([frames, frames[-1:]]), 0

@@ -18,6 +18,7 @@ from vllm import LLM, SamplingParams
 from vllm.v1.worker.cpu_model_runner import CPUModelRunner
 
 from aot.vllm.startup import CheckedQwen
+from tests.vllm import linear_attention
 
 
 def main(folder: Path) -> None:
@@ -25,6 +26,7 @@ def main(folder: Path) -> None:
     frames = list(np.load(folder / "frames.npz").values())
     embeds = load_file(folder / "embeds.safetensors") if (folder / "embeds.safetensors").exists() else {}
     _let_the_cpu_compute_positions()
+    linear_attention.install()
     engine = LLM(dtype="float32", enforce_eager=True, seed=0, **job["engine"])
     asked = [request(prompt, frames, embeds, job["metadata"]) for prompt in job["prompts"]]
     sampling = SamplingParams(temperature=0, max_tokens=job["max_tokens"], logprobs=1)

@@ -1,6 +1,8 @@
-"""vLLM with the plugin answers about Qwen3-VL as `aot.apply` on transformers' own model does, token for token."""
+"""vLLM with the plugin answers about Qwen-VL models as `aot.apply` on transformers' own do, token for token."""
 
+import json
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +12,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import aot
 from aot import AOTConfig, AOTError
+from aot.vllm import ARCHITECTURES
 from tests.apply.families import IMAGE as IMAGE_ID
 from tests.apply.families import START
 from tests.apply.families import VIDEO as VIDEO_ID
@@ -22,20 +25,21 @@ from .conftest import NEW_TOKENS, WHOLE, Prompt, check, picture
 pytest.importorskip("vllm", reason="vLLM is not installed; scripts/test_vllm.sh installs it")
 
 IMAGE, VIDEO = (f"<|vision_start|><|{kind}_pad|><|vision_end|>" for kind in ("image", "video"))
-METADATA = {"fps": 8.0, "duration": 2.0, "total_num_frames": 16, "frames_indices": list(range(16))}
-ARCHITECTURE = "AOTQwen3VLForConditionalGeneration"
+METADATA = {"fps": 1.5, "duration": 10.7, "total_num_frames": 16, "frames_indices": list(range(16))}
+DRAFTS = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
 # pieces that cut every video, and two requests at a time, so that later ones find what earlier ones left in the caches
 PIECES = {
     "enable_chunked_prefill": True,
     "enable_prefix_caching": True,
     "max_num_batched_tokens": 48,
     "max_num_seqs": 2,
+    "block_size": 32,
 }
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    return make(tmp_path_factory.mktemp("qwen3_vl"), "qwen3_vl")
+@pytest.fixture(scope="module", params=["qwen2_5_vl", "qwen3_vl"])
+def checkpoint(tmp_path_factory, request):
+    return make(tmp_path_factory.mktemp(request.param) / request.param, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +54,31 @@ def questions(exam):
     return replace(exam, frames=[first, second], prompts=prompts, metadata=metadata, image=IMAGE, video=VIDEO)
 
 
+def vllm_positions(model, ids: torch.Tensor, mm_token_type_ids: torch.Tensor, **grids) -> tuple:
+    """Positions that vLLM's own class gives a whole prompt of Qwen2.5-VL, (3, 1, N), and how far they are ahead.
+
+    transformers 5 lets the text behind a video begin at a time inside it; vLLM behind it, as transformers 4 does.
+    """
+    from vllm.model_executor.models.qwen2_5_vl import Qwen2_5_VLForConditionalGeneration as Stock
+
+    features, types = [], mm_token_type_ids[0]
+    for number, names in ((1, ("image_grid_thw",)), (2, ("video_grid_thw", "second_per_grid_ts"))):
+        firsts = ((types == number) & (types.roll(1) != number)).nonzero().flatten().tolist()
+        for item, first in enumerate(firsts):
+            data = {name: SimpleNamespace(data=grids[name][item]) for name in names}
+            place, kind = SimpleNamespace(offset=first), names[0].removesuffix("_grid_thw")
+            features.append(SimpleNamespace(modality=kind, mm_position=place, data=data))
+    of_vllm = SimpleNamespace(config=model.config)
+    of_vllm.iter_mm_grid_thw = partial(Stock.iter_mm_grid_thw, of_vllm)
+    positions, ahead = Stock.get_mrope_input_positions(of_vllm, ids[0].tolist(), features)
+    return positions[:, None], torch.tensor([[ahead]])
+
+
 def own_answers(checkpoint, questions, config: AOTConfig) -> list[dict]:
     """As tests/vllm/engine.py writes them."""
     model = AutoModelForImageTextToText.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    if checkpoint.name == "qwen2_5_vl":
+        model.model.get_rope_index = partial(vllm_positions, model)
     processor = AutoProcessor.from_pretrained(checkpoint)
     applied = aot.apply(model, config=config)
     found = []
@@ -74,34 +100,29 @@ def own_answers(checkpoint, questions, config: AOTConfig) -> list[dict]:
     return found
 
 
-@pytest.mark.parametrize(
-    ("config", "engine"),
-    [
-        (AOTConfig(retention=1), PIECES),
-        (AOTConfig(retention=0.25, attention_power=0.5), PIECES),
-        (AOTConfig(retention=0.1), WHOLE),
-        (AOTConfig(max_tokens=7, method="visionzip"), PIECES),
-    ],
-    ids=["all-tokens", "by-attention", "default", "another-method"],
-)
+SETTINGS = [
+    (AOTConfig(retention=1), PIECES),
+    (AOTConfig(retention=0.25, attention_power=0.5), PIECES),
+    (AOTConfig(retention=0.1), WHOLE),
+    (AOTConfig(max_tokens=7, method="visionzip"), PIECES),
+]
+RUNS = [(family, *settings) for family in ("qwen2_5_vl", "qwen3_vl") for settings in SETTINGS]
+RUNS += [("qwen3_5", *settings) for settings in SETTINGS[1:3]]
+RUNS += [(family, AOTConfig(retention=0.25), PIECES) for family in ("qwen3_5_moe", "qwen3_vl_moe")]
+
+
+@pytest.mark.parametrize(("checkpoint", "config", "engine"), RUNS, indirect=["checkpoint"])
 def test_answers(vllm_answers, checkpoint, questions, config, engine):
-    overrides = {"architectures": [ARCHITECTURE], "aot": config.to_dict()}
+    wanted = own_answers(checkpoint, questions, config)
+    if checkpoint.name == "qwen3_vl_moe":
+        # published checkpoints have the two sides of an expert the other way round than transformers 5 writes them
+        weights = load_file(checkpoint / "model.safetensors")
+        turned = {name: (w.mT if ".experts." in name else w).contiguous().clone() for name, w in weights.items()}
+        save_file(turned, checkpoint / "model.safetensors", {"format": "pt"})
+    overrides = {"architectures": [ARCHITECTURES[checkpoint.name][0]], "aot": config.to_dict()}
     found = vllm_answers(questions, processes=False, model=str(checkpoint), hf_overrides=overrides, **engine)
-    check(found, own_answers(checkpoint, questions, config), questions)
+    check(found, wanted, questions)
     assert (found[-1]["cached"] > 0) == engine["enable_prefix_caching"]
-
-
-def test_answers_of_a_mixture_of_experts(vllm_answers, tmp_path, questions):
-    folder, config = make(tmp_path, "qwen3_vl_moe"), AOTConfig(retention=0.25)
-    wanted = own_answers(folder, questions, config)
-    # the published checkpoints have the two sides of an expert the other way round than transformers 5 writes them
-    weights = load_file(folder / "model.safetensors")
-    turned = {name: value.mT.contiguous() if ".experts." in name else value.clone() for name, value in weights.items()}
-    save_file(turned, folder / "model.safetensors", {"format": "pt"})
-    overrides = {"architectures": ["AOTQwen3VLMoeForConditionalGeneration"], "aot": config.to_dict()}
-    check(
-        vllm_answers(questions, processes=False, model=str(folder), hf_overrides=overrides, **PIECES), wanted, questions
-    )
 
 
 @pytest.fixture(scope="module")
@@ -110,10 +131,23 @@ def started(checkpoint):
     from vllm import EngineArgs
 
     def start(settings: dict | None, **arguments):
-        overrides = {"architectures": [ARCHITECTURE], "aot": settings, "mm_video_frames": 12}
+        overrides = {"architectures": [ARCHITECTURES[checkpoint.name][0]], "aot": settings, "mm_video_frames": 11}
         return EngineArgs(model=str(checkpoint), hf_overrides=overrides, **arguments).create_engine_config()
 
     return start
+
+
+def test_vllms_own_check_of_a_family_comes_after_ours(tmp_path, anew):
+    """Of Qwen3.5 it takes the precision of states from the checkpoint."""
+    from vllm import EngineArgs
+
+    folder = make(tmp_path / "qwen3_5", "qwen3_5")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["text_config"]["mamba_ssm_dtype"] = "bfloat16"
+    (folder / "config.json").write_text(json.dumps(settings))
+    overrides = {"architectures": [ARCHITECTURES["qwen3_5"][0]], "aot": {"retention": 0.1}}
+    made = EngineArgs(model=str(folder), hf_overrides=overrides).create_engine_config()
+    assert made.cache_config.mamba_ssm_cache_dtype == "bfloat16"
 
 
 @pytest.fixture
@@ -133,6 +167,7 @@ def anew(monkeypatch):
         ({"retention": 0.1}, {"enable_mm_embeds": True}, "with --enable-mm-embeds; leave it out"),
         ({"retention": 0.1}, {"mm_encoder_tp_mode": "data"}, "with --mm-encoder-tp-mode data; leave it out"),
         ({"retention": 0.1}, {"compilation_config": {"compile_mm_encoder": True}}, "with compile_mm_encoder; leave it"),
+        ({"retention": 0.1}, {"speculative_config": DRAFTS}, "with --speculative-config; leave it out"),
     ],
 )
 def test_what_cannot_be_served_is_said_before_anything_starts(started, anew, settings, arguments, said):
@@ -149,18 +184,19 @@ def test_places_in_the_prompt(started, anew, checkpoint):
     """Exactly as many as are kept, down to less than a frame has; all that stands around them; settings in the key."""
     from vllm.multimodal import MULTIMODAL_REGISTRY
 
-    whole = AutoProcessor.from_pretrained(checkpoint)
+    whole, family = AutoProcessor.from_pretrained(checkpoint), checkpoint.name
     mark, keys = whole.video_token_id, []
     for retention in (1.0, 0.3, 0.01):
-        processor = MULTIMODAL_REGISTRY.create_processor(started({"retention": retention}).model_config)
+        engine = started({"retention": retention}, dtype="bfloat16")
+        processor = MULTIMODAL_REGISTRY.create_processor(engine.model_config)
         keys.append(processor.info.model_id)
         most = processor.info.get_mm_max_tokens_per_item(4096, {"video": 1})["video"]
-        for frames, height, width in ((12, 40, 24), (5, 16, 64), (2, 96, 96), (14, 8, 8)):
+        for frames, height, width in ((14, 8, 8), (12, 40, 24), (5, 16, 64), (2, 96, 96)):
             clip = torch.randint(0, 255, (frames, height, width, 3), dtype=torch.uint8).numpy()
             seen = {**METADATA, "total_num_frames": frames, "frames_indices": list(range(frames))}
             media = processor.info.parse_mm_data({"video": [(clip, {**seen, "do_sample_frames": False})]})
-            if frames > 12:
-                with pytest.raises(AOTError, match="14 frames and this server takes at most 12"):
+            if frames > 12:  # as many as 11 and the one that fills up the last two
+                with pytest.raises(AOTError, match="13 frames and this server takes at most 11"):
                     processor(f"so {VIDEO} what?", media)
                 continue
             made = processor(f"so {VIDEO} what?", media)
@@ -173,24 +209,38 @@ def test_places_in_the_prompt(started, anew, checkpoint):
             assert inputs["input_ids"][0].tolist().count(mark) == time * per_frame
             assert ids.count(mark) == max(1, int(retention * time * per_frame + 1e-9))
             assert [i for i in ids if i != mark] == [i for i in inputs["input_ids"][0].tolist() if i != mark]
-            assert places.get_num_embeds() == places.length <= most
+            marks = 2 if family == "qwen2_5_vl" else 0  # of which no encoder is asked
+            assert places.get_num_embeds() == places.length - marks <= most
+            if marks:
+                assert made["mm_kwargs"]["video"][0]["second_per_grid_ts"].data == inputs["second_per_grid_ts"][0]
     assert len(set(keys)) == 3
+    if family == "qwen2_5_vl":  # its positions count from the mark in front
+        with pytest.raises(AssertionError, match="Failed to apply prompt replacement"):
+            processor("so <|video_pad|> what?", media)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_positions(dtype):
+@pytest.mark.parametrize("family", ["Qwen2_5_VL", "Qwen3VL"])
+def test_positions(family, dtype):
     """Those that transformers gives the kept tokens in the whole prompt, whatever the pieces that it is read in."""
-    from aot.vllm.qwen import ReducedVideos
+    from aot.vllm import qwen as plugin
 
-    parts = (5, image(), 6, video(40, 4, 32), 7, 8, video(3, 8, 6), video(2, 4, 4), image(6, 4), 9)
-    tiny, inputs = qwen("Qwen3VL"), batch("Qwen3VL", parts)
-    model = SimpleNamespace(
-        config=tiny.config, visual=SimpleNamespace(spatial_merge_size=2), visual_dim=4, multiscale_dim=8
-    )
+    long = video(90 if family == "Qwen2_5_VL" else 40, 4, 32)  # positions above 256
+    parts = (5, image(), 6, long, 7, 8, video(3, 8, 6), video(2, 4, 4), image(6, 4), 9)
+    tiny, inputs = qwen(family), batch(family, parts)
+    kind = plugin.ReducedRun if family == "Qwen2_5_VL" else plugin.ReducedFrames
+    model = kind.__new__(kind)  # without vLLM's
+    model.config, model.visual = tiny.config, SimpleNamespace(spatial_merge_size=2, out_hidden_size=12)
     draw = torch.Generator().manual_seed(0)
     positions, ids, kept, rows, features = rope(tiny, inputs)[:, 0], [], [], [], []
+    if family == "Qwen2_5_VL":
+        names = ("mm_token_type_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts")
+        of_vllm = vllm_positions(tiny, inputs["input_ids"], **{name: inputs[name] for name in names})[0][:, 0]
+        apart = (of_vllm - positions)[:, inputs["input_ids"][0] == VIDEO_ID].unique(dim=1)
+        assert apart.shape[1] == 3 and (apart == apart[0]).all()  # the same in each video, behind another start
+        positions = of_vllm
     for part in parts:
-        run = torch.tensor(row("Qwen3VL", part))
+        run = torch.tensor(row(family, part))
         if isinstance(part, int):
             ids.append(run)
             kept.append(torch.ones(1, dtype=torch.bool))
@@ -198,40 +248,44 @@ def test_positions(dtype):
         kind, frames, height, width = part
         stays, media = torch.ones(len(run), dtype=torch.bool), run == (VIDEO_ID if kind == "video" else IMAGE_ID)
         offset, length = sum(map(len, ids)) + int(kind == "image"), int(media.sum())
-        data = torch.zeros(length, 12)
+        data, embeds = torch.zeros(length, 12), torch.ones(length, dtype=torch.bool)
+        grid = torch.tensor([frames, height, width])
         if kind == "video":  # one of its tokens at least; of frames in front none at all
             stays[media] = (torch.rand(length, generator=draw) < 0.2) & (torch.arange(length) >= length // frames)
             stays[-2] = True
-            true = run[stays]
-            data = ReducedVideos._get_expanded_positions(
-                model,
-                video_grid_thw=[frames, height, width],
-                is_video_embed=true == VIDEO_ID,
-                is_vision_start=true == START,
-                retention_mask=stays[media].nonzero().squeeze(-1),
-            )
-            data = torch.cat([torch.zeros(len(true), 12), data], dim=1)
+            true, places = run[stays], stays[media].nonzero().squeeze(-1)
             text = true[true != VIDEO_ID]
-            run = torch.cat([text[:3], true[true == VIDEO_ID], text[3:]])  # 2 for the time, and the mark
+            if family == "Qwen2_5_VL":
+                run, seconds = true, torch.tensor([1.5])
+                video_input = {"video_grid_thw": grid[None], "second_per_grid_ts": seconds}
+                data = model.run(torch.zeros(len(places), 12), places, video_input, 0)
+                embeds = run == VIDEO_ID
+            else:
+                run = torch.cat([text[:3], true[true == VIDEO_ID], text[3:]])  # 2 for the time, and the mark
+                marks = {"is_video_embed": true == VIDEO_ID, "is_vision_start": true == START}
+                data = model._get_expanded_positions(video_grid_thw=grid.tolist(), retention_mask=places, **marks)
+                data = torch.cat([torch.zeros(len(true), 12), data], dim=1)
+                embeds = torch.ones(len(run), dtype=torch.bool)
             length = len(run)
         place = SimpleNamespace(offset=offset, length=length)
-        grid = SimpleNamespace(data=torch.tensor([frames, height, width]))
-        features.append(SimpleNamespace(modality=kind, mm_position=place, data={f"{kind}_grid_thw": grid}))
+        fields = {f"{kind}_grid_thw": grid, "second_per_grid_ts": torch.tensor(1.5)}
+        fields = {name: SimpleNamespace(data=value) for name, value in fields.items()}
+        features.append(SimpleNamespace(modality=kind, mm_position=place, data=fields))
         ids.append(run)
         kept.append(stays)
-        rows.append(data.to(dtype))
+        rows.append((data.to(dtype), embeds))
     wanted, ids = positions[:, torch.cat(kept)], torch.cat(ids).tolist()
     assert wanted.max() > 256 and len(ids) == wanted.shape[1]
-    start, delta = ReducedVideos.get_mrope_input_positions(model, ids, features)
+    start, delta = model.get_mrope_input_positions(ids, features)
     assert delta == wanted.max() + 1 - len(ids) and start.shape == wanted.shape
     for size in (len(ids), 7, 50):
         found = start
         for first in (*range(0, len(ids), size), 0):  # the last time over again, as after a preemption
             read = []
-            for feature, data in zip(features, rows, strict=True):
-                at, length = feature.mm_position.offset, feature.mm_position.length
-                here = data[max(first - at, 0) : max(first + size - at, 0)]
-                read += [here] if len(here) else []
-            cleaned, found, delta = ReducedVideos.recompute_mrope_positions(model, ids, read, found, first)
+            for feature, (data, embeds) in zip(features, rows, strict=True):
+                at = feature.mm_position.offset
+                before, behind = (int(embeds[: max(end - at, 0)].sum()) for end in (first, first + size))
+                read += [data[before:behind]] if behind > before else []
+            cleaned, found, delta = model.recompute_mrope_positions(ids, read, found, first)
             assert all(one.shape[1] == 12 for one in cleaned) and delta == wanted.max() + 1 - len(ids)
         assert torch.equal(found, wanted)
