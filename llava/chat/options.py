@@ -244,6 +244,9 @@ def open_session(options: argparse.Namespace, terminal: Terminal, *, quiet: bool
     """`load_session` behind a progress bar; quiet: what to know about the model is not said."""
     with terminal.waiting("loading the model"):
         session = load_session(options)
+    if options.num_frames == "auto" and not quiet:
+        usual, asked = default_sampling(session.model.config).num_frames, session.sampling.num_frames
+        terminal.note(f"It looks at {asked} frames and is made for {usual}; compare its answers with those of {usual}.")
     if session.prompt_style.note and not quiet:
         terminal.note(session.prompt_style.note)
     return session

@@ -65,6 +65,11 @@ def test_the_tower_dtype_is_taken_and_written_with_the_answer(capsys, base):
     assert (model["dtype"], model["tower_dtype"]) == ("torch.float32", "torch.bfloat16")
 
 
+def test_more_frames_than_the_model_is_made_for_are_told(capsys, base):
+    assert main([*base, "--num-frames", "auto", "--question", "What moves?"]) == 0
+    assert "It looks at 32 frames and is made for 8; compare" in capsys.readouterr().err
+
+
 def test_a_long_video_is_streamed_and_the_person_told(capsys, base, say):
     long = [*base, "--num-frames", "20", "--stream-above", "19"]
     assert main([*long, "--question", "What moves?", "--json"]) == 0
