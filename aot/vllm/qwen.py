@@ -7,7 +7,7 @@ Qwen3-VL has text between frames, and it is not known yet which frame keeps how 
 stand in the first frame. The encoder then gives the whole run of a video: timestamps and marks of frames as well.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -86,9 +86,13 @@ class Info2_5(SettingsInModelId, Qwen2_5_VLProcessingInfo):
 
 
 class Places:
-    """Before a processor of vLLM's: places for exactly the tokens that are kept of a video."""
+    """Before a processor of vLLM's: places for exactly the tokens that are kept of a video.
+
+    run: of a family, what a video becomes in the prompt, by the tokens of each frame, its item and the configuration.
+    """
 
     info: Any
+    run: Callable[[list[int], Mapping[str, Any], Any], PromptUpdateDetails]
 
     def _get_prompt_updates(
         self,
@@ -118,10 +122,6 @@ class Places:
     def target(self, of_vllm: Any, config: Any) -> Any:
         """What stands in a prompt for a video."""
         return of_vllm
-
-    def run(self, tokens: list[int], item: Mapping[str, Any], config: Any) -> PromptUpdateDetails:
-        """What a video becomes in the prompt. tokens: of each frame."""
-        raise NotImplementedError
 
 
 class Processor(Places, Qwen3VLMultiModalProcessor):
@@ -201,10 +201,17 @@ def behind(start: torch.Tensor, rows: torch.Tensor, columns: torch.Tensor, first
 
 
 class ReducedVideos:
-    """Before a class of vLLM's: videos are encoded and compressed one by one; images go their usual way."""
+    """Before a class of vLLM's: videos are encoded and compressed one by one; images go their usual way.
+
+    A family has two methods of its own. run: (n, D · (1 + levels) + 12) what stands in the prompt for a video, by the
+    rows of its tokens, their places, the input and the video's number in it. advance: positions that the frames of a
+    video take, by their (T, H, W) tokens and the video's data.
+    """
 
     config: Any
     visual: Any
+    run: Callable[[torch.Tensor, torch.Tensor, Any, int], torch.Tensor]
+    advance: Callable[[tuple[int, int, int], Mapping[str, Any]], int]
 
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = "") -> None:
         super().__init__(vllm_config=vllm_config, prefix=prefix)
@@ -228,17 +235,6 @@ class ReducedVideos:
             rows = torch.cat([kept.video.tokens, *kept.levels], dim=-1)[order]
             runs.append(self.run(rows, places, video_input, number))
         return tuple(runs)
-
-    def run(self, rows: torch.Tensor, places: torch.Tensor, video_input: Any, number: int) -> torch.Tensor:
-        """(n, D · (1 + levels) + 12) what stands in the prompt for a video. rows: of its tokens, which are of `places`.
-
-        number: of the video among those of the input.
-        """
-        raise NotImplementedError
-
-    def advance(self, grid: tuple[int, int, int], data: Mapping[str, Any]) -> int:
-        """Positions that the frames of a video take, of (T, H, W) tokens."""
-        raise NotImplementedError
 
     def _postprocess_video_embeds_evs(self, embeds: tuple[torch.Tensor, ...], _: Any) -> tuple[torch.Tensor, ...]:
         return embeds

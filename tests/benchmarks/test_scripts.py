@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks import more_frames
 from benchmarks.bench_e2e import alike
 from benchmarks.measure import WrongResult, attention_ratio
 from llava.model.multimodal_encoder.siglip_encoder import TowerOutput
@@ -25,6 +26,16 @@ def test_operations():
     assert measured >= {"received_attention", "pair_cost", "facility_location", "softmax_plan"}
     assert all(row["ms"] > 0 and row["error"] <= row["limit"] for row in result["rows"])
     assert result["method"][0]["kept_alike"] == 1 and result["commit"]
+
+
+def test_more_frames_at_equal_tokens(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["more_frames", str(tmp_path), "--questions", "4"])
+    more_frames.main()
+    said = capsys.readouterr().out
+    for share, tokens in (("100%", 576), ("10%", 57)):
+        assert f"--retention {share} 16 frames, {tokens} tokens" in said
+        assert f"--retention {share} --num-frames auto 64 frames, {tokens} tokens" in said
+        assert f"{share} open: " in said and f"{share} choice: " in said
 
 
 def test_the_whole_way_and_its_plot(tmp_path):

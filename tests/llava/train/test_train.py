@@ -1,6 +1,7 @@
 """Every mode takes steps, goes on where it stopped, and leaves a checkpoint that loads."""
 
 import json
+from dataclasses import replace
 from importlib.util import find_spec
 from statistics import fmean
 
@@ -10,6 +11,7 @@ import torch
 from aot import AOTConfig
 from aot_cli.main import main
 from aot_tiny.worlds import WORLDS
+from llava.eval import provenance
 from llava.eval.exam.evaluator import run_exam_sweep
 from llava.eval.exam.settings import ExamSweep
 from llava.model.builder import load_pretrained_model
@@ -111,3 +113,10 @@ def test_the_exam_during_training_scores_as_the_exam_itself(tmp_path):
     records = [json.loads(line) for file in (tmp_path / "exam").rglob("questions.jsonl") for line in file.open()]
     assert told == {form: fmean(row["score"] for row in records if row["task"] == form) for form in told}
     assert told["open"] > 0.5
+    # how the model is loaded belongs to the result, which another way of loading leaves alone
+    assert run_exam_sweep(replace(sweep, tower_dtype="bfloat16"), sweep.settings, tmp_path / "exam") == {}
+    results = [json.loads(file.read_text()) for file in sorted((tmp_path / "exam").rglob("result.json"))]
+    assert [result["header"].get("tower_dtype") for result in results] == [None, "bfloat16"]
+    assert all(
+        result["machine"] == f"{provenance.processor()}, cpu, {torch.get_num_threads()} thread(s)" for result in results
+    )
