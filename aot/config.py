@@ -80,7 +80,7 @@ class AOTConfig:
     # choice of the kept tokens
     # a clip keeps no more of them than it takes until its tokens cost less than this on average, the retention at most
     distortion: float | None = _number(None, 0, math.inf, above=True, variant="default")
-    global_ratio: float = _number(0.5, 0, 1)  # share chosen over the whole clip (paper: frame), the rest in 3x3 windows
+    global_ratio: float = _number(1.0, 0, 1)  # share chosen over the whole clip (paper: frame), the rest in 3x3 windows
     attention_power: float = _number(0.0, 0, 8, variant="default")  # a token weighs attention^this ·
     change_power: float = _number(0.25, 0, 8, variant="default")  # · change^this
     num_anchors: int | None = _count(None)  # paper: anchors per frame of the tower grid
@@ -345,6 +345,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "retention": None,
         "variant": "paper",
         "num_anchors": 126,
+        "global_ratio": 0.5,
         "spatial_weight": 0.0,
         "epsilon": 0.1,
         "source_mass": "normalised",
@@ -360,6 +361,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "variant": "paper",
         "num_anchors": 126,
         "newlines": "all",
+        "global_ratio": 0.5,
         "spatial_weight": 0.5,
         "epsilon": 0.1,
         "source_mass": "normalised",

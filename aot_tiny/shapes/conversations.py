@@ -22,7 +22,7 @@ def write_conversations(folder: Path, clips: int, *, turns: int = 0) -> Path:
     samples = []
     for seed in range(FIRST, FIRST + clips):
         name = f"{seed}.mp4"
-        questions = make_questions(write_clip(folder / name, seed, size=96))
+        questions = make_questions(write_clip(folder / name, seed))
         if turns:
             talk = _conversation(_in_both_forms(questions, np.random.default_rng(seed))[:turns])
             samples.append({"id": str(seed), "video": name, "conversations": talk})

@@ -19,7 +19,7 @@ class Settings:
     clip_length: int | None = None
     clip_threshold: float = 0.9
     clip_cuts: int = 8
-    global_ratio: float = 0.5
+    global_ratio: float = 1.0
     attention_power: float = 0.0
     change_power: float = 0.25
     spatial_weight: float = 0.25

@@ -49,7 +49,7 @@ def check_layout(video, config, *, pool, grid, newline_position=None):
     changes=st.sampled_from(
         [
             {},
-            {"global_ratio": 1.0, "spatial_weight": 0.5},
+            {"global_ratio": 0.5, "spatial_weight": 0.5},
             {"uniform_marginal": 0.5, "iterations": 5},
             {"clips": "dynamic", "merge_cap": 1.0},
             {"global_ratio": 0.0, "newlines": "all"},
@@ -130,7 +130,7 @@ DEGENERATE = {
     [
         {},
         {"epsilon": 0.1, "uniform_marginal": 1.0, "iterations": 20},
-        {"global_ratio": 1.0},
+        {"global_ratio": 0.5},
         {"epsilon": 0.005, "uniform_marginal": 1.0, "iterations": 20},
     ],
 )

@@ -52,7 +52,7 @@ def test_newlines_by_row_stand_in_their_frame_and_row():
 
 def test_kinds_and_masses_are_what_they_are_called():
     features, shallow, deep = video(8, (9, 9))
-    result = compress(features, shallow, deep, AOTConfig(retention=0.4), pool=None)
+    result = compress(features, shallow, deep, AOTConfig(retention=0.4, global_ratio=0.5), pool=None)
     assert set(result.kind.tolist()) == {int(TokenKind.LOCAL), int(TokenKind.GLOBAL)}
     assert result.kind.dtype == torch.int64 and result.mass.dtype == torch.float32
     assert float(result.mass.min()) >= 1 and float(result.mass.sum()) == pytest.approx(8 * 81, rel=1e-4)

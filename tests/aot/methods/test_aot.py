@@ -157,9 +157,10 @@ def test_default_choice_by_hand():
         result = aot(video, AOTConfig(retention=retention, **changes))
         return result, (result.kind == TokenKind.LOCAL).sum()
 
-    assert kinds(0.5)[1] == 9 and kinds(0.47)[1] == 0  # 18 and 16 tokens: ⌊9/9⌋ and ⌊8/9⌋ a window
-    assert kinds(0.5, global_ratio=0.0)[1] == 18 and kinds(0.5, global_ratio=1.0)[1] == 0
-    result, _ = kinds(0.5)
+    half = {"global_ratio": 0.5}
+    assert kinds(0.5, **half)[1] == 9 and kinds(0.47, **half)[1] == 0  # 18 and 16 tokens: ⌊9/9⌋ and ⌊8/9⌋ a window
+    assert kinds(0.5, global_ratio=0.0)[1] == 18 and kinds(0.5)[1] == 0
+    result, _ = kinds(0.5, **half)
     places = result.position[result.kind == TokenKind.LOCAL]
     assert (places[:, 0] * 3 + places[:, 1]).sort().values.tolist() == list(range(9))
 
