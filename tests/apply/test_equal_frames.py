@@ -88,6 +88,6 @@ def test_the_settings_of_a_model_that_has_hooks_already_are_heard():
     assert seen == [6, 3, 6]
 
 
-def test_patches_are_reused_only_by_the_tower_of_this_project():
-    with pytest.raises(AOTError, match="set tower_reuse=0, leave it out, or use LlavaQwenForCausalLM"):
+def test_patches_are_not_reused_by_every_tower():
+    with pytest.raises(AOTError, match="set tower_reuse=0, leave it out, or use a Qwen-VL model or LlavaQwenForCausal"):
         aot.apply(make_theirs(), tower_reuse=0.02)
