@@ -1,8 +1,8 @@
 """Reuse in time inside the vision towers of the Qwen-VL models: blocks of patches that stand still are not computed.
 
 A block is the merge·merge patches of a temporal pair of frames that become one token. The tower runs as it always does,
-but from its first layer to its mergers on the rows of changed blocks alone. Only attention looks beyond them: unchanged
-blocks have the key frame's keys and values, which are rotated for the same place.
+but from its patch embedding to its mergers on the rows of changed blocks alone. Only attention looks beyond them:
+unchanged blocks have the key frame's keys and values, which are rotated for the same place.
 """
 
 import sys
@@ -30,11 +30,13 @@ HALF_STD = (0.5, 0.5, 0.5)  # those of Qwen3-VL and Qwen3.5
 class Reuse:
     """What one call of a tower computes; all in the order of its layers, in which windows stand together.
 
-    rows: (n',) places of the computed patches. shown: (n,) which of the rows each patch shows. pairs: of a query and a
-    key that attention left out so far. segments: by their number, of each kind of windows the queries and keys.
+    rows: (n',) places of the computed patches, and packed: (n',) where they are in what the tower is given. shown: (n,)
+    which of the rows each patch shows. pairs: of a query and a key that attention left out so far. segments: by their
+    number, of each kind of windows the queries and keys.
     """
 
     rows: torch.Tensor
+    packed: torch.Tensor
     shown: torch.Tensor
     pairs: int = 0
     segments: dict[int, tuple[list, int]] = field(default_factory=dict)
@@ -87,8 +89,20 @@ def reuse_blocks(tower: Any) -> list:
         if work is None or not work.reuse:
             return
         if any(block.training and getattr(block, "gradient_checkpointing", False) for block in module.blocks):
-            raise AOTError("A layer that runs again for its gradients has lost what it reused; set tower_reuse=0.")
+            raise AOTError(
+                "Gradient checkpointing runs layers again without what they reused; turn it off in the vision tower, "
+                "or set tower_reuse=0."
+            )
         _reuse.set(_plan(module, *packed_videos(args, kwargs), work.reuse))
+
+    def pixels_alone(module: Any, args: tuple) -> tuple | None:
+        reuse = _reuse.get()
+        return None if reuse is None else (args[0][reuse.packed],)
+
+    def in_places(module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+        reuse = _reuse.get()  # what stands at the other places is not read
+        empty = None if reuse is None else output.new_zeros(len(reuse.shown), output.shape[-1])
+        return None if empty is None else empty.index_copy(0, reuse.packed, output)
 
     def rows_alone(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         reuse = _reuse.get()
@@ -118,6 +132,8 @@ def reuse_blocks(tower: Any) -> list:
     mergers = [tower.merger, *getattr(tower, "deepstack_merger_list", ())]
     return [
         tower.register_forward_pre_hook(before, with_kwargs=True),
+        tower.patch_embed.register_forward_pre_hook(pixels_alone),
+        tower.patch_embed.register_forward_hook(in_places),
         tower.blocks[0].register_forward_pre_hook(rows_alone, with_kwargs=True),
         *(Attending(block.attn) for block in tower.blocks),
         *(merger.register_forward_hook(all_blocks) for merger in mergers),
@@ -143,8 +159,7 @@ def _attend(attention: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: A
     reuse = _reuse.get()
     if reuse is None:
         return attention._aot_forward(hidden_states, *args, **kwargs)
-    bounds = kwargs["cu_seqlens"] if "cu_seqlens" in kwargs else args[0]
-    return reuse.attend(attention, hidden_states, bounds, kwargs["position_embeddings"])
+    return reuse.attend(attention, hidden_states, kwargs["cu_seqlens"], kwargs["position_embeddings"])
 
 
 def _plan(tower: Any, packed: torch.Tensor, thw: torch.Tensor, bound: float) -> Reuse | None:
@@ -155,7 +170,8 @@ def _plan(tower: Any, packed: torch.Tensor, thw: torch.Tensor, bound: float) -> 
     unit = tower.spatial_merge_size**2
     std = torch.tensor(HALF_STD if hasattr(tower, "pos_embed") else CLIP_STD, device=packed.device)
     pixels = (packed.float().unflatten(1, (len(std), -1)) * std[:, None]).flatten(1)
-    blocks = pixels.view(len(packed) // unit, -1)[window_order(tower, thw)]
+    order = torch.arange(len(packed) // unit, device=packed.device)[window_order(tower, thw)]
+    blocks = pixels.view(len(order), -1)[order]
     sources, begins = [], 0
     for t, h, w in thw.tolist():
         size, ends = h * w // unit, begins + t * h * w // unit
@@ -164,7 +180,8 @@ def _plan(tower: Any, packed: torch.Tensor, thw: torch.Tensor, bound: float) -> 
         begins = ends
     source = torch.cat(sources)
     computed = source == torch.arange(len(source), device=packed.device)
-    shown = (computed.cumsum(0) - 1)[source]
+    found = computed.nonzero()[:, 0]
     inside = torch.arange(unit, device=packed.device)
-    rows, shown = ((part[:, None] * unit + inside).flatten() for part in (computed.nonzero()[:, 0], shown))
-    return None if len(rows) == len(packed) else Reuse(rows, shown)
+    parts = (found, order[found], (computed.cumsum(0) - 1)[source])
+    rows, given, shown = ((part[:, None] * unit + inside).flatten() for part in parts)
+    return None if len(rows) == len(packed) else Reuse(rows, given, shown)

@@ -105,12 +105,12 @@ def window_order(tower: Any, thw: torch.Tensor) -> Any:
 
 
 def block_products(tower: Any) -> int:
-    """Multiplications of one block of patches in the linear maps behind the patch embedding."""
+    """Multiplications of one block of patches in the patch embedding, the linear maps of the layers and the mergers."""
     layers, whole = (
         sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, nn.Linear))
         for module in (tower.blocks, tower)
     )
-    return tower.spatial_merge_size**2 * layers + whole - layers
+    return tower.spatial_merge_size**2 * (tower.patch_embed.proj.weight.numel() + layers) + whole - layers
 
 
 def tower_flops(tower: Any, grids: Sequence[Sequence[int]]) -> int:
@@ -118,15 +118,14 @@ def tower_flops(tower: Any, grids: Sequence[Sequence[int]]) -> int:
 
     Products alone, two operations a multiplication.
     """
-    attention, unit = tower.blocks[0].attn.qkv.in_features, tower.spatial_merge_size**2
+    width, unit = tower.blocks[0].attn.qkv.in_features, tower.spatial_merge_size**2
     whole = len(getattr(tower, "fullatt_block_indexes", tower.blocks))
-    embedding, linear = tower.patch_embed.proj.weight.numel(), block_products(tower)
-    flops = 0
+    block, flops = block_products(tower), 0
     for t, h, w in grids:
         pairs = whole * (h * w) ** 2
         if hasattr(tower, "window_size"):
             side = tower.window_size // tower.spatial_merge_size // tower.patch_size * tower.spatial_merge_size
             rows, columns = (length // side * side**2 + (length % side) ** 2 for length in (h, w))
             pairs += (len(tower.blocks) - whole) * rows * columns
-        flops += 2 * t * (h * w * embedding + h * w // unit * linear + 2 * attention * pairs)
+        flops += 2 * t * (h * w // unit * block + 2 * width * pairs)
     return flops
