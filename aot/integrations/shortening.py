@@ -232,7 +232,7 @@ class Family(ABC):
         encoder = f"get_{self.modality}_features"
         setattr(inner, encoder, MethodType(self._encoding(getattr(type(inner), encoder)), inner))
         handles = [
-            *encode_once(self.tower(model)),
+            *encode_once(self.tower(model)),  # before the next ones, which see what it leaves
             *self.watch(model),
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
