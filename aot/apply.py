@@ -29,7 +29,12 @@ class Applied:
     @property
     def seconds(self) -> float:
         """Seconds that compressing the videos of the model's last call took, on a GPU without waiting for it."""
-        return self._integration.seconds(self.model)
+        return self._integration.cost(self.model)[0]
+
+    @property
+    def tower_share(self) -> float:
+        """Of the vision tower's counted operations for those videos, the share that `AOTConfig.tower_reuse` left."""
+        return self._integration.cost(self.model)[1]
 
     def trace(self, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
         """What becomes of each video of a call's inputs, with what pictures need; the language model is not asked."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import unfold
 
 KEY_EVERY = 8  # frames: every eighth is a key frame, so that no patch keeps features for longer
 MOST_CHANGED = 0.5  # of a frame's patches; a frame that changed more becomes a key frame
@@ -53,31 +53,39 @@ class ReusePlan:
         """How many patches are computed."""
         return len(self.keys) * per_frame + sum(part.patches.numel() for part in self.changed)
 
+    def sources(self, per_frame: int, device: torch.device) -> torch.Tensor:
+        """(F, N) int64 number, over all frames, of the computed patch that stands for each."""
+        shown = torch.tensor([self.keys[key] for key in self.key_of], device=device)
+        sources = shown[:, None] * per_frame + torch.arange(per_frame, device=device)
+        for part in self.changed:
+            frames = torch.tensor(part.frames, device=device)[:, None]
+            sources[frames, part.patches] = frames * per_frame + part.patches
+        return sources
 
-def patch_change(frames: torch.Tensor, key: torch.Tensor, patch: int) -> torch.Tensor:
-    """(F, N) root mean square difference of the pixels of each patch from those of a key frame, in raster order.
 
-    frames: (F, C, S, S), key: (C, S, S). What is left of a side beyond whole patches is not looked at.
+def patches_of(frames: torch.Tensor, side: int) -> torch.Tensor:
+    """(F, N, C·side²) pixels of each patch of (F, C, S, S) frames, in raster order.
+
+    What is left of a side beyond whole patches is not looked at.
     """
-    squares = (frames.float() - key.float()).square().mean(1, keepdim=True)
-    return avg_pool2d(squares, patch).flatten(1).sqrt()
+    return unfold(frames, side, stride=side).transpose(1, 2)
 
 
-def plan_reuse(frames: torch.Tensor, patch: int, bound: float) -> ReusePlan:
-    """Which patches of (F, C, S, S) frames stay as they are in a key frame: their `patch_change` is at most ``bound``.
+def plan_reuse(patches: torch.Tensor, bound: float) -> ReusePlan:
+    """Which patches of frames (F, N, pixels) stay as they are in a key frame.
 
-    Key frames are those whose number KEY_EVERY divides, and those in which more than MOST_CHANGED of the patches
-    changed. The patches to be computed are those that changed most, in a number that is
-    rounded up. Waits for the device once a key frame.
+    Those do whose pixels differ from the key frame's by a root mean square of at most ``bound``. Key frames are those
+    whose number KEY_EVERY divides, and those in which more than MOST_CHANGED of the patches changed. The patches to be
+    computed are those that changed most, in a number that is rounded up. Waits for the device once a key frame.
     """
+    total = patches.shape[1]
     keys: list[int] = []
     key_of: list[int] = []
     by_size: dict[int, list[tuple[int, torch.Tensor]]] = {}
-    while len(key_of) < len(frames):
+    while len(key_of) < len(patches):
         start = len(key_of)
-        following = frames[start + 1 : (start // KEY_EVERY + 1) * KEY_EVERY]
-        change = patch_change(following, frames[start], patch)
-        total = (frames.shape[-2] // patch) * (frames.shape[-1] // patch)
+        following = patches[start + 1 : (start // KEY_EVERY + 1) * KEY_EVERY]
+        change = (following.float() - patches[start].float()).square().mean(-1).sqrt()
         key_of.append(len(keys))
         keys.append(start)
         for row, count in zip(change, (change > bound).sum(1).tolist(), strict=True):
@@ -88,7 +96,7 @@ def plan_reuse(frames: torch.Tensor, patch: int, bound: float) -> ReusePlan:
                 by_size.setdefault(size, []).append((len(key_of), row.topk(size).indices))
             key_of.append(key_of[-1])
     changed = [
-        ChangedPatches([number for number, _ in rows], torch.stack([patches for _, patches in rows]))
+        ChangedPatches([number for number, _ in rows], torch.stack([places for _, places in rows]))
         for _, rows in sorted(by_size.items())
     ]
     return ReusePlan(keys, key_of, changed)

@@ -7,6 +7,7 @@ into what was captured inside.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,21 +16,43 @@ from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
 from ..reuse import distinct_frames
+from .qwen_tower import packed_videos, tower_flops
 from .vision_outputs import captured
 
 Rows = dict[int, torch.Tensor]  # by the length of a tensor without repetitions: its rows with them
 _rows: ContextVar[Rows | None] = ContextVar("aot_equal_frames", default=None)
-_once: ContextVar[bool] = ContextVar("aot_encoding_once", default=False)
+_work: ContextVar["TowerWork | None"] = ContextVar("aot_tower_work", default=None)
+
+
+@dataclass
+class TowerWork:
+    """reuse: `AOTConfig.tower_reuse`. spent, whole: counted operations, and those of encoding every frame whole."""
+
+    reuse: float | None
+    spent: int = 0
+    whole: int = 0
+
+    @property
+    def share(self) -> float:
+        """Of the operations those that were spent."""
+        return self.spent / self.whole if self.whole else 1.0
 
 
 @contextmanager
-def encoding_once(wanted: bool) -> Iterator[None]:
-    """Whether equal frames are encoded once inside; the settings of a model may change while its hooks stay."""
-    token = _once.set(wanted)
+def encoding_once(reuse: float | None) -> Iterator[TowerWork]:
+    """In which equal frames are encoded once unless reuse is None; a model's settings may change while hooks stay."""
+    work = TowerWork(reuse)
+    token = _work.set(work)
     try:
-        yield
+        yield work
     finally:
-        _once.reset(token)
+        _work.reset(token)
+
+
+def tower_work() -> TowerWork | None:
+    """What the call of `encoding_once` around this one asks and counts, None outside of one and where it is off."""
+    work = _work.get()
+    return None if work is None or work.reuse is None or captured() is None else work
 
 
 def encode_once(tower: nn.Module) -> list[RemovableHandle]:
@@ -37,10 +60,11 @@ def encode_once(tower: nn.Module) -> list[RemovableHandle]:
 
     def before(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         _rows.set(None)
-        if not _once.get() or captured() is None:
+        work = tower_work()
+        if work is None:
             return None
         take_out = _packed if hasattr(module, "spatial_merge_size") else _frames
-        args, kwargs, rows = take_out(module, args, kwargs)
+        args, kwargs, rows = take_out(module, args, kwargs, work)
         _rows.set(rows)
         return args, kwargs
 
@@ -60,23 +84,25 @@ def encode_once(tower: nn.Module) -> list[RemovableHandle]:
     return [tower.register_forward_pre_hook(before, with_kwargs=True), tower.register_forward_hook(behind)]
 
 
-def _frames(tower: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict, Rows | None]:
-    """Of a tower that takes frames (F, 3, H, W)."""
+def _frames(tower: Any, args: tuple, kwargs: dict, work: TowerWork) -> tuple[tuple, dict, Rows | None]:
+    """Of a tower that takes frames (F, 3, H, W), each of which costs the same."""
     given = args[0] if args else kwargs["pixel_values"]
     frames, which = distinct_frames(given)
+    work.spent, work.whole = work.spent + len(frames), work.whole + len(given)
     if len(frames) == len(given):
         return args, kwargs, None
     rows = {len(frames): torch.tensor(which, device=given.device)}
     return ((frames, *args[1:]), kwargs, rows) if args else (args, {**kwargs, "pixel_values": frames}, rows)
 
 
-def _packed(tower: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict, Rows | None]:
+def _packed(tower: Any, args: tuple, kwargs: dict, work: TowerWork) -> tuple[tuple, dict, Rows | None]:
     """Of a Qwen-VL tower, which takes the patches (n, C) of all videos, t·h·w of each.
 
     Its attention stays within what belongs to one of the t, so that equal ones of a video are encoded alike.
     """
-    packed = args[0] if args else kwargs["hidden_states"]
-    thw = args[1] if len(args) > 1 else kwargs["grid_thw"]
+    packed, thw = packed_videos(args, kwargs)
+    whole = tower_flops(tower, thw.tolist())
+    work.spent, work.whole = work.spent + whole, work.whole + whole
     if len(args) > 2 or any(isinstance(value, torch.Tensor) for value in kwargs.values() if value is not thw):
         return args, kwargs, None  # positions that were made for all of them
     unit, grids = tower.spatial_merge_size**2, thw.tolist()
@@ -93,5 +119,6 @@ def _packed(tower: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict, Rows | 
     left = torch.cat(kept)
     if len(left) == len(packed):
         return args, kwargs, None
+    work.spent -= whole - tower_flops(tower, short)
     at = {len(left) // size: torch.cat(found).to(packed.device) for size, found in rows.items()}
     return (left,), {**kwargs, "grid_thw": thw.new_tensor(short)}, at

@@ -48,9 +48,10 @@ def last(model: Any) -> list[CompressedVideo]:
     return model.last_compression
 
 
-def seconds(model: Any) -> float:
-    """Seconds that compressing the videos of the last call took."""
-    return model.last_timing["compress"] / 1e3
+def cost(model: Any) -> tuple[float, float]:
+    """Of the last videos: seconds that compressing them took, and the share of the tower's operations spent."""
+    spent, whole = model.last_tower_flops
+    return model.last_timing["compress"] / 1e3, spent / whole if whole else 1.0
 
 
 def trace(model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:

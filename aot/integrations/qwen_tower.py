@@ -53,7 +53,8 @@ class TowerReader:
         mean; keys are those before rotation, which tell what a patch shows and not where it is.
         """
         grids = thw.tolist()
-        raster = self._raster(thw)
+        order = window_order(self.tower, thw)
+        raster = order if isinstance(order, slice) else order.argsort()
         videos: list[dict[str, torch.Tensor]] = [{} for _ in grids]
         for name, layer in self.layers.items():
             attention = self.tower.blocks[layer].attn
@@ -84,15 +85,47 @@ class TowerReader:
             maps.append(received_attention(q, k, q.shape[-1] ** -0.5).flatten())
         return torch.cat(maps).unflatten(0, (-1, self.unit)).sum(1)
 
-    def _raster(self, thw: torch.Tensor) -> Any:
-        """Where in the tower's order each merged token of the videos is."""
-        tower = self.tower
-        if not hasattr(tower, "window_size"):
-            return slice(None)
-        if hasattr(tower, "get_window_index"):  # transformers 4
-            windows = tower.get_window_index(thw)[0]
-        else:
-            windows = sys.modules[type(tower).__module__].get_vision_window_index(
-                thw, tower.spatial_merge_size, tower.window_size, tower.patch_size
-            )[0]
-        return windows.to(thw.device).argsort()
+
+def packed_videos(args: tuple, kwargs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a tower is called with: patches (n, C) of all videos, and (V, 3) t·h·w of each."""
+    return args[0] if args else kwargs["hidden_states"], args[1] if len(args) > 1 else kwargs["grid_thw"]
+
+
+def window_order(tower: Any, thw: torch.Tensor) -> Any:
+    """Which merged token of the videos (V, 3) stands at each place of the layers, as an index."""
+    if not hasattr(tower, "window_size"):
+        return slice(None)
+    if hasattr(tower, "get_window_index"):  # transformers 4
+        windows = tower.get_window_index(thw)[0]
+    else:
+        windows = sys.modules[type(tower).__module__].get_vision_window_index(
+            thw, tower.spatial_merge_size, tower.window_size, tower.patch_size
+        )[0]
+    return windows.to(thw.device)
+
+
+def block_products(tower: Any) -> int:
+    """Multiplications of one block of patches in the patch embedding, the linear maps of the layers and the mergers."""
+    layers, whole = (
+        sum(part.in_features * part.out_features for part in module.modules() if isinstance(part, nn.Linear))
+        for module in (tower.blocks, tower)
+    )
+    return tower.spatial_merge_size**2 * (tower.patch_embed.proj.weight.numel() + layers) + whole - layers
+
+
+def tower_flops(tower: Any, grids: Sequence[Sequence[int]]) -> int:
+    """Counted floating-point operations of videos t·h·w that are computed whole.
+
+    Products alone, two operations a multiplication.
+    """
+    width, unit = tower.blocks[0].attn.qkv.in_features, tower.spatial_merge_size**2
+    whole = len(getattr(tower, "fullatt_block_indexes", tower.blocks))
+    block, flops = block_products(tower), 0
+    for t, h, w in grids:
+        pairs = whole * (h * w) ** 2
+        if hasattr(tower, "window_size"):
+            side = tower.window_size // tower.spatial_merge_size // tower.patch_size * tower.spatial_merge_size
+            rows, columns = (length // side * side**2 + (length % side) ** 2 for length in (h, w))
+            pairs += (len(tower.blocks) - whole) * rows * columns
+        flops += 2 * t * (h * w // unit * block + 2 * width * pairs)
+    return flops

@@ -9,6 +9,7 @@ import torch
 from ..errors import AOTError
 from . import steps
 from .prompt import positions
+from .qwen_reuse import reuse_blocks
 from .qwen_tower import TowerReader, watch_blocks
 from .shortening import Family, Step
 from .steps import EncodedVideo
@@ -26,12 +27,13 @@ class QwenVL(Family):
         "Qwen3_5ForConditionalGeneration",
         "Qwen3_5MoeForConditionalGeneration",
     )
+    reuses = True
 
     def check(self, model: Any, needs: Sequence[str]) -> None:
         TowerReader(model.model.visual, needs)
 
     def watch(self, model: Any) -> list:
-        return watch_blocks(model.model.visual)
+        return [*watch_blocks(model.model.visual), *reuse_blocks(model.model.visual)]
 
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
         thw = inspect.signature(original).bind(inner, *args, **kwargs).arguments["video_grid_thw"]

@@ -91,12 +91,13 @@ class Family(ABC):
 
     names: classes of transformers. modality: as what it encodes frames, "video" or "image". argument: of the model's
     call, by which it is told which images are the frames of a video; None when it has videos. Subclasses say how a
-    family encodes its videos and what a place is.
+    family encodes its videos and what a place is. reuses: its tower can reuse patches in time, by hooks of `watch`.
     """
 
     names: tuple[str, ...] = ()
     modality: str = "video"
     argument: str | None = None
+    reuses: bool = False
 
     def check(self, model: Any, needs: Sequence[str]) -> None:
         """AOTError for a model whose tower cannot give these outputs."""
@@ -193,10 +194,10 @@ class Family(ABC):
             steps.generated.reset(token)
         return [self.compress(model, video, state.config, trace=True) for video in videos if not video.still]
 
-    def seconds(self, model: nn.Module) -> float:
-        """Seconds that compressing the videos of the last call took."""
+    def cost(self, model: nn.Module) -> tuple[float, float]:
+        """Of the last videos: seconds that compressing them took, and the share of the tower's operations spent."""
         state = model.__dict__.get(_STATE)
-        return 0.0 if state is None else state.seconds
+        return (0.0, 1.0) if state is None else (state.seconds, state.work.share)
 
     def last(self, model: nn.Module) -> list[CompressedVideo]:
         """What became of each video of the last call that brought one."""
@@ -211,10 +212,10 @@ class Family(ABC):
                 f"Method {config.method!r} drops tokens inside the language model, which transformers' own model does "
                 "not offer; choose one that acts before it, or use LlavaQwenForCausalLM."
             )
-        if config.tower_reuse:
+        if config.tower_reuse and not self.reuses:
             raise AOTError(
-                "A tower of transformers' own encodes equal frames once and knows no more; set tower_reuse=0, leave it "
-                "out, or use LlavaQwenForCausalLM."
+                f"The vision tower of {type(model).__name__} encodes equal frames once and knows no more; set "
+                "tower_reuse=0, leave it out, or use a Qwen-VL model or LlavaQwenForCausalLM."
             )
         self.check(model, config.requires)
         if _STATE in model.__dict__:
@@ -231,8 +232,8 @@ class Family(ABC):
         encoder = f"get_{self.modality}_features"
         setattr(inner, encoder, MethodType(self._encoding(getattr(type(inner), encoder)), inner))
         handles = [
-            *self.watch(model),  # before the next ones, which put back what was captured
-            *encode_once(self.tower(model)),
+            *encode_once(self.tower(model)),  # before the next ones, which see what it leaves
+            *self.watch(model),
             model.register_forward_pre_hook(self._before, with_kwargs=True),
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),
@@ -253,9 +254,9 @@ class Family(ABC):
 
     def _encode(self, inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[Any, list]:
         """`encode` with what the settings in force ask for."""
-        config = inner.__dict__[_STATE].config
-        with encoding_once(config.tower_reuse is not None):
-            return self.encode(inner, original, args, kwargs, config.requires)
+        state = inner.__dict__[_STATE]
+        with encoding_once(state.config.tower_reuse) as state.work:
+            return self.encode(inner, original, args, kwargs, state.config.requires)
 
     def _encoding(self, original: Any) -> Any:
         """The model's own encoding that leaves with its result, or with the step, what compression needs."""

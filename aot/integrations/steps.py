@@ -18,6 +18,7 @@ from torch import nn
 from ..config import AOTConfig
 from ..errors import AOTError
 from ..types import CompressedVideo
+from .equal_frames import TowerWork
 from .kv_cache import NAMES, take_cache
 from .prompt import PrunedPrompt
 
@@ -31,7 +32,7 @@ class State:
     """What is in force on one model: settings, hooks, and what became of the last videos.
 
     replaced: (owner, name) of the methods that stand on an instance in front of its class's. seconds: that compressing
-    them took.
+    them took. work: the tower's for the last of them.
     """
 
     config: AOTConfig
@@ -39,6 +40,7 @@ class State:
     replaced: list[tuple[nn.Module, str]] = field(default_factory=list)
     last: list[CompressedVideo] = field(default_factory=list)
     seconds: float = 0.0
+    work: TowerWork = field(default_factory=lambda: TowerWork(None))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from aot.reuse import ChangedPatches, ReusePlan, distinct_frames, plan_reuse
+from aot.reuse import ChangedPatches, ReusePlan, distinct_frames, patches_of, plan_reuse
 from benchmarks.bench_cpu import CPU, REUSE, so400m
 from benchmarks.footage import sources, vit
 from benchmarks.measure import environment, make_parser, save, seconds_in_turn
@@ -53,7 +53,7 @@ def resized(frames: np.ndarray, side: int) -> torch.Tensor:
 def counted(tower, pixels: torch.Tensor) -> dict:
     """What of (F, 3, S, S) uint8 pixels is encoded: distinct frames, patches, and how many times fewer operations."""
     distinct = distinct_frames(pixels)[0]
-    patches = plan_reuse(distinct / 255, tower.config.patch_size, REUSE).patches(tower.num_patches)
+    patches = plan_reuse(patches_of(distinct / 255, tower.config.patch_size), REUSE).patches(tower.num_patches)
     whole = tower.flops(len(pixels), len(pixels) * tower.num_patches)
     return {
         "frames": len(pixels),
@@ -130,7 +130,7 @@ def frame_errors(encoder: Encoder, pixels: torch.Tensor, plan: ReusePlan) -> tor
 def errors(encoder: Encoder, clip: str, frames: np.ndarray) -> list[dict]:
     """A row for every distinct frame of a clip: which share of its patches is reused, its error after each layer."""
     pixels = distinct_frames(resized(frames, encoder.side))[0] / 255
-    plan = plan_reuse(pixels, encoder.patch, REUSE)
+    plan = plan_reuse(patches_of(pixels, encoder.patch), REUSE)
     off, whole = frame_errors(encoder, pixels, plan), (encoder.side // encoder.patch) ** 2
     computed = dict.fromkeys(range(len(pixels)), 0) | dict.fromkeys(plan.keys, whole)
     computed |= {frame: part.patches.shape[1] for part in plan.changed for frame in part.frames}

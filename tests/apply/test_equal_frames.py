@@ -55,7 +55,7 @@ def test_equal_frames_are_encoded_once(family, name, settings):
             assert torch.equal(one.position, other.position) and torch.equal(one.frame, other.frame)
         whole = [len(inputs[key]) for key in ("pixel_values_videos", "pixel_values") if key in inputs][0]
         whole = inputs["pixel_values_videos"].flatten(0, 1).shape[0] if family == "LlavaNextVideo" else whole
-        assert seen[0] < whole
+        assert seen[0] < whole and applied.tower_share < 1
     before = model(**plain(inputs)).logits  # nothing is left on the tower
     assert seen[-1] == whole and before.isfinite().all()
 
@@ -68,10 +68,11 @@ def test_equal_frames_of_llava_onevision():
     inputs = {**batch(prompt(5, 6, "video", 7)), "pixel_values_videos": video[None]}
     with aot.apply(model, 0.3):
         expected = model(**inputs).logits
-    with aot.apply(model, 0.3, tower_reuse=0):
+    with aot.apply(model, 0.3, tower_reuse=0) as applied:
         seen = rows_seen(model)
         torch.testing.assert_close(model(**inputs).logits, expected, **CLOSE)
         assert torch.equal(model.generate(**inputs, max_new_tokens=3)[0, :9], inputs["input_ids"][0, :9])
+        assert applied.tower_share == 0.5
     assert seen == [3, 3] and FRAMES == 6
 
 
@@ -88,6 +89,6 @@ def test_the_settings_of_a_model_that_has_hooks_already_are_heard():
     assert seen == [6, 3, 6]
 
 
-def test_patches_are_reused_only_by_the_tower_of_this_project():
-    with pytest.raises(AOTError, match="set tower_reuse=0, leave it out, or use LlavaQwenForCausalLM"):
+def test_patches_are_not_reused_by_every_tower():
+    with pytest.raises(AOTError, match="set tower_reuse=0, leave it out, or use a Qwen-VL model or LlavaQwenForCausal"):
         aot.apply(make_theirs(), tower_reuse=0.02)

@@ -66,6 +66,12 @@ def test_the_whole_way_behind_the_fast_tower():
     assert still["tower_share"] < 0.3 and moving["tower_share"] == plain["tower_share"] == 1
 
 
+def test_reuse_in_a_tower_of_qwen():
+    words = ("--towers", "qwen3_vl", "--layers", "1", "--pairs", "2", "--shares", "50", "--repeats", "1")
+    (row,) = last_line("benchmarks.bench_qwen_reuse", *words)["qwen3_vl"]["shares"]
+    assert row["flops"] == pytest.approx(4 / 3) and 0 < row["relative_error"] < 0.1 and row["ms"] > 0
+
+
 def test_without_a_gpu_its_run_is_refused_in_one_sentence(tmp_path):
     script = ["bash", "benchmarks/run_gpu.sh"]
     environment = os.environ | {"PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}

@@ -120,7 +120,7 @@ def test_layers_with_their_scale_folded_in_are_the_encoder(dino):
 @torch.no_grad()
 def test_errors_of_reuse_grow_layer_by_layer_where_patches_changed(dino):
     """Frame 0 is a key frame, frame 1 is near it in all patches, of frame 2 one patch of nine changed."""
-    from aot.reuse import plan_reuse
+    from aot.reuse import patches_of, plan_reuse
     from benchmarks.footage import vit
     from benchmarks.footage.reuse import Encoder, frame_errors
 
@@ -131,7 +131,7 @@ def test_errors_of_reuse_grow_layer_by_layer_where_patches_changed(dino):
     pixels = torch.rand(1, 3, 42, 42, generator=torch.Generator().manual_seed(1)).repeat(3, 1, 1, 1)
     pixels[1] += 0.001
     pixels[2, :, :14, :14] = 0
-    plan = plan_reuse(pixels, vit.PATCH, 0.02)
+    plan = plan_reuse(patches_of(pixels, vit.PATCH), 0.02)
     assert [part.patches.shape for part in plan.changed] == [(1, 2)]
     off = frame_errors(encoder, pixels, plan)
     assert off.shape == (2, 3) and off[:, 0].max() < 1e-6

@@ -95,13 +95,13 @@ def test_options_choose_frames_and_pixels(checkpoints, clip):
         (("qwen3_vl", "--num-frames", "auto"), "num-frames auto"),
         (("qwen3_vl", "--cache", "kept"), "--cache is for checkpoints in LLaVA's layout"),
         (("qwen3_vl", "--conv-template", "plain"), "conv-template"),
-        (("qwen3_vl", "--tower-reuse", "0.02"), "set tower_reuse=0"),
+        (("llava_onevision", "--tower-reuse", "0.02"), "set tower_reuse=0"),
         (("internvl", "--retention", "100%", "--set", "tower_reuse=0.02"), "set tower_reuse=0"),
         (("llava_onevision", "--set", "method=fastv"), "inside the language model"),
     ):
         with pytest.raises(ValueError, match=text):
             session_of(checkpoints, *words)
-    assert session_of(checkpoints, "qwen3_vl", "--tower-reuse", "0").compression.tower_reuse == 0
+    assert session_of(checkpoints, "qwen3_vl", "--tower-reuse", "0.02").compression.tower_reuse == 0.02
     with pytest.raises(ChatError, match="for Qwen-VL"):
         load_session(make_parser().parse_args(["chat", "--total-tokens", "10"]))
 

@@ -83,6 +83,7 @@ def test_an_applied_reduction_says_its_seconds(model, video):
     with aot.apply(model, retention=0.1) as applied:
         model.generate(torch.tensor([[5, -200, 6]]), images=[video], modalities="video", **GREEDY)
         assert applied.last[0].num_visual == 21 and applied.seconds == model.last_timing["compress"] / 1e3 > 0
+        assert applied.tower_share == 1
 
 
 def test_keywords_end_the_answer(model, tokenizer):

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from aot import AOTConfig
-from aot.reuse import plan_reuse
+from aot.reuse import patches_of, plan_reuse
 from llava.model.long_video import compress_stream
 
 CAPTURED = {"received": (1, 3), "keys": (4,)}
@@ -61,7 +61,7 @@ def test_still_frames_have_the_features_of_the_first_to_the_bit(tower, moving):
 
 @torch.no_grad()
 def test_changed_patches_attend_to_all_and_the_others_are_the_key_frames(tower, moving):
-    plan = plan_reuse(moving / 2, 8, BOUND)
+    plan = plan_reuse(patches_of(moving / 2, 8), BOUND)
     assert len(plan.keys) == 2 and [len(part.frames) for part in plan.changed] == [1, 2, 1, 2]
     reused = tower.encode(moving, reuse=BOUND)
     assert reused.patches == plan.patches(144) < 0.7 * 8 * 144

@@ -77,13 +77,14 @@ def test_the_stock_prompt_reaches_the_model(checkpoints, name, ask, clip):
 
 
 def test_several_videos_and_none(checkpoints, name, ask, clip):
-    wrapper = built(checkpoints, name, retention=0.25)
+    wrapper = built(checkpoints, name, retention=0.25, tower_reuse=0)
     ask.visuals = lambda doc: doc["videos"]
     ask(wrapper, [{"videos": [clip, clip]}, {"videos": []}], max_new_tokens=2)
     two, none = wrapper._answers.records().values()
     if two.tokens.get("videos") is None:
         two, none = none, two
     assert two.failure is None and len(two.tokens["videos"]) == 2
+    assert 0 < two.tokens["tower_share"] <= 1
     assert two.tokens["visual"] == sum(one["visual"] for one in two.tokens["videos"])
     assert none.tokens == {"generated": 2} and none.details["retention"] is None
 

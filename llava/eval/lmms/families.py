@@ -69,6 +69,8 @@ class FamilyMeasure(Measure):
 
     def tokens(self) -> dict[str, Any]:
         beside = {"images": self.images, "image_tokens": self.image_tokens} if self.images and self.before else {}
+        if self.before and self.applied is not None and self.applied.config.tower_reuse is not None:
+            beside["tower_share"] = round(self.applied.tower_share, 6)
         return {**super().tokens(), **beside}
 
     def videos(self) -> list[dict[str, int]]:

@@ -69,7 +69,7 @@ class Measure:
             image_tokens = self.prompt - self.text - total["visual"] - total["newlines"]
             several |= {"images": self.images, "image_tokens": image_tokens}
         inside = {"layer_average": round(pruned[-1].layer_average, 6)} if pruned else {}
-        spent, whole = getattr(self.model, "last_tower_flops", (0, 0))  # a model of transformers counts none
+        spent, whole = getattr(self.model, "last_tower_flops", (0, 0))  # of LlavaQwenForCausalLM
         inside |= {"tower_share": round(spent / whole, 6)} if whole else {}
         return {**total, **several, **inside, "generated": self.generated}
 

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
-from aot.reuse import KEY_EVERY, plan_reuse
+from aot.reuse import KEY_EVERY, patches_of, plan_reuse
 from llava.model.multimodal_encoder.attention_capture import SideOutputs, capturing, prepare, prepared
 from llava.model.multimodal_encoder.geometry import tower_config, unused_layers
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
@@ -166,7 +166,7 @@ class SigLipVisionTower(nn.Module):
         pixels = pixels.to(self.device)
         std = torch.tensor(self.image_processor.image_std, device=self.device)
         plain = pixels / 255 if pixels.dtype == torch.uint8 else pixels * std[:, None, None]  # up to a constant
-        plan = plan_reuse(plain, self.config.patch_size, bound)
+        plan = plan_reuse(patches_of(plain, self.config.patch_size), bound)
         layers = self.vision_tower.vision_model.encoder.layers
         features, received, keys = reusing_layers(layers, self._embed(pixels), plan, received, keys)
         return TowerOutput(features, received, keys, plan.patches(self.num_patches))
