@@ -32,7 +32,7 @@ def test_more_frames_at_equal_tokens(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["more_frames", str(tmp_path), "--questions", "4"])
     more_frames.main()
     said = capsys.readouterr().out
-    for share, tokens in (("100%", 576), ("10%", 57)):
+    for share, tokens in (("100%", 2304), ("10%", 230)):
         assert f"--retention {share} 16 frames, {tokens} tokens" in said
         assert f"--retention {share} --num-frames auto 64 frames, {tokens} tokens" in said
         assert f"{share} open: " in said and f"{share} choice: " in said

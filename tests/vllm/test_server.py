@@ -73,10 +73,10 @@ def test_two_copies_answer_many_clients_and_survive_bad_requests(converted, clip
         with ThreadPoolExecutor(8) as pool:
             replies = list(pool.map(lambda path: ask(url, [media_part(path)], "What moves?", max_tokens=8), paths))
         text = ask(url, [], "What moves?", max_tokens=1).prompt_tokens
-        # the mark, a line break, ⌊0.1 · 16 · 36⌋ tokens and a newline a frame
-        assert {reply.prompt_tokens - text for reply in replies} == {1 + 57 + FRAMES}
+        # the mark, a line break, ⌊0.1 · 16 · 144⌋ tokens and a newline a frame
+        assert {reply.prompt_tokens - text for reply in replies} == {1 + 230 + FRAMES}
         twice = ask(url, [media_part(paths[0])] * 2, "What moves?", max_tokens=1)
-        assert twice.prompt_tokens - text == 2 * (1 + 57 + FRAMES)
+        assert twice.prompt_tokens - text == 2 * (1 + 230 + FRAMES)
         (tmp_path / "broken.mp4").write_bytes(b"no video")
         with pytest.raises(ServerError):
             ask(url, [media_part(tmp_path / "broken.mp4")], "What moves?")
@@ -111,7 +111,7 @@ def test_split_answers_as_one_process(own, converted, clips, tmp_path):
             ask(url, [media_part(clips[items[0].clip])], items[0].question.text, max_tokens=16).text == replies[0].text
         )
     assert [reply.text.strip() for reply in replies] == [text for text, _ in wanted]
-    assert {visual for _, visual in wanted} == {57}
+    assert {visual for _, visual in wanted} == {230}
 
 
 @pytest.mark.parametrize(
