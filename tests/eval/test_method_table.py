@@ -194,7 +194,9 @@ def reduced(setting, frames):
     features, shallow, deep = video(frames)
     seen = perturb_input(VideoFeatures(features, (12, 12), shallow, deep), parsed.perturbation, 0)
     newline = torch.ones(32)
-    result = aot.compress(seen.features, seen.shallow, seen.deep, config, newline=newline, newline_position="grid")
+    # the embedded model's 12x12 tokens a frame
+    more = {"newline": newline, "newline_position": "grid", "pool": None}
+    result = aot.compress(seen.features, seen.shallow, seen.deep, config, **more)
     order = perturbed_order(result, parsed.perturbation, 0)
     return result.tokens if order is None else result.tokens[order]
 
