@@ -243,7 +243,7 @@ def test_several_visuals_odd_texts_and_a_broken_video_through_lmms_eval_itself(s
     # the others are answered from all that they show
     assert [q.failure for q in questions] == [None] * 7
     assert [q.tokens["frames"] for q in questions] == [4, 4, 8, 8, 4, 4, 8]
-    assert [q.tokens["visual"] for q in questions] == [36, 36, 72, 72, 36, 36, 72]
+    assert [q.tokens["visual"] for q in questions] == [144, 144, 288, 288, 144, 144, 288]
     assert [q.tokens.get("images") for q in questions] == [None, None, None, None, 1, 1, None]
     replies = [q.reply for q in questions]
     assert replies[1] != "square" and replies[:1] + replies[2:] == ["square"] * 6  # the square is seen in any place

@@ -114,7 +114,7 @@ def test_the_record_says_what_a_question_cost(reduced, clip, ask):
     assert record.reply == result.text and record.failure is None and record.prompt == QUESTION
     assert record.details["settings"]["aot"]["retention"] == 0.25 and record.details["settings"]["frames"] == 4
     tokens, shares, seconds = record.tokens, record.details["retention"], record.seconds
-    side = 6  # 12x12 patches, pooled by 2
+    side = 12  # 24x24 patches, pooled by 2
     assert tokens["frames"] == 4 and tokens["visual_before"] == 4 * side**2
     assert tokens["visual"] == tokens["visual_before"] // 4 and tokens["newlines"] == 4
     before = tokens["visual_before"] + tokens["newlines_before"]
@@ -236,7 +236,7 @@ def asked_with(ours, monkeypatch):
     return calls
 
 
-VIDEO, IMAGE = ((4, 3, 96, 96), "video"), ((3, 96, 96), "image")
+VIDEO, IMAGE = ((4, 3, 192, 192), "video"), ((3, 192, 192), "image")
 
 
 @pytest.mark.parametrize(
@@ -255,11 +255,11 @@ def test_a_question_about_several_visuals_sees_all_of_them_in_order(
     assert record.failure is None and result.text == (record.reply or EMPTY)
     # each video has its own frames and its own budget; all of them count
     tokens, newlines = record.tokens, 4 if reduced.stock_id == "llava_onevision" else None
-    assert tokens["frames"] == 4 * videos and tokens["visual_before"] == 144 * videos
-    assert tokens["visual"] == 36 * videos and record.details["retention"]["visual"] == 0.25
+    assert tokens["frames"] == 4 * videos and tokens["visual_before"] == 576 * videos
+    assert tokens["visual"] == 144 * videos and record.details["retention"]["visual"] == 0.25
     assert newlines is None or tokens["newlines"] == newlines * videos
-    assert [video["visual"] for video in tokens.get("videos", [])] == ([36] * videos if videos > 1 else [])
-    assert tokens.get("images", 0) == images and tokens.get("image_tokens", 0) == images * (144 + 1)
+    assert [video["visual"] for video in tokens.get("videos", [])] == ([144] * videos if videos > 1 else [])
+    assert tokens.get("images", 0) == images and tokens.get("image_tokens", 0) == images * (576 + 1)
 
 
 def test_marks_in_the_text_say_where_the_visuals_go(ours, shown, ask, monkeypatch):
@@ -270,9 +270,9 @@ def test_marks_in_the_text_say_where_the_visuals_go(ours, shown, ask, monkeypatc
         return record_of(ours, f"{names} {prompt}", 0)
 
     marked = record(["A", "B"], "<image>\nFirst clip.\n<image>\nSecond clip. " + QUESTION)
-    assert marked.failure is None and marked.tokens["visual"] == 288
+    assert marked.failure is None and marked.tokens["visual"] == 1152
     single = record(["A"], "[00:01] a subtitle says <image> here\n" + QUESTION)
-    assert single.failure is None and single.tokens["visual"] == 144
+    assert single.failure is None and single.tokens["visual"] == 576
     wrong = record(["A", "B"], "<image>\n" + QUESTION)
     assert wrong.reply is None and "1 <image> marks and 2 visuals" in wrong.failure
 
@@ -393,4 +393,4 @@ def test_settings_arrive_from_the_command_line(tmp_path, clip, ask):
     (record,) = records(tmp_path)
     settings = record.details["settings"]
     assert settings["aot"]["method"] == "random" and settings["aot"]["options"]["seed"] == 5
-    assert settings["frames"] == 4 and record.tokens["visual"] == 36
+    assert settings["frames"] == 4 and record.tokens["visual"] == 144
