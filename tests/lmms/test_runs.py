@@ -17,8 +17,11 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 pytest.importorskip("lmms_eval")
+
+from lmms_eval.models import get_model
 
 from aot_tiny.shapes.clips import write_clip
 from llava.eval.lmms.results import read_outcome
@@ -233,7 +236,7 @@ def test_two_ranks_one_killed_and_resumed_answer_as_one_process(site, runs):
     assert {line["record"]["details"]["rank"] for line in everything} == {0, 1}
 
 
-def test_several_visuals_odd_texts_and_a_broken_video_through_lmms_eval_itself(site, runs):
+def test_several_visuals_odd_texts_and_a_broken_video_through_lmms_eval_itself(site, runs, ask, tmp_path, monkeypatch):
     *questions, broken = read_outcome(site.runs / "odd", site.runs / "odd-store").questions
     # the broken one fails by itself
     assert broken.reply is None and "broken.mp4" in broken.failure
@@ -246,5 +249,13 @@ def test_several_visuals_odd_texts_and_a_broken_video_through_lmms_eval_itself(s
     assert [q.tokens["visual"] for q in questions] == [144, 144, 288, 288, 144, 144, 288]
     assert [q.tokens.get("images") for q in questions] == [None, None, None, None, 1, 1, None]
     replies = [q.reply for q in questions]
-    assert replies[1] != "square" and replies[:1] + replies[2:] == ["square"] * 6  # the square is seen in any place
+    assert replies[0] == "square" != replies[1]
+    # several in this order get what the wrapper says of them by itself, and another order is another question
+    arguments = {"batch_size": 1, "max_frames_num": 4, "retention": 0.25, "store": str(tmp_path)}
+    wrapper = get_model("llava_onevision_aot")(pretrained=str(ROOT / "checkpoints" / "aot-tiny"), **arguments)
+    red, clips = Image.new("RGB", (96, 96), (200, 30, 30)), {name: str(site.hub / f"{name}.mp4") for name in "ab"}
+    orders = [("a", "b"), ("b", "a"), ("image", "a"), ("a", "image")]
+    monkeypatch.setattr(ask, "visuals", lambda doc: [clips.get(name, red) for name in doc["shown"]])
+    told = ask(wrapper, [{"shown": shown} for shown in orders], questions[2].prompt, max_new_tokens=16)
+    assert [answer.text for answer in told] == replies[2:6]
     assert [q.target for q in questions[:2]] == ["a triangle\u2028or a square", "a cross\u0085"]
