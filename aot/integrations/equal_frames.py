@@ -101,11 +101,11 @@ def _packed(tower: Any, args: tuple, kwargs: dict, work: TowerWork) -> tuple[tup
     Its attention stays within what belongs to one of the t, so that equal ones of a video are encoded alike.
     """
     packed, thw = packed_videos(args, kwargs)
-    whole = tower_flops(tower, thw.tolist())
+    unit, grids = tower.spatial_merge_size**2, thw.tolist()
+    whole = tower_flops(tower, grids)
     work.spent, work.whole = work.spent + whole, work.whole + whole
     if len(args) > 2 or any(isinstance(value, torch.Tensor) for value in kwargs.values() if value is not thw):
         return args, kwargs, None  # positions that were made for all of them
-    unit, grids = tower.spatial_merge_size**2, thw.tolist()
     kept, short = [], []
     rows: dict[int, list[torch.Tensor]] = {1: [], unit: []}
     for part, (t, h, w) in zip(packed.split([t * h * w for t, h, w in grids]), grids, strict=True):

@@ -4,8 +4,8 @@ From top to bottom, as docs/method.md tells it:
 
 1. clips and budgets: the video is cut in short clips, and nothing crosses from one to the next
 2. cost of every pair of tokens in a clip, over space and time
-3. choice of the kept tokens (anchors) by facility location: local ones in windows, then global ones in the clip; with
-   a distortion only as many of them as a clip needs
+3. choice of the kept tokens (anchors) by facility location: all of them global, in the clip; with a global_ratio below 1
+   local ones in windows first; with a distortion only as many of them as a clip needs
 4. transport of all other tokens of the clip onto the kept ones
 5. merge: a kept token moves towards what it received
 6. emission in the order of the video
