@@ -4,7 +4,7 @@ From top to bottom, as docs/method.md tells it:
 
 1. clips and budgets: the video is cut in short clips, and nothing crosses from one to the next
 2. cost of every pair of tokens in a clip, over space and time
-3. choice of the kept tokens (anchors) by facility location: all of them global, in the clip; with a global_ratio below 1
+3. choice of the kept tokens (anchors) by facility location: global ones, in the whole clip; with a global_ratio below 1
    local ones in windows first; with a distortion only as many of them as a clip needs
 4. transport of all other tokens of the clip onto the kept ones
 5. merge: a kept token moves towards what it received
