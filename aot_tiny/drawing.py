@@ -26,6 +26,13 @@ def shape_mask(shape: str, center: Iterable[float], radius: float, size: int):
     return alpha, (slice(top, top + len(rows)), slice(left, left + len(cols)))
 
 
+def mean_in_cells(alpha: np.ndarray, box, size: int, grid: int) -> np.ndarray:
+    """How much of each cell of a grid x grid picture a mask from `shape_mask` covers: (grid, grid) in 0..1."""
+    full = np.zeros((size, size), np.float32)
+    full[box] = alpha
+    return full.reshape(grid, size // grid, grid, size // grid).mean((1, 3))
+
+
 def signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
     """Signed distance to the outline in units of the radius, negative inside; exact near it, where it matters."""
     a, b = np.abs(u), np.abs(v)

@@ -21,7 +21,8 @@ from aot_tiny.shapes import questions as shapes_questions
 class World:
     """Where clips and questions come from.
 
-    sample, write: draw the clip of a seed, write it as MP4 and return it; both are called with `kinds`. questions: a
+    sample, write: draw the clip of a seed, write it as MP4 and return it; both are called with `kinds`. draw: a clip's
+    frames at some instants, and how much of each cell each thing covers. questions: a
     module with FAMILIES, ANSWERS, CHOICE_PROMPTS, LETTERS, CAPTION_PROMPTS, make_questions, open_correct,
     choice_correct, caption and caption_f1. strata: of a clip, further columns to group its records by. frames: how many
     of a clip a model looks at, None for its own number. even_families: whether families with few questions come first,
@@ -30,6 +31,7 @@ class World:
 
     sample: Callable[..., Any]
     write: Callable[..., Any]
+    draw: Callable[..., Any]
     questions: ModuleType
     demo: int
     strata: Callable[[Any], dict[str, str]] = lambda clip: {}
@@ -64,12 +66,14 @@ WORLDS = {
     "shapes": World(
         shapes_clips.sample_clip,
         shapes_clips.write_clip,
+        shapes_clips.render_with_coverage,
         shapes_questions,
         demo=900_001,  # the first whose questions the model gets right with all tokens
     ),
     "film": World(
         film_clips.sample_clip,
         film_render.write_clip,
+        film_render.render_with_coverage,
         film_questions,
         demo=900_002,  # a clip of 16 frames, as many as a chat looks at
         strata=_film_strata,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from aot_tiny.drawing import shape_mask, write_video
+from aot_tiny.drawing import mean_in_cells, shape_mask, write_video
 from aot_tiny.film.clips import COLORS, FPS, Clip, sample_clip
 from aot_tiny.film.textures import MARGIN, Layer, Swarm, surface
 
@@ -71,10 +71,8 @@ def render_with_coverage(
             alpha, box = shape_mask(thing.shape, path[:, i] * size, radius[i] * size, size)
             paint = _plate(thing.code, alpha.shape) if thing.code else tints[thing.color_at(t)]
             frames[i][box] += alpha[..., None] * (paint - frames[i][box])
-            if grid:
-                full = np.zeros((size, size), np.float32)
-                full[box] = alpha
-                cover[i, k] = full.reshape(grid, size // grid, grid, size // grid).mean((1, 3))
+            if cover is not None:
+                cover[i, k] = mean_in_cells(alpha, box, size, grid)
     # what passes in front, and the sensor
     if clip.pole:
         _draw_pole(clip, times, frames, cover, rng)

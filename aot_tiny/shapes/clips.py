@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES, shape_mask, write_video
+from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES, mean_in_cells, shape_mask, write_video
 
 MOTIONS = {**DIRECTIONS, "still": (0, 0)}
 
@@ -84,8 +84,10 @@ class Clip:
         return thing.center(t)
 
 
-def sample_clip(seed: int) -> Clip:
-    """The clip of a seed; equal seeds give equal clips on every machine."""
+def sample_clip(seed: int, *, frames: int = FRAMES) -> Clip:
+    """The clip of a seed; equal seeds give equal clips on every machine. ValueError for frames other than 16."""
+    if frames != FRAMES:
+        raise ValueError(f"Clips of shapes have {FRAMES} frames, not {frames}.")
     rng = np.random.default_rng(seed)
     has_cut = rng.random() < 0.25
     counts = rng.integers(1, 4, 2) if has_cut else rng.integers(2, 7, 1)  # things in each scene
@@ -182,19 +184,29 @@ def _clear(a: Thing, b: Thing) -> bool:
 
 def render(clip: Clip, times, size: int = 96) -> np.ndarray:
     """The frames at `times` (seconds): (T, size, size, 3) uint8."""
+    return render_with_coverage(clip, times, size)[0]
+
+
+def render_with_coverage(
+    clip: Clip, times, size: int = 96, grid: int | None = None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Frames, and with `grid` also how much of each cell each thing covers: (T, things, grid, grid) in 0..1."""
     rng = np.random.default_rng([clip.seed, 1])
     scenes = [_background(rng, size) for _ in clip.cuts]
     tints = {name: np.clip(np.array(rgb) + rng.uniform(-12, 12, 3), 0, 255) for name, rgb in COLORS.items()}
     shown = np.searchsorted(clip.cuts, np.asarray(times) + 1e-9, side="right") - 1
     frames = np.stack([scenes[s] for s in shown])  # (T, size, size, 3)
-    for thing in clip.all_things:
+    cover = np.zeros((len(times), len(clip.all_things), grid, grid), np.float32) if grid else None
+    for k, thing in enumerate(clip.all_things):
         for i, t in enumerate(times):
             if thing.visible(t):
                 center = [c * size for c in thing.center(t)]
                 alpha, box = shape_mask(thing.shape, center, thing.radius * size, size)
                 frames[i][box] += alpha[..., None] * (tints[thing.color_at(t)] - frames[i][box])
+                if cover is not None:
+                    cover[i, k] = mean_in_cells(alpha, box, size, grid)
     frames += rng.normal(0, 3, frames.shape[1:]).astype(np.float32)
-    return np.clip(frames, 0, 255).astype(np.uint8)
+    return np.clip(frames, 0, 255).astype(np.uint8), cover
 
 
 def _background(rng: np.random.Generator, size: int) -> np.ndarray:

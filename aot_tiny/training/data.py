@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from aot_tiny.film import questions as qa
 from aot_tiny.film.clips import COLORS, LENGTHS, NEEDLE, SHAPES, Clip, Thing, sample_clip, sample_signs
-from aot_tiny.film.render import render_with_coverage
+from aot_tiny.worlds import WORLDS, World
 
 TRAIN_SEEDS = 10_000_000  # training clips start here; held-out clips have smaller seeds
 COLOR_NAMES, SHAPE_NAMES = tuple(COLORS), (*SHAPES, NEEDLE, "sign")
@@ -40,7 +40,7 @@ def jpeg(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.stack(out)
 
 
-def draw(clip: Clip, size: int, grid: int, *, some: int | None = None):
+def draw(world: World, clip: Clip, size: int, grid: int, *, some: int | None = None):
     """A clip to train on: pixels (T, 3, size, size) in [-1, 1], how much of each cell each drawn thing covers
     (T, things, grid, grid) in 0..1, and the instants (T,).
 
@@ -49,7 +49,7 @@ def draw(clip: Clip, size: int, grid: int, *, some: int | None = None):
     rng, times = np.random.default_rng([clip.seed, 2]), clip.times
     if some is not None:
         times = np.sort(rng.choice(times, min(some, len(times)), replace=False))
-    pictures, cover = render_with_coverage(clip, times, size, grid)
+    pictures, cover = world.draw(clip, times, size, grid)
     if rng.random() < 0.5:
         pictures = jpeg(pictures, rng)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -80,7 +80,7 @@ class FrameLabels(Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         seed = TRAIN_SEEDS + self.start + index
         clip = sample_signs(seed) if index % 2 else sample_clip(seed)
-        pixels, cover, times = draw(clip, self.size, self.grid, some=self.frames)
+        pixels, cover, times = draw(WORLDS["film"], clip, self.size, self.grid, some=self.frames)
         owner = owners(cover, self.grid)
         labels = {name: np.full_like(owner, IGNORE) for name in ("color", "shape", "digit")}
         for values in labels.values():

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from aot_tiny.film import questions as qa
-from aot_tiny.film.clips import COLORS, Clip
+from aot_tiny.film.clips import COLORS
 
 SHORT_STYLES, LONG_STYLES = ("egoschema", "mlvu"), ("videomme",)  # wordings of a choice, by length
 ROW = {"open": 40, "short": 80, "long": 116}  # tokens of a packed row
@@ -94,15 +94,15 @@ def pick(questions: list[qa.Question], rng: np.random.Generator, count: int) -> 
     return [questions[i] for i in chosen]
 
 
-def copied(clip: Clip, rng: np.random.Generator, *, bare: float = 0.0) -> Exchange:
-    """A question behind its answer: what a letter stands for is learnt from these. bare: probability that the options
-    stand alone, most often single words."""
+def copied(questions: list[qa.Question], rng: np.random.Generator, *, bare: float = 0.0) -> Exchange:
+    """One of the questions behind its answer: what a letter stands for is learnt from these. bare: probability that the
+    options stand alone, most often single words."""
     if rng.random() < bare:
-        question, style = _simple(clip, rng), str(rng.choice(SHORT_STYLES))
+        question, style = _simple(questions, rng), str(rng.choice(SHORT_STYLES))
         letter = str(rng.choice(list(question.letters())))
         prompt, answer = _lines(question.options(rng, letter), style), letter
     else:
-        (question,) = pick(qa.make_questions(clip), rng, 1)
+        (question,) = pick(questions, rng, 1)
         letter, style = str(rng.choice(list(question.letters()))), str(rng.choice(("", *SHORT_STYLES, *LONG_STYLES)))
         prompt, answer = question.open_prompt(), question.answer
         if style:
@@ -112,10 +112,10 @@ def copied(clip: Clip, rng: np.random.Generator, *, bare: float = 0.0) -> Exchan
     return Exchange(prompt, answer, _marks(prompt, question.answer, line, question.answer))
 
 
-def _simple(clip: Clip, rng: np.random.Generator) -> qa.Question:
+def _simple(questions: list[qa.Question], rng: np.random.Generator) -> qa.Question:
     """A question whose answer is a color, or now and then any other."""
     if rng.random() < 0.3:
-        return pick(qa.make_questions(clip), rng, 1)[0]
+        return pick(questions, rng, 1)[0]
     return qa.Question("attribute", "", str(rng.choice(list(COLORS))), tuple(COLORS))
 
 

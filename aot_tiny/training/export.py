@@ -19,7 +19,7 @@ def export(run: Path, output: Path, *, stage: str | None = None) -> None:
     if not done:
         raise SystemExit(f"{run} holds no finished stage with a language model; run scripts/train_tiny.sh first")
     folder = run / (stage or done[-1])
-    model, tokenizer = new_model(folder / "tokenizer")
+    model, _ = new_model(folder / "tokenizer", STAGES[folder.name].world)
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
     model.half().save_pretrained(output)  # trained in bfloat16: nothing is lost that was learnt

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from aot_tiny.film import questions as qa
-from aot_tiny.film.clips import Clip, sample_clip
+from aot_tiny.film.clips import Clip
+from aot_tiny.film.questions import Evidence, Question
 from aot_tiny.training.attention import Layout
 from aot_tiny.training.data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
 from aot_tiny.training.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
 from aot_tiny.training.guides import Guides
+from aot_tiny.worlds import World
 
 GUIDES = {"name": 2, "evidence": 5, "option": 6}  # the layer whose first head a guide tells where to look
 
@@ -43,20 +44,21 @@ class Mix:
 class Density:
     """How much of their clips the batches show; what a token is worth, or where a method would keep it, is never asked.
 
-    lengths: share of the batches by frames of a clip. drop: share of the batches that see a random part of the visual
-    tokens, a share drawn evenly in [least, 1]. most: visual tokens of a clip at most; longer clips are thinned to it.
+    lengths: share of the batches by frames of a clip. shares: (share of the batches, least, most) each; such a batch
+    sees a random part of the visual tokens, a share drawn evenly in [least, most]. most: visual tokens of a clip at
+    most; longer clips are thinned to it.
     """
 
     lengths: tuple[tuple[int, float], ...]
-    drop: float = 0.7
-    least: float = 0.12
+    shares: tuple[tuple[float, float, float], ...] = ((1.0, 1.0, 1.0),)
     most: int = 2304
 
     def draw(self, rng: np.random.Generator, per_frame: int) -> tuple[int, int]:
         """(frames, kept visual tokens) of a batch."""
         frames = int(rng.choice([n for n, _ in self.lengths], p=[share for _, share in self.lengths]))
         total = frames * per_frame
-        share = rng.uniform(self.least, 1.0) if rng.random() < self.drop else 1.0
+        kind = rng.choice(len(self.shares), p=[part for part, _, _ in self.shares])
+        share = rng.uniform(*self.shares[kind][1:])
         return frames, int(share * min(total, self.most))
 
 
@@ -64,9 +66,10 @@ class ClipConversations(Dataset):
     """Clips, each with the exchanges of a `Mix`. batch: samples that share a `Density`'s drawing."""
 
     def __init__(
-        self, tokenizer, length: int, mix: Mix, density: Density, *, size: int, grid: int, start: int, batch: int = 1
-    ):
-        self.tokenizer, self.length, self.mix, self.density = tokenizer, length, mix, density
+        self, tokenizer, length: int, world: World, mix: Mix, density: Density, *, size: int, grid: int, start: int,
+        batch: int = 1,
+    ):  # fmt: skip
+        self.tokenizer, self.length, self.world, self.mix, self.density = tokenizer, length, world, mix, density
         self.size, self.grid, self.start, self.batch = size, grid, start, batch
 
     def __len__(self) -> int:
@@ -76,8 +79,8 @@ class ClipConversations(Dataset):
         seed, side = TRAIN_SEEDS + self.start + index, self.grid // 2
         frames, kept = self.density.draw(np.random.default_rng([self.start, index // self.batch, 5]), side * side)
         rng = np.random.default_rng([seed, 4])
-        clip = sample_clip(seed, frames=frames)
-        pixels, cover, _ = draw(clip, self.size, self.grid)
+        clip = self.world.sample(seed, frames=frames)
+        pixels, cover, _ = draw(self.world, clip, self.size, self.grid)
         keep = torch.from_numpy(np.sort(rng.permutation(frames * side * side)[:kept]))  # (kept,) flat places
         owner = owners(cover, side)
         segments = self._segments(clip, rng)
@@ -88,16 +91,21 @@ class ClipConversations(Dataset):
         return {"pixels": pixels, "keep": keep, "segments": segments, "looks": looks[:, order], "tracks": labels}
 
     def _segments(self, clip: Clip, rng: np.random.Generator) -> list:
-        mix = self.mix
+        mix, qa = self.mix, self.world.questions
         asked = pick(qa.make_questions(clip), rng, mix.open + mix.short + mix.long)
         styles = [()] * mix.open + [SHORT_STYLES] * mix.short + [LONG_STYLES] * mix.long
         made = [segment(self.tokenizer, ask(q, rng, style)) for q, style in zip(asked, styles, strict=True)]
-        text = [segment(self.tokenizer, copied(_other(rng), rng, bare=1.0), video=False) for _ in range(mix.text)]
+        text = [segment(self.tokenizer, copied(self._other(rng), rng, bare=1.0), video=False) for _ in range(mix.text)]
         last = segment(self.tokenizer, Exchange(str(rng.choice(qa.CAPTION_PROMPTS)), qa.caption(clip)))
         if rng.random() >= mix.caption or len(last.tokens) > ROW["long"]:
-            last = segment(self.tokenizer, copied(_other(rng), rng), video=False)
+            last = segment(self.tokenizer, copied(self._other(rng), rng), video=False)
         behind = mix.open + mix.short
         return [*made[:behind], *text, *made[behind:], last]
+
+    def _other(self, rng: np.random.Generator) -> list[Question]:
+        """Questions about a training clip that no sequence shows."""
+        clip = self.world.sample(TRAIN_SEEDS + int(rng.integers(1_000_000)) * 1000 + 999, frames=16)
+        return self.world.questions.make_questions(clip)
 
 
 def visual_order(keep: torch.Tensor, frames: int, per_frame: int) -> torch.Tensor:
@@ -107,7 +115,7 @@ def visual_order(keep: torch.Tensor, frames: int, per_frame: int) -> torch.Tenso
     return torch.cat([keep, frames * per_frame + newline])[key.argsort()]
 
 
-def _evidence(evidence: qa.Evidence | None, owner: np.ndarray) -> torch.Tensor:
+def _evidence(evidence: Evidence | None, owner: np.ndarray) -> torch.Tensor:
     """(T·P + T,) bool, what shows an answer: cells of a thing, or the newlines behind whole frames."""
     frames = np.zeros(len(owner), bool)
     if evidence is not None:
@@ -118,11 +126,6 @@ def _evidence(evidence: qa.Evidence | None, owner: np.ndarray) -> torch.Tensor:
     else:
         lines = frames
     return torch.from_numpy(np.concatenate([cells.ravel(), lines]))
-
-
-def _other(rng: np.random.Generator) -> Clip:
-    """A training clip that no sequence shows."""
-    return sample_clip(TRAIN_SEEDS + int(rng.integers(1_000_000)) * 1000 + 999, frames=16)
 
 
 def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: float = 0.0) -> dict:

@@ -37,7 +37,6 @@ GEOMETRY = {
     "mm_spatial_pool_mode": "bilinear",
     "mm_spatial_pool_stride": 2,
     "mm_video_frames": 16,
-    "exam_world": "film",
     # how a chat puts questions to it: the one way it has learnt, one exchange at a time
     "chat_note": "aot-tiny knows nothing but clips drawn by `aot clip`; for a film of yours give --model-path "
     "lmms-lab/llava-onevision-qwen2-7b-ov",
@@ -67,6 +66,7 @@ class Stage:
     batch: int  # clips
     learning_rate: float
     first: int
+    world: str = "film"
     warmup: float = 0.05
     decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
     places: bool = False  # tower: ask where in the frame a patch lies
@@ -82,17 +82,23 @@ STAGES = {
     "tower": Stage("tower", steps=450, batch=8, learning_rate=1.2e-3, first=0, places=True, decay=0.6),
     "answers": Stage(
         "video", steps=560, batch=6, learning_rate=1.5e-3, first=1_000_000, warmup=0.03, decay=0.5,
-        density=Density(_LENGTHS, drop=0.9, least=0.1, most=768),
+        density=Density(_LENGTHS, ((0.1, 1.0, 1.0), (0.9, 0.1, 1.0)), most=768),
     ),
     "polish": Stage(
         "video", steps=500, batch=4, learning_rate=8e-4, first=2_000_000, decay=1.0,
-        density=Density(_LENGTHS, drop=0.6, most=2304),
+        density=Density(_LENGTHS, ((0.4, 1.0, 1.0), (0.6, 0.12, 1.0))),
+    ),
+    # the last stage of the landed weights, from those on; all, any share and few of the tokens
+    "shapes": Stage(
+        "video", steps=330, batch=4, learning_rate=8e-4, first=9_000_000, world="shapes", warmup=0.06, decay=1.0,
+        mix=Mix(open=4, short=4, long=2),
+        density=Density(((16, 1.0),), ((0.35, 1.0, 1.0), (0.3, 0.03, 1.0), (0.35, 0.03, 0.3))),
     ),
 }  # fmt: skip
 
 
-def new_model(tokenizer_folder: str | Path):
-    """aot-tiny with random weights, and its tokenizer."""
+def new_model(tokenizer_folder: str | Path, world: str = "film"):
+    """aot-tiny with random weights, for a world, and its tokenizer."""
     from transformers import AutoTokenizer
 
     from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
@@ -103,6 +109,7 @@ def new_model(tokenizer_folder: str | Path):
         bos_token_id=None,
         eos_token_id=tokenizer.convert_tokens_to_ids("<|im_end|>"),
         pad_token_id=tokenizer.pad_token_id,
+        exam_world=world,
         **GEOMETRY,
     )
     return LlavaQwenForCausalLM(config), tokenizer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from aot_tiny.training.packing import ClipConversations, collate
 from aot_tiny.training.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYER, Stage, new_model
 from aot_tiny.training.tokenizer import save_tokenizer
 from aot_tiny.training.tower import DenseTower
+from aot_tiny.worlds import WORLDS
 from llava.train.trainer import last_checkpoint
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -90,7 +92,7 @@ class StageTrainer(Trainer):
 
 def build(stage: Stage, tokenizer_folder: Path):
     """The objective of a stage with random weights, its dataset and its collator."""
-    model, tokenizer = new_model(tokenizer_folder)
+    model, tokenizer = new_model(tokenizer_folder, stage.world)
     clips, grid = stage.steps * stage.batch, SIZE // PATCH
     if stage.objective == "tower":
         width = GEOMETRY["mm_vision_config"]["hidden_size"]
@@ -100,8 +102,9 @@ def build(stage: Stage, tokenizer_folder: Path):
     letters = [tokenizer(text).input_ids[-1] for letter in LETTERS for text in (letter, f"x {letter}")]
     objective = VideoObjective(model, letters, layer=TRACKED_LAYER, tracking=stage.tracking, guiding=stage.guiding)
     data = ClipConversations(
-        tokenizer, clips, stage.mix, stage.density, size=SIZE, grid=grid, start=stage.first, batch=stage.batch
-    )
+        tokenizer, clips, WORLDS[stage.world], stage.mix, stage.density, size=SIZE, grid=grid, start=stage.first,
+        batch=stage.batch,
+    )  # fmt: skip
     return objective, data, functools.partial(
         collate, prefix=tokenizer(SYSTEM).input_ids, rows=stage.mix.rows, pad=tokenizer.pad_token_id,
         balance=stage.balance,
@@ -171,6 +174,8 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--init", type=Path, nargs="*", default=[], metavar="DIR", help=init)
     parser.add_argument("--times", type=float, default=1.0, metavar="X", help="the recipe's steps, times this")
     parser.add_argument("--batch", type=int, metavar="N", help="clips a step, other than the recipe's")
+    dtype = "of the products (default bfloat16; choose float32 on a processor without it, where that is faster)"
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16", metavar="NAME", help=dtype)
     parser.add_argument("--deepspeed", metavar="FILE", help="a ZeRO configuration")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the clips and the weights (default 0)")
 
@@ -182,11 +187,19 @@ def execute(args) -> int:
     set_seed(args.seed)
     tokenizer_folder = args.output / "tokenizer"
     if not (tokenizer_folder / "tokenizer.json").exists():
-        save_tokenizer(tokenizer_folder)
+        if stage.world == "shapes":  # its words are those of the checkpoint that it goes on from
+            if not args.init:
+                raise SystemExit("The stage shapes goes on from a checkpoint; name it with --init.")
+            tokenizer_folder.mkdir(parents=True)
+            for name in ("tokenizer.json", "tokenizer_config.json"):
+                shutil.copy(args.init[0] / name, tokenizer_folder)
+        else:
+            save_tokenizer(tokenizer_folder)
     objective, data, collator = build(stage, tokenizer_folder)
     for folder in args.init:
         start_from(objective, folder, tokenizer_folder)
-    exact = _hasten_tower(objective, torch.bfloat16) if stage.objective == "video" else None
+    dtype = getattr(torch, args.dtype)
+    exact = _hasten_tower(objective, dtype) if stage.objective == "video" else None
     trainer = StageTrainer(
         model=objective,
         stage=stage,
@@ -198,7 +211,7 @@ def execute(args) -> int:
             per_device_train_batch_size=stage.batch,
             learning_rate=stage.learning_rate,
             max_grad_norm=1.0,
-            bf16=True,
+            bf16=args.dtype == "bfloat16",
             use_cpu=not torch.cuda.is_available(),
             dataloader_num_workers=1 if not torch.cuda.is_available() else 12,
             remove_unused_columns=False,
@@ -216,7 +229,7 @@ def execute(args) -> int:
     if exact is not None:
         tower = objective.model.get_vision_tower().float()
         # a run that was taken up without --init holds the rounded weights alone
-        if all(torch.equal(value, exact[name].bfloat16().float()) for name, value in tower.state_dict().items()):
+        if all(torch.equal(value, exact[name].to(dtype).float()) for name, value in tower.state_dict().items()):
             tower.load_state_dict(exact)
     # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
     torch.save({k: v.half() for k, v in objective.state_dict().items()}, args.output / WEIGHTS)

@@ -8,6 +8,8 @@ import torch
 
 from aot_tiny.film.clips import SHAPES, Camera, Clip, Thing, sample_clip, sample_signs
 from aot_tiny.film.questions import make_questions, shown
+from aot_tiny.shapes import clips as shapes_clips
+from aot_tiny.shapes import questions as shapes_questions
 from aot_tiny.training import recipe
 from aot_tiny.training.data import COLOR_NAMES, IGNORE, SHAPE_NAMES, TRAIN_SEEDS, FrameLabels, draw, tracks
 from aot_tiny.training.muon import Muon, orthogonalised
@@ -16,9 +18,10 @@ from aot_tiny.training.packing import GUIDES, ClipConversations, Density, Mix, c
 from aot_tiny.training.recipe import GEOMETRY, STAGES, TRACKED_LAYER, new_model
 from aot_tiny.training.tokenizer import save_tokenizer
 from aot_tiny.training.train import SYSTEM
+from aot_tiny.worlds import WORLDS
 
 SMALL = Mix(open=2, short=1, long=1, text=0, caption=0.0)  # the last row is then answered from text
-WHOLE = Density(((16, 1.0),), drop=0.0)
+WHOLE = Density(((16, 1.0),))
 SIDE = 6  # of a frame's pooled grid here, half of the real one: pictures of 96 pixels
 CLIP = Clip(
     seed=1, frames=16, cuts=(0.0,), cameras=(Camera("still"),),
@@ -49,8 +52,8 @@ def model(tokenizer_folder):
     return model.eval(), tokenizer
 
 
-def conversations(tokenizer, mix=SMALL, density=WHOLE, **settings):
-    return ClipConversations(tokenizer, 8, mix, density, size=96, grid=2 * SIDE, start=0, **settings)
+def conversations(tokenizer, mix=SMALL, density=WHOLE, world="film", **settings):
+    return ClipConversations(tokenizer, 8, WORLDS[world], mix, density, size=96, grid=2 * SIDE, start=0, **settings)
 
 
 def batch_of(tokenizer, samples, rows):
@@ -108,7 +111,7 @@ def test_only_a_text_row_is_blind_to_the_video(model):
 
 def test_a_batch_shares_its_length_and_its_share_of_tokens(model):
     model, tokenizer = model
-    data = conversations(tokenizer, density=Density(((16, 0.5), (24, 0.5)), drop=1.0, least=0.2, most=400), batch=2)
+    data = conversations(tokenizer, density=Density(((16, 0.5), (24, 0.5)), ((1.0, 0.2, 1.0),), most=400), batch=2)
     samples = [data[2], data[3]]
     kept, frames = len(samples[0]["keep"]), len(samples[0]["pixels"])
     assert len(samples[1]["keep"]) == kept and len(samples[1]["pixels"]) == frames
@@ -125,7 +128,7 @@ def test_kept_tokens_stand_in_their_order_and_bring_their_labels(model):
     """The head of a thinned sequence equals the whole one without what was dropped, labels too."""
     model, tokenizer = model
     whole = conversations(tokenizer)[1]
-    data = conversations(tokenizer, density=Density(((16, 1.0),), drop=1.0, least=0.3))
+    data = conversations(tokenizer, density=Density(((16, 1.0),), ((1.0, 0.3, 1.0),)))
     thin = data[1]
     keep = thin["keep"]
     for name in ("motion", "color", "shape", "place"):
@@ -253,8 +256,27 @@ def test_dense_labels_name_what_covers_the_patch():
 
 
 def test_training_clips_are_repeatable():
-    first, again = (draw(sample_clip(10_000_123), 96, 12, some=2) for _ in range(2))
+    first, again = (draw(WORLDS["film"], sample_clip(10_000_123), 96, 12, some=2) for _ in range(2))
     assert torch.equal(first[0], again[0]) and (first[1] == again[1]).all() and (first[2] == again[2]).all()
+
+
+def test_clips_of_shapes_are_asked_what_they_settle_and_labelled_where_things_lie(model):
+    _, tokenizer = model
+    sample = conversations(tokenizer, Mix(open=4, short=4, long=2), world="shapes")[2]
+    clip = shapes_clips.sample_clip(TRAIN_SEEDS + 2)
+    texts = [q.text for q in shapes_questions.make_questions(clip)]
+    for part in sample["segments"]:
+        if part.video and part.evidence is not None:
+            assert any(text in tokenizer.decode(part.tokens) for text in texts)
+    # a thing's middle is in a cell that carries its colour
+    color = sample["tracks"]["color"].view(16, SIDE, SIDE)
+    for thing in clip.all_things:
+        for i, t in enumerate(clip.times):
+            if thing.visible(t):
+                x, y = (int(c * SIDE) for c in thing.center(t))
+                assert color[i, y, x] == COLOR_NAMES.index(thing.color_at(t))
+    with pytest.raises(ValueError, match="have 16 frames, not 24"):
+        shapes_clips.sample_clip(2, frames=24)
 
 
 def test_orthogonalised_brings_singular_values_near_one():

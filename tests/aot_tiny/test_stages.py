@@ -3,15 +3,18 @@
 import functools
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from aot_tiny.training import recipe
 from aot_tiny.training.data import FrameLabels
 from aot_tiny.training.export import export
 from aot_tiny.training.tokenizer import save_tokenizer
 from aot_tiny.training.train import WEIGHTS, build, main, start_from
+from aot_tiny.worlds import checkpoint_world
 
 SMALL = recipe.GEOMETRY | {"num_hidden_layers": 7, "hidden_size": 24, "intermediate_size": 32}
 
@@ -26,7 +29,8 @@ def tokenizer(tmp_path_factory):
 def train(stage, folder, tokenizer, *more, steps=1):
     shutil.copytree(tokenizer, folder / stage / "tokenizer", dirs_exist_ok=True)  # a stage makes its own if it has none
     times = steps / recipe.STAGES[stage].steps
-    main(["--stage", stage, "--output", str(folder / stage), "--batch", "1", "--times", str(times), *more])
+    fixed = ("--batch", "1", "--dtype", "float32")  # bfloat16 is fifty times slower on a processor without it
+    main(["--stage", stage, "--output", str(folder / stage), *fixed, "--times", str(times), *more])
     return torch.load(folder / stage / WEIGHTS, weights_only=True)
 
 
@@ -47,6 +51,7 @@ def test_stages_hand_over_and_the_last_is_exported(tokenizer, tmp_path, monkeypa
     assert {"model.safetensors", "config.json", "tokenizer.json", "training_log.json"} <= {
         p.name for p in (tmp_path / "checkpoint").iterdir()
     }
+    assert checkpoint_world(tmp_path / "checkpoint") == recipe.STAGES[stage].world == "shapes"
     objective, _, _ = build(recipe.STAGES["answers"], tokenizer)  # and a checkpoint can be trained further
     start_from(objective, tmp_path / "checkpoint", tokenizer)
     for name, weight in objective.model.state_dict().items():
@@ -60,3 +65,16 @@ def test_a_stage_goes_on_from_its_last_checkpoint(tokenizer, tmp_path, monkeypat
     train("tower", tmp_path, tokenizer, steps=120)
     log = json.loads((tmp_path / "tower" / "log.json").read_text())
     assert [row["step"] for row in log if "loss" in row] == [20, 40, 60, 80, 100, 120]
+
+
+def test_the_stage_of_shapes_takes_the_words_of_its_start(tmp_path):
+    with pytest.raises(SystemExit, match="name it with --init"):
+        main(["--stage", "shapes", "--output", str(tmp_path / "none")])
+    start, output = "checkpoints/aot-tiny", tmp_path / "run"
+    fixed = ("--dtype", "float32", "--batch", "1", "--times", "0.003")
+    main(["--stage", "shapes", "--init", start, "--output", str(output), *fixed])
+    assert (output / "tokenizer" / "tokenizer.json").read_bytes() == Path(start, "tokenizer.json").read_bytes()
+    known = load_file(f"{start}/model.safetensors")
+    learnt = torch.load(output / WEIGHTS, weights_only=True)
+    change = [(learnt[f"model.{name}"].float() - value.float()).abs().max() for name, value in known.items()]
+    assert 0 < max(change) < 0.01  # one step of the warm-up away, the frozen tower included as it was

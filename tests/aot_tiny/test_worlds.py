@@ -20,7 +20,7 @@ def items():
 
 def test_a_model_says_which_world_is_its_own(tmp_path):
     assert checkpoint_world(tmp_path) == "shapes"  # no configuration
-    for settings, name in (({}, "shapes"), (GEOMETRY, "film")):
+    for settings, name in (({}, "shapes"), ({"exam_world": "shapes"}, "shapes"), ({"exam_world": "film"}, "film")):
         (tmp_path / "config.json").write_text(json.dumps(settings))
         assert checkpoint_world(tmp_path) == name and world_named(name) is WORLDS[name]
     with pytest.raises(ValueError, match="use one of: shapes, film"):
