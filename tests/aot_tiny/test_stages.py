@@ -29,8 +29,7 @@ def tokenizer(tmp_path_factory):
 def train(stage, folder, tokenizer, *more, steps=1):
     shutil.copytree(tokenizer, folder / stage / "tokenizer", dirs_exist_ok=True)  # a stage makes its own if it has none
     times = steps / recipe.STAGES[stage].steps
-    fixed = ("--batch", "1", "--dtype", "float32")  # bfloat16 is fifty times slower on a processor without it
-    main(["--stage", stage, "--output", str(folder / stage), *fixed, "--times", str(times), *more])
+    main(["--stage", stage, "--output", str(folder / stage), "--batch", "1", "--times", str(times), *more])
     return torch.load(folder / stage / WEIGHTS, weights_only=True)
 
 
