@@ -92,7 +92,7 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
         return 1
     # 3. the answers, and openly what failed
     lines = answer_lines(job, store)
-    write_jsonl(options.output, lines, part=f".{launch.node_rank}.part")
+    write_jsonl(options.output, lines)
     failed = [line for line in lines if line["failure"] is not None]
     for line in failed[:10]:
         named = "" if line["id"] is None else f"{line['id']}: "

@@ -42,30 +42,12 @@ class Run:
         return {**self.model.args, **self.setting.args}
 
 
-@dataclass(frozen=True)
-class RunStatus:
-    """complete: results for every question, failed ones counted. reason: of one of the failures."""
-
-    complete: bool
-    questions: int = 0
-    failed: int = 0
-    reason: str = ""
-
-
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The manifest of a run's folder; None where it has not completed, or what it left cannot be read."""
     try:
         return json.loads((folder / "result.json").read_text(encoding="utf-8"))
     except (FileNotFoundError, json.JSONDecodeError, UnicodeDecodeError):
         return None
-
-
-def run_status(folder: Path) -> RunStatus:
-    """The status of a run's folder."""
-    result = read_result(folder)
-    if result is None:
-        return RunStatus(False)
-    return RunStatus(True, result["questions"], result["failed"], next(iter(result["failures"]), ""))
 
 
 def make_plan(sweep: Sweep, output: Path) -> list[Run]:

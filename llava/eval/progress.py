@@ -6,7 +6,7 @@ import time
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from llava.eval.plan import Run, run_status
+from llava.eval.plan import Run, read_result
 from llava.eval.store import ResponseStore
 
 EVERY = 60.0  # seconds between lines where there is no terminal
@@ -72,9 +72,7 @@ class QuestionCount:
     """Counts over runs, from their results where they are complete and from their stores where not."""
 
     def __init__(self, runs: list[Run]):
-        self.runs = runs
-        self._readers = {run.folder: ResponseStore(run.store) for run in runs}
-        self._finished: dict = {}
+        self.runs, self._stores = runs, [ResponseStore(run.store) for run in runs]
 
     def count(self) -> tuple[int, int | None]:
         """(answered, in all); in all is None while the size of some task is unknown.
@@ -82,20 +80,16 @@ class QuestionCount:
         A run that has not begun is taken to have as many questions as others of its task, or as the task is known for.
         """
         done, sizes = 0, {run.task.name: expected(run) for run in self.runs}
-        for run in self.runs:
-            answered, total = self._of(run)
+        for run, store in zip(self.runs, self._stores, strict=True):
+            result = read_result(run.folder)
+            if result is not None and not result["failed"]:
+                answered = total = result["questions"]
+            else:
+                answered, total = store.answered(), store.expected()
             done += answered
             sizes[run.task.name] = total or sizes[run.task.name]
         known = [sizes[run.task.name] for run in self.runs]
         return done, None if None in known else sum(known)
-
-    def _of(self, run: Run) -> tuple[int, int | None]:
-        state = self._finished.get(run.folder) or run_status(run.folder)
-        if state.complete and state.failed == 0:
-            self._finished[run.folder] = state
-            return state.questions, state.questions
-        reader = self._readers[run.folder]
-        return reader.answered(), reader.expected()
 
 
 def expected(run: Run) -> int | None:

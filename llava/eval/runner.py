@@ -18,7 +18,7 @@ from typing import Any
 
 from llava.eval.jsonl import write_json
 from llava.eval.lmms.results import Outcome, ResultError, read_outcome
-from llava.eval.plan import Run, check_installed, make_plan, run_status, write_plan
+from llava.eval.plan import Run, check_installed, make_plan, read_result, write_plan
 from llava.eval.progress import QuestionCount, SweepProgress
 from llava.eval.provenance import environment
 from llava.eval.records import task_score, write_records
@@ -142,17 +142,17 @@ def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgres
         if launch.node_rank == 0:
             write_plan(sweep, runs, output)
         for run in distinct:
-            status = run_status(run.folder)
-            if not status.complete or status.failed:
+            result = read_result(run.folder)
+            if result is None or result["failed"]:
                 error = launch_run(run, launch, on_poll=lambda run=run: progress.show(run.name, *counted.count()))
                 if launch.node_rank == 0:
-                    status = run_status(run.folder)
+                    result = read_result(run.folder)
                 if error:
                     broken[run.name] = error
                     progress.say(f"{run.name}: {error}")
-            if status.complete and status.failed:
-                failed[run.name] = status.failed
-                progress.say(f"{run.name}: {status.failed} of {status.questions} questions failed ({status.reason})")
+            if result is not None and result["failed"]:
+                failed[run.name], reason = result["failed"], next(iter(result["failures"]), "")
+                progress.say(f"{run.name}: {result['failed']} of {result['questions']} questions failed ({reason})")
     return Summary(folder, broken, failed)
 
 

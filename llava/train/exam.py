@@ -4,7 +4,7 @@ from pathlib import Path
 from statistics import fmean
 
 from aot_tiny.worlds import World
-from llava.eval.exam.evaluator import Evaluator, run_exam
+from llava.eval.exam.evaluator import run_exam
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.questions import clip_files, make_exam
 from llava.eval.exam.settings import Setting
@@ -37,9 +37,7 @@ class TrainingExam:
         plan = shared_plan(model.get_vision_tower(), [setting.config])
         cache = FeatureCache(model, self.processor, self.files, plan, frames=self.frames, room=0)
         try:
-            records = run_exam(
-                Evaluator(model, self.tokenizer, cache), self.items, setting, captioned=0, world=self.world
-            )
+            records = run_exam(model, self.tokenizer, cache, self.items, setting, captioned=0, world=self.world)
         finally:
             model.config._attn_implementation = attention
             model.train(training)

@@ -9,7 +9,7 @@ import pytest
 
 from llava.eval.jsonl import write_json
 from llava.eval.lmms.results import question_group, question_score
-from llava.eval.plan import RunStatus, make_plan, run_status, write_plan
+from llava.eval.plan import make_plan, read_result, write_plan
 from llava.eval.records import Record, read_records, write_records
 from llava.eval.report import main as report
 from llava.eval.statistics import average, compare
@@ -167,7 +167,7 @@ def test_a_damaged_line_is_named(results, capsys):
 def test_a_missing_run_leaves_a_gap_and_is_named(results):
     folder, runs = results
     (runs[1].folder / "result.json").write_text("{")  # damaged: it has to be run again, as a missing one has
-    assert run_status(runs[1].folder) == RunStatus(False)
+    assert read_result(runs[1].folder) is None
     (runs[1].folder / "result.json").unlink()
     (table,) = load_tables([folder])
     assert table.rows[1].average is None and table.rows[1].relative_interval is None

@@ -30,37 +30,24 @@ from llava.eval.records import Record, write_records
 from llava.eval.store import InUseError, ResponseStore, locked, question_key
 from llava.eval.sweep import SweepError
 from llava.model.builder import load_pretrained_model
-from llava.model.compression import VideoFeatures
 from llava.video_cache import VideoCache
 
 FORMS = ("open", "choice", "likelihood", "caption")
 FITTED = 8  # clips on which a preset's num_anchors is found
 
 
-class Evaluator:
-    """A model, its tokenizer and the clips of an exam, to be asked under any setting."""
-
-    def __init__(self, model, tokenizer, cache: FeatureCache):
-        self.model, self.tokenizer, self.cache = model, tokenizer, cache
-
-    def query(self, number: int, asked: Sequence[Query], setting: Setting) -> tuple[list[Reply], Counts | None]:
-        """Replies about a clip, and the tokens that they were made from (None for all)."""
-        video = self.clip(number, setting)
-        if setting.inside:
-            self.model.config.aot = setting.config.to_dict()
-            return generate_plain(self.model, self.tokenizer, video, asked), counts_inside(self.model)
-        tokens, counts = compress_clip(self.model, video, setting, seed=number)
-        if counts is not None:
-            counts = replace(counts, tower_share=video.flops.spent / video.flops.whole)
-        return query(self.model, self.tokenizer, tokens, asked), counts
-
-    def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:
-        """The setting with its num_anchors found, where it has token counts of its own."""
-        return fit_anchors(self.model, [self.clip(n, setting) for n in numbers[:FITTED]], setting)
-
-    def clip(self, number: int, setting: Setting) -> VideoFeatures:
-        """Features of a clip as the setting has it encoded."""
-        return self.cache.blank(number) if setting.blank else self.cache.clip(number, setting.tower_reuse)
+def ask(
+    model, tokenizer, cache: FeatureCache, number: int, asked: Sequence[Query], setting: Setting
+) -> tuple[list[Reply], Counts | None]:
+    """Replies about a clip, and the tokens that they were made from (None for all)."""
+    video = cache.under(setting, number)
+    if setting.inside:
+        model.config.aot = setting.config.to_dict()
+        return generate_plain(model, tokenizer, video, asked), counts_inside(model)
+    tokens, counts = compress_clip(model, video, setting, seed=number)
+    if counts is not None:
+        counts = replace(counts, tower_share=video.flops.spent / video.flops.whole)
+    return query(model, tokenizer, tokens, asked), counts
 
 
 def weights_hash(folder: Path) -> str:
@@ -106,14 +93,13 @@ def run_exam_sweep(
     dtypes = {"dtype": str(model.dtype), "tower_dtype": sweep.tower_dtype}
     disk = open_cache and open_cache(str(checkpoint), device=model.device.type, **dtypes)
     cache = FeatureCache(model, processor, files, shared_plan(tower, served), frames=frames, disk=disk)
-    evaluator = Evaluator(model, tokenizer, cache)
     # 3. the exam under each
     code = folder_hash(Path(aot.__file__).parent, "*.py")
     for folder, (setting, header) in wanted.items():
         if setting.name not in refused:
             try:
                 with locked(folder):
-                    _sit(evaluator, items, setting, folder, header, code, world)
+                    _sit(model, tokenizer, cache, items, setting, folder, header, code, world)
             except InUseError:
                 print(f"{setting.name}: another process is at it", file=sys.stderr)
             except ValueError as error:
@@ -149,14 +135,14 @@ def _missing(
     return wanted, refused
 
 
-def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path, header: dict, code: str, world):
+def _sit(model, tokenizer, cache, items: list[Item], setting: Setting, folder: Path, header: dict, code: str, world):
     """One setting: its records, what it cost, and last the result that says that they are there."""
-    started, model = time.perf_counter(), evaluator.model
-    effective = evaluator.fitted(setting, sorted({item.clip for item in items}))
-    cost = own_cost(model, evaluator.clip(items[0].clip, effective), effective)
+    started, numbers = time.perf_counter(), sorted({item.clip for item in items})
+    effective = fit_anchors(model, [cache.under(setting, number) for number in numbers[:FITTED]], setting)
+    cost = own_cost(model, cache.under(effective, items[0].clip), effective)
     with ResponseStore(folder / "store") as store:
         records = run_exam(
-            evaluator, items, effective, captioned=header["captioned"], world=world, store=store,
+            model, tokenizer, cache, items, effective, captioned=header["captioned"], world=world, store=store,
             identity={**header, "code": code}, progress=_progress,
         )  # fmt: skip
     seconds = round(time.perf_counter() - started, 1)
@@ -181,7 +167,9 @@ def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path
 
 
 def run_exam(
-    evaluator: Evaluator,
+    model,
+    tokenizer,
+    cache: FeatureCache,
     items: list[Item],
     setting: Setting,
     *,
@@ -206,7 +194,7 @@ def run_exam(
         if len(found) < len(keys):
             asked = [Query(item.question.open_prompt(), 8, item.options) for item in mine]
             asked += [Query(item.choice_prompt, 8) for item in mine]
-            said, counts = evaluator.query(number, asked + caption, setting)
+            said, counts = ask(model, tokenizer, cache, number, asked + caption, setting)
             found = _score(number, mine, said, {} if counts is None else asdict(counts), world)
             for key, record in zip(keys, found, strict=True):
                 store.put(key, record)

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from aot import AOTConfig
+from llava.eval.exam.settings import Setting
 from llava.model.compression import CapturePlan, VideoFeatures, capture_plan
 from llava.video import load_video
 from llava.video_cache import VideoCache
@@ -49,6 +50,10 @@ class FeatureCache:
 
     def num_frames(self, number: int) -> int:
         return self.frames.get(number) or getattr(self.model.config, "mm_video_frames", 32)
+
+    def under(self, setting: Setting, number: int) -> VideoFeatures:
+        """Features of a clip as a setting has it encoded."""
+        return self.blank(number) if setting.blank else self.clip(number, setting.tower_reuse)
 
     def clip(self, number: int, reuse: float | None = None) -> VideoFeatures:
         """Features of a clip, encoded under `AOTConfig.tower_reuse`."""
