@@ -119,10 +119,9 @@ class Asked:
 
 @dataclass(frozen=True)
 class Job:
-    """All lines in the order of the input. identity: what else the answers depend on."""
+    """All lines in the order of the input."""
 
     lines: tuple[Asked, ...]
-    identity: Mapping[str, Any]
 
     @property
     def questions(self) -> list[Asked]:
@@ -141,9 +140,8 @@ class Job:
 def read_job(options: Namespace) -> Job:
     """The job of the command line. Raises ChatError for a file without a question, AOTError for bad settings."""
     aot = compression(options)
-    checkpoint = model_path(options)
-    identity = {
-        "checkpoint": checkpoint_fingerprint(checkpoint),
+    identity = {  # what the answers depend on
+        "checkpoint": checkpoint_fingerprint(model_path(options)),
         "aot": None if aot is None else aot.to_dict(),
         **{name: getattr(options, name) for name in _ASKED_WITH},
         **{name: value for name in _ASKED_WITH_IF_GIVEN if (value := getattr(options, name)) is not None},
@@ -155,7 +153,7 @@ def read_job(options: Namespace) -> Job:
             lines.append(_asked(line, where, options.input.parent, identity, seen))
     except FileNotFoundError as error:
         raise ChatError(f"There is no file of questions at {options.input}; check --input.") from error
-    job = Job(tuple(lines), identity)
+    job = Job(tuple(lines))
     if not job.questions:
         reason = f"There is no question in {options.input}"
         raise ChatError(f"{reason}: {lines[0].failure}" if lines else f"{reason}.")
@@ -168,10 +166,9 @@ def _asked(line: bytes, where: str, folder: Path, identity: Mapping[str, Any], s
     try:
         row = parse_line(line, where)
         further = {name: value for name, value in row.items() if name not in _KEYS}
-        _check(row, where, further)
+        video = _check(row, where, folder, further)
         if row["id"] in seen:
             raise LineError(f"{where} has the id {row['id']!r} of a line before it; give it one of its own.")
-        video = _absolute(folder / row["video"], where)
     except LineError as error:
         said = {name: row[name] for name in row if isinstance(row[name], (str, int))}
         return Asked(said.get("id"), said.get("video"), said.get("question"), key="", failure=str(error))
@@ -180,8 +177,8 @@ def _asked(line: bytes, where: str, folder: Path, identity: Mapping[str, Any], s
     return Asked(**asked, key=question_key(**asked, **identity), further=further)
 
 
-def _check(row: Mapping[str, Any], where: str, further: Mapping[str, Any]) -> None:
-    """LineError for an object that is no question. further: what it holds besides."""
+def _check(row: Mapping[str, Any], where: str, folder: Path, further: Mapping[str, Any]) -> str:
+    """The video's absolute path. LineError for an object that is no question. further: what it holds besides."""
     for name in _KEYS:
         if name not in row:
             raise LineError(
@@ -191,23 +188,16 @@ def _check(row: Mapping[str, Any], where: str, further: Mapping[str, Any]) -> No
         raise LineError(f"{where}: id must be a text or a whole number.")
     if not all(isinstance(row[name], str) and row[name].strip() for name in ("video", "question")):
         raise LineError(f"{where}: video and question must be texts that are not empty.")
-    for name in ("id", "question"):
-        try:
-            str(row[name]).encode()
-        except UnicodeEncodeError as error:
-            raise LineError(f"{where}: {name} holds half a character (a lone surrogate); write it whole.") from error
-
-
-def _absolute(path: Path, where: str) -> str:
-    """The path from the root of the file system. LineError for what no file can be called."""
     try:
-        found = path.resolve()
-        found.is_file()
-        return str(found)
-    except ValueError as error:  # a NUL character, a lone surrogate
-        raise LineError(f"{where}: video is no path, it holds a character that no path can; correct it.") from error
-    except OSError as error:
-        raise LineError(f"{where}: video is no path that can be looked at ({error.strerror}); correct it.") from error
+        f"{row['id']}{row['question']}".encode()
+        video = (folder / row["video"]).resolve()
+        video.is_file()
+    except UnicodeEncodeError as error:
+        raise LineError(f"{where} holds half a character (a lone surrogate); write it whole.") from error
+    except (ValueError, OSError) as error:  # a NUL character, too long a name
+        reason = getattr(error, "strerror", None) or error
+        raise LineError(f"{where}: video is no path that can be looked at ({reason}); correct it.") from error
+    return str(video)
 
 
 def answer_lines(job: Job, store: ResponseStore) -> list[dict[str, Any]]:
