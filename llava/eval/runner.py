@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from llava.eval.jsonl import write_json
-from llava.eval.lmms.results import Outcome, ResultError, read_outcome
+from llava.eval.lmms.results import ResultError, read_outcome
 from llava.eval.plan import Run, check_installed, make_plan, read_result, write_plan
 from llava.eval.progress import QuestionCount, SweepProgress
 from llava.eval.provenance import environment
-from llava.eval.records import task_score, write_records
+from llava.eval.records import Record, task_score, write_records
 from llava.eval.store import ResponseStore, locked
 from llava.eval.sweep import Sweep, SweepError
 
@@ -173,36 +173,38 @@ def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str 
     if launch.node_rank != 0:
         return None
     try:
-        outcome = read_outcome(attempt, run.store if run.model.keeps_answers else None)
+        questions, scores = read_outcome(attempt, run.store if run.model.keeps_answers else None)
     except ResultError as error:
         return f"{error}; see {log}"
-    write_records(run.folder / "questions.jsonl", outcome.questions)
-    write_json(run.folder / "result.json", _manifest(run, launch, outcome, words, started, time.monotonic() - clock))
-    return None
-
-
-def _manifest(run: Run, launch: Launch, outcome: Outcome, words: list[str], started: datetime, seconds: float) -> dict:
-    """Everything needed to trace the result; written last, so that its presence says the run is complete."""
-    failures = [q.failure for q in outcome.questions if q.failure is not None]
-    by_task: dict[str, list] = {}
-    for question in outcome.questions:
-        by_task.setdefault(question.task, []).append(question)
-    scores = {task: task_score(questions) for task, questions in by_task.items()}
-    return {
-        "identity": run.identity,
-        "model": run.model.name,
-        "setting": run.setting.name,
-        "questions": len(outcome.questions),
-        "failed": len(failures),
-        "failures": sorted(set(failures))[:20],
-        "scores": {task: score for task, score in scores.items() if score is not None},
-        "harness_scores": outcome.harness_scores,
+    write_records(run.folder / "questions.jsonl", questions)
+    made = {
+        "harness_scores": scores,
         "command": [sys.executable, "-m", *words],
         "processes": launch.nproc_per_node,
         "machines": launch.nnodes,
         "started": started.isoformat(timespec="seconds"),
-        "seconds_of_last_start": round(seconds, 1),
-        **environment(),
+        "seconds_of_last_start": round(time.monotonic() - clock, 1),
+    }
+    # written last, so that its presence says that the run is complete
+    write_json(run.folder / "result.json", {**_manifest(run, questions), **made, **environment()})
+    return None
+
+
+def _manifest(run: Run, questions: list[Record]) -> dict[str, Any]:
+    """What was run and how it ended."""
+    failures = [q.failure for q in questions if q.failure is not None]
+    by_task: dict[str, list[Record]] = {}
+    for question in questions:
+        by_task.setdefault(question.task, []).append(question)
+    scores = {task: task_score(of) for task, of in by_task.items()}
+    return {
+        "identity": run.identity,
+        "model": run.model.name,
+        "setting": run.setting.name,
+        "questions": len(questions),
+        "failed": len(failures),
+        "failures": sorted(set(failures))[:20],
+        "scores": {task: score for task, score in scores.items() if score is not None},
     }
 
 

@@ -334,8 +334,3 @@ def check_published(sweep: Sweep) -> None:
             row = published_row(model, setting)
             if row is not None and len(setting.published) != 2:
                 raise SweepError(f"Setting {setting.name!r}: published takes a section and a row.")
-
-
-def published_source(row: dict[str, Any]) -> str:
-    """Where a row was published, in words."""
-    return published()["sources"][row["source"]]

@@ -49,11 +49,6 @@ class Setting:
         return is_in_llm(self.config)
 
     @property
-    def tower_reuse(self) -> float | None:
-        """What the tower encodes only once, as in `AOTConfig.tower_reuse`."""
-        return None if self.config is None else self.config.tower_reuse
-
-    @property
     def method(self) -> str:
         """The name without the retention: the method and what was changed about it."""
         return re.sub("@[^,+]*", "", self.name)

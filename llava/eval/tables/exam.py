@@ -150,11 +150,6 @@ class Ranked:
     cost: dict | None
 
     @property
-    def inside(self) -> bool:
-        """Whether it drops tokens inside the language model, so that its share is a layer average."""
-        return self.setting.inside
-
-    @property
     def equal(self) -> bool:
         """Whether it reduces before the language model to the asked share, so that it can be compared."""
         return within(self.setting, self.kept)

@@ -143,12 +143,12 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
 
 def name(row: Ranked) -> str:
     """A method as the tables print it."""
-    return title(row) + ("" if row.equal or row.inside else " (more tokens)")
+    return title(row) + ("" if row.equal or row.setting.inside else " (more tokens)")
 
 
 def title(row: Ranked) -> str:
     """A method's name, marked when its counts are of another kind."""
-    if row.inside:
+    if row.setting.inside:
         behind = row.setting.config.options["counts"] == "last"
         return f"{row.setting.config.method} (layer average{', share behind the last drop asked' if behind else ''})"
     return f"{row.setting.method} (preset)" if row.setting.method in OWN_COUNTS else row.setting.method
@@ -216,7 +216,7 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
             *row.forms.values(), *row.families.values(), cost.get("milliseconds"), cost.get("extra_mib"),
             *(row.hard or (None, None)), row.iou, *row.strata.values(),
         ]  # fmt: skip
-        where = "inside" if row.inside else "before"
+        where = "inside" if row.setting.inside else "before"
         plain = ["" if value in (None, "") else f"{value:.3f}" for value in figures]
         lines.append([row.setting.method, row.setting.retention, where, *plain])
     return csv_table(head, lines)
