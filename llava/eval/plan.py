@@ -2,13 +2,13 @@
 
 import json
 from dataclasses import dataclass
-from importlib import import_module, metadata
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from llava.eval.jsonl import write_json
-from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, harness_folders, task_hash
+from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, task_hash
 from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, check_published, effective
 from llava.utils import versions
 
@@ -111,14 +111,7 @@ def check_installed(sweep: Sweep, module: str = "lmms_eval") -> None:
         raise SweepError(f"There is no folder of tasks at {sweep.include_path}; correct include_path.")
     if module != "lmms_eval":
         return
-    # ids of the wrappers that lmms-eval ships, and where those do not do, of those that installed packages add
-    known = {path.stem for folder in harness_folders("models") for path in (folder / "simple").glob("*.py")}
-    if any(model.id not in known for model in sweep.models):
-        import_module("lmms_eval.models")  # a plugin that is the first to import it meets itself half loaded
-        for entry in metadata.entry_points(group="lmms_eval.models"):
-            made = entry.load()
-            made = made() if callable(made) else made
-            known |= {manifest.model_id for manifest in (made if isinstance(made, (list, tuple)) else [made])}
+    known = import_module("lmms_eval.models").list_available_models(include_aliases=True)
     for model in sweep.models:
         if model.id not in known:
             ours = ", ".join(name for name in sorted(known) if name.startswith("llava_"))

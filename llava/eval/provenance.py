@@ -68,20 +68,15 @@ def task_hash(task: str, include_path: str | None = None) -> str | None:
 
     lmms-eval's own tasks win over those of include_path, as they do in lmms-eval. None when no file names it.
     """
+    spec = find_spec("lmms_eval")  # found without being imported
+    roots = [Path(root) / "tasks" for root in (spec and spec.submodule_search_locations) or ()]
     defines = re.compile(rf"^(task|group):\s*[\"']?{re.escape(task)}[\"']?\s*$", re.MULTILINE)
-    for root in [*harness_folders("tasks"), *([Path(include_path)] if include_path else [])]:
+    for root in [*roots, *([Path(include_path)] if include_path else [])]:
         for path in sorted(root.rglob("*.yaml")):
             if defines.search(path.read_text(encoding="utf-8", errors="replace")):
                 files = sorted(p for p in path.parent.rglob("*") if p.is_file() and p.suffix in (".yaml", ".py", ""))
                 return digest([[str(p.relative_to(path.parent)), file_hash(p)] for p in files])
     return None
-
-
-def harness_folders(part: str) -> list[Path]:
-    """The folder `part` of the installed lmms-eval, found without importing it; none when it is not installed."""
-    spec = find_spec("lmms_eval")
-    roots = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    return [Path(root) / part for root in roots if (Path(root) / part).is_dir()]
 
 
 def folder_hash(folder: Path, pattern: str) -> str:
