@@ -23,7 +23,7 @@ from llava.chat.model_defaults import default_prompt_style
 from llava.chat.options import add_model_options, compression, model_path
 from llava.chat.types import ChatError
 from llava.eval.jsonl import LineError, numbered_lines, parse_line, write_jsonl
-from llava.eval.progress import SweepProgress
+from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import checkpoint_fingerprint
 from llava.eval.runner import Launch, add_launch_options, last_log_line, launch_of, run_module
 from llava.eval.store import ResponseStore, locked, question_key
@@ -83,7 +83,7 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
     # 2. the processes that answer
     log = folder / f"log-{launch.node_rank}.txt"
     folder.mkdir(parents=True, exist_ok=True)
-    with SweepProgress() as progress:
+    with QuestionProgress() as progress:
         code = run_module(words, log, on_poll=lambda: progress.show(prog, store.answered(keys), len(keys)))
     missing = len(keys) - store.answered(keys)
     if missing:

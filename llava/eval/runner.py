@@ -13,13 +13,14 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llava.eval.jsonl import write_json
 from llava.eval.lmms.results import ResultError, read_outcome
 from llava.eval.plan import Run, check_installed, make_plan, read_result, write_plan
-from llava.eval.progress import QuestionCount, SweepProgress
+from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import environment
 from llava.eval.records import Record, task_score, write_records
 from llava.eval.store import ResponseStore, locked
@@ -123,7 +124,7 @@ class Summary:
         return not self.broken and not self.failed
 
 
-def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgress) -> Summary:
+def run_sweep(sweep: Sweep, output: Path, launch: Launch) -> Summary:
     """Runs what is missing and asks failed questions again; complete runs are left as they are.
 
     On machines other than 0 it only takes part: machine 0 writes the results. Raises InUseError when another
@@ -135,16 +136,16 @@ def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgres
         command(run, launch, run.folder)  # arguments that cannot be passed on are refused before any work
     folder = output / sweep.name
     distinct = list({run.folder: run for run in reversed(runs)}.values())[::-1]  # equal runs are made once
-    counted = QuestionCount(distinct)
     broken: dict[str, str] = {}
     failed: dict[str, int] = {}
-    with locked(folder) if launch.node_rank == 0 else nullcontext(), progress:
+    with locked(folder) if launch.node_rank == 0 else nullcontext(), QuestionProgress() as progress:
         if launch.node_rank == 0:
             write_plan(sweep, runs, output)
-        for run in distinct:
+        for number, run in enumerate(distinct, 1):
             result = read_result(run.folder)
             if result is None or result["failed"]:
-                error = launch_run(run, launch, on_poll=lambda run=run: progress.show(run.name, *counted.count()))
+                what, store = f"{run.name} (run {number} of {len(distinct)})", ResponseStore(run.store)
+                error = launch_run(run, launch, on_poll=partial(_show, progress, what, store))
                 if launch.node_rank == 0:
                     result = read_result(run.folder)
                 if error:
@@ -154,6 +155,10 @@ def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgres
                 failed[run.name], reason = result["failed"], next(iter(result["failures"]), "")
                 progress.say(f"{run.name}: {result['failed']} of {result['questions']} questions failed ({reason})")
     return Summary(folder, broken, failed)
+
+
+def _show(progress: QuestionProgress, what: str, store: ResponseStore) -> None:
+    progress.show(what, store.answered(), store.expected())
 
 
 def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str | None:
