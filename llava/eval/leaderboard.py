@@ -106,24 +106,23 @@ def rescore(made: Mapping[str, Any]) -> dict[str, Any]:
     if exam["world"] not in WORLDS:
         raise SweepError(f"there is no world {exam['world']!r}")
     world = WORLDS[exam["world"]]
+    ask = world.questions
     # in the order in which they are asked: clip by clip
     items = sorted(exam_items(exam["questions"], exam["seed"], world), key=lambda item: item.clip)
     if any(len(made["replies"][form]) != len(items) for form in BOTH):
         raise SweepError(f"it needs {len(items)} replies of each form")
-    opened, chosen = (list(zip(items, made["replies"][form], strict=True)) for form in BOTH)
-    marks = {
-        "open": [world.score_open(said, item.question) for item, said in opened],
-        "choice": [float(world.questions.choice_correct(said, item.letter)) for item, said in chosen],
-    }
-    families: dict[str, list[float]] = {}
-    for scores in marks.values():
-        for item, score in zip(items, scores, strict=True):
-            families.setdefault(item.question.family, []).append(score)
-    return {
-        "both": _rounded(100 * fmean(marks["open"] + marks["choice"])),
-        **{form: _rounded(100 * fmean(scores)) for form, scores in marks.items()},
-        "families": {name: _rounded(100 * fmean(scores)) for name, scores in sorted(families.items())},
-    }
+    marks = []  # (form, family, score)
+    for form in BOTH:
+        for item, said in zip(items, made["replies"][form], strict=True):
+            right = ask.choice_correct(said, item.letter) if form == "choice" else world.score_open(said, item.question)
+            marks.append((form, item.question.family, float(right)))
+
+    def mean(which: str | None = None) -> float | None:
+        """Per cent right of a form, a family, or everything."""
+        return _rounded(100 * fmean(score for *kinds, score in marks if which is None or which in kinds))
+
+    families = sorted({family for _, family, _ in marks})
+    return {"both": mean(), **{form: mean(form) for form in BOTH}, "families": {name: mean(name) for name in families}}
 
 
 def leaderboard_page(entries: Sequence[Mapping[str, Any]]) -> str:
