@@ -5,7 +5,7 @@ A sweep is a YAML file, or one model on tasks as the options say it. What is the
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def _narrowed(sweep: Sweep, options: argparse.Namespace) -> Sweep:
         print(f"This runs on the embedded model ({reason}).", file=sys.stderr)
         sweep = stand_in(sweep, embedded_checkpoint(), limit=options.limit)
     elif options.limit is not None:
-        sweep = sweep_from({**sweep.to_dict(), "limit": options.limit})
+        sweep = sweep_from({**asdict(sweep), "limit": options.limit})
     if texts:
         rows = "of its rows only all tokens and " + "; ".join(options.settings)
         sweep = replace(sweep, note=f"{sweep.note}; {rows}" if sweep.note else rows)

@@ -1,7 +1,7 @@
 """The runs of a sweep: one for each model, setting and task, in a folder named by what its result depends on."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,11 +35,6 @@ class Run:
     @property
     def store(self) -> Path:
         return self.folder / "store"
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The wrapper's arguments of this setting, the method's settings apart."""
-        return {**self.model.args, **self.setting.args}
 
 
 def read_result(folder: Path) -> dict[str, Any] | None:
@@ -86,7 +81,7 @@ def write_plan(sweep: Sweep, runs: list[Run], output: Path) -> Path:
         {"model": r.model.name, "setting": r.setting.name, "task": r.task.name, "folder": f"../runs/{r.folder.name}"}
         for r in runs
     ]
-    write_json(folder / "sweep.json", {"sweep": sweep.to_dict(), "runs": rows})
+    write_json(folder / "sweep.json", {"sweep": asdict(sweep), "runs": rows})
     return folder
 
 

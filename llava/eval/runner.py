@@ -218,7 +218,7 @@ def command(run: Run, launch: Launch, attempt: Path) -> list[str]:
     exception.
     """
     # --model_args: checkpoint, the wrapper's arguments, the method's settings, the response store
-    values: dict[str, Any] = {"pretrained": run.model.checkpoint, **run.arguments}
+    values: dict[str, Any] = {"pretrained": run.model.checkpoint, **run.identity["arguments"]}
     if launch.device:
         values["device_map"] = "auto"  # with --device; either alone goes to the GPU
     if run.model.keeps_answers:

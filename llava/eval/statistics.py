@@ -7,7 +7,7 @@ tokens, so there clips are drawn.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,8 +16,7 @@ CLUSTER_DRAWS = 2000
 _BLOCK = 250  # draws at a time
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Lower and upper end of a 95 % interval."""
 
     low: float

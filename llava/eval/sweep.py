@@ -3,7 +3,7 @@
 import math
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
@@ -93,10 +93,6 @@ class Sweep:
     seed: int = 0
     limit: int | None = None
     include_path: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `sweep_from` gives an equal sweep back."""
-        return asdict(self)
 
 
 def load_sweep(name: str | Path) -> "Sweep | ExamSweep":

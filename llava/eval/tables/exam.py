@@ -17,7 +17,7 @@ from aot_tiny.worlds import WORLDS, World
 from llava.eval.exam.questions import Item, make_exam
 from llava.eval.exam.settings import Setting, parse_setting
 from llava.eval.records import Record, read_records
-from llava.eval.statistics import cluster_difference
+from llava.eval.statistics import Interval, cluster_difference
 from llava.eval.sweep import SweepError
 
 BOTH = ("open", "choice")  # the forms that count
@@ -116,13 +116,12 @@ def strata_of(records: list[Record]) -> dict[str, list[str]]:
     return {stratum: sorted(values) for stratum, values in found.items()}
 
 
-def interval(records: list[Record], others: list[Record]) -> tuple[float, float]:
+def interval(records: list[Record], others: list[Record]) -> Interval:
     """95 % interval of how far records are ahead of others, in points: open answers and letters, drawn by clip."""
     ours, theirs = ([r for r in them if r.task in BOTH] for them in (records, others))
     asked = [[(r.source, r.task, r.prompt) for r in them] for them in (ours, theirs)]
     assert asked[0] == asked[1], "the two runs were asked other questions"
-    found = cluster_difference(scores(ours), scores(theirs), [r.source for r in ours])
-    return found.low, found.high
+    return cluster_difference(scores(ours), scores(theirs), [r.source for r in ours])
 
 
 @dataclass(frozen=True)
@@ -139,8 +138,8 @@ class Ranked:
     setting: Setting
     overall: float
     relative: float
-    to_full: tuple[float, float]
-    to_first: tuple[float, float] | None
+    to_full: Interval
+    to_first: Interval | None
     forms: dict[str, float | None]
     families: dict[str, float | None]
     strata: dict[tuple[str, str], float | None]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 from llava.eval.exam.compress_clip import TIMED
 from llava.eval.exam.questions import chance_rate, guess_rate
 from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep, parse_setting
+from llava.eval.statistics import Interval
 from llava.eval.tables.exam import FORMS, Ranked, items_of, mean_score, ranked, strata_of, world_of
 from llava.eval.tables.markdown import DASH, csv_table, markdown_table, number
 
@@ -33,7 +34,7 @@ def label(setting: str) -> str:
     return f"{method} {100 * float(retention):g} %" + (f", {changes}" if changes else "")
 
 
-def between(ends: tuple[float, float] | None) -> str:
+def between(ends: Interval | None) -> str:
     """An interval in points; nothing for none."""
     return "" if ends is None else "{:+.1f} … {:+.1f}".format(*ends)
 
