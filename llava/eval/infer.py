@@ -40,20 +40,18 @@ _ASKED_WITH_IF_GIVEN = ("max_pixels", "total_tokens", "quantization")
 
 def execute(options) -> int:
     """0 when every question has an answer, 1 when some failed or the work broke off, 2 for a wrong command."""
-    prog = "aot infer"
     try:
         job = read_job(options)
         launch = launch_of(options)
         if note := default_prompt_style(SimpleNamespace(**read_settings(model_path(options)))).note:
-            print(f"{prog}: {note}", file=sys.stderr)
-        words = [*launch.words("llava.eval.infer_worker"), *options.words]
+            print(f"aot infer: {note}", file=sys.stderr)
         with locked(work_folder(options)) if launch.node_rank == 0 else nullcontext():
-            return _run(job, options, launch, words, prog)
+            return _run(job, options, launch)
     except (ValueError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"aot infer: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
+        print("aot infer: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
 
 
@@ -71,24 +69,23 @@ def work_folder(options) -> Path:
     return options.output.with_name(options.output.name + ".work")
 
 
-def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
+def _run(job: Job, options, launch: Launch) -> int:
     # 1. failed questions are open again
     folder, keys = work_folder(options), [asked.key for asked in job.questions]
     store = ResponseStore(folder)
     if launch.node_rank == 0:
         with store:
-            for key in keys:
-                if (record := store.get(key)) is not None and record.failure is not None:
-                    store.forget(key)
+            store.forget_failures()
     # 2. the processes that answer
+    words = [*launch.words("llava.eval.infer_worker"), *options.words]
     log = folder / f"log-{launch.node_rank}.txt"
     folder.mkdir(parents=True, exist_ok=True)
     with QuestionProgress() as progress:
-        code = run_module(words, log, on_poll=lambda: progress.show(prog, store.answered(keys), len(keys)))
+        code = run_module(words, log, on_poll=lambda: progress.show("aot infer", store.answered(keys), len(keys)))
     missing = len(keys) - store.answered(keys)
     if missing:
         said = f"exit code {code}: {last_log_line(log)}" if code else "no reason given"
-        print(f"{prog}: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
+        print(f"aot infer: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
         return 1
     # 3. the answers, and openly what failed
     lines = answer_lines(job, store)
@@ -96,7 +93,7 @@ def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
     failed = [line for line in lines if line["failure"] is not None]
     for line in failed[:10]:
         named = "" if line["id"] is None else f"{line['id']}: "
-        print(f"{prog}: {named}{line['failure']}", file=sys.stderr)
+        print(f"aot infer: {named}{line['failure']}", file=sys.stderr)
     print(f"{options.output}: {len(lines) - len(failed)} answered, {len(failed)} failed")
     return 1 if failed else 0
 

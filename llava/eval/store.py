@@ -70,15 +70,11 @@ class ResponseStore:
         """Writes one record, whole or not at all. A later one under the same key takes its place."""
         self._append(key, asdict(record))
 
-    def forget(self, key: str) -> None:
-        """The question counts as never asked."""
-        self._append(key, {})
-
     def forget_failures(self) -> None:
         """Every question without a reply may be asked again."""
         for key, record in self.records().items():
             if record.failure is not None:
-                self.forget(key)
+                self._append(key, {})
 
     def expect(self, total: int) -> None:
         """Says how many questions there are in all, for whoever shows how far the work has come."""

@@ -22,7 +22,7 @@ from aot_tiny.worlds import WORLDS, World, world_named
 from llava.eval.exam.compress_clip import Counts, compress_clip, counts_inside, fit_anchors, own_cost
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.query import Query, Reply, generate_plain, query
-from llava.eval.exam.questions import Item, clip_files, make_exam
+from llava.eval.exam.questions import FORMS, Item, clip_files, make_exam
 from llava.eval.exam.settings import ExamSweep, Setting, parse_setting
 from llava.eval.jsonl import write_json
 from llava.eval.provenance import folder_hash, processor
@@ -32,7 +32,6 @@ from llava.eval.sweep import SweepError
 from llava.model.builder import load_pretrained_model
 from llava.video_cache import VideoCache
 
-FORMS = ("open", "choice", "likelihood", "caption")
 FITTED = 8  # clips on which a preset's num_anchors is found
 
 

@@ -19,6 +19,7 @@ from aot_tiny.worlds import WORLDS, World
 
 SEED = 0  # clips of an exam are numbered from here; training clips start at ten million
 QUESTIONS = 1040
+FORMS = ("open", "choice", "likelihood", "caption")  # in which a clip's questions are asked and scored
 PER_CLIP = 6  # questions about a clip, at most
 
 

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from aot_tiny.worlds import WORLDS, World
-from llava.eval.exam.questions import Item, make_exam
+from llava.eval.exam.questions import FORMS, Item, make_exam
 from llava.eval.exam.settings import Setting, parse_setting
 from llava.eval.records import Record, read_records
 from llava.eval.statistics import Interval, cluster_difference
 from llava.eval.sweep import SweepError
 
 BOTH = ("open", "choice")  # the forms that count
-FORMS = ("open", "choice", "likelihood", "caption")
 FLOOR = "pool"  # plain down-sampling: what it gets right tells methods little
 SLACK = 1.05  # of the asked share that still counts as equal: presets reach it in steps of an anchor a frame
 

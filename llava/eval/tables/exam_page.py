@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from llava.eval.exam.compress_clip import TIMED
-from llava.eval.exam.questions import chance_rate, guess_rate
+from llava.eval.exam.questions import FORMS, chance_rate, guess_rate
 from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep, parse_setting
 from llava.eval.statistics import Interval
-from llava.eval.tables.exam import FORMS, Ranked, items_of, mean_score, ranked, strata_of, world_of
+from llava.eval.tables.exam import Ranked, items_of, mean_score, ranked, strata_of, world_of
 from llava.eval.tables.markdown import DASH, csv_table, markdown_table, number
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
