@@ -51,7 +51,7 @@ def make_plan(sweep: Sweep, output: Path) -> list[Run]:
     runs = []
     for model in sweep.models:
         folder = checkpoint_folder(model.checkpoint)
-        weights = checkpoint_hash(str(folder), cache=output / "hashes.json") if folder else None
+        weights = checkpoint_hash(folder, output / "hashes.json") if folder else None
         for task in sweep.tasks:
             described = task_hash(task.name, sweep.include_path)
             for setting in sweep.settings:

@@ -30,16 +30,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def checkpoint_hash(checkpoint: str, *, cache: Path | None = None) -> str | None:
-    """SHA-256 over a checkpoint folder's weights and configuration; None for a name on the hub.
+def checkpoint_hash(folder: Path, cache: Path) -> str:
+    """SHA-256 over a checkpoint folder's weights and configuration.
 
     cache: a JSON file that remembers the hash of each file by its path, size and time, since reading the weights
     of a large model takes a minute.
     """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        return None
-    known = json.loads(cache.read_text()) if cache and cache.is_file() else {}
+    known = json.loads(cache.read_text()) if cache.is_file() else {}
     whole = hashlib.sha256()
     for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
         stat = path.stat()
@@ -47,9 +44,8 @@ def checkpoint_hash(checkpoint: str, *, cache: Path | None = None) -> str | None
         if key not in known:
             known[key] = file_hash(path)
         whole.update(f"{path.name}:{known[key]}\n".encode())
-    if cache:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, known)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_json(cache, known)
     return whole.hexdigest()
 
 

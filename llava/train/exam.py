@@ -7,7 +7,7 @@ from aot_tiny.worlds import World
 from llava.eval.exam.evaluator import run_exam
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.questions import clip_files, make_exam
-from llava.eval.exam.settings import Setting
+from llava.eval.exam.settings import ExamSetting
 
 SEED = 500_000  # first clip, beyond those of the exam that is reported and before those that are trained on
 FORMS = ("open", "choice")
@@ -30,7 +30,7 @@ class TrainingExam:
 
     def scores(self) -> dict[str, float]:
         """Shares of right answers, 0..1, by form; the model is left as it was."""
-        model, setting = self.model, Setting("training", self.model.config.aot)
+        model, setting = self.model, ExamSetting("training", self.model.config.aot)
         training, attention = model.training, model.config._attn_implementation
         model.eval()
         model.config._attn_implementation = "sdpa"  # prompts packed in one pass need a mask, which flash-attn has not

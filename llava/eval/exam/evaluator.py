@@ -23,7 +23,7 @@ from llava.eval.exam.compress_clip import Counts, compress_clip, counts_inside, 
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.query import Query, Reply, generate_plain, query
 from llava.eval.exam.questions import FORMS, Item, clip_files, make_exam
-from llava.eval.exam.settings import ExamSweep, Setting, parse_setting
+from llava.eval.exam.settings import ExamSetting, ExamSweep, parse_setting
 from llava.eval.jsonl import write_json
 from llava.eval.provenance import folder_hash, processor
 from llava.eval.records import Record, write_records
@@ -36,7 +36,7 @@ FITTED = 8  # clips on which a preset's num_anchors is found
 
 
 def ask(
-    model, tokenizer, cache: FeatureCache, number: int, asked: Sequence[Query], setting: Setting
+    model, tokenizer, cache: FeatureCache, number: int, asked: Sequence[Query], setting: ExamSetting
 ) -> tuple[list[Reply], Counts | None]:
     """Replies about a clip, and the tokens that they were made from (None for all)."""
     video = cache.under(setting, number)
@@ -108,7 +108,7 @@ def run_exam_sweep(
 
 def _missing(
     sweep: ExamSweep, settings: Sequence[str], output: Path, count: int
-) -> tuple[dict[Path, tuple[Setting, dict]], dict[str, str]]:
+) -> tuple[dict[Path, tuple[ExamSetting, dict]], dict[str, str]]:
     """(setting and header by folder, of those that have no result of `count` questions there; why others are refused).
 
     Raises ValueError for a setting of the sweep's own that is none.
@@ -134,7 +134,9 @@ def _missing(
     return wanted, refused
 
 
-def _sit(model, tokenizer, cache, items: list[Item], setting: Setting, folder: Path, header: dict, code: str, world):
+def _sit(
+    model, tokenizer, cache, items: list[Item], setting: ExamSetting, folder: Path, header: dict, code: str, world
+):
     """One setting: its records, what it cost, and last the result that says that they are there."""
     started, numbers = time.perf_counter(), sorted({item.clip for item in items})
     effective = fit_anchors(model, [cache.under(setting, number) for number in numbers[:FITTED]], setting)
@@ -170,7 +172,7 @@ def run_exam(
     tokenizer,
     cache: FeatureCache,
     items: list[Item],
-    setting: Setting,
+    setting: ExamSetting,
     *,
     captioned: int,
     world: World = WORLDS["shapes"],

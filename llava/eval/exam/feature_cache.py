@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from aot import AOTConfig
-from llava.eval.exam.settings import Setting
+from llava.eval.exam.settings import ExamSetting
 from llava.model.compression import CapturePlan, VideoFeatures, capture_plan
 from llava.video import load_video
 from llava.video_cache import VideoCache
@@ -51,7 +51,7 @@ class FeatureCache:
     def num_frames(self, number: int) -> int:
         return self.frames.get(number) or getattr(self.model.config, "mm_video_frames", 32)
 
-    def under(self, setting: Setting, number: int) -> VideoFeatures:
+    def under(self, setting: ExamSetting, number: int) -> VideoFeatures:
         """Features of a clip as a setting has it encoded."""
         if setting.blank:
             return self.blank(number)

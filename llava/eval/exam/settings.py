@@ -29,7 +29,7 @@ PARTS = ("methods", "ablations", "inside")  # of a sweep; inside the language mo
 
 
 @dataclass(frozen=True)
-class Setting:
+class ExamSetting:
     """How the exam is sat.
 
     config: compression, or None. fit: the num_anchors that meets the retention is to be found. retention: None
@@ -54,11 +54,11 @@ class Setting:
         return re.sub("@[^,+]*", "", self.name)
 
 
-def parse_setting(name: str) -> Setting:
+def parse_setting(name: str) -> ExamSetting:
     """The setting of a name; ValueError says what is wrong with one that is none."""
     name = re.sub(r"@([\d.]+ ?%)", lambda found: f"@{share(found[1]):g}", name)  # 10% is 0.1
     if name in ("full", "blank"):
-        return Setting(name, blank=name == "blank")
+        return ExamSetting(name, blank=name == "blank")
     described, *perturbations = re.split(r"\+(?=[a-z_]+$)", name)
     perturbation = perturbations[0] if perturbations else None
     head, *changed = re.split(r",(?=\w+=)", described)
@@ -75,7 +75,7 @@ def parse_setting(name: str) -> Setting:
         )
         if perturbation:
             _check_perturbation(perturbation, config)
-        return Setting(name, config, fit=own, retention=retention, perturbation=perturbation)
+        return ExamSetting(name, config, fit=own, retention=retention, perturbation=perturbation)
     except ValueError as error:
         raise ValueError(f"{name!r} is not a setting ({KNOWN}): {error}") from error
 

@@ -15,7 +15,7 @@ import numpy as np
 
 from aot_tiny.worlds import WORLDS, World
 from llava.eval.exam.questions import FORMS, Item, make_exam
-from llava.eval.exam.settings import Setting, parse_setting
+from llava.eval.exam.settings import ExamSetting, parse_setting
 from llava.eval.records import Record, read_records
 from llava.eval.statistics import Interval, cluster_difference
 from llava.eval.sweep import SweepError
@@ -91,7 +91,7 @@ def hard_subset(runs: dict[str, dict], retention: float | None) -> set[tuple[str
     return wrong & {r.key for r in runs["full"]["questions"] if r.task in BOTH and r.score == 1}
 
 
-def hard_score(runs: dict[str, dict], setting: Setting) -> tuple[float, int] | None:
+def hard_score(runs: dict[str, dict], setting: ExamSetting) -> tuple[float, int] | None:
     """Per cent right of the hard subset, and its size; None where there is none."""
     hard = hard_subset(runs, setting.retention)
     if not hard:
@@ -134,7 +134,7 @@ class Ranked:
     not say. cost: mean counts of tokens and `compress_clip.own_cost`, or None.
     """
 
-    setting: Setting
+    setting: ExamSetting
     overall: float
     relative: float
     to_full: Interval
@@ -174,12 +174,12 @@ def kept_share(run: dict) -> float | None:
     return 100 * cost["tokens"] / cost["before"] if cost else None
 
 
-def within(setting: Setting, kept: float | None) -> bool:
+def within(setting: ExamSetting, kept: float | None) -> bool:
     """Whether per cent kept before the language model are no more than the setting asked for."""
     return not setting.inside and kept is not None and kept <= 100 * setting.retention * SLACK
 
 
-def ranked(runs: dict[str, dict], setting: Setting, first: str | None = None) -> Ranked:
+def ranked(runs: dict[str, dict], setting: ExamSetting, first: str | None = None) -> Ranked:
     """One setting against runs["full"] and, unless it is the first itself, against the first."""
     run, full = runs[setting.name], runs["full"]
     records = run["questions"]
