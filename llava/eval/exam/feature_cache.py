@@ -65,8 +65,8 @@ class FeatureCache:
     def blank(self, number: int) -> VideoFeatures:
         """Features of grey frames, as many as of a clip, the same for all clips of this length."""
         frames, size = self.num_frames(number), self.model.get_vision_tower().image_size
-        grey = np.full((frames, size, size, 3), GREY, np.uint8)
-        return self._kept(("blank", frames), lambda: self._encode(grey, self.plan))
+        shape = (frames, size, size, 3)
+        return self._kept(("blank", frames), lambda: self._encode(np.full(shape, GREY, np.uint8), self.plan))
 
     def _kept(self, key: tuple, make: Callable[[], VideoFeatures]) -> VideoFeatures:
         if key in self.kept:
