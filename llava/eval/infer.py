@@ -41,12 +41,12 @@ _ASKED_WITH_IF_GIVEN = ("max_pixels", "total_tokens", "quantization")
 def execute(options) -> int:
     """0 when every question has an answer, 1 when some failed or the work broke off, 2 for a wrong command."""
     try:
-        job = read_job(options)
+        lines = read_questions(options)
         launch = launch_of(options)
         if note := default_prompt_style(SimpleNamespace(**read_settings(model_path(options)))).note:
             print(f"aot infer: {note}", file=sys.stderr)
         with locked(work_folder(options)) if launch.node_rank == 0 else nullcontext():
-            return _run(job, options, launch)
+            return _run(lines, options, launch)
     except (ValueError, OSError) as error:
         print(f"aot infer: {error}", file=sys.stderr)
         return 2
@@ -69,9 +69,9 @@ def work_folder(options) -> Path:
     return options.output.with_name(options.output.name + ".work")
 
 
-def _run(job: Job, options, launch: Launch) -> int:
+def _run(lines: list[Asked], options, launch: Launch) -> int:
     # 1. failed questions are open again
-    folder, keys = work_folder(options), [asked.key for asked in job.questions]
+    folder, keys = work_folder(options), [asked.key for asked in lines if asked.failure is None]
     store = ResponseStore(folder)
     if launch.node_rank == 0:
         with store:
@@ -88,13 +88,13 @@ def _run(job: Job, options, launch: Launch) -> int:
         print(f"aot infer: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
         return 1
     # 3. the answers, and openly what failed
-    lines = answer_lines(job, store)
-    write_jsonl(options.output, lines)
-    failed = [line for line in lines if line["failure"] is not None]
+    answers = answer_lines(lines, store)
+    write_jsonl(options.output, answers)
+    failed = [line for line in answers if line["failure"] is not None]
     for line in failed[:10]:
         named = "" if line["id"] is None else f"{line['id']}: "
         print(f"aot infer: {named}{line['failure']}", file=sys.stderr)
-    print(f"{options.output}: {len(lines) - len(failed)} answered, {len(failed)} failed")
+    print(f"{options.output}: {len(answers) - len(failed)} answered, {len(failed)} failed")
     return 1 if failed else 0
 
 
@@ -114,28 +114,18 @@ class Asked:
     further: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Job:
-    """All lines in the order of the input."""
-
-    lines: tuple[Asked, ...]
-
-    @property
-    def questions(self) -> list[Asked]:
-        """The lines that can be asked."""
-        return [asked for asked in self.lines if asked.failure is None]
-
-    def videos(self) -> dict[str, list[Asked]]:
-        """The questions by video, the most work first: bytes of the file times questions."""
-        found: dict[str, list[Asked]] = {}
-        for asked in self.questions:
+def by_video(lines: list[Asked]) -> dict[str, list[Asked]]:
+    """The questions by video, the most work first: bytes of the file times questions."""
+    found: dict[str, list[Asked]] = {}
+    for asked in lines:
+        if asked.failure is None:
             found.setdefault(str(asked.video), []).append(asked)
-        size = {video: Path(video).stat().st_size if Path(video).is_file() else 0 for video in found}
-        return dict(sorted(found.items(), key=lambda item: -size[item[0]] * len(item[1])))
+    size = {video: Path(video).stat().st_size if Path(video).is_file() else 0 for video in found}
+    return dict(sorted(found.items(), key=lambda item: -size[item[0]] * len(item[1])))
 
 
-def read_job(options: Namespace) -> Job:
-    """The job of the command line. Raises ChatError for a file without a question, AOTError for bad settings."""
+def read_questions(options: Namespace) -> list[Asked]:
+    """All lines of the input, in its order. Raises ChatError for a file without a question, AOTError for bad settings."""
     aot = compression(options)
     identity = {  # what the answers depend on
         "checkpoint": checkpoint_fingerprint(model_path(options)),
@@ -150,11 +140,10 @@ def read_job(options: Namespace) -> Job:
             lines.append(_asked(line, where, options.input.parent, identity, seen))
     except FileNotFoundError as error:
         raise ChatError(f"There is no file of questions at {options.input}; check --input.") from error
-    job = Job(tuple(lines))
-    if not job.questions:
+    if all(asked.failure is not None for asked in lines):
         reason = f"There is no question in {options.input}"
         raise ChatError(f"{reason}: {lines[0].failure}" if lines else f"{reason}.")
-    return job
+    return lines
 
 
 def _asked(line: bytes, where: str, folder: Path, identity: Mapping[str, Any], seen: set) -> Asked:
@@ -197,13 +186,13 @@ def _check(row: Mapping[str, Any], where: str, folder: Path, further: Mapping[st
     return str(video)
 
 
-def answer_lines(job: Job, store: ResponseStore) -> list[dict[str, Any]]:
-    """What goes out, in the order of the input; only for a job that is done.
+def answer_lines(questions: list[Asked], store: ResponseStore) -> list[dict[str, Any]]:
+    """What goes out, in the order of the input; once all are done.
 
     What else stood in a line goes along; a name that the output has itself, such as answer, becomes input_answer.
     """
     lines = []
-    for asked in job.lines:
+    for asked in questions:
         line = {"id": asked.id, "video": asked.video, "question": asked.question, "answer": None}
         if asked.failure is not None:
             line["failure"] = asked.failure

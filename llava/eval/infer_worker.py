@@ -9,7 +9,7 @@ from aot_cli.main import make_parser
 from llava.chat.answer_cost import cost
 from llava.chat.options import EXPECTED, load_session, one_sentence
 from llava.chat.session import ChatSession
-from llava.eval.infer import Asked, read_job, work_folder
+from llava.eval.infer import Asked, by_video, read_questions, work_folder
 from llava.eval.records import Record
 from llava.eval.store import ResponseStore
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device is None and torch.cuda.is_available():
         options.device = f"cuda:{dist.get_node_local_rank(fallback_rank=0)}"
     try:
-        videos = read_job(options).videos()
+        videos = by_video(read_questions(options))
         with ResponseStore(work_folder(options)) as store:
             # what is open as rank 0 sees it, the most work first, in turns
             open_ = [[name for name, asked in videos.items() if any(store.get(a.key) is None for a in asked)]]
