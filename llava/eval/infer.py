@@ -125,7 +125,7 @@ def by_video(lines: list[Asked]) -> dict[str, list[Asked]]:
 
 
 def read_questions(options: Namespace) -> list[Asked]:
-    """All lines of the input, in its order. Raises ChatError for a file without a question, AOTError for bad settings."""
+    """All lines of the input, in order. Raises ChatError for a file without a question, AOTError for bad settings."""
     aot = compression(options)
     identity = {  # what the answers depend on
         "checkpoint": checkpoint_fingerprint(model_path(options)),

@@ -25,6 +25,7 @@ from llava.eval.exam.query import Query, Reply, generate_plain, query
 from llava.eval.exam.questions import FORMS, Item, clip_files, make_exam
 from llava.eval.exam.settings import ExamSetting, ExamSweep, parse_setting
 from llava.eval.jsonl import write_json
+from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import folder_hash, processor
 from llava.eval.records import Record, write_records
 from llava.eval.store import InUseError, ResponseStore, locked, question_key
@@ -141,10 +142,10 @@ def _sit(
     started, numbers = time.perf_counter(), sorted({item.clip for item in items})
     effective = fit_anchors(model, [cache.under(setting, number) for number in numbers[:FITTED]], setting)
     cost = own_cost(model, cache.under(effective, items[0].clip), effective)
-    with ResponseStore(folder / "store") as store:
+    with ResponseStore(folder / "store") as store, QuestionProgress() as progress:
         records = run_exam(
             model, tokenizer, cache, items, effective, captioned=header["captioned"], world=world, store=store,
-            identity={**header, "code": code}, progress=_progress,
+            identity={**header, "code": code}, progress=progress,
         )  # fmt: skip
     seconds = round(time.perf_counter() - started, 1)
     counted = list({r.source: r.tokens for r in records if r.tokens}.values())
@@ -178,7 +179,7 @@ def run_exam(
     world: World = WORLDS["shapes"],
     store: ResponseStore | None = None,
     identity: Mapping[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: QuestionProgress | None = None,
 ) -> list[Record]:
     """Records of every clip of the exam, clip by clip.
 
@@ -187,10 +188,10 @@ def run_exam(
     """
     records, store = [], store or ResponseStore()
     numbers = sorted({item.clip for item in items})
-    for done, number in enumerate(numbers):
+    for n, number in enumerate(numbers):
         mine = [item for item in items if item.clip == number]
-        caption = [Query(world.questions.CAPTION_PROMPTS[0], 120)] if done < captioned else []
-        keys = [question_key(**identity or {}, clip=number, n=n) for n in range(3 * len(mine) + len(caption))]
+        caption = [Query(world.questions.CAPTION_PROMPTS[0], 120)] if n < captioned else []
+        keys = [question_key(**identity or {}, clip=number, n=i) for i in range(3 * len(mine) + len(caption))]
         found = [record for key in keys if (record := store.get(key)) is not None]
         if len(found) < len(keys):
             asked = [Query(item.question.open_prompt(), 8, item.options) for item in mine]
@@ -201,14 +202,14 @@ def run_exam(
                 store.put(key, record)
         records += found
         if progress:
-            progress(setting.name, done + 1, len(numbers))
+            progress.show(setting.name, len(records), 3 * len(items) + min(captioned, len(numbers)))
     return records
 
 
 def _score(number: int, items: list[Item], said: list[Reply], tokens: dict, world: World) -> list[Record]:
     """Records of the open prompts, the choices and perhaps the caption of one clip."""
     records: list[Record] = []
-    ask, clip = world.questions, world.sample_clip(number)
+    questions, clip = world.questions, world.sample_clip(number)
 
     def add(form: str, group: str, score: float, *, prompt: str, target: str, reply: str, **details: float) -> None:
         about = {"source": str(number), "tokens": tokens, "strata": world.strata(clip), "details": details}
@@ -219,18 +220,13 @@ def _score(number: int, items: list[Item], said: list[Reply], tokens: dict, worl
         q = item.question
         for form, truth, reply, score in (
             ("open", q.answer, words.text, world.score_open(words.text, q)),
-            ("choice", item.letter, letter.text, float(ask.choice_correct(letter.text, item.letter))),
+            ("choice", item.letter, letter.text, float(questions.choice_correct(letter.text, item.letter))),
             ("likelihood", q.answer, words.likeliest, float(words.likeliest == q.answer)),
         ):
             details = world.details(reply, q) if form == "open" else {}
             add(form, q.family, score, prompt=q.text, target=truth, reply=reply, **details)
     for told in said[2 * len(items) :]:
-        truth = ask.caption(clip)
-        score = ask.caption_f1(told.text, truth)
-        add("caption", "caption", score, prompt=ask.CAPTION_PROMPTS[0], target=truth, reply=told.text)
+        truth = questions.caption(clip)
+        score = questions.caption_f1(told.text, truth)
+        add("caption", "caption", score, prompt=questions.CAPTION_PROMPTS[0], target=truth, reply=told.text)
     return records
-
-
-def _progress(setting: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{setting}: clip {done} of {total}", end="" if done < total else "\n", file=sys.stderr, flush=True)
