@@ -68,66 +68,67 @@ class Offer:
 
 
 def add_options(parser: Parser) -> None:
-    names = ", ".join([*SOURCES, *GROUPS])
-    parser.add_argument("names", nargs="+", metavar="NAME", help=f"out of {names}")
+    names = [*SOURCES, *GROUPS]
+    parser.add_argument("names", nargs="+", metavar="NAME", choices=names, help=f"out of {', '.join(names)}")
     parser.add_argument("--yes", action="store_true", help="start without asking")
     parser.add_argument("--list", action="store_true", help="only tell what there is to fetch")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="default: the hub's own cache")
 
 
+class DownloadError(Exception):
+    """Why nothing is fetched; one sentence."""
+
+
 def execute(options, *, hub: Any = None, ask: Callable[[str], str] = input) -> int:
-    """0 when everything is here, 1 when something could not be fetched or the answer was no, 2 for a wrong name.
+    """0 when everything is here, 1 when something could not be fetched or the answer was no.
 
     hub: what stands for huggingface_hub; ask: asks the person.
     """
-    prog = "aot download"
-    try:
-        chosen = expand(options.names)
-    except ValueError as error:
-        print(f"{prog}: {error}.", file=sys.stderr)
-        return 2
     if hub is None:
         import huggingface_hub as hub
     # the HTTP client differs between versions of the hub's library; what it raises is above the hub's own errors
     network = (OSError, *hub.errors.HfHubHTTPError.__bases__)
     cache = options.cache_dir or Path(hub.constants.HF_HUB_CACHE)
     try:
-        offers = [offer(name, SOURCES[name], hub, cache) for name in chosen]
-    except network as error:
-        print(
-            f"{prog}: the hub cannot be asked ({_first_line(error)}); check the network and the access.",
-            file=sys.stderr,
-        )
-        return 1
-    print(overview(offers, cache))
-    missing = sum(o.missing for o in offers)
-    if options.list or not missing:
-        return 0
-    here = next(p for p in (cache, *cache.resolve().parents) if p.exists())
-    free = shutil.disk_usage(here).free
-    if missing > free:
-        told = f"{decimal(missing)} are missing and {decimal(free)} are free at {cache}; make room."
-        print(f"{prog}: {told}", file=sys.stderr)
-        return 1
-    if not options.yes:
-        try:
-            said = ask("Start? [y/N] ")
-        except EOFError:
-            print(f"{prog}: nobody answered; give --yes to start without asking.", file=sys.stderr)
+        offers = _offers(expand(options.names), hub, cache, network)
+        print(overview(offers, cache))
+        missing = [offer for offer in offers if offer.missing]
+        if options.list or not missing:
+            return 0
+        _check_room(sum(offer.missing for offer in missing), cache)
+        if not options.yes and not _agreed(ask):
             return 1
-        if said.strip().lower() not in ("y", "yes"):
-            return 1
-    return 0 if all([fetch(o, hub, cache, network, prog) for o in offers if o.missing]) else 1
+    except DownloadError as error:
+        print(f"aot download: {error}", file=sys.stderr)
+        return 1
+    return 0 if all([fetch(offer, hub, cache, network) for offer in missing]) else 1
 
 
 def expand(names: list[str]) -> list[str]:
-    """Names of sources, groups taken apart, each once. Raises ValueError for an unknown one."""
-    found: dict[str, None] = {}
-    for name in names:
-        if name not in SOURCES and name not in GROUPS:
-            raise ValueError(f"there is no {name!r}; use {', '.join([*SOURCES, *GROUPS])}")
-        found |= dict.fromkeys(GROUPS.get(name, (name,)))
-    return list(found)
+    """Names of sources, groups taken apart, each once."""
+    return list(dict.fromkeys(source for name in names for source in GROUPS.get(name, (name,))))
+
+
+def _offers(names: list[str], hub: Any, cache: Path, network: tuple) -> list[Offer]:
+    try:
+        return [offer(name, SOURCES[name], hub, cache) for name in names]
+    except network as error:
+        said = _first_line(error)
+        raise DownloadError(f"the hub cannot be asked ({said}); check the network and the access.") from error
+
+
+def _check_room(size: int, cache: Path) -> None:
+    here = next(folder for folder in (cache, *cache.resolve().parents) if folder.exists())
+    free = shutil.disk_usage(here).free
+    if size > free:
+        raise DownloadError(f"{decimal(size)} are missing and {decimal(free)} are free at {cache}; make room.")
+
+
+def _agreed(ask: Callable[[str], str]) -> bool:
+    try:
+        return ask("Start? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError as error:
+        raise DownloadError("nobody answered; give --yes to start without asking.") from error
 
 
 def offer(name: str, source: Source, hub: Any, cache: Path) -> Offer:
@@ -168,14 +169,14 @@ def overview(offers: list[Offer], cache: Path) -> str:
     return "\n".join([*lines, f"to fetch in all: {decimal(total)}, to {cache}"])
 
 
-def fetch(what: Offer, hub: Any, cache: Path, network: tuple, prog: str) -> bool:
+def fetch(what: Offer, hub: Any, cache: Path, network: tuple) -> bool:
     """Fetches what is missing of a source, showing progress; False after a sentence when it broke off."""
     source = what.source
     print(f"{what.name}: {decimal(what.missing)}", file=sys.stderr)
     try:
         hub.snapshot_download(source.repository, repo_type=source.kind, revision=source.revision, cache_dir=cache)
     except network as error:
-        print(f"{prog}: {what.name} broke off ({_first_line(error)}); the same command goes on.", file=sys.stderr)
+        print(f"aot download: {what.name} broke off ({_first_line(error)}); the same command goes on.", file=sys.stderr)
         return False
     return True
 

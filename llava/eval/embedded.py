@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +46,7 @@ def stand_in(sweep: Sweep, checkpoint: Path, *, limit: int | None = None) -> Swe
         limit=limit,
         include_path=str(ROOT / "lmms_eval_tasks"),
     )
-    return sweep_from(scaled.to_dict())
+    return sweep_from(asdict(scaled))
 
 
 def _scaled(setting: Setting, anchors: float, frames: float) -> Setting:

@@ -5,7 +5,7 @@ A sweep is a YAML file, or one model on tasks as the options say it. What is the
 
 import argparse
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from aot_cli.main import entry
 from aot_cli.parser import Parser, add_cache_options, pair, share
 from llava.eval.embedded import embedded_checkpoint, stand_in
 from llava.eval.jsonl import LineError
-from llava.eval.progress import SweepProgress
 from llava.eval.provenance import checkpoint_folder
 from llava.eval.report import write_benchmarks
 from llava.eval.runner import LAUNCHERS, Summary, add_launch_options, launch_of, run_sweep
@@ -99,7 +98,7 @@ def run_benchmarks(sweep: Sweep, options: argparse.Namespace) -> int:
     sweep = _narrowed(sweep, options)
     summary = Summary(options.output / sweep.name, {}, {})
     if not options.report:
-        summary = run_sweep(sweep, options.output, launch, SweepProgress())
+        summary = run_sweep(sweep, options.output, launch)
     pages = options.pages or (summary.folder if options.report or not options.sweep else None)
     if pages and launch.node_rank == 0:
         name = (sweep.table or sweep.name) if options.pages else None
@@ -126,7 +125,7 @@ def _narrowed(sweep: Sweep, options: argparse.Namespace) -> Sweep:
         print(f"This runs on the embedded model ({reason}).", file=sys.stderr)
         sweep = stand_in(sweep, embedded_checkpoint(), limit=options.limit)
     elif options.limit is not None:
-        sweep = sweep_from({**sweep.to_dict(), "limit": options.limit})
+        sweep = sweep_from({**asdict(sweep), "limit": options.limit})
     if texts:
         rows = "of its rows only all tokens and " + "; ".join(options.settings)
         sweep = replace(sweep, note=f"{sweep.note}; {rows}" if sweep.note else rows)

@@ -23,7 +23,7 @@ from llava.chat.model_defaults import default_prompt_style
 from llava.chat.options import add_model_options, compression, model_path
 from llava.chat.types import ChatError
 from llava.eval.jsonl import LineError, numbered_lines, parse_line, write_jsonl
-from llava.eval.progress import SweepProgress
+from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import checkpoint_fingerprint
 from llava.eval.runner import Launch, add_launch_options, last_log_line, launch_of, run_module
 from llava.eval.store import ResponseStore, locked, question_key
@@ -40,20 +40,18 @@ _ASKED_WITH_IF_GIVEN = ("max_pixels", "total_tokens", "quantization")
 
 def execute(options) -> int:
     """0 when every question has an answer, 1 when some failed or the work broke off, 2 for a wrong command."""
-    prog = "aot infer"
     try:
-        job = read_job(options)
+        lines = read_questions(options)
         launch = launch_of(options)
         if note := default_prompt_style(SimpleNamespace(**read_settings(model_path(options)))).note:
-            print(f"{prog}: {note}", file=sys.stderr)
-        words = [*launch.words("llava.eval.infer_worker"), *options.words]
+            print(f"aot infer: {note}", file=sys.stderr)
         with locked(work_folder(options)) if launch.node_rank == 0 else nullcontext():
-            return _run(job, options, launch, words, prog)
+            return _run(lines, options, launch)
     except (ValueError, OSError) as error:
-        print(f"{prog}: {error}", file=sys.stderr)
+        print(f"aot infer: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"{prog}: stopped; the same command goes on from here.", file=sys.stderr)
+        print("aot infer: stopped; the same command goes on from here.", file=sys.stderr)
         return 130
 
 
@@ -71,33 +69,32 @@ def work_folder(options) -> Path:
     return options.output.with_name(options.output.name + ".work")
 
 
-def _run(job: Job, options, launch: Launch, words: list[str], prog: str) -> int:
+def _run(lines: list[Asked], options, launch: Launch) -> int:
     # 1. failed questions are open again
-    folder, keys = work_folder(options), [asked.key for asked in job.questions]
+    folder, keys = work_folder(options), [asked.key for asked in lines if asked.failure is None]
     store = ResponseStore(folder)
     if launch.node_rank == 0:
         with store:
-            for key in keys:
-                if (record := store.get(key)) is not None and record.failure is not None:
-                    store.forget(key)
+            store.forget_failures()
     # 2. the processes that answer
+    words = [*launch.words("llava.eval.infer_worker"), *options.words]
     log = folder / f"log-{launch.node_rank}.txt"
     folder.mkdir(parents=True, exist_ok=True)
-    with SweepProgress() as progress:
-        code = run_module(words, log, on_poll=lambda: progress.show(prog, store.answered(keys), len(keys)))
+    with QuestionProgress() as progress:
+        code = run_module(words, log, on_poll=lambda: progress.show("aot infer", store.answered(keys), len(keys)))
     missing = len(keys) - store.answered(keys)
     if missing:
         said = f"exit code {code}: {last_log_line(log)}" if code else "no reason given"
-        print(f"{prog}: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
+        print(f"aot infer: {missing} of {len(keys)} questions have no answer yet ({said}; see {log})", file=sys.stderr)
         return 1
     # 3. the answers, and openly what failed
-    lines = answer_lines(job, store)
-    write_jsonl(options.output, lines, part=f".{launch.node_rank}.part")
-    failed = [line for line in lines if line["failure"] is not None]
+    answers = answer_lines(lines, store)
+    write_jsonl(options.output, answers)
+    failed = [line for line in answers if line["failure"] is not None]
     for line in failed[:10]:
         named = "" if line["id"] is None else f"{line['id']}: "
-        print(f"{prog}: {named}{line['failure']}", file=sys.stderr)
-    print(f"{options.output}: {len(lines) - len(failed)} answered, {len(failed)} failed")
+        print(f"aot infer: {named}{line['failure']}", file=sys.stderr)
+    print(f"{options.output}: {len(answers) - len(failed)} answered, {len(failed)} failed")
     return 1 if failed else 0
 
 
@@ -117,33 +114,21 @@ class Asked:
     further: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Job:
-    """All lines in the order of the input. identity: what else the answers depend on."""
-
-    lines: tuple[Asked, ...]
-    identity: Mapping[str, Any]
-
-    @property
-    def questions(self) -> list[Asked]:
-        """The lines that can be asked."""
-        return [asked for asked in self.lines if asked.failure is None]
-
-    def videos(self) -> dict[str, list[Asked]]:
-        """The questions by video, the most work first: bytes of the file times questions."""
-        found: dict[str, list[Asked]] = {}
-        for asked in self.questions:
+def by_video(lines: list[Asked]) -> dict[str, list[Asked]]:
+    """The questions by video, the most work first: bytes of the file times questions."""
+    found: dict[str, list[Asked]] = {}
+    for asked in lines:
+        if asked.failure is None:
             found.setdefault(str(asked.video), []).append(asked)
-        size = {video: Path(video).stat().st_size if Path(video).is_file() else 0 for video in found}
-        return dict(sorted(found.items(), key=lambda item: -size[item[0]] * len(item[1])))
+    size = {video: Path(video).stat().st_size if Path(video).is_file() else 0 for video in found}
+    return dict(sorted(found.items(), key=lambda item: -size[item[0]] * len(item[1])))
 
 
-def read_job(options: Namespace) -> Job:
-    """The job of the command line. Raises ChatError for a file without a question, AOTError for bad settings."""
+def read_questions(options: Namespace) -> list[Asked]:
+    """All lines of the input, in order. Raises ChatError for a file without a question, AOTError for bad settings."""
     aot = compression(options)
-    checkpoint = model_path(options)
-    identity = {
-        "checkpoint": checkpoint_fingerprint(checkpoint),
+    identity = {  # what the answers depend on
+        "checkpoint": checkpoint_fingerprint(model_path(options)),
         "aot": None if aot is None else aot.to_dict(),
         **{name: getattr(options, name) for name in _ASKED_WITH},
         **{name: value for name in _ASKED_WITH_IF_GIVEN if (value := getattr(options, name)) is not None},
@@ -155,11 +140,10 @@ def read_job(options: Namespace) -> Job:
             lines.append(_asked(line, where, options.input.parent, identity, seen))
     except FileNotFoundError as error:
         raise ChatError(f"There is no file of questions at {options.input}; check --input.") from error
-    job = Job(tuple(lines), identity)
-    if not job.questions:
+    if all(asked.failure is not None for asked in lines):
         reason = f"There is no question in {options.input}"
         raise ChatError(f"{reason}: {lines[0].failure}" if lines else f"{reason}.")
-    return job
+    return lines
 
 
 def _asked(line: bytes, where: str, folder: Path, identity: Mapping[str, Any], seen: set) -> Asked:
@@ -168,10 +152,9 @@ def _asked(line: bytes, where: str, folder: Path, identity: Mapping[str, Any], s
     try:
         row = parse_line(line, where)
         further = {name: value for name, value in row.items() if name not in _KEYS}
-        _check(row, where, further)
+        video = _check(row, where, folder, further)
         if row["id"] in seen:
             raise LineError(f"{where} has the id {row['id']!r} of a line before it; give it one of its own.")
-        video = _absolute(folder / row["video"], where)
     except LineError as error:
         said = {name: row[name] for name in row if isinstance(row[name], (str, int))}
         return Asked(said.get("id"), said.get("video"), said.get("question"), key="", failure=str(error))
@@ -180,8 +163,8 @@ def _asked(line: bytes, where: str, folder: Path, identity: Mapping[str, Any], s
     return Asked(**asked, key=question_key(**asked, **identity), further=further)
 
 
-def _check(row: Mapping[str, Any], where: str, further: Mapping[str, Any]) -> None:
-    """LineError for an object that is no question. further: what it holds besides."""
+def _check(row: Mapping[str, Any], where: str, folder: Path, further: Mapping[str, Any]) -> str:
+    """The video's absolute path. LineError for an object that is no question. further: what it holds besides."""
     for name in _KEYS:
         if name not in row:
             raise LineError(
@@ -191,32 +174,25 @@ def _check(row: Mapping[str, Any], where: str, further: Mapping[str, Any]) -> No
         raise LineError(f"{where}: id must be a text or a whole number.")
     if not all(isinstance(row[name], str) and row[name].strip() for name in ("video", "question")):
         raise LineError(f"{where}: video and question must be texts that are not empty.")
-    for name in ("id", "question"):
-        try:
-            str(row[name]).encode()
-        except UnicodeEncodeError as error:
-            raise LineError(f"{where}: {name} holds half a character (a lone surrogate); write it whole.") from error
-
-
-def _absolute(path: Path, where: str) -> str:
-    """The path from the root of the file system. LineError for what no file can be called."""
     try:
-        found = path.resolve()
-        found.is_file()
-        return str(found)
-    except ValueError as error:  # a NUL character, a lone surrogate
-        raise LineError(f"{where}: video is no path, it holds a character that no path can; correct it.") from error
-    except OSError as error:
-        raise LineError(f"{where}: video is no path that can be looked at ({error.strerror}); correct it.") from error
+        f"{row['id']}{row['question']}".encode()
+        video = (folder / row["video"]).resolve()
+        video.is_file()
+    except UnicodeEncodeError as error:
+        raise LineError(f"{where} holds half a character (a lone surrogate); write it whole.") from error
+    except (ValueError, OSError) as error:  # a NUL character, too long a name
+        reason = getattr(error, "strerror", None) or error
+        raise LineError(f"{where}: video is no path that can be looked at ({reason}); correct it.") from error
+    return str(video)
 
 
-def answer_lines(job: Job, store: ResponseStore) -> list[dict[str, Any]]:
-    """What goes out, in the order of the input; only for a job that is done.
+def answer_lines(questions: list[Asked], store: ResponseStore) -> list[dict[str, Any]]:
+    """What goes out, in the order of the input; once all are done.
 
     What else stood in a line goes along; a name that the output has itself, such as answer, becomes input_answer.
     """
     lines = []
-    for asked in job.lines:
+    for asked in questions:
         line = {"id": asked.id, "video": asked.video, "question": asked.question, "answer": None}
         if asked.failure is not None:
             line["failure"] = asked.failure

@@ -9,7 +9,7 @@ from aot_cli.main import make_parser
 from llava.chat.answer_cost import cost
 from llava.chat.options import EXPECTED, load_session, one_sentence
 from llava.chat.session import ChatSession
-from llava.eval.infer import Asked, read_job, work_folder
+from llava.eval.infer import Asked, by_video, read_questions, work_folder
 from llava.eval.records import Record
 from llava.eval.store import ResponseStore
 
@@ -24,7 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.device is None and torch.cuda.is_available():
         options.device = f"cuda:{dist.get_node_local_rank(fallback_rank=0)}"
     try:
-        videos = read_job(options).videos()
+        videos = by_video(read_questions(options))
         with ResponseStore(work_folder(options)) as store:
             # what is open as rank 0 sees it, the most work first, in turns
             open_ = [[name for name, asked in videos.items() if any(store.get(a.key) is None for a in asked)]]
@@ -42,28 +42,22 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _answer(session: ChatSession, questions: list[Asked], store: ResponseStore) -> None:
     """Answers questions about one video, each by itself."""
-    failure = None
+    unread = None
     try:
         session.set_video(questions[0].video)
     except Exception as error:  # noqa: BLE001 - whatever it is, it is recorded and the run goes on
-        failure = f"{type(error).__name__}: {one_sentence(error)}"
+        unread = error
     for asked in questions:
-        about = {"task": "infer", "doc_id": str(asked.id), "prompt": asked.question, "source": asked.video}
-        if failure is not None:
-            store.put(asked.key, Record(**about, failure=failure))
-            continue
-        try:
-            answer = session.ask(asked.question, remember=False)
-        except Exception as error:  # noqa: BLE001 - as above
-            store.put(asked.key, Record(**about, failure=f"{type(error).__name__}: {one_sentence(error)}"))
-            continue
-        tokens = {
-            "visual_before": answer.before.visual, "newlines_before": answer.before.newline,
-            "visual": answer.after.visual, "newlines": answer.after.newline, "generated": answer.new_tokens,
-        }  # fmt: skip
-        seconds = {stage: round(milliseconds / 1e3, 6) for stage, milliseconds in answer.timings.items()}
-        record = Record(**about, reply=answer.text, tokens=tokens, seconds=seconds, details=cost(answer))
-        store.put(asked.key, record)
+        reply, details, failure = None, {}, unread
+        if failure is None:
+            try:
+                answer = session.ask(asked.question, remember=False)
+                reply, details = answer.text, cost(answer)
+            except Exception as error:  # noqa: BLE001 - as above
+                failure = error
+        reason = None if failure is None else f"{type(failure).__name__}: {one_sentence(failure)}"
+        about = {"prompt": asked.question, "source": asked.video, "details": details}
+        store.put(asked.key, Record("infer", str(asked.id), failure=reason, reply=reply, **about))
 
 
 if __name__ == "__main__":

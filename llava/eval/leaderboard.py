@@ -27,10 +27,6 @@ from llava.eval.tables.exam_page import LABELS
 PAGE = Path(__file__).with_name("tables") / "leaderboard.html"
 
 
-class EntryError(ValueError):
-    """An entry that cannot be taken; one sentence."""
-
-
 def add_options(parser: Parser) -> None:
     add = parser.add_argument
     add("folders", nargs="*", type=Path, metavar="FOLDER", help="what `aot exam` wrote; none: check what is there")
@@ -47,17 +43,17 @@ def execute(options) -> int:
         page = options.entries / "index.html"
         page.write_text(leaderboard_page(read_entries(options.entries)), encoding="utf-8")
         print(page)
-    except (EntryError, SweepError, LineError, OSError) as error:
+    except (SweepError, LineError, OSError) as error:
         print(f"aot leaderboard: {error}", file=sys.stderr)
         return 2
     return 0
 
 
 def entry_of(run: Mapping[str, Any], model: str | None = None) -> dict[str, Any]:
-    """The entry of a run as `read_runs` gives it. Raises EntryError for a model that nobody has named."""
+    """The entry of a run as `read_runs` gives it. Raises SweepError for a model that nobody has named."""
     head, setting = run["header"], parse_setting(run["header"]["setting"])
     if model is None and head["weights"] != weights_hash(embedded_checkpoint()):
-        raise EntryError("The runs are not of the embedded model; say by --model NAME what it is called.")
+        raise SweepError("The runs are not of the embedded model; say by --model NAME what it is called.")
     made = {
         "model": {"name": model or embedded_checkpoint().name, "weights": head["weights"]},
         "exam": {"world": head.get("world", "shapes"), "questions": head["questions"], "seed": head["seed"]},
@@ -85,7 +81,7 @@ def write_entry(made: Mapping[str, Any], folder: Path) -> Path:
 
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:
-    """All entries of a folder, each scored again. Raises EntryError for one whose scores do not follow."""
+    """All entries of a folder, each scored again. Raises SweepError for one whose scores do not follow."""
     entries = []
     for path in sorted(folder.glob("*.json")):
         if path.name == "schema.json":
@@ -94,9 +90,9 @@ def read_entries(folder: Path) -> list[dict[str, Any]]:
             made = json.loads(path.read_text(encoding="utf-8"))
             found = rescore(made)
             if found != made["scores"]:
-                raise EntryError("its scores do not follow from its replies")
-        except (EntryError, ValueError, KeyError, TypeError) as error:
-            raise EntryError(f"{path}: {error}; write it again with aot leaderboard FOLDER.") from error
+                raise SweepError("its scores do not follow from its replies")
+        except (ValueError, KeyError, TypeError) as error:
+            raise SweepError(f"{path}: {error}; write it again with aot leaderboard FOLDER.") from error
         entries.append(made)
     return entries
 
@@ -104,30 +100,29 @@ def read_entries(folder: Path) -> list[dict[str, Any]]:
 def rescore(made: Mapping[str, Any]) -> dict[str, Any]:
     """Per cent right of an entry, from its replies alone: by form, both together, and both by family.
 
-    Raises EntryError when there are not as many replies as questions, or no such world.
+    Raises SweepError when there are not as many replies as questions, or no such world.
     """
     exam = made["exam"]
     if exam["world"] not in WORLDS:
-        raise EntryError(f"there is no world {exam['world']!r}")
+        raise SweepError(f"there is no world {exam['world']!r}")
     world = WORLDS[exam["world"]]
+    ask = world.questions
     # in the order in which they are asked: clip by clip
     items = sorted(exam_items(exam["questions"], exam["seed"], world), key=lambda item: item.clip)
     if any(len(made["replies"][form]) != len(items) for form in BOTH):
-        raise EntryError(f"it needs {len(items)} replies of each form")
-    opened, chosen = (list(zip(items, made["replies"][form], strict=True)) for form in BOTH)
-    marks = {
-        "open": [world.score_open(said, item.question) for item, said in opened],
-        "choice": [float(world.questions.choice_correct(said, item.letter)) for item, said in chosen],
-    }
-    families: dict[str, list[float]] = {}
-    for scores in marks.values():
-        for item, score in zip(items, scores, strict=True):
-            families.setdefault(item.question.family, []).append(score)
-    return {
-        "both": _rounded(100 * fmean(marks["open"] + marks["choice"])),
-        **{form: _rounded(100 * fmean(scores)) for form, scores in marks.items()},
-        "families": {name: _rounded(100 * fmean(scores)) for name, scores in sorted(families.items())},
-    }
+        raise SweepError(f"it needs {len(items)} replies of each form")
+    marks = []  # (form, family, score)
+    for form in BOTH:
+        for item, said in zip(items, made["replies"][form], strict=True):
+            right = ask.choice_correct(said, item.letter) if form == "choice" else world.score_open(said, item.question)
+            marks.append((form, item.question.family, float(right)))
+
+    def mean(which: str | None = None) -> float | None:
+        """Per cent right of a form, a family, or everything."""
+        return _rounded(100 * fmean(score for *kinds, score in marks if which is None or which in kinds))
+
+    families = sorted({family for _, family, _ in marks})
+    return {"both": mean(), **{form: mean(form) for form in BOTH}, "families": {name: mean(name) for name in families}}
 
 
 def leaderboard_page(entries: Sequence[Mapping[str, Any]]) -> str:

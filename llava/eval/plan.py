@@ -1,14 +1,14 @@
 """The runs of a sweep: one for each model, setting and task, in a folder named by what its result depends on."""
 
 import json
-from dataclasses import dataclass
-from importlib import import_module, metadata
+from dataclasses import asdict, dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from llava.eval.jsonl import write_json
-from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, harness_folders, task_hash
+from llava.eval.provenance import checkpoint_folder, checkpoint_hash, digest, task_hash
 from llava.eval.sweep import Model, Setting, Sweep, SweepError, Task, check_published, effective
 from llava.utils import versions
 
@@ -36,21 +36,6 @@ class Run:
     def store(self) -> Path:
         return self.folder / "store"
 
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """The wrapper's arguments of this setting, the method's settings apart."""
-        return {**self.model.args, **self.setting.args}
-
-
-@dataclass(frozen=True)
-class RunStatus:
-    """complete: results for every question, failed ones counted. reason: of one of the failures."""
-
-    complete: bool
-    questions: int = 0
-    failed: int = 0
-    reason: str = ""
-
 
 def read_result(folder: Path) -> dict[str, Any] | None:
     """The manifest of a run's folder; None where it has not completed, or what it left cannot be read."""
@@ -60,21 +45,13 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def run_status(folder: Path) -> RunStatus:
-    """The status of a run's folder."""
-    result = read_result(folder)
-    if result is None:
-        return RunStatus(False)
-    return RunStatus(True, result["questions"], result["failed"], next(iter(result["failures"]), ""))
-
-
 def make_plan(sweep: Sweep, output: Path) -> list[Run]:
     """All runs, model by model and task by task, so that what is cached of a task's videos is still warm."""
     output = output.resolve()
     runs = []
     for model in sweep.models:
         folder = checkpoint_folder(model.checkpoint)
-        weights = checkpoint_hash(str(folder), cache=output / "hashes.json") if folder else None
+        weights = checkpoint_hash(folder, output / "hashes.json") if folder else None
         for task in sweep.tasks:
             described = task_hash(task.name, sweep.include_path)
             for setting in sweep.settings:
@@ -104,7 +81,7 @@ def write_plan(sweep: Sweep, runs: list[Run], output: Path) -> Path:
         {"model": r.model.name, "setting": r.setting.name, "task": r.task.name, "folder": f"../runs/{r.folder.name}"}
         for r in runs
     ]
-    write_json(folder / "sweep.json", {"sweep": sweep.to_dict(), "runs": rows})
+    write_json(folder / "sweep.json", {"sweep": asdict(sweep), "runs": rows})
     return folder
 
 
@@ -129,14 +106,7 @@ def check_installed(sweep: Sweep, module: str = "lmms_eval") -> None:
         raise SweepError(f"There is no folder of tasks at {sweep.include_path}; correct include_path.")
     if module != "lmms_eval":
         return
-    # ids of the wrappers that lmms-eval ships, and where those do not do, of those that installed packages add
-    known = {path.stem for folder in harness_folders("models") for path in (folder / "simple").glob("*.py")}
-    if any(model.id not in known for model in sweep.models):
-        import_module("lmms_eval.models")  # a plugin that is the first to import it meets itself half loaded
-        for entry in metadata.entry_points(group="lmms_eval.models"):
-            made = entry.load()
-            made = made() if callable(made) else made
-            known |= {manifest.model_id for manifest in (made if isinstance(made, (list, tuple)) else [made])}
+    known = import_module("lmms_eval.models").list_available_models(include_aliases=True)
     for model in sweep.models:
         if model.id not in known:
             ours = ", ".join(name for name in sorted(known) if name.startswith("llava_"))

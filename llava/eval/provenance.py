@@ -30,16 +30,13 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def checkpoint_hash(checkpoint: str, *, cache: Path | None = None) -> str | None:
-    """SHA-256 over a checkpoint folder's weights and configuration; None for a name on the hub.
+def checkpoint_hash(folder: Path, cache: Path) -> str:
+    """SHA-256 over a checkpoint folder's weights and configuration.
 
     cache: a JSON file that remembers the hash of each file by its path, size and time, since reading the weights
     of a large model takes a minute.
     """
-    folder = Path(checkpoint)
-    if not folder.is_dir():
-        return None
-    known = json.loads(cache.read_text()) if cache and cache.is_file() else {}
+    known = json.loads(cache.read_text()) if cache.is_file() else {}
     whole = hashlib.sha256()
     for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
         stat = path.stat()
@@ -47,9 +44,8 @@ def checkpoint_hash(checkpoint: str, *, cache: Path | None = None) -> str | None
         if key not in known:
             known[key] = file_hash(path)
         whole.update(f"{path.name}:{known[key]}\n".encode())
-    if cache:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        write_json(cache, known)
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    write_json(cache, known)
     return whole.hexdigest()
 
 
@@ -68,20 +64,15 @@ def task_hash(task: str, include_path: str | None = None) -> str | None:
 
     lmms-eval's own tasks win over those of include_path, as they do in lmms-eval. None when no file names it.
     """
+    spec = find_spec("lmms_eval")  # found without being imported
+    roots = [Path(root) / "tasks" for root in (spec and spec.submodule_search_locations) or ()]
     defines = re.compile(rf"^(task|group):\s*[\"']?{re.escape(task)}[\"']?\s*$", re.MULTILINE)
-    for root in [*harness_folders("tasks"), *([Path(include_path)] if include_path else [])]:
+    for root in [*roots, *([Path(include_path)] if include_path else [])]:
         for path in sorted(root.rglob("*.yaml")):
             if defines.search(path.read_text(encoding="utf-8", errors="replace")):
                 files = sorted(p for p in path.parent.rglob("*") if p.is_file() and p.suffix in (".yaml", ".py", ""))
                 return digest([[str(p.relative_to(path.parent)), file_hash(p)] for p in files])
     return None
-
-
-def harness_folders(part: str) -> list[Path]:
-    """The folder `part` of the installed lmms-eval, found without importing it; none when it is not installed."""
-    spec = find_spec("lmms_eval")
-    roots = spec.submodule_search_locations if spec and spec.submodule_search_locations else []
-    return [Path(root) / part for root in roots if (Path(root) / part).is_dir()]
 
 
 def folder_hash(folder: Path, pattern: str) -> str:

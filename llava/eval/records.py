@@ -56,8 +56,7 @@ def read_records(path: Path) -> list[Record]:
 def record_from(row: Mapping[str, Any]) -> Record:
     """The record of a row that may hold more, as those of earlier releases. TypeError without task and doc_id."""
     known = {field.name for field in fields(Record)}
-    values = {name: value for name, value in row.items() if name in known}
-    return Record(**{**values, **({"doc_id": str(row["doc_id"])} if "doc_id" in row else {})})
+    return Record(**{name: str(value) if name == "doc_id" else value for name, value in row.items() if name in known})
 
 
 def task_score(records: list[Record]) -> float | None:

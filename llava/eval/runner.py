@@ -13,15 +13,16 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from llava.eval.jsonl import write_json
-from llava.eval.lmms.results import Outcome, ResultError, read_outcome
-from llava.eval.plan import Run, check_installed, make_plan, run_status, write_plan
-from llava.eval.progress import QuestionCount, SweepProgress
+from llava.eval.lmms.results import ResultError, read_outcome
+from llava.eval.plan import Run, check_installed, make_plan, read_result, write_plan
+from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import environment
-from llava.eval.records import task_score, write_records
+from llava.eval.records import Record, task_score, write_records
 from llava.eval.store import ResponseStore, locked
 from llava.eval.sweep import Sweep, SweepError
 
@@ -123,7 +124,7 @@ class Summary:
         return not self.broken and not self.failed
 
 
-def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgress) -> Summary:
+def run_sweep(sweep: Sweep, output: Path, launch: Launch) -> Summary:
     """Runs what is missing and asks failed questions again; complete runs are left as they are.
 
     On machines other than 0 it only takes part: machine 0 writes the results. Raises InUseError when another
@@ -135,25 +136,29 @@ def run_sweep(sweep: Sweep, output: Path, launch: Launch, progress: SweepProgres
         command(run, launch, run.folder)  # arguments that cannot be passed on are refused before any work
     folder = output / sweep.name
     distinct = list({run.folder: run for run in reversed(runs)}.values())[::-1]  # equal runs are made once
-    counted = QuestionCount(distinct)
     broken: dict[str, str] = {}
     failed: dict[str, int] = {}
-    with locked(folder) if launch.node_rank == 0 else nullcontext(), progress:
+    with locked(folder) if launch.node_rank == 0 else nullcontext(), QuestionProgress() as progress:
         if launch.node_rank == 0:
             write_plan(sweep, runs, output)
-        for run in distinct:
-            status = run_status(run.folder)
-            if not status.complete or status.failed:
-                error = launch_run(run, launch, on_poll=lambda run=run: progress.show(run.name, *counted.count()))
+        for number, run in enumerate(distinct, 1):
+            result = read_result(run.folder)
+            if result is None or result["failed"]:
+                what, store = f"{run.name} (run {number} of {len(distinct)})", ResponseStore(run.store)
+                error = launch_run(run, launch, on_poll=partial(_show, progress, what, store))
                 if launch.node_rank == 0:
-                    status = run_status(run.folder)
+                    result = read_result(run.folder)
                 if error:
                     broken[run.name] = error
                     progress.say(f"{run.name}: {error}")
-            if status.complete and status.failed:
-                failed[run.name] = status.failed
-                progress.say(f"{run.name}: {status.failed} of {status.questions} questions failed ({status.reason})")
+            if result is not None and result["failed"]:
+                failed[run.name], reason = result["failed"], next(iter(result["failures"]), "")
+                progress.say(f"{run.name}: {result['failed']} of {result['questions']} questions failed ({reason})")
     return Summary(folder, broken, failed)
+
+
+def _show(progress: QuestionProgress, what: str, store: ResponseStore) -> None:
+    progress.show(what, store.answered(), store.expected())
 
 
 def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str | None:
@@ -173,36 +178,38 @@ def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str 
     if launch.node_rank != 0:
         return None
     try:
-        outcome = read_outcome(attempt, run.store if run.model.keeps_answers else None)
+        questions, scores = read_outcome(attempt, run.store if run.model.keeps_answers else None)
     except ResultError as error:
         return f"{error}; see {log}"
-    write_records(run.folder / "questions.jsonl", outcome.questions)
-    write_json(run.folder / "result.json", _manifest(run, launch, outcome, words, started, time.monotonic() - clock))
-    return None
-
-
-def _manifest(run: Run, launch: Launch, outcome: Outcome, words: list[str], started: datetime, seconds: float) -> dict:
-    """Everything needed to trace the result; written last, so that its presence says the run is complete."""
-    failures = [q.failure for q in outcome.questions if q.failure is not None]
-    by_task: dict[str, list] = {}
-    for question in outcome.questions:
-        by_task.setdefault(question.task, []).append(question)
-    scores = {task: task_score(questions) for task, questions in by_task.items()}
-    return {
-        "identity": run.identity,
-        "model": run.model.name,
-        "setting": run.setting.name,
-        "questions": len(outcome.questions),
-        "failed": len(failures),
-        "failures": sorted(set(failures))[:20],
-        "scores": {task: score for task, score in scores.items() if score is not None},
-        "harness_scores": outcome.harness_scores,
+    write_records(run.folder / "questions.jsonl", questions)
+    made = {
+        "harness_scores": scores,
         "command": [sys.executable, "-m", *words],
         "processes": launch.nproc_per_node,
         "machines": launch.nnodes,
         "started": started.isoformat(timespec="seconds"),
-        "seconds_of_last_start": round(seconds, 1),
-        **environment(),
+        "seconds_of_last_start": round(time.monotonic() - clock, 1),
+    }
+    # written last, so that its presence says that the run is complete
+    write_json(run.folder / "result.json", {**_manifest(run, questions), **made, **environment()})
+    return None
+
+
+def _manifest(run: Run, questions: list[Record]) -> dict[str, Any]:
+    """What was run and how it ended."""
+    failures = [q.failure for q in questions if q.failure is not None]
+    by_task: dict[str, list[Record]] = {}
+    for question in questions:
+        by_task.setdefault(question.task, []).append(question)
+    scores = {task: task_score(of) for task, of in by_task.items()}
+    return {
+        "identity": run.identity,
+        "model": run.model.name,
+        "setting": run.setting.name,
+        "questions": len(questions),
+        "failed": len(failures),
+        "failures": sorted(set(failures))[:20],
+        "scores": {task: score for task, score in scores.items() if score is not None},
     }
 
 
@@ -211,7 +218,7 @@ def command(run: Run, launch: Launch, attempt: Path) -> list[str]:
     exception.
     """
     # --model_args: checkpoint, the wrapper's arguments, the method's settings, the response store
-    values: dict[str, Any] = {"pretrained": run.model.checkpoint, **run.arguments}
+    values: dict[str, Any] = {"pretrained": run.model.checkpoint, **run.identity["arguments"]}
     if launch.device:
         values["device_map"] = "auto"  # with --device; either alone goes to the GPU
     if run.model.keeps_answers:

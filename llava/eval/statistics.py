@@ -7,7 +7,7 @@ tokens, so there clips are drawn.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -16,34 +16,16 @@ CLUSTER_DRAWS = 2000
 _BLOCK = 250  # draws at a time
 
 
-@dataclass(frozen=True)
-class Interval:
+class Interval(NamedTuple):
     """Lower and upper end of a 95 % interval."""
 
     low: float
     high: float
 
 
-@dataclass(frozen=True)
-class Compared:
-    """Settings against the first one.
-
-    average: (S,) in percent. difference and relative: for each setting the interval of its average minus the
-    reference's, in points, and of its average as a percentage of the reference's.
-    """
-
-    average: np.ndarray
-    difference: list[Interval]
-    relative: list[Interval]
-
-
-def average(tasks: list[list[np.ndarray]]) -> np.ndarray:
-    """(S,) mean over tasks of the mean over groups of scores (S, n) in 0..1, as a percentage."""
-    return 100 * np.mean([np.mean([group.mean(1) for group in groups], 0) for groups in tasks], 0)
-
-
-def compare(tasks: list[list[np.ndarray]], *, draws: int = DRAWS) -> Compared:
-    """Bootstrap of all settings against setting 0.
+def compare(tasks: list[list[np.ndarray]], *, draws: int = DRAWS) -> list[tuple[Interval, Interval]]:
+    """Bootstrap of all settings against setting 0: for each the intervals of its average as a percentage of setting
+    0's, and of its difference to that in points.
 
     tasks: for each task its groups, each an array (S, n) of scores in 0..1: S settings, the same n questions.
     """
@@ -55,11 +37,7 @@ def compare(tasks: list[list[np.ndarray]], *, draws: int = DRAWS) -> Compared:
     scores = 100 * np.concatenate(drawn, 1)  # (S, draws)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = 100 * scores / scores[:1]
-    return Compared(
-        average(tasks),
-        [_interval(row - scores[0]) for row in scores],
-        [_interval(row) for row in relative],
-    )
+    return [(_interval(share), _interval(row - scores[0])) for share, row in zip(relative, scores, strict=True)]
 
 
 def cluster_difference(scores: np.ndarray, others: np.ndarray, clusters: Sequence[Hashable]) -> Interval:

@@ -18,12 +18,10 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from llava.eval.jsonl import LineReader, append_line, write_whole
+from llava.eval.jsonl import LineError, parse_line, to_line, write_whole
 from llava.eval.records import Record, record_from
 
 logger = logging.getLogger(__name__)
-
-_LINE = {"key": str, "number": int, "record": dict}
 
 
 class InUseError(ValueError):
@@ -49,7 +47,7 @@ class ResponseStore:
         self.folder = None if folder is None else Path(folder)
         self._records: dict[str, Record] = {}
         self._numbers: dict[str, int] = {}  # key -> number of its latest line
-        self._readers: dict[Path, LineReader] = {}
+        self._read: dict[Path, tuple[int, int]] = {}  # bytes and lines of each file that are taken in
         self._file: int | None = None
 
     def get(self, key: str) -> Record | None:
@@ -72,22 +70,18 @@ class ResponseStore:
         """Writes one record, whole or not at all. A later one under the same key takes its place."""
         self._append(key, asdict(record))
 
-    def forget(self, key: str) -> None:
-        """The question counts as never asked."""
-        self._append(key, {})
-
     def forget_failures(self) -> None:
         """Every question without a reply may be asked again."""
         for key, record in self.records().items():
             if record.failure is not None:
-                self.forget(key)
+                self._append(key, {})
 
     def expect(self, total: int) -> None:
         """Says how many questions there are in all, for whoever shows how far the work has come."""
         if self.folder is None:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "expected", str(total).encode(), part=f"-{uuid.uuid4().hex[:16]}")
+        write_whole(self.folder / "expected", str(total).encode())
 
     def expected(self) -> int | None:
         """How many questions there are in all, when a process has said so."""
@@ -97,13 +91,22 @@ class ResponseStore:
             return None
 
     def refresh(self) -> None:
-        """Takes in what all processes have written since the last look."""
+        """Takes in what all processes have written since the last look; a line without its end waits for the next."""
         for path in sorted(self.folder.glob("answers-*.jsonl")) if self.folder else ():
-            for line in self._readers.setdefault(path, LineReader(path, _LINE)).new_lines():
+            position, seen = self._read.get(path, (0, 0))
+            with path.open("rb") as file:
+                file.seek(position)
+                data = file.read()
+            whole = data[: data.rfind(b"\n") + 1]
+            lines = whole.split(b"\n")[:-1]
+            for number, line in enumerate(lines, seen + 1):
                 try:
-                    self._take(line)
-                except TypeError:
-                    logger.warning("%s has a record without task and doc_id; its question is asked again.", path)
+                    self._take(parse_line(line, f"{path}:{number}"))
+                except LineError as error:
+                    logger.warning("%s It is left out; its question is asked again.", error)
+                except (KeyError, TypeError, AttributeError):
+                    logger.warning("%s:%s is no record; its question is asked again.", path, number)
+            self._read[path] = position + len(whole), seen + len(lines)
 
     def close(self) -> None:
         if self._file is not None:
@@ -124,10 +127,14 @@ class ResponseStore:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 path = self.folder / f"answers-{uuid.uuid4().hex[:16]}.jsonl"
                 self._file = os.open(path, os.O_CREAT | os.O_RDWR | os.O_APPEND, 0o644)
-            append_line(self._file, line)
+            data, size = to_line(line), os.fstat(self._file).st_size
+            if os.write(self._file, data) != len(data):
+                os.ftruncate(self._file, size)
+                raise OSError("the disk is full: a line was written in part only; free some space and start again.")
         self._take(line)
 
     def _take(self, line: dict) -> None:
+        """Raises KeyError, TypeError or AttributeError for what is no line of a store."""
         key, number = line["key"], line["number"]
         if number < self._numbers.get(key, 0):
             return

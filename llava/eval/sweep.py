@@ -3,10 +3,10 @@
 import math
 import reprlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 import yaml
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 SWEEPS = Path(__file__).parent / "sweeps"  # those that come with the project, by name
 PUBLISHED = Path(__file__).parent / "tables" / "published.yaml"
 _MOST_NODES = 100_000  # of a YAML file with its aliases written out
-_TEXTS = ("title", "table", "note", "include_path")
 _OURS = ("pretrained", "store")  # arguments that follow from the sweep itself
 
 
@@ -94,10 +93,6 @@ class Sweep:
     seed: int = 0
     limit: int | None = None
     include_path: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values; `sweep_from` gives an equal sweep back."""
-        return asdict(self)
 
 
 def load_sweep(name: str | Path) -> "Sweep | ExamSweep":
@@ -183,32 +178,33 @@ def sweep_from(data: Any, *, default_name: str = "sweep") -> Sweep:
 
 
 def build(kind: type, data: Any, where: str):
-    """An instance of a dataclass from a mapping whose keys must be its fields."""
-    data = _mapping(data, where)
-    where = f"{where} ({data['name']})" if kind is not Sweep and isinstance(data.get("name"), str) else where
-    known = [f.name for f in fields(kind)]
-    unknown = [str(key) for key in data if key not in known]
+    """An instance of a dataclass from a mapping whose keys must be its fields, with texts where it has texts."""
+    values = _mapping(data, where)
+    if isinstance(values.get("name"), str) and kind is not Sweep:
+        where = f"{where} ({values['name']})"
+    hints = get_type_hints(kind)
+    unknown = [str(key) for key in values if key not in hints]
     if unknown:
-        raise SweepError(f"Unknown key {', '.join(unknown)} in {where}; known are: {', '.join(known)}.")
-    needed = {"name", "id", "checkpoint"} & set(known)
-    missing = [key for key in known if key in needed and not (isinstance(data.get(key), str) and data[key])]
-    if missing:
-        raise SweepError(f"{where[0].upper()}{where[1:]} needs a text for {', '.join(missing)}.")
-    values = dict(data)
-    for key in {"args", "per_task", "aot"} & set(known):
-        if values.get(key) is None:
-            values.pop(key, None)
-            continue
-        values[key] = _mapping(values[key], f"{key} of {where}")
-        _check_plain(values[key], f"{key} of {where}")
+        raise SweepError(f"Unknown key {', '.join(unknown)} in {where}; known are: {', '.join(hints)}.")
+    for key, hint in hints.items():
+        value = values.get(key)
+        if hint is str and (not isinstance(value, str) or not value):
+            raise SweepError(f"{where[0].upper()}{where[1:]} needs a text for {key}.")
+        if hint == str | None and not isinstance(value, str | None):
+            raise SweepError(f"{key} of {where} is {reprlib.repr(value)}; write it as text, in quotes.")
+        if key in ("args", "per_task", "aot"):
+            if value is None:
+                values.pop(key, None)
+            else:
+                values[key] = _mapping(value, f"{key} of {where}")
+                _check_plain(values[key], f"{key} of {where}")
     for task, changes in values.get("per_task", {}).items():
         _mapping(changes, f"per_task of {where} for {task}")
-    published = values.get("published")
-    if kind is Setting and isinstance(published, (str, list, tuple)):
-        published = values["published"] = (published,) if isinstance(published, str) else tuple(published)
-    texts = published if kind is Setting and isinstance(published, tuple) else [published]
-    if "published" in known and published is not None and not all(isinstance(text, str) for text in texts):
-        raise SweepError(f"published of {where} is {reprlib.repr(published)}; write names as text, in quotes.")
+    if kind is Setting and values.get("published") is not None:
+        place = values["published"]
+        if not isinstance(place, list | tuple) or [type(name) for name in place] != [str, str]:
+            raise SweepError(f"published of {where} is {reprlib.repr(place)}; write a section and a row as text.")
+        values["published"] = tuple(place)
     return kind(**values)
 
 
@@ -234,6 +230,12 @@ def _check_plain(value: Any, where: str) -> None:
         raise SweepError(f"{reprlib.repr(value)} in {where} is no text and no number; put it in quotes.")
 
 
+def check_count(key: str, value: Any, low: int) -> None:
+    """SweepError unless it is a whole number of at least low."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < low:
+        raise SweepError(f"{key} is {reprlib.repr(value)}; use a whole number of {low} or more.")
+
+
 def _check_name(name: str, where: str) -> None:
     """SweepError for a name that could not be that of a folder or file below the output folder."""
     if not name.isprintable() or "/" in name or "\\" in name or name.startswith(".") or len(name.encode()) > 100:
@@ -248,9 +250,6 @@ def _check(sweep: Sweep) -> None:
     _check_name(sweep.name, "the sweep")
     for task in sweep.tasks:
         _check_name(task.name, "a task")
-    for key in _TEXTS:
-        if not isinstance(getattr(sweep, key), (str, type(None))):
-            raise SweepError(f"{key} is {reprlib.repr(getattr(sweep, key))}; write it as text, in quotes.")
     for path in (sweep.include_path, *(model.checkpoint for model in sweep.models)):
         if path is not None and (not path.isprintable() or len(path) > 1000):
             raise SweepError(f"{reprlib.repr(path)} is no path of a folder; correct it.")
@@ -263,12 +262,9 @@ def _check(sweep: Sweep) -> None:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise SweepError(f"Two {what}s are named {twice[0]!r}; give each a name of its own.")
-    for key, low in (("seed", 0), ("limit", 1)):
-        value = getattr(sweep, key)
-        if value is None and key == "limit":
-            continue
-        if isinstance(value, bool) or not isinstance(value, int) or value < low:
-            raise SweepError(f"{key} is {reprlib.repr(value)}; use a whole number of {low} or more.")
+    check_count("seed", sweep.seed, 0)
+    if sweep.limit is not None:
+        check_count("limit", sweep.limit, 1)
     tasks = {task.name for task in sweep.tasks}
     for setting in sweep.settings:
         stray = sorted(set(setting.per_task) - tasks)
@@ -331,11 +327,4 @@ def check_published(sweep: Sweep) -> None:
     """Raises SweepError when the sweep names published values that are not there."""
     for model in sweep.models:
         for setting in sweep.settings:
-            row = published_row(model, setting)
-            if row is not None and len(setting.published) != 2:
-                raise SweepError(f"Setting {setting.name!r}: published takes a section and a row.")
-
-
-def published_source(row: dict[str, Any]) -> str:
-    """Where a row was published, in words."""
-    return published()["sources"][row["source"]]
+            published_row(model, setting)

@@ -4,10 +4,10 @@ from pathlib import Path
 from statistics import fmean
 
 from aot_tiny.worlds import World
-from llava.eval.exam.evaluator import Evaluator, run_exam
+from llava.eval.exam.evaluator import run_exam
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.questions import clip_files, make_exam
-from llava.eval.exam.settings import Setting
+from llava.eval.exam.settings import ExamSetting
 
 SEED = 500_000  # first clip, beyond those of the exam that is reported and before those that are trained on
 FORMS = ("open", "choice")
@@ -30,16 +30,14 @@ class TrainingExam:
 
     def scores(self) -> dict[str, float]:
         """Shares of right answers, 0..1, by form; the model is left as it was."""
-        model, setting = self.model, Setting("training", self.model.config.aot)
+        model, setting = self.model, ExamSetting("training", self.model.config.aot)
         training, attention = model.training, model.config._attn_implementation
         model.eval()
         model.config._attn_implementation = "sdpa"  # prompts packed in one pass need a mask, which flash-attn has not
         plan = shared_plan(model.get_vision_tower(), [setting.config])
         cache = FeatureCache(model, self.processor, self.files, plan, frames=self.frames, room=0)
         try:
-            records = run_exam(
-                Evaluator(model, self.tokenizer, cache), self.items, setting, captioned=0, world=self.world
-            )
+            records = run_exam(model, self.tokenizer, cache, self.items, setting, captioned=0, world=self.world)
         finally:
             model.config._attn_implementation = attention
             model.train(training)

@@ -1,8 +1,6 @@
-"""Questions about procedural clips as lmms-eval tasks: made on demand, kept in the cache, without a network."""
+"""Questions about procedural clips as lmms-eval tasks: made on demand, without a network."""
 
 import hashlib
-import json
-import os
 from functools import cache
 from pathlib import Path
 
@@ -15,27 +13,17 @@ from llava.eval.exam import questions as exam
 CAPTIONED = 50  # clips that are to be described
 
 
+@cache
 def folder() -> Path:
-    """Where clips and questions are kept: below HF_HOME, apart for every state of the code that makes them."""
+    """Where clips are kept: below HF_HOME, apart for every state of the code that makes them."""
     made_by = b"".join(Path(module.__file__).read_bytes() for module in (clips, questions, exam))
     return Path(datasets.config.HF_CACHE_HOME) / "aot_clips" / hashlib.sha256(made_by).hexdigest()[:12]
 
 
-def write_whole(path: Path, write) -> None:
-    """Calls write(path) for a file of another name beside it, then gives it its name; several processes may."""
-    part = path.with_name(f"{path.stem}.{os.getpid()}{path.suffix}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write(part)
-    part.replace(path)
-
-
+@cache
 def rows() -> list[dict]:
-    """The questions of the exam, from the cache where they are there already."""
-    path = folder() / f"questions-{exam.SEED}-{exam.QUESTIONS}.json"
-    if not path.exists():
-        made = [_row(number, item) for number, item in enumerate(exam.make_exam())]
-        write_whole(path, lambda part: part.write_text(json.dumps(made)))
-    return json.loads(path.read_text())
+    """The questions of the exam."""
+    return [_row(number, item) for number, item in enumerate(exam.make_exam())]
 
 
 def _row(number: int, item: exam.Item) -> dict:
@@ -87,16 +75,8 @@ class Captions(_Task):
 
 
 def doc_to_visual(doc: dict) -> list[str]:
-    return [_clip(doc["clip"])]
-
-
-@cache
-def _clip(number: int) -> str:
-    """The file of a clip, drawn when it is first asked for."""
-    path = folder() / f"clip-{number}.mp4"
-    if not path.exists():
-        write_whole(path, lambda part: clips.write_clip(part, number))
-    return str(path)
+    """The file of the clip, drawn when it is first asked for."""
+    return [str(exam.clip_file(doc["clip"], folder()))]
 
 
 def open_prompt(doc: dict, lmms_eval_specific_kwargs=None) -> str:

@@ -11,9 +11,10 @@ from aot.registry import get_method
 from aot_cli.main import main as command
 from aot_tiny.shapes.clips import TIMES, render, sample_clip
 from aot_tiny.shapes.questions import CAPTION_PROMPTS
+from llava.eval.exam import evaluator
 from llava.eval.exam.command import main
 from llava.eval.exam.compress_clip import PeakMemory, compress_clip, fit_anchors
-from llava.eval.exam.evaluator import Evaluator, run_exam, weights_hash
+from llava.eval.exam.evaluator import run_exam, weights_hash
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.query import Branches, Query, generate_plain, likelihoods, option_ids, prompt_ids, query
 from llava.eval.exam.questions import clip_files, make_exam
@@ -68,8 +69,8 @@ def test_a_setting_that_was_interrupted_goes_on_where_it_was(runs, monkeypatch):
     answers.write_text("".join(lines[:-10]))  # as a kill during the last clips leaves it
     made.unlink()
     asked = []
-    query = Evaluator.query
-    monkeypatch.setattr(Evaluator, "query", lambda self, number, *a: asked.append(number) or query(self, number, *a))
+    ask = evaluator.ask
+    monkeypatch.setattr(evaluator, "ask", lambda *a: asked.append(a[3]) or ask(*a))
     assert main([*arguments, "--settings", "blank"]) == 0
     clips = sorted({int(record.source) for record in found["blank"]["questions"]})
     assert 1 <= len(asked) <= 4 and asked == clips[-len(asked) :]
@@ -252,12 +253,11 @@ def test_methods_inside_the_language_model_sit_the_exam(embedded, tmp_path):
     tokenizer, model, processor, _ = embedded
     items = make_exam(1, seed=7000)
     cache = FeatureCache(model, processor, clip_files(items, tmp_path), shared_plan(model.get_vision_tower(), []))
-    evaluator = Evaluator(model, tokenizer, cache)
-    whole = run_exam(evaluator, items, parse_setting("full"), captioned=0)
+    whole = run_exam(model, tokenizer, cache, items, parse_setting("full"), captioned=0)
     everything = parse_setting('fastv@1,options={"layer":1},newlines=all')
-    same = run_exam(evaluator, items, everything, captioned=0)
+    same = run_exam(model, tokenizer, cache, items, everything, captioned=0)
     assert everything.inside and [replace(record, tokens={}) for record in same] == whole
-    tokens = run_exam(evaluator, items, parse_setting("fastv@0.5"), captioned=0)[0].tokens
+    tokens = run_exam(model, tokenizer, cache, items, parse_setting("fastv@0.5"), captioned=0)[0].tokens
     assert tokens["visual_before"] / 2 - 1 < tokens["visual"] <= tokens["visual_before"] / 2
 
 

@@ -140,7 +140,7 @@ def test_a_method_that_keeps_more_than_it_was_asked_for_is_marked_and_never_the_
 def test_a_method_inside_the_language_model_is_labelled_and_never_the_first(runs):
     runs["fastv@0.1"] = run("fastv@0.1", 10, cost={**COST, "milliseconds": None, "extra_mib": None})
     rows = [row for row in rows_of(runs) if row.setting.retention == 0.1]
-    assert rows[0].inside and rows[0].to_first is not None and "is first" in verdict(rows)
+    assert rows[0].setting.inside and rows[0].to_first is not None and "is first" in verdict(rows)
     assert "| fastv (layer average) | 10.0 | 100.0 |" in methods_section(rows, runs, {})
 
 

@@ -9,7 +9,7 @@ pytest.importorskip("lmms_eval")
 from lmms_eval.models import get_model
 
 from aot_tiny.shapes.questions import choice_correct, open_correct
-from llava.eval.exam.evaluator import Evaluator, run_exam
+from llava.eval.exam.evaluator import run_exam
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.questions import clip_files, make_exam
 from llava.eval.exam.settings import parse_setting
@@ -26,10 +26,8 @@ def test_replies_and_scores_are_those_of_the_direct_exam(tmp_path, ask):
     wrapper = get_model("llava_onevision_aot")(pretrained=str(EMBEDDED), batch_size=1, device="cpu", retention=1)
 
     plan = shared_plan(wrapper.model.get_vision_tower(), [None])
-    evaluator = Evaluator(
-        wrapper.model, wrapper.tokenizer, FeatureCache(wrapper.model, wrapper._image_processor, files, plan)
-    )
-    direct = run_exam(evaluator, items, parse_setting("full"), captioned=0)
+    cache = FeatureCache(wrapper.model, wrapper._image_processor, files, plan)
+    direct = run_exam(wrapper.model, wrapper.tokenizer, cache, items, parse_setting("full"), captioned=0)
     assert len(items) >= 2 * CLIPS
 
     for form, prompt_of, right in (

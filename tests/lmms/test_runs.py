@@ -197,19 +197,19 @@ def test_groups_hold_their_benchmarks(site, runs):
 def test_eight_more_benchmarks_score_as_lmms_eval_prints(site):
     store = site.runs / "more-store"
     site.run("more", "llava_onevision_aot", f"{CPU},retention=0.25,store={store}", "aot_more", limit=4)
-    outcome = read_outcome(site.runs / "more", store)
+    questions, harness = read_outcome(site.runs / "more", store)
     scores: dict[str, list[float]] = {}
-    for question in outcome.questions:
+    for question in questions:
         assert question.failure is None and question.tokens["visual"] == question.tokens["visual_before"] / 4
         scores.setdefault(question.task, []).append(question.score)
     counts = {task: len(rows) for task, rows in scores.items()}
     assert counts == {**dict.fromkeys(MORE, 2), "videomme_v2": 4, "vinoground": 4}
     for task, (metric, scale) in MORE.items():
-        ours, printed = sum(scores[task]) / counts[task], outcome.harness_scores[task][metric]
+        ours, printed = sum(scores[task]) / counts[task], harness[task][metric]
         assert printed == pytest.approx(scale * ours), task
-    right = {q.doc_id: q.score for q in outcome.questions if q.task == "vinoground"}
+    right = {q.doc_id: q.score for q in questions if q.task == "vinoground"}
     kinds = {"text": right["0"] and right["1"], "video": right["2"] and right["3"], "group": all(right.values())}
-    assert outcome.harness_scores["vinoground"] == {f"vinoground_{kind}": 100 * both for kind, both in kinds.items()}
+    assert harness["vinoground"] == {f"vinoground_{kind}": 100 * both for kind, both in kinds.items()}
 
 
 def test_two_ranks_one_killed_and_resumed_answer_as_one_process(site, runs):
@@ -237,7 +237,7 @@ def test_two_ranks_one_killed_and_resumed_answer_as_one_process(site, runs):
 
 
 def test_several_visuals_odd_texts_and_a_broken_video_through_lmms_eval_itself(site, runs, ask, tmp_path, monkeypatch):
-    *questions, broken = read_outcome(site.runs / "odd", site.runs / "odd-store").questions
+    *questions, broken = read_outcome(site.runs / "odd", site.runs / "odd-store")[0]
     # the broken one fails by itself
     assert broken.reply is None and "broken.mp4" in broken.failure
     row = runs["odd"]["odd", 7]

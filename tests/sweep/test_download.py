@@ -106,4 +106,6 @@ def test_listing_fetches_nothing_and_gated_ones_say_so(tmp_path, capsys):
 def test_names(capsys):
     assert expand(["checkpoints", "ov-7b"]) == ["ov-7b", "video-7b"]
     assert all(set(group) <= set(SOURCES) for group in GROUPS.values())
-    assert main(["everything"]) == 2 and "there is no 'everything'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as ended:
+        main(["everything"])
+    assert ended.value.code == 2 and "'everything'" in capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import llava.eval.infer as infer
 from aot_cli.main import make_parser
 from aot_tiny.shapes.clips import write_clip
-from llava.eval.infer import read_job
+from llava.eval.infer import by_video, read_questions
 from llava.eval.jsonl import read_jsonl
 from llava.eval.records import Record
 from llava.eval.store import ResponseStore
@@ -61,12 +61,12 @@ def options(*words):
 
 def test_other_settings_are_other_answers(clips, tmp_path):
     words = ["--input", str(clips), "--output", str(tmp_path / "a")]
-    tenth = read_job(options(*words, "--retention", "0.1"))
+    tenth = read_questions(options(*words, "--retention", "0.1"))
     for other in (("0.2",), ("0.1", "--tower-dtype", "bfloat16")):
-        others = read_job(options(*words, "--retention", *other))
-        assert not {a.key for a in tenth.questions} & {a.key for a in others.questions}
-    assert tenth == read_job(options(*words, "--retention", "0.1"))
-    assert list(tenth.videos().values())[0][0].video.endswith("0.mp4")  # two questions: the most work goes first
+        others = read_questions(options(*words, "--retention", *other))
+        assert not {a.key for a in tenth} & {a.key for a in others}
+    assert tenth == read_questions(options(*words, "--retention", "0.1"))
+    assert list(by_video(tenth).values())[0][0].video.endswith("0.mp4")  # two questions: the most work goes first
 
 
 def test_no_answer_is_no_success(clips, tmp_path, capsys, monkeypatch):
@@ -84,9 +84,9 @@ def test_no_answer_is_no_success(clips, tmp_path, capsys, monkeypatch):
 
 def test_everything_there_already_is_written_without_a_model(clips, tmp_path, monkeypatch):
     words = ["--input", str(clips), "--output", str(tmp_path / "a.jsonl")]
-    job = read_job(options(*words))
+    lines = read_questions(options(*words))
     with ResponseStore(tmp_path / "a.jsonl.work") as store:
-        for asked in job.questions:
+        for asked in lines:
             store.put(asked.key, Record("infer", str(asked.id), reply="x"))
     monkeypatch.setattr(infer, "run_module", lambda *_, **__: 0)
     assert infer.main(words) == 0
@@ -127,7 +127,7 @@ def test_lines_end_at_line_feeds_alone_and_a_byte_order_mark_is_taken(tmp_path):
     asked = ["one\u2028two", "one\u2029two", "one\u0085two", "one\x0btwo\x1c"]
     text = "\r\n".join(line(number, question) for number, question in enumerate(asked))
     path.write_bytes("\ufeff".encode() + text.encode() + b"\n\n")
-    assert [a.question for a in read_job(options(*words)).lines] == asked
+    assert [a.question for a in read_questions(options(*words))] == asked
 
 
 def test_a_bad_line_fails_its_own_question_and_is_named(tmp_path, monkeypatch, capsys):
@@ -135,10 +135,10 @@ def test_a_bad_line_fails_its_own_question_and_is_named(tmp_path, monkeypatch, c
     bad = ["{", "3", '{"id": "x"}', line(1), line(2, video="a\0")]
     path.write_bytes("\n".join([line(1), *bad, line(3)]).encode() + b'\n{"id": "\xff"}\n' + line("e\u2028").encode())
     words = ["--input", str(path), "--output", str(output)]
-    job = read_job(options(*words))
-    assert [a.id for a in job.questions] == [1, 3, "e\u2028"]
+    questions = [a for a in read_questions(options(*words)) if a.failure is None]
+    assert [a.id for a in questions] == [1, 3, "e\u2028"]
     with ResponseStore(tmp_path / "a.jsonl.work") as store:
-        for asked in job.questions:
+        for asked in questions:
             store.put(asked.key, Record("infer", str(asked.id), reply="half \ud800"))
     monkeypatch.setattr(infer, "run_module", lambda *_, **__: 0)
     assert infer.main(words) == 1

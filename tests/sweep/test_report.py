@@ -9,10 +9,10 @@ import pytest
 
 from llava.eval.jsonl import write_json
 from llava.eval.lmms.results import question_group, question_score
-from llava.eval.plan import RunStatus, make_plan, run_status, write_plan
+from llava.eval.plan import make_plan, read_result, write_plan
 from llava.eval.records import Record, read_records, write_records
 from llava.eval.report import main as report
-from llava.eval.statistics import average, compare
+from llava.eval.statistics import Interval, compare
 from llava.eval.sweep import sweep_from
 from llava.eval.tables.benchmarks import load_tables
 
@@ -21,17 +21,14 @@ def test_the_interval_is_that_of_all_possible_draws():
     scores = np.array([[1.0, 1.0, 1.0, 0.0, 1.0], [1.0, 0.0, 0.0, 0.0, 1.0]])
     draws = np.array(list(itertools.product(range(5), repeat=5)))  # all 3125, equally likely
     differences = 100 * (scores[1] - scores[0])[draws].mean(1)
-    found = compare([[scores]], draws=20000)
+    _, difference = compare([[scores]], draws=20000)[1]
     low, high = np.percentile(differences, [2.5, 97.5])
-    assert found.difference[1].low == pytest.approx(low) and found.difference[1].high == pytest.approx(high)
-    assert found.average.tolist() == [80.0, 40.0]
+    assert difference.low == pytest.approx(low) and difference.high == pytest.approx(high)
 
 
 def test_equal_answers_differ_by_nothing_whatever_is_drawn():
     scores = np.random.default_rng(0).integers(0, 2, 40).astype(float)
-    found = compare([[np.stack([scores, scores])]])
-    assert (found.difference[1].low, found.difference[1].high) == (0, 0)
-    assert (found.relative[1].low, found.relative[1].high) == (100, 100)
+    assert compare([[np.stack([scores, scores])]])[1] == (Interval(100, 100), Interval(0, 0))
 
 
 def test_the_interval_of_a_paired_difference_has_the_width_that_theory_gives():
@@ -39,14 +36,15 @@ def test_the_interval_of_a_paired_difference_has_the_width_that_theory_gives():
     base = rng.random(2000) < 0.6
     other = np.where(rng.random(2000) < 0.1, ~base, base)
     scores = np.stack([base, other]).astype(float)
-    width = compare([[scores]]).difference[1]
+    _, width = compare([[scores]])[1]
     expected = 2 * 1.96 * 100 * (scores[1] - scores[0]).std() / np.sqrt(2000)
     assert width.high - width.low == pytest.approx(expected, rel=0.06)
 
 
 def test_groups_are_averaged_before_tasks():
-    ones, zeros = np.ones((1, 8)), np.zeros((1, 2))
-    assert average([[ones, zeros], [zeros]]).tolist() == [25.0]
+    wrong = np.zeros((2, 8))
+    right = np.stack([np.zeros(2), np.ones(2)])
+    assert compare([[right, wrong], [wrong]])[1][1] == Interval(25, 25)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +165,7 @@ def test_a_damaged_line_is_named(results, capsys):
 def test_a_missing_run_leaves_a_gap_and_is_named(results):
     folder, runs = results
     (runs[1].folder / "result.json").write_text("{")  # damaged: it has to be run again, as a missing one has
-    assert run_status(runs[1].folder) == RunStatus(False)
+    assert read_result(runs[1].folder) is None
     (runs[1].folder / "result.json").unlink()
     (table,) = load_tables([folder])
     assert table.rows[1].average is None and table.rows[1].relative_interval is None

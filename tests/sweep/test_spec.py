@@ -69,7 +69,7 @@ def change(values, *path, to):
         (("name",), "a\0b", "names a folder"),
         (("name",), "a" * 300, "at most 100"),
         (("tasks", 0), "../../x", "name of a task"),
-        (("title",), ["x"], "title is"),
+        (("title",), ["x"], "needs a text for title"),
         (("include_path",), "a\0b", "no path"),
         (("models", 0, "checkpoint"), "x" * 5000, "no path"),
         (("models", 0, "args"), {"store": "../../x"}, "name store"),
@@ -78,8 +78,8 @@ def change(values, *path, to):
         (("settings", 1, "args"), {"x": float("nan")}, "no text and no number"),
         (("settings", 1, "args"), {"x": [date(2026, 1, 2)]}, "no text and no number"),
         (("settings", 1, "per_task"), {"other": 3}, "must be a mapping"),
-        (("settings", 1, "published"), [1, 2], "write names as text"),
-        (("tasks", 0), {"name": "t", "published": 3}, "write names as text"),
+        (("settings", 1, "published"), [1, 2], "as text"),
+        (("tasks", 0), {"name": "t", "published": 3}, "write it as text"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_sentence(sweep, path, value, words):
@@ -149,7 +149,7 @@ def test_aliases_that_stand_for_little_are_taken(tmp_path):
         ("exam: {}\nsettings: 1", "wrong kind"),
         ("exam: {}\nablations: [x]", "wrong kind"),
         ("exam: {quantization: 2bit}", "'2bit' is none of 8bit, 4bit, int8"),
-        ("exam: {tower_dtype: [1]}", "none of float32, bfloat16"),
+        ("exam: {tower_dtype: [1]}", "tower_dtype of the sweep"),
         ("exam: {world: mars}\nsettings: [full]", "no world 'mars'"),
         ("exam: {}\nsettings: [full]", "no checkpoint in nowhere"),
         (ROWS + "settings: [{name: s}]", "use aot eval"),

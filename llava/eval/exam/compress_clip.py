@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from aot import AOTError
 from llava.eval.exam.perturb import perturb_input, perturbed_order
-from llava.eval.exam.settings import Setting
+from llava.eval.exam.settings import ExamSetting
 
 TIMED = 5  # runs of which the fastest counts
 
@@ -30,7 +30,7 @@ class Counts:
 
 
 @torch.inference_mode()
-def compress_clip(model, video, setting: Setting, *, seed: int = 0) -> tuple[torch.Tensor, Counts | None]:
+def compress_clip(model, video, setting: ExamSetting, *, seed: int = 0) -> tuple[torch.Tensor, Counts | None]:
     """Visual tokens (S, D) of an encoded video, newline tokens included, under a setting.
 
     seed: of what the setting alters at random.
@@ -52,7 +52,7 @@ def counts_inside(model) -> Counts:
 
 
 @torch.inference_mode()
-def own_cost(model, video, setting: Setting) -> dict[str, float | None]:
+def own_cost(model, video, setting: ExamSetting) -> dict[str, float | None]:
     """Milliseconds (the fastest of `TIMED` runs) and MiB on top of its inputs of a reduction before the language model.
 
     None for both where there is none.
@@ -68,7 +68,7 @@ def own_cost(model, video, setting: Setting) -> dict[str, float | None]:
     return {"milliseconds": min(times), "extra_mib": memory.peak / 2**20}
 
 
-def fit_anchors(model, videos: Sequence, setting: Setting) -> Setting:
+def fit_anchors(model, videos: Sequence, setting: ExamSetting) -> ExamSetting:
     """The setting with the num_anchors whose mean share of kept tokens comes nearest to its retention.
 
     Settings that keep an exact share come back as they are. The share grows with the anchors, so it is bisected.

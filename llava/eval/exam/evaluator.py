@@ -22,45 +22,32 @@ from aot_tiny.worlds import WORLDS, World, world_named
 from llava.eval.exam.compress_clip import Counts, compress_clip, counts_inside, fit_anchors, own_cost
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.query import Query, Reply, generate_plain, query
-from llava.eval.exam.questions import Item, clip_files, make_exam
-from llava.eval.exam.settings import ExamSweep, Setting, parse_setting
+from llava.eval.exam.questions import FORMS, Item, clip_files, make_exam
+from llava.eval.exam.settings import ExamSetting, ExamSweep, parse_setting
 from llava.eval.jsonl import write_json
+from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import folder_hash, processor
 from llava.eval.records import Record, write_records
 from llava.eval.store import InUseError, ResponseStore, locked, question_key
 from llava.eval.sweep import SweepError
 from llava.model.builder import load_pretrained_model
-from llava.model.compression import VideoFeatures
 from llava.video_cache import VideoCache
 
-FORMS = ("open", "choice", "likelihood", "caption")
 FITTED = 8  # clips on which a preset's num_anchors is found
 
 
-class Evaluator:
-    """A model, its tokenizer and the clips of an exam, to be asked under any setting."""
-
-    def __init__(self, model, tokenizer, cache: FeatureCache):
-        self.model, self.tokenizer, self.cache = model, tokenizer, cache
-
-    def query(self, number: int, asked: Sequence[Query], setting: Setting) -> tuple[list[Reply], Counts | None]:
-        """Replies about a clip, and the tokens that they were made from (None for all)."""
-        video = self.clip(number, setting)
-        if setting.inside:
-            self.model.config.aot = setting.config.to_dict()
-            return generate_plain(self.model, self.tokenizer, video, asked), counts_inside(self.model)
-        tokens, counts = compress_clip(self.model, video, setting, seed=number)
-        if counts is not None:
-            counts = replace(counts, tower_share=video.flops.spent / video.flops.whole)
-        return query(self.model, self.tokenizer, tokens, asked), counts
-
-    def fitted(self, setting: Setting, numbers: Sequence[int]) -> Setting:
-        """The setting with its num_anchors found, where it has token counts of its own."""
-        return fit_anchors(self.model, [self.clip(n, setting) for n in numbers[:FITTED]], setting)
-
-    def clip(self, number: int, setting: Setting) -> VideoFeatures:
-        """Features of a clip as the setting has it encoded."""
-        return self.cache.blank(number) if setting.blank else self.cache.clip(number, setting.tower_reuse)
+def ask(
+    model, tokenizer, cache: FeatureCache, number: int, asked: Sequence[Query], setting: ExamSetting
+) -> tuple[list[Reply], Counts | None]:
+    """Replies about a clip, and the tokens that they were made from (None for all)."""
+    video = cache.under(setting, number)
+    if setting.inside:
+        model.config.aot = setting.config.to_dict()
+        return generate_plain(model, tokenizer, video, asked), counts_inside(model)
+    tokens, counts = compress_clip(model, video, setting, seed=number)
+    if counts is not None:
+        counts = replace(counts, tower_share=video.flops.spent / video.flops.whole)
+    return query(model, tokenizer, tokens, asked), counts
 
 
 def weights_hash(folder: Path) -> str:
@@ -106,14 +93,13 @@ def run_exam_sweep(
     dtypes = {"dtype": str(model.dtype), "tower_dtype": sweep.tower_dtype}
     disk = open_cache and open_cache(str(checkpoint), device=model.device.type, **dtypes)
     cache = FeatureCache(model, processor, files, shared_plan(tower, served), frames=frames, disk=disk)
-    evaluator = Evaluator(model, tokenizer, cache)
     # 3. the exam under each
     code = folder_hash(Path(aot.__file__).parent, "*.py")
     for folder, (setting, header) in wanted.items():
         if setting.name not in refused:
             try:
                 with locked(folder):
-                    _sit(evaluator, items, setting, folder, header, code, world)
+                    _sit(model, tokenizer, cache, items, setting, folder, header, code, world)
             except InUseError:
                 print(f"{setting.name}: another process is at it", file=sys.stderr)
             except ValueError as error:
@@ -123,7 +109,7 @@ def run_exam_sweep(
 
 def _missing(
     sweep: ExamSweep, settings: Sequence[str], output: Path, count: int
-) -> tuple[dict[Path, tuple[Setting, dict]], dict[str, str]]:
+) -> tuple[dict[Path, tuple[ExamSetting, dict]], dict[str, str]]:
     """(setting and header by folder, of those that have no result of `count` questions there; why others are refused).
 
     Raises ValueError for a setting of the sweep's own that is none.
@@ -149,15 +135,17 @@ def _missing(
     return wanted, refused
 
 
-def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path, header: dict, code: str, world):
+def _sit(
+    model, tokenizer, cache, items: list[Item], setting: ExamSetting, folder: Path, header: dict, code: str, world
+):
     """One setting: its records, what it cost, and last the result that says that they are there."""
-    started, model = time.perf_counter(), evaluator.model
-    effective = evaluator.fitted(setting, sorted({item.clip for item in items}))
-    cost = own_cost(model, evaluator.clip(items[0].clip, effective), effective)
-    with ResponseStore(folder / "store") as store:
+    started, numbers = time.perf_counter(), sorted({item.clip for item in items})
+    effective = fit_anchors(model, [cache.under(setting, number) for number in numbers[:FITTED]], setting)
+    cost = own_cost(model, cache.under(effective, items[0].clip), effective)
+    with ResponseStore(folder / "store") as store, QuestionProgress() as progress:
         records = run_exam(
-            evaluator, items, effective, captioned=header["captioned"], world=world, store=store,
-            identity={**header, "code": code}, progress=_progress,
+            model, tokenizer, cache, items, effective, captioned=header["captioned"], world=world, store=store,
+            identity={**header, "code": code}, progress=progress,
         )  # fmt: skip
     seconds = round(time.perf_counter() - started, 1)
     counted = list({r.source: r.tokens for r in records if r.tokens}.values())
@@ -181,15 +169,17 @@ def _sit(evaluator: Evaluator, items: list[Item], setting: Setting, folder: Path
 
 
 def run_exam(
-    evaluator: Evaluator,
+    model,
+    tokenizer,
+    cache: FeatureCache,
     items: list[Item],
-    setting: Setting,
+    setting: ExamSetting,
     *,
     captioned: int,
     world: World = WORLDS["shapes"],
     store: ResponseStore | None = None,
     identity: Mapping[str, Any] | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: QuestionProgress | None = None,
 ) -> list[Record]:
     """Records of every clip of the exam, clip by clip.
 
@@ -198,28 +188,28 @@ def run_exam(
     """
     records, store = [], store or ResponseStore()
     numbers = sorted({item.clip for item in items})
-    for done, number in enumerate(numbers):
+    for n, number in enumerate(numbers):
         mine = [item for item in items if item.clip == number]
-        caption = [Query(world.questions.CAPTION_PROMPTS[0], 120)] if done < captioned else []
-        keys = [question_key(**identity or {}, clip=number, n=n) for n in range(3 * len(mine) + len(caption))]
+        caption = [Query(world.questions.CAPTION_PROMPTS[0], 120)] if n < captioned else []
+        keys = [question_key(**identity or {}, clip=number, n=i) for i in range(3 * len(mine) + len(caption))]
         found = [record for key in keys if (record := store.get(key)) is not None]
         if len(found) < len(keys):
             asked = [Query(item.question.open_prompt(), 8, item.options) for item in mine]
             asked += [Query(item.choice_prompt, 8) for item in mine]
-            said, counts = evaluator.query(number, asked + caption, setting)
+            said, counts = ask(model, tokenizer, cache, number, asked + caption, setting)
             found = _score(number, mine, said, {} if counts is None else asdict(counts), world)
             for key, record in zip(keys, found, strict=True):
                 store.put(key, record)
         records += found
         if progress:
-            progress(setting.name, done + 1, len(numbers))
+            progress.show(setting.name, len(records), 3 * len(items) + min(captioned, len(numbers)))
     return records
 
 
 def _score(number: int, items: list[Item], said: list[Reply], tokens: dict, world: World) -> list[Record]:
     """Records of the open prompts, the choices and perhaps the caption of one clip."""
     records: list[Record] = []
-    ask, clip = world.questions, world.sample_clip(number)
+    questions, clip = world.questions, world.sample_clip(number)
 
     def add(form: str, group: str, score: float, *, prompt: str, target: str, reply: str, **details: float) -> None:
         about = {"source": str(number), "tokens": tokens, "strata": world.strata(clip), "details": details}
@@ -230,18 +220,13 @@ def _score(number: int, items: list[Item], said: list[Reply], tokens: dict, worl
         q = item.question
         for form, truth, reply, score in (
             ("open", q.answer, words.text, world.score_open(words.text, q)),
-            ("choice", item.letter, letter.text, float(ask.choice_correct(letter.text, item.letter))),
+            ("choice", item.letter, letter.text, float(questions.choice_correct(letter.text, item.letter))),
             ("likelihood", q.answer, words.likeliest, float(words.likeliest == q.answer)),
         ):
             details = world.details(reply, q) if form == "open" else {}
             add(form, q.family, score, prompt=q.text, target=truth, reply=reply, **details)
     for told in said[2 * len(items) :]:
-        truth = ask.caption(clip)
-        score = ask.caption_f1(told.text, truth)
-        add("caption", "caption", score, prompt=ask.CAPTION_PROMPTS[0], target=truth, reply=told.text)
+        truth = questions.caption(clip)
+        score = questions.caption_f1(told.text, truth)
+        add("caption", "caption", score, prompt=questions.CAPTION_PROMPTS[0], target=truth, reply=told.text)
     return records
-
-
-def _progress(setting: str, done: int, total: int) -> None:
-    if sys.stderr.isatty():
-        print(f"\r{setting}: clip {done} of {total}", end="" if done < total else "\n", file=sys.stderr, flush=True)

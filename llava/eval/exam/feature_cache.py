@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from aot import AOTConfig
+from llava.eval.exam.settings import ExamSetting
 from llava.model.compression import CapturePlan, VideoFeatures, capture_plan
 from llava.video import load_video
 from llava.video_cache import VideoCache
@@ -50,20 +51,32 @@ class FeatureCache:
     def num_frames(self, number: int) -> int:
         return self.frames.get(number) or getattr(self.model.config, "mm_video_frames", 32)
 
+    def under(self, setting: ExamSetting, number: int) -> VideoFeatures:
+        """Features of a clip as a setting has it encoded."""
+        if setting.blank:
+            return self.blank(number)
+        return self.clip(number, None if setting.config is None else setting.config.tower_reuse)
+
     def clip(self, number: int, reuse: float | None = None) -> VideoFeatures:
         """Features of a clip, encoded under `AOTConfig.tower_reuse`."""
-        key = ("clip", number, reuse)
-        if key not in self.kept:
-            return self._keep(key, self._clip(str(self.files[number]), self.num_frames(number), reuse))
-        return self.kept[key]
+        path, frames = str(self.files[number]), self.num_frames(number)
+        return self._kept(("clip", number, reuse), lambda: self._clip(path, frames, reuse))
 
     def blank(self, number: int) -> VideoFeatures:
         """Features of grey frames, as many as of a clip, the same for all clips of this length."""
-        key = ("blank", self.num_frames(number))
-        if key not in self.kept:
-            size = self.model.get_vision_tower().image_size
-            return self._keep(key, self._encode(np.full((key[1], size, size, 3), GREY, np.uint8), self.plan))
-        return self.kept[key]
+        frames, size = self.num_frames(number), self.model.get_vision_tower().image_size
+        shape = (frames, size, size, 3)
+        return self._kept(("blank", frames), lambda: self._encode(np.full(shape, GREY, np.uint8), self.plan))
+
+    def _kept(self, key: tuple, make: Callable[[], VideoFeatures]) -> VideoFeatures:
+        if key in self.kept:
+            return self.kept[key]
+        video = make()
+        size = sum(values.nbytes for values in (video.features, *video.outputs.values()))
+        if size <= self.room:
+            self.room -= size
+            self.kept[key] = video
+        return video
 
     def _clip(self, path: str, num_frames: int, reuse: float | None) -> VideoFeatures:
         """From the disk, else decoded, encoded and kept there, unless the file changed meanwhile."""
@@ -84,10 +97,3 @@ class FeatureCache:
     def _encode(self, frames: np.ndarray, plan: CapturePlan) -> VideoFeatures:
         pixels = self.processor.preprocess(frames, return_tensors="pt")["pixel_values"]
         return self.model.encode_video(pixels.to(self.model.device), plan=plan)
-
-    def _keep(self, key: tuple, video: VideoFeatures) -> VideoFeatures:
-        size = sum(values.nbytes for values in (video.features, *video.outputs.values()))
-        if size <= self.room:
-            self.room -= size
-            self.kept[key] = video
-        return video

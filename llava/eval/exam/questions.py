@@ -19,6 +19,7 @@ from aot_tiny.worlds import WORLDS, World
 
 SEED = 0  # clips of an exam are numbered from here; training clips start at ten million
 QUESTIONS = 1040
+FORMS = ("open", "choice", "likelihood", "caption")  # in which a clip's questions are asked and scored
 PER_CLIP = 6  # questions about a clip, at most
 
 
@@ -109,13 +110,16 @@ def chance_rate(items: Sequence[Item]) -> dict[str, float]:
 
 
 def clip_files(items: list[Item], folder: Path, *, world: World = WORLDS["shapes"]) -> dict[int, Path]:
-    """Write the exam's clips as MP4 files to `folder` (those not there yet); clip number to file."""
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = {}
-    for number in sorted({item.clip for item in items}):
-        path = paths[number] = folder / f"clip-{number}.mp4"
-        if not path.exists():
-            part = path.with_suffix(f".{os.getpid()}.part.mp4")  # several processes may share the folder
-            world.write_clip(part, number)
-            part.rename(path)
-    return paths
+    """The exam's clips as MP4 files in `folder`; clip number to file."""
+    return {number: clip_file(number, folder, world=world) for number in sorted({item.clip for item in items})}
+
+
+def clip_file(number: int, folder: Path, *, world: World = WORLDS["shapes"]) -> Path:
+    """The MP4 file of a clip in `folder`, drawn if it is not there yet; several processes may share the folder."""
+    path = folder / f"clip-{number}.mp4"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(f".{os.getpid()}.part.mp4")
+        world.write_clip(part, number)
+        part.rename(path)
+    return path

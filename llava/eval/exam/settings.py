@@ -20,7 +20,7 @@ from aot.methods.in_llm import IN_LLM, is_in_llm
 from aot_cli.parser import pair, share
 from aot_tiny.worlds import checkpoint_world
 from llava.eval.exam.perturb import PERTURBATIONS
-from llava.eval.sweep import SweepError, build
+from llava.eval.sweep import SweepError, build, check_count
 from llava.model.quantised import FEW_BITS
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("variant") == "paper")
@@ -29,7 +29,7 @@ PARTS = ("methods", "ablations", "inside")  # of a sweep; inside the language mo
 
 
 @dataclass(frozen=True)
-class Setting:
+class ExamSetting:
     """How the exam is sat.
 
     config: compression, or None. fit: the num_anchors that meets the retention is to be found. retention: None
@@ -49,21 +49,16 @@ class Setting:
         return is_in_llm(self.config)
 
     @property
-    def tower_reuse(self) -> float | None:
-        """What the tower encodes only once, as in `AOTConfig.tower_reuse`."""
-        return None if self.config is None else self.config.tower_reuse
-
-    @property
     def method(self) -> str:
         """The name without the retention: the method and what was changed about it."""
         return re.sub("@[^,+]*", "", self.name)
 
 
-def parse_setting(name: str) -> Setting:
+def parse_setting(name: str) -> ExamSetting:
     """The setting of a name; ValueError says what is wrong with one that is none."""
     name = re.sub(r"@([\d.]+ ?%)", lambda found: f"@{share(found[1]):g}", name)  # 10% is 0.1
     if name in ("full", "blank"):
-        return Setting(name, blank=name == "blank")
+        return ExamSetting(name, blank=name == "blank")
     described, *perturbations = re.split(r"\+(?=[a-z_]+$)", name)
     perturbation = perturbations[0] if perturbations else None
     head, *changed = re.split(r",(?=\w+=)", described)
@@ -80,7 +75,7 @@ def parse_setting(name: str) -> Setting:
         )
         if perturbation:
             _check_perturbation(perturbation, config)
-        return Setting(name, config, fit=own, retention=retention, perturbation=perturbation)
+        return ExamSetting(name, config, fit=own, retention=retention, perturbation=perturbation)
     except ValueError as error:
         raise ValueError(f"{name!r} is not a setting ({KNOWN}): {error}") from error
 
@@ -137,16 +132,14 @@ class ExamSweep:
 
     def __post_init__(self) -> None:
         for name, low in (("questions", 1), ("seed", 0), ("captioned", 0)):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
-                raise SweepError(f"{name} is {value!r}; use a whole number of {low} or more.")
+            check_count(name, getattr(self, name), low)
         for value in (*self.retentions, self.ablations_at):
             if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
                 raise SweepError(f"{value!r} is no share of the tokens; use a number such as 0.1.")
         for value, known in ((self.tower_dtype, ("float32", "bfloat16")), (self.quantization, FEW_BITS)):
             if value is not None and value not in known:
                 raise SweepError(f"{value!r} is none of {', '.join(known)}; use one of them, or leave it out.")
-        for value in (self.name, self.title, self.checkpoint, self.world or "", *self.settings, *self.inside):
+        for value in (*self.settings, *self.inside):
             if not isinstance(value, str):
                 raise SweepError(f"{value!r} stands where a text is needed; put it in quotes.")
 

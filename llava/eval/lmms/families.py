@@ -20,6 +20,7 @@ from lmms_eval.api.instance import Instance
 from lmms_eval.models.chat import internvl_hf
 from lmms_eval.models.simple import qwen2_5_vl, qwen3_vl
 from PIL import Image
+from transformers import BatchFeature
 
 import aot
 from aot import AOTConfig
@@ -208,22 +209,6 @@ class InternVLAOT(FamilyMixin, _AsMessages, internvl_hf.InternVLHf):
         return {"crop_to_patches": True, "min_patches": self.min_patches, "max_patches": self.max_patches}
 
 
-class _Inputs(dict):
-    """A processor's output, of which the stock wrappers take `input_ids` and `to`."""
-
-    @property
-    def input_ids(self) -> torch.Tensor:
-        return self["input_ids"]
-
-    def to(self, device: Any, dtype: torch.dtype | None = None) -> "_Inputs":
-        def moved(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor):
-                return value
-            return value.to(device, dtype if value.is_floating_point() else None)
-
-        return _Inputs({name: moved(value) for name, value in self.items()})
-
-
 class _Shown:
     """A video that a stock wrapper counts and thins."""
 
@@ -257,7 +242,7 @@ class _Processor:
             return images, videos and [(video, None) for video in videos], {}
         return images, videos
 
-    def __call__(self, *, text: Any, images: list | None = None, videos: list | None = None, **_: Any) -> _Inputs:
+    def __call__(self, *, text: Any, images: list | None = None, videos: list | None = None, **_: Any) -> BatchFeature:
         (prompt,) = [text] if isinstance(text, str) else text
         shown = [self._read(one) if isinstance(one, str) else one.video for one in videos or ()]
         pixels = [self.parts.processor.inputs(video) for video in shown]
@@ -272,7 +257,7 @@ class _Processor:
         inputs = self.parts.inputs(prompt, shown, pixels, pictures)
         if not self._told:
             inputs.pop("video_frames", None)
-        return _Inputs(inputs)
+        return BatchFeature(inputs)
 
 
 def _image(given: str | Image.Image) -> Image.Image:

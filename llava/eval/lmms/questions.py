@@ -25,14 +25,10 @@ class Question:
     prompt: str
     generation: dict = field(hash=False)
     key: str
-    size: int = 0  # of the video files, bytes: the longest are asked first
-
-    @property
-    def order(self) -> tuple:
-        return -self.size, -len(self.prompt), self.task, self.doc_id
+    size: int  # of the video files, bytes: the longest are asked first
 
 
-def question_of(request: Instance, identity: Mapping[str, Any], size: int = 0) -> Question:
+def question_of(request: Instance, identity: Mapping[str, Any], size: int) -> Question:
     """identity: whatever else makes a reply another one (checkpoint, wrapper, settings)."""
     prompt, generation, _, doc_id, task, split = request.args
     key = question_key(**identity, task=task, split=split, doc_id=doc_id, prompt=prompt, generation=generation)
@@ -55,7 +51,7 @@ def deal(shares: list[list[Question]], holders: Mapping[str, list[int]]) -> list
     """
     dealt: list[list[Question]] = [[] for _ in shares]
     everything = {question.key: question for share in shares for question in share}.values()
-    for question in sorted(everything, key=lambda question: question.order):
+    for question in sorted(everything, key=lambda q: (-q.size, -len(q.prompt), q.task, q.doc_id)):
         min((dealt[rank] for rank in holders[question.task]), key=len).append(question)
     return dealt
 

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +23,10 @@ class ResultError(ValueError):
     """A run did not leave what a complete run leaves; the text is one sentence."""
 
 
-@dataclass(frozen=True)
-class Outcome:
-    """All questions of a run in a fixed order, and lmms-eval's own scores by (sub)task, as it prints them."""
+def read_outcome(attempt: Path, store: Path | None) -> tuple[list[Record], dict[str, dict[str, float]]]:
+    """All questions of a run in a fixed order, and lmms-eval's own scores by (sub)task, as it prints them.
 
-    questions: list[Record]
-    harness_scores: dict[str, dict[str, float]]
-
-
-def read_outcome(attempt: Path, store: Path | None) -> Outcome:
-    """Reads the files lmms-eval left under `attempt`, and the records of its store.
+    attempt: where lmms-eval left its files. store: of the records.
 
     Raises ResultError when result or sample files are missing, when a question is missing or twice, or when the
     store knows nothing of one.
@@ -57,7 +51,7 @@ def read_outcome(attempt: Path, store: Path | None) -> Outcome:
     questions.sort(key=lambda q: (q.task, len(q.doc_id), q.doc_id))
     if len({q.key for q in questions}) != len(questions):
         raise ResultError("lmms-eval left some questions twice")
-    return Outcome(questions, scores)
+    return questions, scores
 
 
 def _samples(folder: Path, task: str) -> list[dict]:

@@ -21,7 +21,7 @@ from llava.eval.records import Record
 from llava.eval.store import ResponseStore
 from llava.video import Video, VideoError, load_video
 
-_LOOK, _POLL = 2.0, 0.5  # seconds between two looks at how far all ranks are, and while waiting for them
+_POLL = 0.5  # seconds between two looks at how far the other ranks are
 
 
 @dataclass
@@ -80,10 +80,10 @@ class AOTWrapperMixin:
                 questions.append(None)
                 continue
             use_stock_prompt(request, self.stock_id)
-            _, _, doc_to_visual, _, task, _ = request.args
+            _, _, doc_to_visual, doc_id, task, split = request.args
             visuals[task] = doc_to_visual
-            question = question_of(request, self._identity)
-            questions.append(question_of(request, self._identity, self._size(question, doc_to_visual)))
+            size = _size(doc_to_visual, self.task_dict[task][split][doc_id]) if self._answers.folder else 0
+            questions.append(question_of(request, self._identity, size))
         mine = [question for question in questions if question is not None]
         # 2. what has no record yet, dealt to the ranks; without a store each rank keeps its own
         shared = self._answers.folder is not None
@@ -98,7 +98,9 @@ class AOTWrapperMixin:
         dealt = deal([share for _, share in shares], holders)
         # 3. the answers of this rank; then those of the others
         keys = {question.key for share, _ in shares for question in share}
-        self._work(dealt[self.rank if shared else 0], visuals, keys)
+        self._answers.expect(len(keys))
+        for question in tqdm(dealt[self.rank if shared else 0], desc="questions of this rank", disable=self.rank != 0):
+            self._answers.put(question.key, self._answer(question, visuals[question.task]))
         while self._answers.answered(keys) < len(keys):  # no barrier: its timeout may be shorter than a rank is slow
             time.sleep(_POLL)
         failed = sum(self._answers.get(key).failure is not None for key in keys)
@@ -106,35 +108,12 @@ class AOTWrapperMixin:
             logger.error(f"{failed} of {len(keys)} questions FAILED; they count as wrong")
         return [self._result(question) for question in questions]
 
-    def _work(self, share: list[Question], visuals: dict[str, Callable], keys: set[str]) -> None:
-        """Answers the questions of this rank. keys: of the questions of all ranks."""
-        self._answers.expect(len(keys))
-        looked = 0.0
-        with tqdm(total=len(keys), desc="questions of all ranks", disable=self.rank != 0) as bar:
-            for question in share:
-                self._answers.put(question.key, self._answer(question, visuals[question.task]))
-                if time.monotonic() - looked > _LOOK:
-                    looked = time.monotonic()
-                    bar.update(self._answers.answered(keys) - bar.n)
-            bar.update(self._answers.answered(keys) - bar.n)
-
     def _result(self, question: Question | None) -> GenerationResult:
         if question is None:
             return GenerationResult("")
         record = self._answers.get(question.key)
         reply = reply_to_grade(record, self._doc(question))
         return GenerationResult(reply, Cost(output_tokens=record.tokens["generated"], record=record))
-
-    def _size(self, question: Question, doc_to_visual: Callable) -> int:
-        """Bytes of the videos, where the order of work asks for it; a missing file fails when its turn comes."""
-        if self._answers.folder is None:
-            return 0
-        try:
-            visuals = listed(doc_to_visual(self._doc(question)))
-            paths = [visual for visual in visuals if isinstance(visual, str) and os.path.isfile(visual)]
-            return sum(os.path.getsize(path) for path in paths)
-        except (Exception, SystemExit):  # noqa: BLE001 - a task's own code; it runs again, and is recorded, below
-            return 0
 
     def _doc(self, question: Question) -> dict:
         return self.task_dict[question.task][question.split][question.doc_id]
@@ -200,6 +179,15 @@ class AOTWrapperMixin:
             raise
         self._measure.decoded(len(video.frames), time.perf_counter() - started)
         return video
+
+
+def _size(doc_to_visual: Callable, doc: dict) -> int:
+    """Bytes of a question's videos, by which the order of work goes; a missing file fails when its turn comes."""
+    try:
+        paths = [one for one in listed(doc_to_visual(doc)) if isinstance(one, str) and os.path.isfile(one)]
+        return sum(map(os.path.getsize, paths))
+    except (Exception, SystemExit):  # noqa: BLE001 - a task's own code; it runs again, and is recorded, later
+        return 0
 
 
 def _reason(error: BaseException) -> str:

@@ -1,6 +1,6 @@
 """A table as Markdown and CSV."""
 
-from llava.eval.sweep import published_source
+from llava.eval.sweep import published
 from llava.eval.tables.benchmarks import Row, Table
 from llava.eval.tables.markdown import DASH, csv_table, interval, markdown_table, number
 
@@ -77,7 +77,7 @@ def _published_only(table: Table) -> str:
         [row.setting.name, *(number(row.published.get(k), 2 if k in ("intra", "inter") else 1) for k in fields)]
         for row in rows
     ]
-    named = sorted({f"{published_source(row.published)}" for row in rows})
+    named = sorted({published()["sources"][row.published["source"]] for row in rows})
     text = "## Published\n\nAs the authors print them, none measured here"
     if table.model.published:
         text += f"; the model is {table.model.published}"
@@ -85,15 +85,11 @@ def _published_only(table: Table) -> str:
 
 
 def _failures(table: Table) -> str:
-    found: dict[str, int] = {}
-    for manifest in table.manifests:
-        for reason in manifest["failures"]:
-            line = f"{manifest['setting']}, {manifest['identity']['task']}: {reason}"
-            found[line] = found.get(line, 0) + 1
     total = sum(row.failed for row in table.rows)
     if not total:
         return ""
-    lines = [f"- {line}" for line in list(found)[:_FAILURES]]
+    told = ((m["setting"], m["identity"]["task"], reason) for m in table.manifests for reason in m["failures"])
+    lines = [f"- {setting}, {task}: {reason}" for setting, task, reason in list(dict.fromkeys(told))[:_FAILURES]]
     return f"## Failed questions: {total}\n\n" + "\n".join(lines)
 
 

@@ -44,11 +44,11 @@ class Row:
     cells: tuple[Cell, ...]
     tokens: float | None
     average: float | None
-    relative: float | None
-    relative_interval: Interval | None
-    difference_interval: Interval | None
     compress_ms: float | None
     published: dict[str, Any] | None
+    relative: float | None = None
+    relative_interval: Interval | None = None
+    difference_interval: Interval | None = None
 
     @property
     def failed(self) -> int:
@@ -103,74 +103,61 @@ def _together(one: Sweep, other: Sweep) -> Sweep:
 
 
 def _table(sweep: Sweep, model: Model, runs: dict[tuple[str, str, str], Path]) -> Table:
-    answers: dict[tuple[str, str], list[Record]] = {}
+    answers: dict[str, dict[str, list[Record]]] = {setting.name: {} for setting in sweep.settings}  # then by task
     manifests = []
     for setting in sweep.settings:
         for task in sweep.tasks:
             folder = runs.get((model.name, setting.name, task.name))
             manifest = None if folder is None else read_result(folder)
             if manifest is not None:
-                answers[setting.name, task.name] = read_records(folder / "questions.jsonl")
+                answers[setting.name][task.name] = read_records(folder / "questions.jsonl")
                 manifests.append(manifest)
     warnings = _warnings(sweep, answers) + [text for manifest in manifests for text in _disagreements(manifest)]
-    reference = next((s.name for s in sweep.settings if s.aot is None), None)
-    intervals = _compare(sweep, reference, answers)
-    rows = tuple(_row(sweep, model, setting, answers, intervals) for setting in sweep.settings)
-    return Table(sweep, model, sweep.tasks, rows, tuple(manifests), tuple(warnings))
+    rows = {setting.name: _row(sweep, model, setting, answers[setting.name]) for setting in sweep.settings}
+    # relative values, of settings that answered the same questions as the reference; they are drawn together
+    reference = next((row for row in rows.values() if row.setting.aot is None), None)
+    if reference is not None and reference.average is not None:
+        base = _asked(answers[reference.setting.name])
+        same = [row for row in rows.values() if row.average is not None and _asked(answers[row.setting.name]) == base]
+        same.sort(key=lambda row: row is not reference)
+        groups = [[score_groups(answers[row.setting.name][task.name]) for row in same] for task in sweep.tasks]
+        compared = compare([[np.array([one[name] for one in of]) for name in of[0]] for of in groups])
+        for row, (relative, difference) in zip(same, compared, strict=True):
+            rows[row.setting.name] = replace(
+                row,
+                relative=100 * row.average / reference.average if reference.average else None,
+                relative_interval=relative,
+                difference_interval=difference,
+            )
+    return Table(sweep, model, sweep.tasks, tuple(rows.values()), tuple(manifests), tuple(warnings))
 
 
-def _row(sweep: Sweep, model: Model, setting: Setting, answers: dict, intervals: dict) -> Row:
+def _row(sweep: Sweep, model: Model, setting: Setting, answers: dict[str, list[Record]]) -> Row:
+    """A setting by itself. answers: by task."""
     published = published_row(model, setting)
     cells = []
     for task in sweep.tasks:
-        questions = answers.get((setting.name, task.name), [])
+        questions = answers.get(task.name, [])
         failed = sum(q.failure is not None for q in questions)
         printed = published.get(task.published) if published and task.published else None
         cells.append(Cell(task_score(questions), printed, len(questions), failed))
-    asked = [q for task in sweep.tasks for q in answers.get((setting.name, task.name), []) if q.failure is None]
+    asked = [q for task in sweep.tasks for q in answers.get(task.name, []) if q.failure is None]
     shares = [q.tokens["visual"] / q.tokens["visual_before"] for q in asked if q.tokens.get("visual_before")]
     times = [1e3 * q.seconds["compress"] for q in asked if "compress" in q.seconds]
     whole = all(cell.measured is not None for cell in cells)
-    average, relative, relative_interval, difference_interval = intervals.get(setting.name, (None,) * 4)
     return Row(
         setting=setting,
         cells=tuple(cells),
         tokens=100 * statistics.fmean(shares) if shares else None,
-        average=statistics.fmean(cell.measured for cell in cells) if whole and average is None else average,
-        relative=relative,
-        relative_interval=relative_interval,
-        difference_interval=difference_interval,
+        average=statistics.fmean(cell.measured for cell in cells) if whole else None,
         compress_ms=statistics.median(times) if times else None,
         published=published,
     )
 
 
-def _compare(sweep: Sweep, reference: str | None, answers: dict) -> dict:
-    """(average, relative, its interval, interval of the difference) of every setting that answered every task."""
-    names = [s.name for s in sweep.settings]
-    whole = [
-        name
-        for name in names
-        if all(task_score(answers.get((name, task.name), [])) is not None for task in sweep.tasks)
-    ]
-    if reference not in whole:
-        return {}
-    found = {}
-    base = answers_of(sweep, reference, answers)
-    # settings that answered the same questions are drawn together; others are left without an interval
-    same = [reference] + [
-        name for name in whole if name != reference and answers_of(sweep, name, answers).keys() == base.keys()
-    ]
-    tasks = []
-    for task in sweep.tasks:
-        rows = [score_groups(answers[name, task.name]) for name in same]
-        tasks.append([np.array([row[group] for row in rows]) for group in rows[0]])
-    compared = compare(tasks)
-    for i, name in enumerate(same):
-        ours, theirs = float(compared.average[i]), float(compared.average[0])
-        relative = 100 * ours / theirs if theirs else None
-        found[name] = (ours, relative, compared.relative[i], compared.difference[i])
-    return found
+def _asked(answers: dict[str, list[Record]]) -> set[tuple]:
+    """What a setting was asked, by (task, subtask, document)."""
+    return {(task, *question.key) for task, questions in answers.items() for question in questions}
 
 
 def _disagreements(manifest: dict[str, Any]) -> list[str]:
@@ -187,22 +174,14 @@ def _disagreements(manifest: dict[str, Any]) -> list[str]:
     return found
 
 
-def answers_of(sweep: Sweep, setting: str, answers: dict) -> dict[tuple[str, str, str], Record]:
-    """A setting's questions on all tasks by (task, subtask, document)."""
-    return {(t.name, *q.key): q for t in sweep.tasks for q in answers.get((setting, t.name), [])}
-
-
-def _warnings(sweep: Sweep, answers: dict) -> list[str]:
+def _warnings(sweep: Sweep, answers: dict[str, dict[str, list[Record]]]) -> list[str]:
     found = []
     for task in sweep.tasks:
-        sets = {name: {q.key for q in answers[name, task.name]} for name, t in answers if t == task.name}
-        if len({frozenset(keys) for keys in sets.values()}) > 1:
+        asked = {frozenset(q.key for q in of[task.name]) for of in answers.values() if task.name in of}
+        if len(asked) > 1:
             found.append(f"{task.name}: not all settings were asked the same questions; those have no interval.")
     missing = [
-        f"{setting.name} on {task.name}"
-        for setting in sweep.settings
-        for task in sweep.tasks
-        if (setting.name, task.name) not in answers
+        f"{setting} on {task.name}" for setting, of in answers.items() for task in sweep.tasks if task.name not in of
     ]
     if missing:
         shown = "; ".join(missing[:10]) + (f"; and {len(missing) - 10} more" if len(missing) > 10 else "")

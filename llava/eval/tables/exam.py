@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from aot_tiny.worlds import WORLDS, World
-from llava.eval.exam.questions import Item, make_exam
-from llava.eval.exam.settings import Setting, parse_setting
+from llava.eval.exam.questions import FORMS, Item, make_exam
+from llava.eval.exam.settings import ExamSetting, parse_setting
 from llava.eval.records import Record, read_records
-from llava.eval.statistics import cluster_difference
+from llava.eval.statistics import Interval, cluster_difference
 from llava.eval.sweep import SweepError
 
 BOTH = ("open", "choice")  # the forms that count
-FORMS = ("open", "choice", "likelihood", "caption")
 FLOOR = "pool"  # plain down-sampling: what it gets right tells methods little
 SLACK = 1.05  # of the asked share that still counts as equal: presets reach it in steps of an anchor a frame
 
@@ -92,7 +91,7 @@ def hard_subset(runs: dict[str, dict], retention: float | None) -> set[tuple[str
     return wrong & {r.key for r in runs["full"]["questions"] if r.task in BOTH and r.score == 1}
 
 
-def hard_score(runs: dict[str, dict], setting: Setting) -> tuple[float, int] | None:
+def hard_score(runs: dict[str, dict], setting: ExamSetting) -> tuple[float, int] | None:
     """Per cent right of the hard subset, and its size; None where there is none."""
     hard = hard_subset(runs, setting.retention)
     if not hard:
@@ -116,13 +115,12 @@ def strata_of(records: list[Record]) -> dict[str, list[str]]:
     return {stratum: sorted(values) for stratum, values in found.items()}
 
 
-def interval(records: list[Record], others: list[Record]) -> tuple[float, float]:
+def interval(records: list[Record], others: list[Record]) -> Interval:
     """95 % interval of how far records are ahead of others, in points: open answers and letters, drawn by clip."""
     ours, theirs = ([r for r in them if r.task in BOTH] for them in (records, others))
     asked = [[(r.source, r.task, r.prompt) for r in them] for them in (ours, theirs)]
     assert asked[0] == asked[1], "the two runs were asked other questions"
-    found = cluster_difference(scores(ours), scores(theirs), [r.source for r in ours])
-    return found.low, found.high
+    return cluster_difference(scores(ours), scores(theirs), [r.source for r in ours])
 
 
 @dataclass(frozen=True)
@@ -136,11 +134,11 @@ class Ranked:
     not say. cost: mean counts of tokens and `compress_clip.own_cost`, or None.
     """
 
-    setting: Setting
+    setting: ExamSetting
     overall: float
     relative: float
-    to_full: tuple[float, float]
-    to_first: tuple[float, float] | None
+    to_full: Interval
+    to_first: Interval | None
     forms: dict[str, float | None]
     families: dict[str, float | None]
     strata: dict[tuple[str, str], float | None]
@@ -148,11 +146,6 @@ class Ranked:
     iou: float | None
     kept: float | None
     cost: dict | None
-
-    @property
-    def inside(self) -> bool:
-        """Whether it drops tokens inside the language model, so that its share is a layer average."""
-        return self.setting.inside
 
     @property
     def equal(self) -> bool:
@@ -181,12 +174,12 @@ def kept_share(run: dict) -> float | None:
     return 100 * cost["tokens"] / cost["before"] if cost else None
 
 
-def within(setting: Setting, kept: float | None) -> bool:
+def within(setting: ExamSetting, kept: float | None) -> bool:
     """Whether per cent kept before the language model are no more than the setting asked for."""
     return not setting.inside and kept is not None and kept <= 100 * setting.retention * SLACK
 
 
-def ranked(runs: dict[str, dict], setting: Setting, first: str | None = None) -> Ranked:
+def ranked(runs: dict[str, dict], setting: ExamSetting, first: str | None = None) -> Ranked:
     """One setting against runs["full"] and, unless it is the first itself, against the first."""
     run, full = runs[setting.name], runs["full"]
     records = run["questions"]

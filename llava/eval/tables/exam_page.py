@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
 from llava.eval.exam.compress_clip import TIMED
-from llava.eval.exam.questions import chance_rate, guess_rate
+from llava.eval.exam.questions import FORMS, chance_rate, guess_rate
 from llava.eval.exam.settings import OWN_COUNTS, Ablation, ExamSweep, parse_setting
-from llava.eval.tables.exam import FORMS, Ranked, items_of, mean_score, ranked, strata_of, world_of
+from llava.eval.statistics import Interval
+from llava.eval.tables.exam import Ranked, items_of, mean_score, ranked, strata_of, world_of
 from llava.eval.tables.markdown import DASH, csv_table, markdown_table, number
 
 LABELS = {"full": "all tokens", "blank": "all tokens, video blanked"}
@@ -33,7 +34,7 @@ def label(setting: str) -> str:
     return f"{method} {100 * float(retention):g} %" + (f", {changes}" if changes else "")
 
 
-def between(ends: tuple[float, float] | None) -> str:
+def between(ends: Interval | None) -> str:
     """An interval in points; nothing for none."""
     return "" if ends is None else "{:+.1f} … {:+.1f}".format(*ends)
 
@@ -143,12 +144,12 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
 
 def name(row: Ranked) -> str:
     """A method as the tables print it."""
-    return title(row) + ("" if row.equal or row.inside else " (more tokens)")
+    return title(row) + ("" if row.equal or row.setting.inside else " (more tokens)")
 
 
 def title(row: Ranked) -> str:
     """A method's name, marked when its counts are of another kind."""
-    if row.inside:
+    if row.setting.inside:
         behind = row.setting.config.options["counts"] == "last"
         return f"{row.setting.config.method} (layer average{', share behind the last drop asked' if behind else ''})"
     return f"{row.setting.method} (preset)" if row.setting.method in OWN_COUNTS else row.setting.method
@@ -216,7 +217,7 @@ def methods_csv(rows: Sequence[Ranked], runs: dict[str, dict]) -> str:
             *row.forms.values(), *row.families.values(), cost.get("milliseconds"), cost.get("extra_mib"),
             *(row.hard or (None, None)), row.iou, *row.strata.values(),
         ]  # fmt: skip
-        where = "inside" if row.inside else "before"
+        where = "inside" if row.setting.inside else "before"
         plain = ["" if value in (None, "") else f"{value:.3f}" for value in figures]
         lines.append([row.setting.method, row.setting.retention, where, *plain])
     return csv_table(head, lines)

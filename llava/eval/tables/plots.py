@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from itertools import cycle
 from pathlib import Path
 
+import numpy as np
+
 from llava.eval.tables.benchmark_page import title as table_title
 from llava.eval.tables.benchmarks import Row, Table
 from llava.eval.tables.exam import Ranked, mean_score
@@ -114,25 +116,18 @@ def _bars(axes, rows: list[Row]) -> None:
     axes.set_xlabel("accuracy, % of all tokens (hollow: published)")
 
 
-def _errors(rows: list[Row]) -> list[list[float]]:
-    """Lengths below and above; a percentile interval need not hold the middle, a length is never negative."""
-    below = [_length(row.relative, row.relative_interval and row.relative_interval.low) for row in rows]
-    above = [_length(row.relative_interval and row.relative_interval.high, row.relative) for row in rows]
-    return [below, above]
-
-
-def _length(high: float | None, low: float | None) -> float:
-    return 0.0 if high is None or low is None or high != high or low != low else max(0.0, high - low)
+def _errors(rows: list[Row]) -> np.ndarray:
+    """(2, n) lengths below and above; a percentile interval need not hold the middle, a length is never negative."""
+    ends = np.array([(r.relative - r.relative_interval.low, r.relative_interval.high - r.relative) for r in rows])
+    return np.nan_to_num(ends.clip(0)).T
 
 
 def _figure(path: Path, size: tuple[float, float]):
     """(figure, axes) to draw on; None, after a sentence, without matplotlib."""
     try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
         print(f"{path.name} is not drawn: pictures need matplotlib (`pip install matplotlib`).", file=sys.stderr)
         return None
     figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
     return figure, figure.add_subplot()
