@@ -107,7 +107,8 @@ def compress_clips(
     moved = change.clamp_min(1e-6) ** config.change_power  # what stands still counts a little
     local_weight = global_weight = moved
     if config.attention_power > 0:
-        local_weight, global_weight = relative_importance(video.pooled_importance) ** config.attention_power * moved
+        importance = torch.stack([video.pooled_shallow, video.pooled_deep])
+        local_weight, global_weight = relative_importance(importance) ** config.attention_power * moved
     local = select_local(cost, local_weight, layout, max_cost, config)
     selected = local | select_global(cost, global_weight, local, layout, max_cost, config)
     trace = {}
@@ -128,7 +129,7 @@ def compress_clips(
         kept_each = torch.zeros(video.frames, dtype=torch.int64, device=index.device)
         trace |= {"frame_budget": kept_each.index_add_(0, frame, torch.ones_like(index)), "change": change}
         if video.shallow is not None and video.deep is not None:
-            trace |= dict(zip(("shallow", "deep"), video.pooled_importance, strict=True))
+            trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep}
         trace |= {"local_score": local_weight, "global_score": global_weight}
     kind = torch.where(local.flatten()[layout.flat_slot][index], int(TokenKind.LOCAL), int(TokenKind.GLOBAL))
     return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, mass=mass, trace=trace)
