@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field
 from typing import Any
 
-from .deprecated import REGISTER, warn_renamed
+from .deprecated import renamed_keywords
 from .errors import AOTError
 from .validation import read_setting
 
@@ -37,6 +37,7 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
+@renamed_keywords(needs="requires", inside="in_llm")
 def register(
     name: str,
     *,
@@ -46,7 +47,6 @@ def register(
     in_llm: bool = False,
     floor: bool = False,
     tuned: Mapping[str, Any] | None = None,
-    **renamed: Any,
 ) -> Callable:
     """Decorator that adds a function to the methods under `name`; arguments as in `Method`.
 
@@ -56,11 +56,6 @@ def register(
     settings = {option: value for option, value in (options or {}).items() if isinstance(value, Field)}
     given = {**(options or {}), **{option: setting.default for option, setting in settings.items()}}
     declared: dict[str, Any] = {"settings": settings, "check": check, "requires": tuple(requires), "in_llm": in_llm}
-    for old, value in renamed.items():
-        if old not in REGISTER:
-            raise TypeError(f"register() got an unexpected keyword argument {old!r}")
-        warn_renamed(f"The argument {old} of aot.register", REGISTER[old])
-        declared[REGISTER[old]] = value
 
     def add(run: Callable) -> Callable:
         entries = {name: (given, "floor" if floor else "method")}
