@@ -2,15 +2,13 @@
 
 import textwrap
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from ..errors import AOTError
-from .panels import draw_panel
+from .panels import draw_panel, pixels
 from .scene import MAPS, Scene
 from .style import CLIP_TINTS, EARLIER, INK, LATER, headline, look, reasons
 from .timeline import counts_chart, total_chart
@@ -30,9 +28,7 @@ def grid_image(scene: Scene, *, rows: tuple[str, ...] | None = None) -> Image.Im
         raise AOTError(f"This video has no row {missing[:1] or rows}; choose of: {', '.join(rows_of(scene))}.")
     figure = _Layout(scene, rows).draw()
     figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    return Image.fromarray(pixels(figure))
 
 
 def rows_of(scene: Scene) -> tuple[str, ...]:

@@ -2,7 +2,9 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..types import TokenKind
@@ -10,6 +12,13 @@ from .scene import Scene
 from .style import EARLIER, HEAT, INK, LATER, look
 
 TITLES = {"frame": "the frame", "kept": "kept", "why": "why: bright is high", "merged": "where the rest went"}
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """(h, w, 3) uint8 picture of a figure."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def draw_panel(ax: Axes, scene: Scene, t: int, name: str) -> None:
