@@ -313,38 +313,29 @@ class AOTConfig:
         return frames * rows
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": {
-        "retention": None,
-        "variant": "paper",
-        "num_anchors": 126,
-        "global_ratio": 0.5,
-        "spatial_weight": 0.0,
-        "epsilon": 0.1,
-        "source_mass": "normalised",
-        "sinkhorn_stop": "never",
-        "iterations": 100,
-        "merge_cap": 1.0,
-        "hard_assignment": 0.0,
-        "dynamic_rule": "threshold",
-        "emit_anchors": "once",
-    },
-    "released": {
-        "retention": None,
-        "variant": "paper",
-        "num_anchors": 126,
-        "newlines": "all",
-        "global_ratio": 0.5,
-        "spatial_weight": 0.5,
-        "epsilon": 0.1,
-        "source_mass": "normalised",
-        "sinkhorn_stop": "batch",
-        "tolerance": 1e-2,
-        "iterations": 100,
-        "merge_cap": 1.0,
-        "hard_assignment": 0.1,
-        "dynamic_rule": "quantile",
-        "emit_anchors": "twice",
-    },
+_PAPER = {
+    "retention": None,
+    "variant": "paper",
+    "num_anchors": 126,
+    "global_ratio": 0.5,
+    "spatial_weight": 0.0,
+    "epsilon": 0.1,
+    "source_mass": "normalised",
+    "sinkhorn_stop": "never",
+    "iterations": 100,
+    "merge_cap": 1.0,
+    "hard_assignment": 0.0,
+    "dynamic_rule": "threshold",
+    "emit_anchors": "once",
 }
+# where the released code goes other ways than the paper
+_RELEASED = {
+    "newlines": "all",
+    "spatial_weight": 0.5,
+    "sinkhorn_stop": "batch",
+    "tolerance": 1e-2,
+    "hard_assignment": 0.1,
+    "dynamic_rule": "quantile",
+    "emit_anchors": "twice",
+}
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": _PAPER, "released": _PAPER | _RELEASED}
