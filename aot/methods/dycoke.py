@@ -57,9 +57,7 @@ def dycoke(video: VideoTokens, config: AOTConfig) -> Selection:
     index = best_by_quota(change, quota.to(device), budget)
     kind = torch.where(whole[index // per_frame], int(TokenKind.GLOBAL), int(TokenKind.DYNAMIC))
     tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    return Selection.from_indices(
-        tokens, index, video.pooled_grid, kind=kind, trace={"change": change} if video.trace else None
-    )
+    return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, trace={"change": change})
 
 
 def first_frame_counts(budget: int, frames: int, per_frame: int, window: int, share: float | None) -> list[int]:

@@ -37,9 +37,7 @@ def evs(video: VideoTokens, config: AOTConfig) -> Selection:
     index = order[:budget].sort().values
     kind = torch.where(index < per_frame, int(TokenKind.GLOBAL), int(TokenKind.DYNAMIC))
     tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    return Selection.from_indices(
-        tokens, index, video.pooled_grid, kind=kind, trace={"change": change} if video.trace else None
-    )
+    return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, trace={"change": change})
 
 
 def first_frame_count(budget: int, frames: int, per_frame: int) -> int:

@@ -125,15 +125,9 @@ def _check_layers(options: dict) -> None:
 
 
 @register("fastv", options={"layer": count_from(2), "counts": COUNTS}, in_llm=True)
-def fastv(video: VideoTokens, config: AOTConfig) -> Selection:
-    """Acts inside the language model; AOTError when asked for tokens before it."""
-    raise AOTError(_ELSEWHERE.format("fastv"))
-
-
 @register("pdrop", options={"layers": None, "counts": COUNTS}, check=_check_layers, in_llm=True)
-def pdrop(video: VideoTokens, config: AOTConfig) -> Selection:
+def before_the_model(video: VideoTokens, config: AOTConfig) -> Selection:
     """Acts inside the language model; AOTError when asked for tokens before it."""
-    raise AOTError(_ELSEWHERE.format("pdrop"))
-
-
-_ELSEWHERE = "Method {!r} drops tokens inside the language model; set it as model.config.aot of a llava model."
+    raise AOTError(
+        f"Method {config.method!r} drops tokens inside the language model; set it as model.config.aot of a llava model."
+    )

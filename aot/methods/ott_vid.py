@@ -73,7 +73,7 @@ def ott_vid(video: VideoTokens, config: AOTConfig) -> Selection:
     own = flat.index_select(0, index)
     tokens = torch.where(members.unsqueeze(-1) > 1, (sums / members.unsqueeze(-1)).to(own.dtype), own)
     kind = torch.where(members > 1, int(TokenKind.LOCAL), int(TokenKind.GLOBAL))
-    trace = {"plan": plan, "cost": cost, "place": place, "gain": gain} if video.trace else None
+    trace = {"plan": plan, "cost": cost, "place": place, "gain": gain}
     return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, mass=members, trace=trace)
 
 

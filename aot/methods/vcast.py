@@ -36,7 +36,7 @@ def vcast(video: VideoTokens, config: AOTConfig) -> Selection:
     spread = torch.where(high > low, high - low, 1.0)
     score = 1 - torch.linalg.vecdot(unit(tokens), means.unsqueeze(1)) + (length - low) / spread
     index = best_by_quota(score, least + share * (budget - least * frames), budget)
-    trace = {"curvature": curved, "score": score} if video.trace else None
+    trace = {"curvature": curved, "score": score}
     return Selection.from_indices(video.pooled.flatten(0, 1)[index], index, video.pooled_grid, trace=trace)
 
 

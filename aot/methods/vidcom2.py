@@ -36,7 +36,7 @@ def vidcom2(video: VideoTokens, config: AOTConfig) -> Selection:
     quota = budget / frames * (1 + share - 1 / frames)
     index = best_by_quota(-(to_video + to_frame), quota, budget)
     tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    trace = {"to_video": to_video, "to_frame": to_frame, "quota": quota} if video.trace else None
+    trace = {"to_video": to_video, "to_frame": to_frame, "quota": quota}
     return Selection.from_indices(tokens, index, video.pooled_grid, trace=trace)
 
 
