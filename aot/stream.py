@@ -130,9 +130,7 @@ class VideoStream:
         newline = self._newline if last or self._position != "one_token" else None
         result = compress(
             part.pop("features"),
-            part.pop("shallow", None),
-            part.pop("deep", None),
-            config,
+            config=config,
             newline=newline,
             extras=part,
             before=self._before,
