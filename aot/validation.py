@@ -61,29 +61,25 @@ def choice(name: str, value: Any, words: Sequence[str]) -> str:
     return value
 
 
-# A setting of `AOTConfig`, or an option of a method: its default, and what else it may be; None where that is the
-# default. variant: of the method "aot" that alone reads it.
-
-
 def number_in(
     default: float | None, low: float, high: float, *, above: bool = False, variant: str | None = None
 ) -> Any:
-    """A setting that is a number in [low, high], or (low, high] when above."""
-    return _setting(default, partial(number, low=low, high=high, open_low=above), variant)
+    """A setting of `AOTConfig`, or an option of a method, that is a number in [low, high], or (low, high] when above.
+
+    It may be None where that is the default. variant: of the method "aot" that alone reads it.
+    """
+    read = partial(number, low=low, high=high, open_low=above)
+    return field(default=default, metadata={"read": read, "variant": variant})
 
 
 def count_from(default: int | None, low: float = 1, *, variant: str | None = None) -> Any:
-    """A setting that is a whole number of at least low."""
-    return _setting(default, partial(count, low=low), variant)
+    """A setting that is a whole number of at least low; otherwise as `number_in`."""
+    return field(default=default, metadata={"read": partial(count, low=low), "variant": variant})
 
 
 def one_of(*words: str, variant: str | None = None) -> Any:
-    """A setting that is one of the words, by itself the first."""
-    return _setting(words[0], partial(choice, words=words), variant)
-
-
-def _setting(default: Any, read: Any, variant: str | None) -> Any:
-    return field(default=default, metadata={"read": read, "variant": variant})
+    """A setting that is one of the words, by itself the first; otherwise as `number_in`."""
+    return field(default=words[0], metadata={"read": partial(choice, words=words), "variant": variant})
 
 
 def read_setting(name: str, value: Any, setting: Field) -> Any:
