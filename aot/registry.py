@@ -1,7 +1,7 @@
 """Methods by name. A method is one function; `AOTConfig(method=name, options={...})` selects it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import Field, dataclass, field
+from dataclasses import Field, dataclass, field, replace
 from typing import Any
 
 from .deprecated import renamed_keywords
@@ -15,8 +15,7 @@ class Method:
 
     run: function (video: VideoTokens, config: AOTConfig) -> Selection
     options: names and default values of its own options; others are refused
-    settings: what the options may be, for those declared by `aot.validation.number_in`, `count_from` or
-        `one_of`
+    settings: what an option may be that was declared by `aot.validation.number_in`, `count_from` or `one_of`
     requires: which tower outputs it reads, out of "shallow", "deep" and the keys of `extras`
     check: optional function (options: dict) -> None that raises AOTError for any other bad value
     in_llm: it acts inside the language model, which all tokens of the video enter
@@ -55,16 +54,16 @@ def register(
     """
     settings = {option: value for option, value in (options or {}).items() if isinstance(value, Field)}
     given = {**(options or {}), **{option: setting.default for option, setting in settings.items()}}
-    declared: dict[str, Any] = {"settings": settings, "check": check, "requires": tuple(requires), "in_llm": in_llm}
 
     def add(run: Callable) -> Callable:
-        entries = {name: (given, "floor" if floor else "method")}
+        method = Method(name, run, given, settings, tuple(requires), check, in_llm, "floor" if floor else "method")
+        entries = [method]
         if tuned:
-            entries[f"{name}+tuned"] = ({**given, **tuned}, "tuned")
-        for entry, (defaults, kind) in entries.items():
-            if entry in METHODS:
-                raise AOTError(f"A method named {entry!r} is already registered; choose another name.")
-            METHODS[entry] = Method(entry, run, defaults, kind=kind, **declared)
+            entries.append(replace(method, name=f"{name}+tuned", options={**given, **tuned}, kind="tuned"))
+        for entry in entries:
+            if entry.name in METHODS:
+                raise AOTError(f"A method named {entry.name!r} is already registered; choose another name.")
+            METHODS[entry.name] = entry
         return run
 
     return add
