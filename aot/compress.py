@@ -31,11 +31,11 @@ def compress(
     """Reduces the tokens of one video.
 
     features: (T, N, D) after the projector, before the 2x pooling. shallow, deep: (T, N) received attention of the two
-    layers of `aot.layers`; extras: further tower outputs by name; each where `config.requires` names it. config:
-    AOTConfig or its dict; None is AOTConfig(). pool: the host model's pooling. newline: (D,) newline token or None;
-    newline_position: where the host puts it ("grid", "frame", "one_token", "no_token"). clips: clip lengths in frames
-    that sum to T; None lets the config decide. grid: tower (H, W); None means square. before: (1, N, D), the frame
-    before these in a stream. trace: keep what pictures need.
+    layers of `aot.layers`; extras: these and further tower outputs by name; each where `config.requires` names it.
+    config: AOTConfig or its dict; None is AOTConfig(). pool: the host model's pooling. newline: (D,) newline token or
+    None; newline_position: where the host puts it ("grid", "frame", "one_token", "no_token"). clips: clip lengths in
+    frames that sum to T; None lets the config decide. grid: tower (H, W); None means square. before: (1, N, D), the
+    frame before these in a stream. trace: keep what pictures need.
     Raises AOTError (a ValueError) for inputs or settings that do not fit, and on a CPU for values that cannot be used
     (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
     raises the error when somebody asks.
@@ -50,7 +50,7 @@ def compress(
         raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
     check_newline_position(newline_position)
     # what decides passes no gradient on
-    deciding = {**(extras or {}), "shallow": shallow, "deep": deep, "before": before}
+    deciding = {"shallow": shallow, "deep": deep, **(extras or {}), "before": before}
     held = {name: x.detach() if isinstance(x, torch.Tensor) else x for name, x in deciding.items()}
     video = VideoTokens(
         features=features,

@@ -11,24 +11,9 @@ from .deprecated import current_settings, takes_old_settings
 from .errors import AOTError
 from .ops import BACKENDS
 from .registry import get_method, resolve_options
-from .validation import check_newline_position, count, number
+from .validation import check_newline_position, count, count_from, number_in, one_of, read_setting
 
 RETENTION = 0.10  # where neither a share nor a number of tokens is given
-
-
-def _choice(default: str, *others: str, variant: str | None = None) -> Any:
-    """A field that holds one of some words. variant: of the method "aot" that alone reads it."""
-    return field(default=default, metadata={"choices": (default, *others), "variant": variant})
-
-
-def _number(default: float | None, low: float, high: float, *, above: bool = False, variant: str | None = None) -> Any:
-    """A field that holds a number in [low, high], or (low, high] when above; None where that is the default."""
-    return field(default=default, metadata={"range": (low, high, above), "variant": variant})
-
-
-def _count(default: int | None, *, variant: str | None = None) -> Any:
-    """A field that holds a whole number of at least 1, or None where that is the default."""
-    return field(default=default, metadata={"count": 1, "variant": variant})
 
 
 class IdleSetting(AOTError):
@@ -49,71 +34,72 @@ class AOTConfig:
     """
 
     # share of the pooled tokens kept; None: 0.1, and beside max_tokens or in variant "paper" no share at all
-    retention: float | None = _number(None, 0, 1, above=True)
-    max_tokens: int | None = _count(None)  # most visual tokens of a video, whatever its length; the smaller bound holds
+    retention: float | None = number_in(None, 0, 1, above=True)
+    max_tokens: int | None = count_from(None)  # most visual tokens of a video of any length; the smaller bound holds
     method: str = "aot"  # a name of the registry
     options: Mapping[str, Any] = field(default_factory=dict, hash=False)  # the method's own
     # newline tokens of a grid or frame host: one a frame, one a row that kept a token, all of the host's, none
-    newlines: str = _choice("frame", "row", "all", "none")
-    backend: str = _choice(*BACKENDS)  # of the operations, see `aot.ops`
+    newlines: str = one_of("frame", "row", "all", "none")
+    backend: str = one_of(*BACKENDS)  # of the operations, see `aot.ops`
     # of the vision tower, see `aot.reuse`. None: every frame is encoded; 0: equal frames once; above: patches too keep
     # their features while their pixels, from 0 to 1, differ by less than this (root mean square) from a key frame's
-    tower_reuse: float | None = _number(None, 0, 1)
+    tower_reuse: float | None = number_in(None, 0, 1)
 
     # "default": exact budget, one choice and one transport a clip, on the pooled grid
     # "paper": anchors, transport in frames, pooling, transport between frames; counts follow from num_anchors
-    variant: str = _choice("default", "paper")
+    variant: str = one_of("default", "paper")
 
     # clips: runs of frames that tokens may be transported in
-    clips: str = _choice("uniform", "dynamic")  # equal lengths, or cut where frames differ
-    clip_length: int | None = _count(None)  # frames; None: 4, fewer above 800 tokens (paper: ceil(T / 8))
-    clip_threshold: float = _number(0.9, -1, 1)  # dynamic: cut where the cosine of adjacent frame means is below it
-    clip_cuts: int = _count(8)  # dynamic: and at the clip_cuts - 1 lowest cosines
+    clips: str = one_of("uniform", "dynamic")  # equal lengths, or cut where frames differ
+    clip_length: int | None = count_from(None)  # frames; None: 4, fewer above 800 tokens (paper: ceil(T / 8))
+    clip_threshold: float = number_in(0.9, -1, 1)  # dynamic: cut where the cosine of adjacent frame means is below it
+    clip_cuts: int = count_from(8)  # dynamic: and at the clip_cuts - 1 lowest cosines
 
     # cost of two tokens: (1 - cos) + spatial_weight · distance + temporal_weight · frames apart
-    spatial_weight: float = _number(0.25, 0, math.inf)  # cost of a frame's side
-    temporal_weight: float = _number(0.2, 0, math.inf, variant="default")  # cost of a frame's time
+    spatial_weight: float = number_in(0.25, 0, math.inf)  # cost of a frame's side
+    temporal_weight: float = number_in(0.2, 0, math.inf, variant="default")  # cost of a frame's time
 
     # channels of the sketches that are compared; tokens with less than twice as many are compared as they are
-    cost_channels: int = _count(512, variant="default")
+    cost_channels: int = count_from(512, variant="default")
 
     # choice of the kept tokens
     # a clip keeps no more of them than it takes until its tokens cost less than this on average, the retention at most
-    distortion: float | None = _number(None, 0, math.inf, above=True, variant="default")
-    global_ratio: float = _number(1.0, 0, 1)  # share chosen over the whole clip (paper: frame), the rest in 3x3 windows
-    attention_power: float = _number(0.0, 0, 8, variant="default")  # a token weighs attention^this ·
-    change_power: float = _number(0.25, 0, 8, variant="default")  # · change^this
-    num_anchors: int | None = _count(None)  # paper: anchors per frame of the tower grid
+    distortion: float | None = number_in(None, 0, math.inf, above=True, variant="default")
+    global_ratio: float = number_in(1.0, 0, 1)  # share over the whole clip (paper: frame), the rest in 3x3 windows
+    attention_power: float = number_in(0.0, 0, 8, variant="default")  # a token weighs attention^this ·
+    change_power: float = number_in(0.25, 0, 8, variant="default")  # · change^this
+    num_anchors: int | None = count_from(None)  # paper: anchors per frame of the tower grid
 
     # transport of the others onto them
-    epsilon: float = _number(0.01, 0, math.inf, above=True)  # entropic regularisation, in units of the cost
+    epsilon: float = number_in(0.01, 0, math.inf, above=True)  # entropic regularisation, in units of the cost
     # default: share of uniform anchor marginals, the rest is the mass that lies nearest; at 0 no iteration is needed
-    uniform_marginal: float = _number(0.0, 0, 1, variant="default")
+    uniform_marginal: float = number_in(0.0, 0, 1, variant="default")
     # paper: mass of a source: 1, 1 in all, or by attention and 1 on average
-    source_mass: str = _choice("unit", "normalised", "attention", variant="paper")
-    iterations: int = _count(100)  # of Sinkhorn-Knopp, at most
+    source_mass: str = one_of("unit", "normalised", "attention", variant="paper")
+    iterations: int = count_from(100)  # of Sinkhorn-Knopp, at most
     # each problem stops by its own marginal error, all by the release's rule, or none early
-    sinkhorn_stop: str = _choice("problem", "batch", "never")
-    tolerance: float = _number(1e-3, 0, 1, above=True)  # relative marginal error ("batch": mean change of scalings)
+    sinkhorn_stop: str = one_of("problem", "batch", "never")
+    tolerance: float = number_in(1e-3, 0, 1, above=True)  # relative marginal error ("batch": mean change of scalings)
 
     # merge: a kept token a becomes (a + λ · carried) / (1 + λ · mass)
-    merge_strength: float = _number(1.0, 0, math.inf)  # λ
-    merge_cap: float = _number(0.5, 0, 1)  # largest share of a kept token that comes from others
-    hard_assignment: float = _number(0.0, 0, 1, variant="paper")  # share of the mean of nearest tokens mixed in
+    merge_strength: float = number_in(1.0, 0, math.inf)  # λ
+    merge_cap: float = number_in(0.5, 0, 1)  # largest share of a kept token that comes from others
+    hard_assignment: float = number_in(0.0, 0, 1, variant="paper")  # share of the mean of nearest tokens mixed in
 
     # transport between frames, variant "paper" alone
     inter_frame: bool = field(default=True, metadata={"variant": "paper"})
-    inter_scale: float = _number(1.0, 0, math.inf, variant="paper")  # λ of this step
-    temporal_sigma: float = _number(1.5, 0, math.inf, above=True, variant="paper")  # frames until the cost is full
-    dynamic_rule: str = _choice("quantile", "threshold", variant="paper")  # which tokens stay apart:
-    keep_ratio: float = _number(0.3, 0, 1, variant="paper")  # quantile: this share of a frame, the least certain
-    dynamic_threshold: float = _number(0.5, 0, 1, variant="paper")  # threshold: those of a largest share below this
+    inter_scale: float = number_in(1.0, 0, math.inf, variant="paper")  # λ of this step
+    temporal_sigma: float = number_in(1.5, 0, math.inf, above=True, variant="paper")  # frames until the cost is full
+    dynamic_rule: str = one_of("quantile", "threshold", variant="paper")  # which tokens stay apart:
+    keep_ratio: float = number_in(0.3, 0, 1, variant="paper")  # quantile: this share of a frame, the least certain
+    dynamic_threshold: float = number_in(0.5, 0, 1, variant="paper")  # threshold: those of a largest share below this
     # updated anchors once, or original and updated ones
-    emit_anchors: str = _choice("once", "twice", variant="paper")
+    emit_anchors: str = one_of("once", "twice", variant="paper")
 
     def __post_init__(self) -> None:
         for setting in fields(self):
-            self._check_field(setting.name, setting.metadata, getattr(self, setting.name))
+            value = getattr(self, setting.name)
+            object.__setattr__(self, setting.name, read_setting(setting.name, value, setting))
         if not isinstance(self.inter_frame, bool):
             raise AOTError(f"inter_frame is {self.inter_frame!r}; use True or False.")
         if not isinstance(self.options, Mapping):
@@ -126,18 +112,6 @@ class AOTConfig:
         for name, reason in self._idle_settings():
             if getattr(self, name) != self.__dataclass_fields__[name].default:
                 raise IdleSetting(name, reason)
-
-    def _check_field(self, name: str, rule: Mapping[str, Any], value: Any) -> None:
-        """One setting by itself; numbers are stored as plain floats and ints."""
-        if "choices" in rule and value not in rule["choices"]:
-            raise AOTError(f"{name} is {value!r}; use one of: {', '.join(rule['choices'])}.")
-        optional = self.__dataclass_fields__[name].default is None
-        if value is None and optional:
-            return
-        if "range" in rule:
-            object.__setattr__(self, name, number(name, value, *rule["range"]))
-        if "count" in rule:
-            object.__setattr__(self, name, count(name, value, rule["count"]))
 
     def _check_together(self, paper: bool) -> None:
         """Settings that exclude each other. paper: is it the variant of that name?"""
@@ -339,38 +313,29 @@ class AOTConfig:
         return frames * rows
 
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "default": {},
-    "paper": {
-        "retention": None,
-        "variant": "paper",
-        "num_anchors": 126,
-        "global_ratio": 0.5,
-        "spatial_weight": 0.0,
-        "epsilon": 0.1,
-        "source_mass": "normalised",
-        "sinkhorn_stop": "never",
-        "iterations": 100,
-        "merge_cap": 1.0,
-        "hard_assignment": 0.0,
-        "dynamic_rule": "threshold",
-        "emit_anchors": "once",
-    },
-    "released": {
-        "retention": None,
-        "variant": "paper",
-        "num_anchors": 126,
-        "newlines": "all",
-        "global_ratio": 0.5,
-        "spatial_weight": 0.5,
-        "epsilon": 0.1,
-        "source_mass": "normalised",
-        "sinkhorn_stop": "batch",
-        "tolerance": 1e-2,
-        "iterations": 100,
-        "merge_cap": 1.0,
-        "hard_assignment": 0.1,
-        "dynamic_rule": "quantile",
-        "emit_anchors": "twice",
-    },
+_PAPER = {
+    "retention": None,
+    "variant": "paper",
+    "num_anchors": 126,
+    "global_ratio": 0.5,
+    "spatial_weight": 0.0,
+    "epsilon": 0.1,
+    "source_mass": "normalised",
+    "sinkhorn_stop": "never",
+    "iterations": 100,
+    "merge_cap": 1.0,
+    "hard_assignment": 0.0,
+    "dynamic_rule": "threshold",
+    "emit_anchors": "once",
 }
+# where the released code goes other ways than the paper
+_RELEASED = {
+    "newlines": "all",
+    "spatial_weight": 0.5,
+    "sinkhorn_stop": "batch",
+    "tolerance": 1e-2,
+    "hard_assignment": 0.1,
+    "dynamic_rule": "quantile",
+    "emit_anchors": "twice",
+}
+PRESETS: dict[str, dict[str, Any]] = {"default": {}, "paper": _PAPER, "released": _PAPER | _RELEASED}

@@ -9,7 +9,7 @@ from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from operator import attrgetter
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from .errors import AOTError
 
@@ -23,8 +23,6 @@ SETTINGS = {
     "hard_blend": "hard_assignment",
 }
 SCHEDULES = {"joint": "default", "cascade": "paper"}  # values of "schedule" -> values of "variant"
-# arguments of `aot.register`: old name -> new one
-REGISTER = {"needs": "requires", "inside": "in_llm"}
 
 # modules that the page on adding a method named: old name -> new one
 MODULES = {
@@ -41,6 +39,7 @@ MODULES = {
 }
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable)
 
 
 def warn_renamed(old: str, new: str, *, stacklevel: int = 3) -> None:
@@ -118,18 +117,18 @@ def find_modules(modules: Mapping[str, str]) -> None:
     sys.meta_path.insert(0, RenamedModules(modules))
 
 
-def renamed_keyword(old: str, new: str) -> Callable[[Callable], Callable]:
-    """Decorator: a function takes a keyword under its old name too."""
+def renamed_keywords(**names: str) -> Callable[[F], F]:
+    """Decorator: a function takes keywords under their old names too. names: old name -> new one."""
 
-    def decorate(function: Callable) -> Callable:
+    def decorate(function: F) -> F:
         @functools.wraps(function)
         def call(*values: Any, **named: Any) -> Any:
-            if old in named:
-                warn_renamed(f"{old}=", f"{new}=")
-                named[new] = named.pop(old)
+            for old in names.keys() & named.keys():
+                warn_renamed(f"{old}=", f"{names[old]}=")
+                named[names[old]] = named.pop(old)
             return function(*values, **named)
 
-        return call
+        return cast(F, call)
 
     return decorate
 

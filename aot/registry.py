@@ -1,11 +1,12 @@
 """Methods by name. A method is one function; `AOTConfig(method=name, options={...})` selects it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import Field, dataclass, field, replace
 from typing import Any
 
-from .deprecated import REGISTER, warn_renamed
+from .deprecated import renamed_keywords
 from .errors import AOTError
+from .validation import read_setting
 
 
 @dataclass(frozen=True)
@@ -14,8 +15,9 @@ class Method:
 
     run: function (video: VideoTokens, config: AOTConfig) -> Selection
     options: names and default values of its own options; others are refused
+    settings: what an option may be that was declared by `aot.validation.number_in`, `count_from` or `one_of`
     requires: which tower outputs it reads, out of "shallow", "deep" and the keys of `extras`
-    check: optional function (options: dict) -> None that raises AOTError for a bad value
+    check: optional function (options: dict) -> None that raises AOTError for any other bad value
     in_llm: it acts inside the language model, which all tokens of the video enter
     kind: "method", "floor" (a rule without an idea, which a method must beat) or "tuned" (a method under settings that
         were chosen on development seeds of the exam, where the method itself has the published ones)
@@ -24,6 +26,7 @@ class Method:
     name: str
     run: Callable
     options: Mapping[str, Any] = field(default_factory=dict)
+    settings: Mapping[str, Field] = field(default_factory=dict)
     requires: tuple[str, ...] = ()
     check: Callable[[dict], None] | None = None
     in_llm: bool = False
@@ -33,6 +36,7 @@ class Method:
 METHODS: dict[str, Method] = {}
 
 
+@renamed_keywords(needs="requires", inside="in_llm")
 def register(
     name: str,
     *,
@@ -42,27 +46,24 @@ def register(
     in_llm: bool = False,
     floor: bool = False,
     tuned: Mapping[str, Any] | None = None,
-    **renamed: Any,
 ) -> Callable:
     """Decorator that adds a function to the methods under `name`; arguments as in `Method`.
 
-    floor: it is a floor. tuned: options that are the defaults of a second entry, `name` + "+tuned".
+    options: of each the default alone, or a setting that says what else it may be. floor: it is a floor. tuned: options
+    that are the defaults of a second entry, `name` + "+tuned".
     """
-    declared: dict[str, Any] = {"requires": tuple(requires), "in_llm": in_llm}
-    for old, value in renamed.items():
-        if old not in REGISTER:
-            raise TypeError(f"register() got an unexpected keyword argument {old!r}")
-        warn_renamed(f"The argument {old} of aot.register", REGISTER[old])
-        declared[REGISTER[old]] = value
+    settings = {option: value for option, value in (options or {}).items() if isinstance(value, Field)}
+    given = {**(options or {}), **{option: setting.default for option, setting in settings.items()}}
 
     def add(run: Callable) -> Callable:
-        entries = {name: (dict(options or {}), "floor" if floor else "method")}
+        method = Method(name, run, given, settings, tuple(requires), check, in_llm, "floor" if floor else "method")
+        entries = [method]
         if tuned:
-            entries[f"{name}+tuned"] = ({**entries[name][0], **tuned}, "tuned")
-        for entry, (defaults, kind) in entries.items():
-            if entry in METHODS:
-                raise AOTError(f"A method named {entry!r} is already registered; choose another name.")
-            METHODS[entry] = Method(entry, run, defaults, check=check, kind=kind, **declared)
+            entries.append(replace(method, name=f"{name}+tuned", options={**given, **tuned}, kind="tuned"))
+        for entry in entries:
+            if entry.name in METHODS:
+                raise AOTError(f"A method named {entry.name!r} is already registered; choose another name.")
+            METHODS[entry.name] = entry
         return run
 
     return add
@@ -88,6 +89,8 @@ def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
         known = ", ".join(sorted(method.options)) or "none"
         raise AOTError(f"Method {name!r} has no option {', '.join(unknown)}; its options are: {known}.")
     merged = {**method.options, **options}
+    for option, setting in method.settings.items():
+        merged[option] = read_setting(f"option {option}", merged[option], setting)
     if method.check is not None:
         method.check(merged)
     return merged

@@ -92,7 +92,7 @@ class VideoStream:
                 length += whole
                 per_frame = self._tokens_per_frame()
                 if self.config.method == "aot" and length * per_frame > MAX_CLIP_TOKENS:
-                    raise clip_too_long([length], 1, per_frame, self._shared())
+                    raise clip_too_long(length, per_frame, joined=whole * per_frame <= MAX_CLIP_TOKENS)
         return closed
 
     def finish(self) -> list[CompressedVideo]:
@@ -130,9 +130,7 @@ class VideoStream:
         newline = self._newline if last or self._position != "one_token" else None
         result = compress(
             part.pop("features"),
-            part.pop("shallow", None),
-            part.pop("deep", None),
-            config,
+            config=config,
             newline=newline,
             extras=part,
             before=self._before,

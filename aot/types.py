@@ -96,12 +96,6 @@ class VideoTokens:
         """(T, P) float32 pooled importance of the deep layer."""
         return pool_tokens(self.deep_importance, self.grid, self.pool)
 
-    @cached_property
-    def pooled_importance(self) -> torch.Tensor:
-        """(2, T, P) float32 pooled importance of the shallow and of the deep layer, in as few operations as one."""
-        both = self._checked(torch.stack([self._received("shallow"), self._received("deep")]), "shallow", "deep")
-        return pool_tokens(both.flatten(0, 1), self.grid, self.pool).unflatten(0, (2, -1))
-
     def pooled_extra(self, name: str) -> torch.Tensor:
         """A tower output of `extras`, (T, N) or (T, N, K), pooled like the tokens: float32 (T, P) or (T, P, K).
 
@@ -133,25 +127,21 @@ class VideoTokens:
             raise AOTError(f"This method needs the received attention of the {name} layer; pass {name}=(T, N).")
         return values.float()
 
-    def _checked(self, values: torch.Tensor, *names: str) -> torch.Tensor:
+    def _checked(self, values: torch.Tensor, name: str) -> torch.Tensor:
         """The values; unusable ones are refused, or 0 on a device.
 
-        values: tokens (T, N, D), whose lengths must be at most LARGEST, or an importance (T, N), or several of them
-        (G, T, N), which must lie in [0, LARGEST]. names: one, or one each on the first axis.
+        values: tokens (T, N, D), whose lengths must be at most LARGEST, or an importance (T, N) in [0, LARGEST].
         """
-        if values.dim() == 3 and len(names) == 1:
+        if values.dim() == 3:
             exact = torch.float64 if values.dtype == torch.float64 else torch.float32
             usable = torch.linalg.vector_norm(values, dim=-1, dtype=exact) <= validation.LARGEST
-            masks, place = {names[0]: usable}, usable.unsqueeze(-1)
         else:
-            usable = place = values == values.clamp(0, validation.LARGEST)
-            masks = dict(zip(names, usable.view(len(names), *values.shape[-2:]), strict=True))
+            usable = values == values.clamp(0, validation.LARGEST)
         if values.device.type not in validation.HOST_DEVICES:
-            self.usable.update(masks)
-            return torch.where(place, values, 0.0)
-        for name, mask in masks.items():
-            if not mask.all():
-                raise validation.unusable(name, mask)
+            self.usable[name] = usable
+            return torch.where(usable.unsqueeze(-1) if values.dim() == 3 else usable, values, 0.0)
+        if not usable.all():
+            raise validation.unusable(name, usable)
         return values
 
 

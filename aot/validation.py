@@ -7,7 +7,9 @@ somebody asks. On a CPU `compress` refuses such values itself.
 
 import math
 from collections.abc import Sequence
+from dataclasses import Field, field
 from decimal import Decimal
+from functools import partial
 from numbers import Integral, Rational, Real
 from operator import index
 from typing import TYPE_CHECKING, Any
@@ -43,13 +45,47 @@ def number(name: str, value: Any, low: float, high: float, open_low: bool = Fals
     return number
 
 
-def count(name: str, value: Any, low: int) -> int:
+def count(name: str, value: Any, low: float) -> int:
     """value as an int of at least low; AOTError names the setting else."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise AOTError(f"{name} is {value!r}; use a whole number.")
     if value < low:
         raise AOTError(f"{name} is {value!r}; use at least {low}.")
     return int(value)
+
+
+def choice(name: str, value: Any, words: Sequence[str]) -> str:
+    """value, which is one of the words; AOTError names the setting else."""
+    if value not in words:
+        raise AOTError(f"{name} is {value!r}; use one of: {', '.join(words)}.")
+    return value
+
+
+def number_in(
+    default: float | None, low: float, high: float, *, above: bool = False, variant: str | None = None
+) -> Any:
+    """A setting of `AOTConfig`, or an option of a method, that is a number in [low, high], or (low, high] when above.
+
+    It may be None where that is the default. variant: of the method "aot" that alone reads it.
+    """
+    read = partial(number, low=low, high=high, open_low=above)
+    return field(default=default, metadata={"read": read, "variant": variant})
+
+
+def count_from(default: int | None, low: float = 1, *, variant: str | None = None) -> Any:
+    """A setting that is a whole number of at least low; otherwise as `number_in`."""
+    return field(default=default, metadata={"read": partial(count, low=low), "variant": variant})
+
+
+def one_of(*words: str, variant: str | None = None) -> Any:
+    """A setting that is one of the words, by itself the first; otherwise as `number_in`."""
+    return field(default=words[0], metadata={"read": partial(choice, words=words), "variant": variant})
+
+
+def read_setting(name: str, value: Any, setting: Field) -> Any:
+    """value as a plain float, int or word; AOTError, with the name, for one that the setting cannot have."""
+    read = setting.metadata.get("read")
+    return value if read is None or (value is None and setting.default is None) else read(name, value)
 
 
 def check_newline_position(position: str) -> None:

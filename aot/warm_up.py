@@ -1,7 +1,5 @@
 """Compiling the kernels before they are needed."""
 
-from collections.abc import Iterator
-
 import torch
 
 from .clips import default_clip_length
@@ -43,11 +41,7 @@ def warm_up(
             compress(features, *maps, share, before=features[:1], **settings)
 
 
-def retentions(tokens: int) -> Iterator[float]:
+def retentions(tokens: int) -> list[float]:
     """Shares of a clip's tokens that keep 16, 32, 64 … of them, and all but one."""
-    kept = 16
-    while kept < tokens - 1:
-        yield (kept + 0.5) / tokens
-        kept *= 2
-    if tokens > 1:
-        yield (tokens - 0.5) / tokens
+    powers = [2**power for power in range(4, tokens.bit_length()) if 2**power < tokens - 1]
+    return [(kept + 0.5) / tokens for kept in (*powers, tokens - 1) if kept]

@@ -53,8 +53,7 @@ class TowerReader:
         mean; keys are those before rotation, which tell what a patch shows and not where it is.
         """
         grids = thw.tolist()
-        order = window_order(self.tower, thw)
-        raster = order if isinstance(order, slice) else order.argsort()
+        raster = self._raster(thw)
         videos: list[dict[str, torch.Tensor]] = [{} for _ in grids]
         for name, layer in self.layers.items():
             attention = self.tower.blocks[layer].attn
@@ -67,6 +66,11 @@ class TowerReader:
             for video, part, (t, _, _) in zip(videos, parts, grids, strict=True):
                 video[name] = part.unflatten(0, (t, -1))
         return videos
+
+    def _raster(self, thw: torch.Tensor) -> Any:
+        """Where each merged token of the videos stands while the layers run, as an index."""
+        order = window_order(self.tower, thw)
+        return order if isinstance(order, slice) else order.argsort()
 
     def _heads(self, attention: Any, given: Any, *, rotated: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """(n, H, d) queries and keys of a layer, from what its attention was called with."""

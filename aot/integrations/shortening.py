@@ -116,12 +116,10 @@ class Family(ABC):
         """One video, compressed; its tokens are as the language model gets them, without newlines."""
         return compress(
             video.features,
-            video.outputs.get("shallow"),
-            video.outputs.get("deep"),
-            config,
+            config=config,
             **self.arrangement(model),
             grid=video.grid,
-            extras=video.extras,
+            extras=video.outputs,
             trace=trace,
         )
 

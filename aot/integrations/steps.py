@@ -45,7 +45,7 @@ class State:
 
 @dataclass(frozen=True)
 class EncodedVideo:
-    """features: (F, N, D) projected, before pooling; outputs: further tower outputs by name, (F, N, ...).
+    """features: (F, N, D) projected, before pooling; outputs: of the tower, by name, (F, N, ...).
 
     grid: (H, W) of the N tokens of a frame. still: it is an image, which stays as it is. levels: (F·N, D) each, rows of
     earlier layers for the tokens (DeepStack).
@@ -56,11 +56,6 @@ class EncodedVideo:
     grid: tuple[int, int]
     still: bool = False
     levels: tuple[torch.Tensor, ...] = ()
-
-    @property
-    def extras(self) -> dict[str, torch.Tensor]:
-        """The outputs that are no importance of the shallow and the deep layer."""
-        return {name: value for name, value in self.outputs.items() if name not in ("shallow", "deep")}
 
 
 @dataclass(frozen=True)

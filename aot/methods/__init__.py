@@ -1,6 +1,6 @@
 """All methods, a file each; importing this package registers them."""
 
-from . import (
+from . import (  # noqa: F401
     aot,
     aot_paper,
     dycoke,
@@ -20,24 +20,3 @@ from . import (
     vidcom2,
     visionzip,
 )
-
-__all__ = [
-    "aot",
-    "aot_paper",
-    "dycoke",
-    "evs",
-    "fastvid",
-    "flashvid",
-    "floc",
-    "holitom",
-    "in_llm",
-    "naive",
-    "ott_vid",
-    "pool",
-    "prunevid",
-    "stop",
-    "unicomp",
-    "vcast",
-    "vidcom2",
-    "visionzip",
-]

@@ -65,7 +65,9 @@ def aot(video: VideoTokens, config: AOTConfig) -> Selection:
         return Selection.from_indices(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=lengths)
     longest = max(lengths)
     if longest * per_frame > MAX_CLIP_TOKENS:
-        raise clip_too_long(lengths, budget, per_frame, config)
+        usual = config.clip_length or default_clip_length(per_frame)
+        joined = len(lengths) == budget and usual * per_frame <= MAX_CLIP_TOKENS
+        raise clip_too_long(longest, per_frame, joined=joined)
     counts = clip_budgets(lengths, per_frame, config)
     # steps 2 to 6 for as many clips at once as their costs may take memory, one group after the other
     size = max(1, COST_BYTES // (4 * (longest * per_frame) ** 2))
@@ -107,7 +109,8 @@ def compress_clips(
     moved = change.clamp_min(1e-6) ** config.change_power  # what stands still counts a little
     local_weight = global_weight = moved
     if config.attention_power > 0:
-        local_weight, global_weight = relative_importance(video.pooled_importance) ** config.attention_power * moved
+        importance = torch.stack([video.pooled_shallow, video.pooled_deep])
+        local_weight, global_weight = relative_importance(importance) ** config.attention_power * moved
     local = select_local(cost, local_weight, layout, max_cost, config)
     selected = local | select_global(cost, global_weight, local, layout, max_cost, config)
     trace = {}
@@ -128,7 +131,7 @@ def compress_clips(
         kept_each = torch.zeros(video.frames, dtype=torch.int64, device=index.device)
         trace |= {"frame_budget": kept_each.index_add_(0, frame, torch.ones_like(index)), "change": change}
         if video.shallow is not None and video.deep is not None:
-            trace |= dict(zip(("shallow", "deep"), video.pooled_importance, strict=True))
+            trace |= {"shallow": video.pooled_shallow, "deep": video.pooled_deep}
         trace |= {"local_score": local_weight, "global_score": global_weight}
     kind = torch.where(local.flatten()[layout.flat_slot][index], int(TokenKind.LOCAL), int(TokenKind.GLOBAL))
     return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, mass=mass, trace=trace)

@@ -21,24 +21,16 @@ from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import count, number
+from ..validation import count_from, number_in
 from .common import best_by_quota, even_indices, rounded_share
 
 WINDOW = 4
 WHOLE_FRAMES, ALL_FRAMES = 10, 13  # 1 whole frame to 3 of a tenth: whole frames take 10/13 of the tokens
 
 
-def _check(options: dict) -> None:
-    if options["window"] is not None:
-        count("option window", options["window"], 2)
-    if options["first_share"] is not None:
-        number("option first_share", options["first_share"], 0, 1, False)
-
-
 @register(
     "dycoke",
-    options={"window": None, "first_share": None},
-    check=_check,
+    options={"window": count_from(None, 2), "first_share": number_in(None, 0, 1)},
     tuned={"window": 8, "first_share": 0.5},
 )
 def dycoke(video: VideoTokens, config: AOTConfig) -> Selection:
@@ -65,9 +57,7 @@ def dycoke(video: VideoTokens, config: AOTConfig) -> Selection:
     index = best_by_quota(change, quota.to(device), budget)
     kind = torch.where(whole[index // per_frame], int(TokenKind.GLOBAL), int(TokenKind.DYNAMIC))
     tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    return Selection.from_indices(
-        tokens, index, video.pooled_grid, kind=kind, trace={"change": change} if video.trace else None
-    )
+    return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, trace={"change": change})
 
 
 def first_frame_counts(budget: int, frames: int, per_frame: int, window: int, share: float | None) -> list[int]:
@@ -77,7 +67,7 @@ def first_frame_counts(budget: int, frames: int, per_frame: int, window: int, sh
     """
     windows = -(-frames // window)
     if share is not None:
-        return [min(per_frame, part) for part in even_budgets(rounded_share(budget, float(share)), windows)]
+        return [min(per_frame, part) for part in even_budgets(rounded_share(budget, share), windows)]
     if windows == 1:
         return [budget if frames == 1 else min(per_frame, -(-WHOLE_FRAMES * budget // ALL_FRAMES))]
     most = min(per_frame, budget // windows)  # less than a frame only where a window was asked for

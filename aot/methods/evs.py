@@ -13,16 +13,11 @@ from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import number
+from ..validation import number_in
 from .common import even_indices, rounded_share
 
 
-def _check(options: dict) -> None:
-    if options["first_share"] is not None:
-        number("option first_share", options["first_share"], 0, 1, False)
-
-
-@register("evs", options={"first_share": None}, check=_check, tuned={"first_share": 0.25})
+@register("evs", options={"first_share": number_in(None, 0, 1)}, tuned={"first_share": 0.25})
 def evs(video: VideoTokens, config: AOTConfig) -> Selection:
     """The first frame and the places that change most.
 
@@ -32,7 +27,7 @@ def evs(video: VideoTokens, config: AOTConfig) -> Selection:
     budget = config.budget(video.frames, per_frame)
     first = first_frame_count(budget, video.frames, per_frame)
     if config.options["first_share"] is not None and video.frames > 1:
-        first = min(first, rounded_share(budget, float(config.options["first_share"])))
+        first = min(first, rounded_share(budget, config.options["first_share"]))
     shown = even_indices(first, per_frame, video.features.device)
     units = unit(video.pooled)
     change = torch.full(units.shape[:2], -torch.inf, device=units.device)
@@ -42,9 +37,7 @@ def evs(video: VideoTokens, config: AOTConfig) -> Selection:
     index = order[:budget].sort().values
     kind = torch.where(index < per_frame, int(TokenKind.GLOBAL), int(TokenKind.DYNAMIC))
     tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    return Selection.from_indices(
-        tokens, index, video.pooled_grid, kind=kind, trace={"change": change} if video.trace else None
-    )
+    return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, trace={"change": change})
 
 
 def first_frame_count(budget: int, frames: int, per_frame: int) -> int:

@@ -27,23 +27,21 @@ from ..config import AOTConfig
 from ..ops.common import at_least_float32, rank_descending, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import count, number
+from ..validation import count_from, number_in
 from .common import log_peaks, mean_squared_distances
-
-
-def _check(options: dict) -> None:
-    number("option threshold", options["threshold"], -1, 1, False)
-    number("option salient", options["salient"], 0, 1, False)
-    number("option anchor_weight", options["anchor_weight"], 0, 1, False)
-    for name in ("cuts", "stride", "neighbours"):
-        count(f"option {name}", options[name], 1)
 
 
 @register(
     "fastvid",
-    options={"threshold": 0.9, "cuts": 8, "salient": 0.6, "stride": 4, "neighbours": 4, "anchor_weight": 0.6},
+    options={
+        "threshold": number_in(0.9, -1, 1),
+        "cuts": count_from(8),
+        "salient": number_in(0.6, 0, 1),
+        "stride": count_from(4),
+        "neighbours": count_from(4),
+        "anchor_weight": number_in(0.6, 0, 1),
+    },
     requires=("attention_last",),
-    check=_check,
 )
 def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: threshold and cuts (cuts - 1 lowest) of segments; salient, its share of a frame's tokens; stride of the
@@ -51,10 +49,9 @@ def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
     options, pooled = config.options, video.pooled
     budget = config.budget(video.frames, video.tokens_per_frame)
     counts = even_budgets(budget, video.frames)
-    most = [n - int(n * (1 - float(options["salient"]))) for n in counts]
-    lengths = video.clips or dynamic_clips(
-        pooled.float().mean(1), threshold=float(options["threshold"]), cuts=options["cuts"]
-    )
+    most = [n - int(n * (1 - options["salient"])) for n in counts]
+    means = pooled.float().mean(1)
+    lengths = video.clips or dynamic_clips(means, threshold=options["threshold"], cuts=options["cuts"])
     saliency = rank_descending(video.pooled_extra("attention_last"))
     salient = saliency < torch.tensor(most, device=pooled.device).unsqueeze(1)
     own = [n - k for n, k in zip(counts, most, strict=True)]
@@ -64,7 +61,7 @@ def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
     index = true_indices((salient | context).flatten(), budget)
     flat = pooled.flatten(0, 1)
     members = members[index].unsqueeze(1)
-    weight = (members + 1).reciprocal().clamp_min(float(options["anchor_weight"]))
+    weight = (members + 1).reciprocal().clamp_min(options["anchor_weight"])
     centre = at_least_float32(flat[index])
     tokens = torch.where(members > 0, torch.lerp(sums[index] / members.clamp_min(1), centre, weight), centre)
     return Selection.from_indices(

@@ -25,19 +25,18 @@ from ..config import AOTConfig
 from ..ops.common import at_least_float32, relative_importance, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import number
+from ..validation import number_in
 from .common import chain_roots, dpc_knn, frame_segments, gather_members, rounded_share
 
 SEGMENT_BELOW, SEGMENTS = 0.9, 8
 NEIGHBOURS = 7
 
 
-def _check(options: dict) -> None:
-    number("option diverse", options["diverse"], 0, 1, False)
-    number("option link_above", options["link_above"], -1, 1, False)
-
-
-@register("flashvid", options={"diverse": 0.7, "link_above": 0.8}, requires=("attention_last",), check=_check)
+@register(
+    "flashvid",
+    options={"diverse": number_in(0.7, 0, 1), "link_above": number_in(0.8, -1, 1)},
+    requires=("attention_last",),
+)
 def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
     """Salient and diverse tokens of every frame, and means of what is left over along time and in space.
 
@@ -52,14 +51,14 @@ def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
         return Selection.from_indices(flat, torch.arange(budget, device=device), video.pooled_grid, clips=clips)
     _, segment = frame_segments(clips, device)
     whole = even_budgets(budget, frames)
-    diverse = [rounded_share(count, float(config.options["diverse"])) for count in whole]
+    diverse = [rounded_share(count, config.options["diverse"]) for count in whole]
     merged = torch.tensor(whole, device=device) - torch.tensor(diverse, device=device)
 
     units = unit(video.pooled)
     saliency = relative_importance(video.pooled_extra("attention_last"))
     relevance = torch.einsum("tpd,td->tp", video.pooled.float(), segment_means(means, segment)).clamp_min(0)
     chosen = diverse_tokens(units, saliency * relevance, diverse)
-    joined, partner = link(units, chosen, segment, merged, float(config.options["link_above"]))
+    joined, partner = link(units, chosen, segment, merged, config.options["link_above"])
     root = chain_roots(joined, partner)
     own = torch.arange(frames * per_frame, device=device)
     size = torch.zeros(frames * per_frame, device=device).index_add_(0, root, torch.ones_like(root).float())

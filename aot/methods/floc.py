@@ -16,14 +16,10 @@ from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, VideoTokens
-from ..validation import count
+from ..validation import count_from
 
 
-def _check(options: dict) -> None:
-    count("option chunk", options["chunk"], 1)
-
-
-@register("floc", options={"chunk": 32}, check=_check)
+@register("floc", options={"chunk": count_from(32)})
 def floc(video: VideoTokens, config: AOTConfig) -> Selection:
     """Facility location on cosines. Option: chunk, frames that are chosen from at once."""
     chunk_frames = config.options["chunk"]

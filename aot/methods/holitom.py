@@ -24,22 +24,18 @@ from ..config import AOTConfig
 from ..ops.common import rank_descending, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import count, number
+from ..validation import count_from, number_in
 from .common import StaticSplit, anchored_mean, dpc_knn, frame_segments, gather_members, split_static
-
-
-def _check(options: dict) -> None:
-    if options["threshold"] is not None:
-        number("option threshold", options["threshold"], -1, 1, False)
-    number("option center_weight", options["center_weight"], 0, 1, False)
-    count("option neighbours", options["neighbours"], 1)
 
 
 @register(
     "holitom",
-    options={"threshold": None, "center_weight": 0.6, "neighbours": 7},
+    options={
+        "threshold": number_in(None, -1, 1),
+        "center_weight": number_in(0.6, 0, 1),
+        "neighbours": count_from(7),
+    },
     requires=("attention_last",),
-    check=_check,
     tuned={"threshold": 0.9},
 )
 def holitom(video: VideoTokens, config: AOTConfig) -> Selection:
@@ -47,7 +43,7 @@ def holitom(video: VideoTokens, config: AOTConfig) -> Selection:
     options, pooled = config.options, video.pooled
     budget = config.budget(video.frames, video.tokens_per_frame)
     usual = 0.65 if config.retention <= 0.1 else 0.8
-    threshold = usual if options["threshold"] is None else float(options["threshold"])
+    threshold = usual if options["threshold"] is None else options["threshold"]
     cosine = adjacent_cosine(unit(pooled))
     lengths = video.clips or static_windows(cosine > threshold)
     split = split_static(pooled, lengths, lowest_cosine(cosine, lengths), threshold, budget)
@@ -56,7 +52,7 @@ def holitom(video: VideoTokens, config: AOTConfig) -> Selection:
         split,
         video.pooled_extra("attention_last"),
         budget,
-        center_weight=float(options["center_weight"]),
+        center_weight=options["center_weight"],
         neighbours=options["neighbours"],
     )
 

@@ -21,10 +21,10 @@ from ..config import AOTConfig
 from ..errors import AOTError
 from ..registry import get_method, register
 from ..types import Selection, VideoTokens
-from ..validation import count
+from ..validation import count, count_from, one_of
 
 IN_LLM = ("fastv", "pdrop")
-COUNTS = ("average", "last")
+COUNTS = one_of("average", "last")
 
 
 @dataclass(frozen=True)
@@ -113,18 +113,7 @@ def _whole(tokens: float) -> int:
     return int(tokens + 1e-6)
 
 
-def _check_counts(options: dict) -> None:
-    if options["counts"] not in COUNTS:
-        raise AOTError(f"option counts is {options['counts']!r}; use one of: {', '.join(COUNTS)}.")
-
-
-def _check_fastv(options: dict) -> None:
-    _check_counts(options)
-    count("option layer", options["layer"], 1)
-
-
-def _check_pdrop(options: dict) -> None:
-    _check_counts(options)
+def _check_layers(options: dict) -> None:
     depths = options["layers"]
     if depths is None:
         return
@@ -135,16 +124,10 @@ def _check_pdrop(options: dict) -> None:
         raise AOTError(f"option layers is {depths!r}; give depths in ascending order, each once.")
 
 
-@register("fastv", options={"layer": 2, "counts": "average"}, check=_check_fastv, in_llm=True)
-def fastv(video: VideoTokens, config: AOTConfig) -> Selection:
+@register("fastv", options={"layer": count_from(2), "counts": COUNTS}, in_llm=True)
+@register("pdrop", options={"layers": None, "counts": COUNTS}, check=_check_layers, in_llm=True)
+def before_the_model(video: VideoTokens, config: AOTConfig) -> Selection:
     """Acts inside the language model; AOTError when asked for tokens before it."""
-    raise AOTError(_ELSEWHERE.format("fastv"))
-
-
-@register("pdrop", options={"layers": None, "counts": "average"}, check=_check_pdrop, in_llm=True)
-def pdrop(video: VideoTokens, config: AOTConfig) -> Selection:
-    """Acts inside the language model; AOTError when asked for tokens before it."""
-    raise AOTError(_ELSEWHERE.format("pdrop"))
-
-
-_ELSEWHERE = "Method {!r} drops tokens inside the language model; set it as model.config.aot of a llava model."
+    raise AOTError(
+        f"Method {config.method!r} drops tokens inside the language model; set it as model.config.aot of a llava model."
+    )

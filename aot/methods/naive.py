@@ -1,13 +1,13 @@
 """Naive baselines that any method must beat: evenly spaced tokens, random tokens, whole frames, the first tokens."""
 
-from numbers import Integral
+import math
 
 import torch
 
 from ..config import AOTConfig
-from ..errors import AOTError
 from ..registry import register
 from ..types import Selection, VideoTokens
+from ..validation import count_from
 from .common import even_indices
 
 
@@ -23,17 +23,12 @@ def uniform(video: VideoTokens, config: AOTConfig) -> Selection:
     return _take(video, even_indices(count, total, video.features.device))
 
 
-def _check_seed(options: dict) -> None:
-    if isinstance(options["seed"], bool) or not isinstance(options["seed"], Integral):
-        raise AOTError(f"option seed is {options['seed']!r}; use a whole number.")
-
-
-@register("random", options={"seed": 0}, check=_check_seed, floor=True)
+@register("random", options={"seed": count_from(0, -math.inf)}, floor=True)
 def random(video: VideoTokens, config: AOTConfig) -> Selection:
     """Tokens drawn without replacement over the whole video; the same seed draws the same tokens."""
     total = video.frames * video.tokens_per_frame
     count = config.budget(video.frames, video.tokens_per_frame)
-    generator = torch.Generator().manual_seed(int(config.options["seed"]))
+    generator = torch.Generator().manual_seed(config.options["seed"])
     index = torch.randperm(total, generator=generator)[:count].sort().values
     return _take(video, index.to(video.features.device))
 

@@ -26,7 +26,7 @@ from ..ops.common import rank_descending, relative_importance, true_indices, uni
 from ..ops.pair_cost import grid_distances
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import number
+from ..validation import number_in
 from .common import chain_roots, gather_members
 
 TEMPERATURE = 0.3  # of masses and of the share of merges
@@ -35,11 +35,7 @@ EPSILON = 0.01
 ITERATIONS = 200
 
 
-def _check(options: dict) -> None:
-    number("option temporal_share", options["temporal_share"], 0, 1, False)
-
-
-@register("ott_vid", options={"temporal_share": 0.3}, requires=("attention_last",), check=_check)
+@register("ott_vid", options={"temporal_share": number_in(0.3, 0, 1)}, requires=("attention_last",))
 def ott_vid(video: VideoTokens, config: AOTConfig) -> Selection:
     """Representative tokens of every frame, then the cheapest of them joined along time."""
     frames, per_frame = video.frames, video.tokens_per_frame
@@ -77,7 +73,7 @@ def ott_vid(video: VideoTokens, config: AOTConfig) -> Selection:
     own = flat.index_select(0, index)
     tokens = torch.where(members.unsqueeze(-1) > 1, (sums / members.unsqueeze(-1)).to(own.dtype), own)
     kind = torch.where(members > 1, int(TokenKind.LOCAL), int(TokenKind.GLOBAL))
-    trace = {"plan": plan, "cost": cost, "place": place, "gain": gain} if video.trace else None
+    trace = {"plan": plan, "cost": cost, "place": place, "gain": gain}
     return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, mass=members, trace=trace)
 
 

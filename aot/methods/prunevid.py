@@ -27,27 +27,28 @@ from ..config import AOTConfig
 from ..ops.common import true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import count, number
+from ..validation import count_from, number_in
 from .common import Clusters, StaticSplit, dpc_knn, frame_segments, gather_members, split_static
 
 
-def _check(options: dict) -> None:
-    number("option segments", options["segments"], 0, 1, False)
-    number("option threshold", options["threshold"], -1, 1, False)
-    count("option neighbours", options["neighbours"], 1)
-    count("option alone", options["alone"], 0)
-
-
-@register("prunevid", options={"segments": 0.25, "threshold": 0.8, "neighbours": 7, "alone": 14}, check=_check)
+@register(
+    "prunevid",
+    options={
+        "segments": number_in(0.25, 0, 1),
+        "threshold": number_in(0.8, -1, 1),
+        "neighbours": count_from(7),
+        "alone": count_from(14, 0),
+    },
+)
 def prunevid(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: segments, their number as a share of the frames; threshold of static places; neighbours of DPC-kNN;
     alone, tokens up to which a set stays as it is."""
     options, pooled = config.options, video.pooled
     budget = config.budget(video.frames, video.tokens_per_frame)
-    most = max(1, int(float(options["segments"]) * video.frames))
+    most = max(1, int(options["segments"] * video.frames))
     lengths = video.clips or density_segments(pooled.float().mean(1), most, neighbours=options["neighbours"])
     alike = pairwise_cosine(unit(pooled), lengths)
-    split = split_static(pooled, lengths, alike, float(options["threshold"]), budget)
+    split = split_static(pooled, lengths, alike, options["threshold"], budget)
     points = torch.cat([split.means, pooled.float()])
     valid = torch.cat([split.static, split.dynamic])
     counts = merged_counts(budget, split.sizes, options["alone"])

@@ -17,7 +17,7 @@ from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, VideoTokens
-from ..validation import number
+from ..validation import number_in
 from .common import split_static
 from .holitom import adjacent_cosine, lowest_cosine, merge_and_choose, static_windows
 
@@ -26,29 +26,29 @@ PEAK_WEIGHT = 0.3
 CENTER_WEIGHT, NEIGHBOURS = 0.6, 7  # HoliTom's
 
 
-def _check(options: dict) -> None:
-    number("option threshold", options["threshold"], -1, 1, False)
-    for name in ("spatial", "temporal"):
-        number(f"option {name}", options[name], 0, 100, False)
-
-
 @register(
-    "stop", options={"spatial": 0.04, "temporal": 0.07, "threshold": 0.8}, requires=("attention_last",), check=_check
+    "stop",
+    options={
+        "spatial": number_in(0.04, 0, 100),
+        "temporal": number_in(0.07, 0, 100),
+        "threshold": number_in(0.8, -1, 1),
+    },
+    requires=("attention_last",),
 )
 def stop(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: spatial μ_s and temporal μ_t, what a sink's score counts against attention and beside cosines; threshold
     τ of static places."""
-    threshold = float(config.options["threshold"])
+    threshold = config.options["threshold"]
     budget = config.budget(video.frames, video.tokens_per_frame)
     attention = video.pooled_extra("attention_last") / video.features.shape[1]
     sink = sink_score(attention)
     cosine = adjacent_cosine(unit(video.pooled))
     lengths = video.clips or static_windows(cosine > threshold)
-    alike = lowest_cosine(cosine + float(config.options["temporal"]) * sink, lengths)
+    alike = lowest_cosine(cosine + config.options["temporal"] * sink, lengths)
     return merge_and_choose(
         video,
         split_static(video.pooled, lengths, alike, threshold, budget),
-        attention - float(config.options["spatial"]) * sink,
+        attention - config.options["spatial"] * sink,
         budget,
         center_weight=CENTER_WEIGHT,
         neighbours=NEIGHBOURS,

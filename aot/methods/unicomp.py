@@ -26,16 +26,18 @@ from ..config import AOTConfig
 from ..ops.common import at_least_float32, rank_descending, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import number
+from ..validation import number_in
 from .common import frame_segments
 
 
-def _check(options: dict) -> None:
-    number("option frame_threshold", options["frame_threshold"], 0, 2, False)
-    number("option token_threshold", options["token_threshold"], 0, 2, True)
-
-
-@register("unicomp", options={"frame_threshold": 0.005, "token_threshold": 0.2}, requires=("keys",), check=_check)
+@register(
+    "unicomp",
+    options={
+        "frame_threshold": number_in(0.005, 0, 2),
+        "token_threshold": number_in(0.2, 0, 2, above=True),
+    },
+    requires=("keys",),
+)
 def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: frame_threshold u_f and token_threshold u_c, in 1 - cos."""
     pooled, per_frame = video.pooled, video.tokens_per_frame
@@ -43,7 +45,7 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     # 1. groups of frames, and their means
     means = unit(pooled.float().mean(dim=1))
     alike = (means @ means.T).double().tolist()
-    lengths = frame_groups(alike, 1 - float(config.options["frame_threshold"]), int(1 / config.retention))
+    lengths = frame_groups(alike, 1 - config.options["frame_threshold"], int(1 / config.retention))
     start, segment = frame_segments(lengths, pooled.device)
     length = torch.tensor(lengths, device=pooled.device)
     values = at_least_float32(pooled)
@@ -55,7 +57,7 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     # 3. tokens taken and covered: near (F, P, P), within u_c of each other
     keys = unit(video.pooled_extra("keys")[start])
     cosine = torch.bmm(keys, keys.transpose(1, 2))
-    near = 1 - cosine < float(config.options["token_threshold"])
+    near = 1 - cosine < config.options["token_threshold"]
     near.diagonal(dim1=1, dim2=2).fill_(True)
     rank = rank_descending(-cosine.mean(dim=-1))
     taken = uncovered(near, rank)

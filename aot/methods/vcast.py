@@ -17,15 +17,11 @@ from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, VideoTokens
-from ..validation import number
+from ..validation import number_in
 from .common import best_by_quota
 
 
-def _check(options: dict) -> None:
-    number("option temperature", options["temperature"], 0, 1e6, True)
-
-
-@register("vcast", options={"temperature": 0.7}, check=_check)
+@register("vcast", options={"temperature": number_in(0.7, 0, 1e6, above=True)})
 def vcast(video: VideoTokens, config: AOTConfig) -> Selection:
     """Option: temperature of the budgets of frames."""
     frames, per_frame = video.frames, video.tokens_per_frame
@@ -34,13 +30,13 @@ def vcast(video: VideoTokens, config: AOTConfig) -> Selection:
     means = unit(tokens.mean(dim=1))
     curved = curvature(means)
     least = int(budget >= frames)
-    share = (curved.double() / float(config.options["temperature"])).softmax(dim=0)
+    share = (curved.double() / config.options["temperature"]).softmax(dim=0)
     length = torch.linalg.vector_norm(tokens, dim=-1)
     low, high = length.amin(1, keepdim=True), length.amax(1, keepdim=True)
     spread = torch.where(high > low, high - low, 1.0)
     score = 1 - torch.linalg.vecdot(unit(tokens), means.unsqueeze(1)) + (length - low) / spread
     index = best_by_quota(score, least + share * (budget - least * frames), budget)
-    trace = {"curvature": curved, "score": score} if video.trace else None
+    trace = {"curvature": curved, "score": score}
     return Selection.from_indices(video.pooled.flatten(0, 1)[index], index, video.pooled_grid, trace=trace)
 
 

@@ -15,17 +15,13 @@ from ..config import AOTConfig
 from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, VideoTokens
-from ..validation import number
+from ..validation import number_in
 from .common import best_by_quota
 
 SCALES = tuple(2.0**power for power in range(-3, 2))
 
 
-def _check(options: dict) -> None:
-    number("option temperature", options["temperature"], 0, 1e6, True)
-
-
-@register("vidcom2", options={"temperature": 0.01}, check=_check)
+@register("vidcom2", options={"temperature": number_in(0.01, 0, 1e6, above=True)})
 def vidcom2(video: VideoTokens, config: AOTConfig) -> Selection:
     """Tokens that stand out of the video and of their frame; more of frames that stand out.
 
@@ -36,11 +32,11 @@ def vidcom2(video: VideoTokens, config: AOTConfig) -> Selection:
     units = unit(steady_channels(video.pooled.float()))
     to_video = similarity(units, units.mean(dim=(0, 1), keepdim=True))
     to_frame = similarity(units, units.mean(dim=1, keepdim=True))
-    share = (to_video.mean(dim=1).double() / -float(config.options["temperature"])).softmax(dim=0)
+    share = (to_video.mean(dim=1).double() / -config.options["temperature"]).softmax(dim=0)
     quota = budget / frames * (1 + share - 1 / frames)
     index = best_by_quota(-(to_video + to_frame), quota, budget)
     tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    trace = {"to_video": to_video, "to_frame": to_frame, "quota": quota} if video.trace else None
+    trace = {"to_video": to_video, "to_frame": to_frame, "quota": quota}
     return Selection.from_indices(tokens, index, video.pooled_grid, trace=trace)
 
 

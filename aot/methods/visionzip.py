@@ -19,31 +19,23 @@ import torch
 
 from ..budget import even_budgets
 from ..config import AOTConfig
-from ..errors import AOTError
 from ..ops.common import at_least_float32, rank_descending, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
-from ..validation import number
+from ..validation import number_in, one_of
 from .common import gather_members, others_mean, rounded_share
-
-
-def _check(options: dict) -> None:
-    number("option dominant", options["dominant"], 0, 1, False)
-    if options["contextual"] not in ("sum", "mean"):
-        raise AOTError(f"option contextual is {options['contextual']!r}; use 'sum' or 'mean'.")
 
 
 @register(
     "visionzip",
-    options={"dominant": 54 / 64, "contextual": "sum"},
+    options={"dominant": number_in(54 / 64, 0, 1), "contextual": one_of("sum", "mean")},
     requires=("attention_last", "keys"),
-    check=_check,
 )
 def visionzip(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: dominant, the share of a frame's tokens kept for their attention; contextual "sum" or "mean"."""
     budget = config.budget(video.frames, video.tokens_per_frame)
     counts = even_budgets(budget, video.frames)
-    salient = [rounded_share(count, float(config.options["dominant"])) for count in counts]
+    salient = [rounded_share(count, config.options["dominant"]) for count in counts]
     device = video.features.device
     dominant_count = torch.tensor(salient, device=device).unsqueeze(1)
     contextual_count = torch.tensor(counts, device=device).unsqueeze(1) - dominant_count

@@ -18,15 +18,14 @@ def received_attention(
     scale: float,
     *,
     lse: torch.Tensor | None = None,
-    chunk: int | None = None,
     backend: str = "auto",
 ) -> torch.Tensor:
     """Attention that each token receives: mean over heads, sum over queries of softmax(q kᵀ · scale)[:, j].
 
     q, k: (B, H, N, d) of any float dtype; returns (B, N) float32. Queries go in chunks, so that the largest map held
-    is (B, H, chunk, N). lse: (B, H, N) float32, natural logarithms of the softmax's denominators as fused attention
-    leaves them; None computes them. Raises AOTError for an unknown or unavailable backend, or for shapes that do not
-    fit.
+    is (B, H, chunk, N), of MAP_VALUES. lse: (B, H, N) float32, natural logarithms of the softmax's denominators as
+    fused attention leaves them; None computes them. Raises AOTError for an unknown or unavailable backend, or for
+    shapes that do not fit.
     """
     if q.dim() != 4 or k.dim() != 4 or q.shape[:2] != k.shape[:2] or q.shape[-1] != k.shape[-1]:
         shapes = f"{tuple(q.shape)} and {tuple(k.shape)}"
@@ -39,9 +38,8 @@ def received_attention(
         return kernel(q, k, scale, lse)
     batch, heads, queries, _ = q.shape
     tokens = k.shape[2]
-    if chunk is None:
-        most = MAP_VALUES.get(q.device.type, MAP_VALUES_ELSEWHERE)
-        chunk = max(1, min(queries, most // max(1, batch * heads * tokens)))
+    most = MAP_VALUES.get(q.device.type, MAP_VALUES_ELSEWHERE)
+    chunk = max(1, min(queries, most // max(1, batch * heads * tokens)))
     keys = k.float().transpose(-1, -2)
     received = torch.zeros(batch, tokens, dtype=torch.float32, device=q.device)
     for start in range(0, queries, chunk):

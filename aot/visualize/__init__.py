@@ -4,7 +4,6 @@ Needs matplotlib, Pillow and PyAV (extra "visualize"); they are imported when a 
 `import aot` needs torch alone.
 """
 
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ def draw(video: CompressedVideo, frames: Any, times: Any, *, rows: tuple[str, ..
     "kept", "why" and "merged" to show; None for all that the method can tell.
     Raises AOTError for frames that do not belong to the video or a missing drawing library.
     """
-    scene, grid = _load(video, frames, times, "scene", "grid")
-    return grid.grid_image(scene, rows=rows)
+    scene, grid, _, _ = _modules()
+    return grid.grid_image(scene.make_scene(video, frames, times), rows=rows)
 
 
 def visualize(
@@ -33,30 +32,26 @@ def visualize(
 
     Arguments and errors as in `draw`. name: what the page calls the video.
     """
-    scene, grid, film, page = _load(video, frames, times, "scene", "grid", "film", "page")
+    scene, grid, film, page = _modules()
+    shown = scene.make_scene(video, frames, times)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"png": folder / "kept.png", "mp4": folder / "kept.mp4", "html": folder / "index.html"}
-    picture = grid.grid_image(scene)
+    picture = grid.grid_image(shown)
     picture.save(paths["png"], optimize=True)
-    film.write_film(scene, paths["mp4"])
-    page.write_page(scene, paths["html"], picture=picture, film=paths["mp4"], name=name)
+    film.write_film(shown, paths["mp4"])
+    page.write_page(shown, paths["html"], picture=picture, film=paths["mp4"], name=name)
     return paths
 
 
 def require() -> None:
     """Imports the drawing libraries; AOTError, with what to install, when one is missing."""
-    _modules("grid", "film", "page")
+    _modules()
 
 
-def _load(video: CompressedVideo, frames: Any, times: Any, *modules: str) -> list:
-    """The video as a scene, and the modules after "scene"."""
-    first, *others = _modules(*modules)
-    return [first.make_scene(video, frames, times), *others]
-
-
-def _modules(*names: str) -> list:
+def _modules() -> tuple[Any, Any, Any, Any]:
     try:
-        return [import_module(f".{name}", __name__) for name in names]
+        from . import film, grid, page, scene
     except ImportError as error:
         raise AOTError(f"Pictures need {error.name}; run pip install 'aot-video[visualize]'.") from error
+    return scene, grid, film, page

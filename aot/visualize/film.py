@@ -5,13 +5,12 @@ from pathlib import Path
 
 import av
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from .grid import legend_items, rows_of
-from .panels import TITLES, draw_panel
+from .panels import TITLES, draw_panel, pixels
 from .scene import Scene
-from .style import INK, headline
+from .style import INK, caption, headline
 from .timeline import counts_chart
 
 SECONDS = 1.0  # that each sampled frame is shown
@@ -39,15 +38,9 @@ def write_film(scene: Scene, path: Path) -> None:
 def still(scene: Scene, t: int) -> np.ndarray:
     """(720, 1280, 3) uint8: one frame, its panels, the legend and the tokens against time."""
     figure = Figure(figsize=(12.8, 7.2), dpi=DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
     rows = rows_of(scene)
     figure.text(0.03, 0.95, headline(scene), fontsize=15, weight="bold", color=INK, va="center")
-    clip = scene.clip_of(t)
-    per_frame = scene.grid[0] * scene.grid[1]
-    place = "" if clip is None else f", clip {clip + 1}"
-    words = f"frame {t + 1} of {len(scene.frames)}, {scene.times[t]:.1f} s{place}"
-    words += f": {scene.counts[t].sum()} of {per_frame} kept"
-    figure.text(0.03, 0.905, words, fontsize=12, color=INK, va="center")
+    figure.text(0.03, 0.905, caption(scene, t), fontsize=12, color=INK, va="center")
     panels = ["frame", *rows]
     each = 0.94 / len(panels)
     for number, name in enumerate(panels):
@@ -61,5 +54,4 @@ def still(scene: Scene, t: int) -> np.ndarray:
     chart = figure.add_axes((0.08, 0.075, 0.87, 0.13))
     counts_chart(chart, scene, now=t)
     chart.set_xlabel("time in the video, s", fontsize=9)
-    canvas.draw()
-    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+    return pixels(figure)

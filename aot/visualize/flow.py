@@ -1,67 +1,46 @@
 """Where the tokens that were not kept went, read from the trace of a compression."""
 
-from dataclasses import dataclass
-
 import torch
 
 from ..types import CompressedVideo
 
 
-@dataclass(frozen=True)
-class Flow:
-    """The strongest connection of every token that was not kept.
+def find_flow(video: CompressedVideo) -> torch.Tensor | None:
+    """(T·P,) int64 flat pooled index t·P + row·W + column of the kept token that took most of each token.
 
-    target: (T·P,) int64 flat pooled index t·P + row·W + column of the kept token that took most of it, -1 for
-    kept tokens and for tokens that nothing took. blended: (T·P,) bool, it changed the kept token's features
-    (False: it is counted in the mass only).
-    """
-
-    target: torch.Tensor
-    blended: torch.Tensor
-
-
-def find_flow(video: CompressedVideo) -> Flow | None:
-    """The flow of a traced compression; None when the method drops tokens or left no trace of where they go.
-
-    Understood are the plans of both variants of "aot", and the key "merged_into", (T·P,) int64 as
-    `Flow.target`, by which any other method may tell.
+    -1 for kept tokens and for those that nothing took. None when the method drops tokens or left no trace of where they
+    go. Understood are the plans of both variants of "aot", and the key "merged_into", a target as here, by which any
+    other method may tell.
     """
     trace = video.trace or {}
     if "merged_into" in trace:
-        target = trace["merged_into"].cpu()
-        return Flow(target, target >= 0)
+        return trace["merged_into"].cpu()
     if "supplier" in trace:
-        return _joint_flow(video, trace)
+        return _clip_flow(video, trace).cpu()
     if "intra_plan" in trace:
-        return _cascade_flow(video, trace)
+        return _frame_flow(video, trace).cpu()
     return None
 
 
-def _joint_flow(video: CompressedVideo, trace: dict) -> Flow:
+def _clip_flow(video: CompressedVideo, trace: dict) -> torch.Tensor:
     """From one plan (C, M, K) per clip between suppliers (C, M) and anchors (C, K), flat indices."""
     best = trace["plan"].argmax(dim=-1)  # (C, M)
     supplied = trace["plan"].sum(dim=-1) > 0
-    source = trace["supplier"][supplied]
-    target = torch.full((video.tokens_before,), -1, dtype=torch.int64, device=source.device)
-    blended = torch.zeros_like(target, dtype=torch.bool)
-    target[source] = trace["anchor"].gather(1, best)[supplied]
-    merges = video.config.merge_strength > 0 and video.config.merge_cap > 0
-    blended[source] = merges
-    return Flow(target.cpu(), blended.cpu())
+    target = torch.full((video.tokens_before,), -1, dtype=torch.int64, device=best.device)
+    target[trace["supplier"][supplied]] = trace["anchor"].gather(1, best)[supplied]
+    return target
 
 
-def _cascade_flow(video: CompressedVideo, trace: dict) -> Flow:
+def _frame_flow(video: CompressedVideo, trace: dict) -> torch.Tensor:
     """From the plans inside frames, on the tower grid, followed along the plans between frames."""
     height, width = video.grid
     per_frame = height * width
-    device = trace["intra_plan"].device
-    step = torch.arange(video.tokens_before, device=device)
+    step = torch.arange(video.tokens_before, device=trace["intra_plan"].device)
     kept = trace["pooled_mask"].flatten()
     inside = torch.where(kept, step, _inside_frames(trace, per_frame, height, width).flatten())
     between = _between_frames(trace, per_frame, width, step)
     target = torch.where(inside >= 0, between[inside.clamp_min(0)], -1)
-    target = torch.where(target == step, -1, target).cpu()
-    return Flow(target, target >= 0)
+    return torch.where(target == step, -1, target)
 
 
 def _inside_frames(trace: dict, per_frame: int, height: int, width: int) -> torch.Tensor:

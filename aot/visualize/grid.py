@@ -2,17 +2,15 @@
 
 import textwrap
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from PIL import Image
 
 from ..errors import AOTError
-from .panels import draw_panel
+from .panels import draw_panel, pixels
 from .scene import MAPS, Scene
-from .style import CLIP_TINTS, EARLIER, INK, LATER, headline, look, reasons
+from .style import CLIP_TINTS, EARLIER, INK, LATER, UNMIXED, headline, look, reasons
 from .timeline import counts_chart, total_chart
 
 DPI = 110
@@ -30,9 +28,7 @@ def grid_image(scene: Scene, *, rows: tuple[str, ...] | None = None) -> Image.Im
         raise AOTError(f"This video has no row {missing[:1] or rows}; choose of: {', '.join(rows_of(scene))}.")
     figure = _Layout(scene, rows).draw()
     figure.set_dpi(DPI)
-    canvas = FigureCanvasAgg(figure)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    return Image.fromarray(pixels(figure))
 
 
 def rows_of(scene: Scene) -> tuple[str, ...]:
@@ -146,9 +142,8 @@ def legend_items(scene: Scene, rows: tuple[str, ...]) -> list:
             Patch(facecolor="#FDE737", edgecolor="#00204D", label=f"why: bright = high {MAPS[next(iter(scene.maps))]}")
         )
     if "merged" in rows:
-        items.append(_mark("$\\rightarrow$", INK, "merged into the kept token at the arrow's head"))
-        if (~scene.blended & (scene.target >= 0)).any():
-            items.append(_mark("$\\rightarrow$", "#9A9A9A", "too unlike it: counted there, not mixed in"))
+        shade, what = (INK, "merged into") if scene.blended else (UNMIXED, "counted in, not mixed into,")
+        items.append(_mark("$\\rightarrow$", shade, f"{what} the kept token at the arrow's head"))
         items.append(Patch(facecolor=EARLIER, alpha=0.6, label="◀ went to a kept token of an earlier frame"))
         items.append(Patch(facecolor=LATER, alpha=0.6, label="▶ went to a kept token of a later frame"))
         items.append(_mark("$12$", INK, "number on a kept token: how many it stands for"))

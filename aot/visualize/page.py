@@ -6,15 +6,13 @@ import io
 import json
 from pathlib import Path
 
-import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from .grid import rows_of
-from .panels import TITLES, draw_panel
+from .panels import TITLES, draw_panel, pixels
 from .scene import MAPS, Scene
-from .style import INK, headline, look, reasons
+from .style import INK, caption, headline, look, reasons
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 1400px; margin: 2rem auto; padding: 0 1rem; }
@@ -32,8 +30,8 @@ def write_page(scene: Scene, path: Path, *, picture: Image.Image, film: Path, na
     frames = range(len(scene.frames))
     title = html.escape(f"What was kept of {name}")
     strips = "\n".join(
-        f'<figure id="frame-{t + 1}"><figcaption>{html.escape(_caption(scene, t))}</figcaption>'
-        f'<img alt="{html.escape(_caption(scene, t))}" src="{_png(_strip(scene, t))}"></figure>'
+        f'<figure id="frame-{t + 1}"><figcaption>{html.escape(caption(scene, t))}</figcaption>'
+        f'<img alt="{html.escape(caption(scene, t))}" src="{_png(_strip(scene, t))}"></figure>'
         for t in frames
     )
     path.write_text(
@@ -57,16 +55,6 @@ def write_page(scene: Scene, path: Path, *, picture: Image.Image, film: Path, na
 """,
         encoding="utf-8",
     )
-
-
-def _caption(scene: Scene, t: int) -> str:
-    """Time, clip and budget of a frame in words."""
-    parts = [f"{scene.counts[t, kind]} {kind.name.lower()}" for kind in scene.kinds if scene.counts[t, kind]]
-    clip = scene.clip_of(t)
-    place = f"frame {t + 1}, {scene.times[t]:.2f} s" + ("" if clip is None else f", clip {clip + 1}")
-    what = f" ({', '.join(parts)})" if len(scene.kinds) > 1 and parts else ""
-    mass = f", standing for {scene.mass[t].sum():.0f} tokens of the video" if scene.target is not None else ""
-    return f"{place}: {scene.counts[t].sum()} of {scene.grid[0] * scene.grid[1]} tokens kept{what}{mass}"
 
 
 def _table(scene: Scene) -> str:
@@ -93,13 +81,11 @@ def _strip(scene: Scene, t: int) -> Image.Image:
     inches = 1.9
     size = (inches * len(panels), inches * height / width + 0.3)
     figure = Figure(figsize=size, dpi=100, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
     for number, name in enumerate(panels):
         ax = figure.add_axes((number / len(panels), 0.02, 0.97 / len(panels), 1 - 0.3 / size[1] - 0.02))
         draw_panel(ax, scene, t, name)
         ax.set_title((TITLES | MAPS)[name].partition(" (")[0], fontsize=8, color=INK)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    return Image.fromarray(pixels(figure))
 
 
 def _png(image: Image.Image) -> str:

@@ -2,14 +2,23 @@
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import PatchCollection
+from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from ..types import TokenKind
 from .scene import Scene
-from .style import EARLIER, HEAT, INK, LATER, look
+from .style import EARLIER, HEAT, INK, LATER, UNMIXED, look
 
 TITLES = {"frame": "the frame", "kept": "kept", "why": "why: bright is high", "merged": "where the rest went"}
+
+
+def pixels(figure: Figure) -> np.ndarray:
+    """(h, w, 3) uint8 picture of a figure."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
 
 
 def draw_panel(ax: Axes, scene: Scene, t: int, name: str) -> None:
@@ -63,13 +72,11 @@ def merged_panel(ax: Axes, scene: Scene, t: int) -> None:
     here = frame == t
     along = np.stack([to_column - column, to_row - row]).astype(float)
     along *= 1 - 0.5 / np.abs(along).max(axis=0).clip(1)  # up to the edge of the kept cell
-    for blended, shade in ((True, INK), (False, "#9A9A9A")):
-        some = here & (scene.blended[t][row, column] == blended)
-        ax.quiver(
-            column[some] + 0.5, row[some] + 0.5, along[0, some], along[1, some],
-            angles="xy", scale_units="xy", scale=1.0, color=shade, units="dots",
-            width=max(0.06 * size, 0.6), headwidth=5, headlength=6, headaxislength=5.5, minlength=0,
-        )  # fmt: skip
+    ax.quiver(
+        column[here] + 0.5, row[here] + 0.5, along[0, here], along[1, here],
+        angles="xy", scale_units="xy", scale=1.0, color=INK if scene.blended else UNMIXED, units="dots",
+        width=max(0.06 * size, 0.6), headwidth=5, headlength=6, headaxislength=5.5, minlength=0,
+    )  # fmt: skip
     for side, color, mark in ((frame < t, EARLIER, "<"), (frame > t, LATER, ">")):
         boxes = [Rectangle((x, y), 1, 1) for x, y in zip(column[side], row[side], strict=True)]
         ax.add_collection(PatchCollection(boxes, facecolor=color, alpha=0.45, edgecolor="none"))

@@ -30,7 +30,8 @@ class Scene:
     frames: (T, h, w, 3) uint8. times: (T,) s. kind: (T, H, W) int of `TokenKind`, -1 where nothing was kept. mass:
     (T, H, W) pooled tokens that each kept one stands for. counts: (T, 3) emitted local, global and dynamic
     tokens. clips: (C, 2) first frame and the one behind the last, None without clips. target: (T, H, W) flat
-    index of the kept token that a cell went to, -1 for none, None when unknown; blended likewise, bool. maps:
+    index of the kept token that a cell went to, -1 for none, None when unknown. blended: cells change the tokens they
+    went to, which else count them in their mass alone. maps:
     (T, H, W) by the names of MAPS. before, after: visual tokens. settings: of the compression. anchors: kinds are
     the anchors of "aot".
     """
@@ -42,7 +43,7 @@ class Scene:
     counts: np.ndarray
     clips: np.ndarray | None
     target: np.ndarray | None
-    blended: np.ndarray | None
+    blended: bool
     maps: dict[str, np.ndarray]
     before: int
     after: int
@@ -89,7 +90,9 @@ def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float
     np.add.at(mass, (frame, row, column), video.mass.cpu().numpy()[visual])
     counts = np.zeros((video.frames, 3), int)
     np.add.at(counts, (frame, kinds), 1)
-    flow = find_flow(video)
+    target = find_flow(video)
+    config = video.config
+    plain = config.method == "aot" and config.variant == "default"
     trace = video.trace or {}
     return Scene(
         frames=np.stack([thumbnail(picture) for picture in frames]),
@@ -98,13 +101,13 @@ def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float
         mass=mass,
         counts=counts,
         clips=_bounds(video.clips),
-        target=None if flow is None else flow.target.numpy().reshape(shape),
-        blended=None if flow is None else flow.blended.numpy().reshape(shape),
+        target=None if target is None else target.numpy().reshape(shape),
+        blended=not plain or min(config.merge_strength, config.merge_cap) > 0,
         maps={name: _finite(trace[name].float().cpu().numpy()).reshape(shape) for name in MAPS if name in trace},
         before=video.tokens_before,
         after=int(visual.sum()),
-        settings=video.config.to_dict(),
-        anchors=video.config.method == "aot",
+        settings=config.to_dict(),
+        anchors=config.method == "aot",
     )
 
 

@@ -32,7 +32,7 @@ WHY = {
 }
 EARLIER, LATER = "#56B4E9", "#E69F00"
 HEAT = "cividis"
-INK, FAINT = "#222222", "#8A8A8A"
+INK, FAINT, UNMIXED = "#222222", "#8A8A8A", "#9A9A9A"
 CLIP_TINTS = ("#E9EEF3", "#FFFFFF")
 
 
@@ -49,6 +49,16 @@ def headline(scene: Scene) -> str:
     """What happened, in one line."""
     share = 100 * scene.after / scene.before
     return f"{scene.after} of {scene.before} visual tokens kept ({share:.3g} %), method {scene.method}"
+
+
+def caption(scene: Scene, t: int) -> str:
+    """Time, clip and budget of a frame in words."""
+    parts = [f"{scene.counts[t, kind]} {kind.name.lower()}" for kind in scene.kinds if scene.counts[t, kind]]
+    clip = scene.clip_of(t)
+    place = f"frame {t + 1}, {scene.times[t]:.2f} s" + ("" if clip is None else f", clip {clip + 1}")
+    what = f" ({', '.join(parts)})" if len(scene.kinds) > 1 and parts else ""
+    mass = f", standing for {scene.mass[t].sum():.0f} tokens of the video" if scene.target is not None else ""
+    return f"{place}: {scene.counts[t].sum()} of {scene.grid[0] * scene.grid[1]} tokens kept{what}{mass}"
 
 
 def reasons(scene: Scene) -> str:

@@ -47,12 +47,10 @@ class AOTLlavaOnevisionForConditionalGeneration(LlavaOnevisionForConditionalGene
         """Features (F, N, D) of one video, with what the tower gave beside them -> (S, D)."""
         return compress(
             features,
-            outputs.get("shallow"),
-            outputs.get("deep"),
-            self.videos.config,
+            config=self.videos.config,
             pool=self.videos.pool,
             newline=self.image_newline,
             newline_position=self.videos.newline_position,
             grid=self.videos.grid,
-            extras={name: value for name, value in outputs.items() if name not in ("shallow", "deep")},
+            extras=outputs,
         ).tokens

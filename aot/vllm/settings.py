@@ -1,5 +1,6 @@
 """What a server does with every video: read once from the model's configuration and checked, vLLM not needed."""
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -111,11 +112,7 @@ class LlavaSettings(VideoSettings):
 
     def frames_that_fit(self, tokens: int) -> int:
         """Most frames, up to `frames`, whose tokens are at most `tokens`; 0 when one frame has more."""
-        low, high = 0, self.frames
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.tokens(middle) <= tokens else (low, middle - 1)
-        return low
+        return bisect_right(range(1, self.frames + 1), tokens, key=self.tokens)
 
 
 def settings_of(config: Any) -> VideoSettings:

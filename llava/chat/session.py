@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from aot import AOTConfig, AOTError, CompressedVideo
-from aot.deprecated import renamed_attribute, renamed_keyword
+from aot.deprecated import renamed_attribute, renamed_keywords
 from aot.methods.in_llm import is_in_llm
 from aot.stream import tokens_at
 from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
@@ -322,4 +322,4 @@ class ChatSession(VideoReading):
     aot = renamed_attribute("aot", "compression")
 
 
-ChatSession.__init__ = renamed_keyword("aot", "compression")(ChatSession.__init__)
+ChatSession.__init__ = renamed_keywords(aot="compression")(ChatSession.__init__)

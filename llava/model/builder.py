@@ -9,7 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from aot import AOTConfig
-from aot.deprecated import renamed_keyword
+from aot.deprecated import renamed_keywords
 from llava.model.adapter import adapter_folder, merge_adapter
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
@@ -22,7 +22,7 @@ _IGNORED_ARGUMENTS = ("multimodal", "low_cpu_mem_usage")  # upstream's; every mo
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "auto": "auto"}
 
 
-@renamed_keyword("aot", "compression")
+@renamed_keywords(aot="compression")
 def load_pretrained_model(
     model_path: str | os.PathLike,
     model_base: str | None = None,

@@ -80,7 +80,7 @@ from aot.video import VideoTokens
 
 def test_old_arguments_of_register():
     try:
-        with pytest.warns(DeprecationWarning, match="of aot.register is now called") as warned:
+        with pytest.warns(DeprecationWarning, match="(needs|inside)= is now called") as warned:
             aot.register("old", needs=("keys",), inside=True)(print)
         assert len(warned) == 2 and get_method("old").requires == ("keys",) and get_method("old").in_llm
     finally:

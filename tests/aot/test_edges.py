@@ -82,7 +82,7 @@ def test_a_name_is_registered_once():
 
 
 def test_a_method_that_does_not_say_what_it_reads_is_told(monkeypatch):
-    monkeypatch.setitem(METHODS, "silent", Method("silent", lambda video, config: video.pooled_importance))
+    monkeypatch.setitem(METHODS, "silent", Method("silent", lambda video, config: video.pooled_shallow))
     with pytest.raises(AOTError, match=r"needs the received attention of the shallow layer; pass shallow=\(T, N\)"):
         compress(torch.randn(3, 16, 4), None, None, AOTConfig(method="silent", retention=0.5))
 

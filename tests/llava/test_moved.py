@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from aot.deprecated import renamed_attribute, renamed_keyword
+from aot.deprecated import renamed_attribute, renamed_keywords
 from llava.moved import MODULES
 
 
@@ -27,7 +27,7 @@ def test_the_warning_points_at_who_imports():
 
 
 def test_a_keyword_and_an_attribute_under_their_old_names():
-    @renamed_keyword("aot", "compression")
+    @renamed_keywords(aot="compression")
     def load(*, compression=None):
         return compression
 

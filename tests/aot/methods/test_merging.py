@@ -145,7 +145,7 @@ def test_missing_or_misshapen_tower_outputs_are_named(make_video, method):
     ("method", "options", "message"),
     [
         ("visionzip", {"dominant": 1.5}, "option dominant"),
-        ("visionzip", {"contextual": "max"}, "'sum' or 'mean'"),
+        ("visionzip", {"contextual": "max"}, "use one of: sum, mean"),
         ("prunevid", {"neighbours": 0}, "option neighbours"),
         ("prunevid", {"threshold": "high"}, "option threshold"),
         ("fastvid", {"stride": 0}, "option stride"),
