@@ -59,8 +59,9 @@ def run(cache: Path, only: list[str] | None) -> None:
     rows, clips = [], sources.clips(cache)
     for name, frames in clips.items():
         if not rows:
+            depth = len(tower.layers)
             off = vit.difference(tower, path, vit.pixels(frames[:1], 224))
-            print(f"encoder against the file's own graph: {off:.1e}; layers {layers(tower.depth)} of {tower.depth}")
+            print(f"encoder against the file's own graph: {off:.1e}; layers {layers(depth)} of {depth}")
             if off > AGREEMENT:
                 raise SystemExit(f"The encoder differs from the file's graph by {off:.1e}; nothing was measured.")
         start = time.time()

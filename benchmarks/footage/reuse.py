@@ -105,7 +105,7 @@ def encoders(cache: Path) -> list[Encoder]:
         ),
         Encoder(
             "DINOv2", DINO_SIDE, vit.PATCH, embed=lambda pixels: vit.embed(dino, (pixels - mean) / std),
-            layers=vit.siglip_layers(dino), norm=lambda hidden: vit.last_norm(dino, hidden), class_token=True,
+            layers=dino.layers, norm=lambda hidden: vit.last_norm(dino, hidden), class_token=True,
         ),
     ]  # fmt: skip
 
