@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn.functional import pad
 
 from aot.reuse import ChangedPatches, ReusePlan, distinct_frames, patches_of, plan_reuse
-from benchmarks.bench_cpu import CPU, REUSE, so400m
+from benchmarks.bench_cpu import CPU, so400m
 from benchmarks.footage import sources, vit
-from benchmarks.measure import environment, make_parser, save, seconds_in_turn
+from benchmarks.measure import REUSE, environment, make_parser, save, seconds_in_turn
 from benchmarks.models import make_model
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
 from llava.model.multimodal_encoder.temporal_reuse import reusing_layers
