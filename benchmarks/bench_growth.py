@@ -25,7 +25,7 @@ import torch
 from aot_cli.main import make_parser as aot_parser
 from benchmarks.measure import environment, make_parser, process_status, save
 from benchmarks.odd_files import encode
-from benchmarks.plot_growth import draw
+from benchmarks.plot_growth import curves, draw
 from llava.chat.options import load_session
 from llava.model.long_video import STREAM_ABOVE, compress_stream
 
@@ -94,17 +94,6 @@ def memory_ratio(rows: list[dict]) -> float:
     return round(net[-1] / net[0], 3)
 
 
-def curves(result: dict) -> dict[tuple[str, str], dict[str, list[tuple[float, float]]]]:
-    """The points to draw: by (what grows, field) those of each way."""
-    panels = {}
-    for along in ("frames", "retention"):
-        for field in ("ms", "above_mib"):
-            panels[along, field] = lines = {}
-            for row in result[f"by_{along}"]:
-                lines.setdefault(row["way"], []).append((row[along], row[field]))
-    return panels
-
-
 def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("--ways", nargs="+", choices=WAYS, default=["whole", "streamed"])
@@ -131,7 +120,10 @@ def main() -> int:
         way: memory_ratio([row for row in result["by_frames"] if row["way"] == way]) for way in options.ways
     }
     if options.plot:
-        result["exponents"] = draw(curves(result), f"aot-tiny, {result['device']}", options.plot)
+        panels = {}
+        for along in ("frames", "retention"):
+            panels |= curves(result[f"by_{along}"], along, lambda row: row["way"])
+        result["exponents"] = draw(panels, f"aot-tiny, {result['device']}", options.plot)
     save(result, options.output)
     print(json.dumps(result))
     return int(max(result["memory_ratio"].values()) > options.limit)
