@@ -12,14 +12,12 @@ and the mean retention.
 import argparse
 import json
 import resource
-import subprocess
-import sys
 
 import torch
 import transformers
 
 import aot
-from benchmarks.measure import seconds
+from benchmarks.measure import in_fork, seconds
 
 FAMILIES = ("Qwen3VL", "InternVL", "LlavaNextVideo")
 SIDE = 8  # tokens of a frame's side
@@ -112,18 +110,10 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case:
-        print(json.dumps(one(options.family[0], options.case, options)))
-        return
     for family in options.family or FAMILIES:
-        found = {}
-        for case in ("plain", "1.0", str(options.retention)):
-            words = [f"--{name}={getattr(options, name)}" for name in ("frames", "scale", "repeats", "device")]
-            command = [sys.executable, "-m", "benchmarks.bench_apply", "--family", family, "--case", case, *words]
-            run = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[case] = json.loads(run.stdout.splitlines()[-1])
+        cases = ("plain", "1.0", str(options.retention))
+        found = {case: in_fork(one, family, case, options) for case in cases}
         plain = found.pop("plain")
         for figures in found.values():
             line = {

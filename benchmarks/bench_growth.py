@@ -12,7 +12,6 @@ the fewest, kept tokens apart; the exit status is 1 when one is above --limit. T
 """
 
 import json
-import multiprocessing
 import sys
 import tempfile
 import time
@@ -23,7 +22,7 @@ from pathlib import Path
 import torch
 
 from aot_cli.main import make_parser as aot_parser
-from benchmarks.measure import environment, make_parser, process_status, save
+from benchmarks.measure import environment, in_fork, make_parser, process_status, save
 from benchmarks.odd_files import encode
 from benchmarks.plot_growth import curves, draw
 from llava.chat.options import load_session
@@ -74,20 +73,6 @@ def measure(session, way: str, frames: int, retention: float, film: Path) -> dic
     return row | {"kept_mib": sum(getattr(video, name).nbytes for name in kept) / 2**20}
 
 
-def in_fork(work: Callable, *arguments) -> dict:
-    """The row that a fork measures, so that no point sees another's memory."""
-    context = multiprocessing.get_context("fork")
-    rows = context.SimpleQueue()
-    process = context.Process(target=lambda: rows.put(work(*arguments)))
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit(f"{arguments[1]}, {arguments[2]} frames: measuring failed; nothing is reported.")
-    row = rows.get()
-    print(json.dumps(row), flush=True)
-    return row
-
-
 def memory_ratio(rows: list[dict]) -> float:
     """Peak memory of the most frames over that of the fewest, kept tokens apart."""
     net = [row["above_mib"] - row["kept_mib"] for row in sorted(rows, key=lambda row: row["frames"])]
@@ -112,10 +97,13 @@ def main() -> int:
         if "chat" in options.ways:
             encode(film, size=(320, 240), frames=max(*options.frames, options.at), rate=25)
         measure(session, "whole", 8, 0.1, film)
-        points = [(way, frames, 0.1) for way in options.ways for frames in options.frames]
-        result["by_frames"] = [in_fork(measure, session, *point, film) for point in points]
-        points = [(way, options.at, retention) for way in options.ways for retention in options.retentions]
-        result["by_retention"] = [in_fork(measure, session, *point, film) for point in points]
+        by_frames = [(way, frames, 0.1) for way in options.ways for frames in options.frames]
+        by_retention = [(way, options.at, retention) for way in options.ways for retention in options.retentions]
+        for name, points in (("by_frames", by_frames), ("by_retention", by_retention)):
+            result[name] = []
+            for point in points:
+                result[name].append(in_fork(measure, session, *point, film))
+                print(json.dumps(result[name][-1]), flush=True)
     result["memory_ratio"] = {
         way: memory_ratio([row for row in result["by_frames"] if row["way"] == way]) for way in options.ways
     }
