@@ -12,6 +12,7 @@ the fewest, kept tokens apart; the exit status is 1 when one is above --limit. T
 """
 
 import json
+import multiprocessing
 import sys
 import tempfile
 import time
@@ -22,7 +23,7 @@ from pathlib import Path
 import torch
 
 from aot_cli.main import make_parser as aot_parser
-from benchmarks.measure import environment, in_fork, make_parser, process_status, save
+from benchmarks.measure import environment, make_parser, process_status, save
 from benchmarks.odd_files import encode
 from benchmarks.plot_growth import curves, draw
 from llava.chat.options import load_session
@@ -71,6 +72,18 @@ def measure(session, way: str, frames: int, retention: float, film: Path) -> dic
     # a whole video of the chat is compressed by each question, after the peak
     kept = ("tokens", "frame", "position", "kind", "mass") if row.get("streamed", True) else ()
     return row | {"kept_mib": sum(getattr(video, name).nbytes for name in kept) / 2**20}
+
+
+def in_fork(work: Callable[..., dict], *arguments) -> dict:
+    """The row that a fork measures, so that it sees no other's memory; ends the run when that fails."""
+    context = multiprocessing.get_context("fork")
+    rows = context.SimpleQueue()
+    process = context.Process(target=lambda: rows.put(work(*arguments)))
+    process.start()
+    process.join()
+    if process.exitcode:
+        sys.exit("Measuring failed; nothing is reported.")
+    return rows.get()
 
 
 def memory_ratio(rows: list[dict]) -> float:

@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -132,18 +131,6 @@ def process_status(field: str, process: int | str = "self") -> int:
     """A number of /proc/PROCESS/status (Linux): VmRSS, the KiB in memory now, VmHWM, their highest, or Threads."""
     lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     return int(next(line for line in lines if line.startswith(f"{field}:")).split()[1])
-
-
-def in_fork(work: Callable[..., dict], *arguments) -> dict:
-    """The row that a fork measures, so that it sees no other's memory; ends the run when that fails."""
-    context = multiprocessing.get_context("fork")
-    rows = context.SimpleQueue()
-    process = context.Process(target=lambda: rows.put(work(*arguments)))
-    process.start()
-    process.join()
-    if process.exitcode:
-        sys.exit("Measuring failed; nothing is reported.")
-    return rows.get()
 
 
 @contextmanager
