@@ -98,7 +98,7 @@ def main() -> None:
     truth = np.stack([facts(clip) for clip in clips])
     for (level, name), values in cosines.items():
         mean, attention = np.mean(values, axis=0).round(4).tolist()
-        precision = round(average_precision_score(truth, np.stack(scores[level, name])), 4)
+        precision = round(average_precision_score(truth, np.stack(scores[level, name]), average="weighted"), 4)
         line = {"mean cosine": mean, "attention cosine": attention, "facts": precision}
         print(json.dumps({"level": level, "rows": name, **line}))
 
