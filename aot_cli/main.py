@@ -63,7 +63,7 @@ def make_parser() -> "_Tree":
     parser.add_argument("--version", action=_Version, nargs=0, help="versions of aot and of what it runs on")
     subparsers = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Subcommand)
     parser.subcommands = [
-        subparsers.add_parser(name, command=command, help=command.help, description=command.description)
+        subparsers.add_parser(name, command=command, help=command.help, description=f"{command.help}.")
         for name, command in COMMANDS.items()
     ]
     return parser

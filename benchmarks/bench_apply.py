@@ -11,9 +11,9 @@ and the mean retention.
 
 import argparse
 import json
+import multiprocessing
 import resource
-import subprocess
-import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import torch
 import transformers
@@ -112,18 +112,12 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--case", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.case:
-        print(json.dumps(one(options.family[0], options.case, options)))
-        return
     for family in options.family or FAMILIES:
         found = {}
         for case in ("plain", "1.0", str(options.retention)):
-            words = [f"--{name}={getattr(options, name)}" for name in ("frames", "scale", "repeats", "device")]
-            command = [sys.executable, "-m", "benchmarks.bench_apply", "--family", family, "--case", case, *words]
-            run = subprocess.run(command, capture_output=True, text=True, check=True)
-            found[case] = json.loads(run.stdout.splitlines()[-1])
+            with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+                found[case] = pool.submit(one, family, case, options).result()
         plain = found.pop("plain")
         for figures in found.values():
             line = {

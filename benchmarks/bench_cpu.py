@@ -15,34 +15,31 @@ the ratio of "compress" is above --limit, or the default takes more than twice E
 """
 
 import copy
-import json
 import sys
+from functools import partial
 
 import torch
 
 from aot import AOTConfig, CompressedVideo, compress, layers, method_names, pool_tokens
 from aot.registry import get_method
-from aot.reuse import distinct_frames
 from benchmarks.measure import (
-    WrongResult,
     attention_ratio,
     check,
     environment,
     make_parser,
+    measure_parts,
     ratio,
     relative_error,
-    save,
+    reuse_ratios,
     seconds_in_turn,
 )
 from benchmarks.models import VISION, make_model
 
 CPU = torch.device("cpu")
 GRID, WIDTH = (27, 27), 896
-PARTS = ("compress", "attention", "prefill", "precision", "methods", "reuse")
 CONFIG = AOTConfig(retention=0.1)
 POOLED, POOLED_WIDTH = (14, 14), 3584  # of methods
 TIMES_EVS = 2.0  # most that the default may take of EVS's time
-REUSE = 0.02  # largest difference of a patch that is encoded once
 
 
 def still_scene(frames: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -67,21 +64,32 @@ def check_compressed(video: CompressedVideo, features: torch.Tensor) -> None:
     check(bool(((video.tokens - own).norm(dim=1) <= bound).all()), "the tokens are wrong")
 
 
-def compress_ratio(frames: int, repeats: int) -> dict:
+def compress_ratio(options) -> dict:
     """The default method on 27x27 tokens a frame, bilinear pooling, over a batched product."""
-    inputs = still_scene(frames)
+    inputs = still_scene(options.frames)
     found = compress(*inputs, CONFIG)
     check_compressed(found, inputs[0])
     check(torch.equal(found.tokens, compress(*inputs, CONFIG).tokens), "the result is not repeatable")
     left, right = torch.randn(32, 603, WIDTH), torch.randn(32, WIDTH, 126)
     works = {"compress": lambda _: compress(*inputs, CONFIG), "bmm": lambda _: torch.bmm(left, right)}
-    return {"frames": frames, **ratio(seconds_in_turn(works, CPU, repeats=3 * repeats), "compress", "bmm")}
+    times = seconds_in_turn(works, CPU, repeats=3 * options.repeats)
+    return {"frames": options.frames, **ratio(times, "compress", "bmm")}
 
 
-def prefill_ratio(frames: int, depth: int, repeats: int) -> dict:
+def attention_ratios(options) -> list[dict]:
+    """What received attention adds to each tower."""
+    rows = []
+    for name in options.tower:
+        tower = make_model("tiny", CPU).get_vision_tower() if name == "tiny" else so400m()
+        added = attention_ratio(tower, 16 if name == "tiny" else 1, repeats=5 * options.repeats)
+        rows.append({"tower": name, **added})
+    return rows
+
+
+def prefill_ratio(options) -> dict:
     """The language model alone, on features that resemble those of a video."""
-    model = make_model("0.5b", CPU, layers=depth, tower=False)
-    features, *maps = still_scene(frames)
+    model = make_model("0.5b", CPU, layers=options.layers, tower=False)
+    features, *maps = still_scene(options.frames)
 
     def prefill(visual: torch.Tensor) -> torch.Tensor:
         return model(inputs_embeds=visual[None], logits_to_keep=1, use_cache=True).logits
@@ -92,8 +100,8 @@ def prefill_ratio(frames: int, depth: int, repeats: int) -> dict:
     }
     check_compressed(compress(features, *maps, CONFIG), features)
     check(bool(works["compressed"](0).isfinite().all()), "the compressed prefill is not finite")
-    times = seconds_in_turn(works, CPU, repeats=repeats)
-    return {"frames": frames, "layers": depth, **ratio(times, "uncompressed", "compressed")}
+    times = seconds_in_turn(works, CPU, repeats=options.repeats)
+    return {"frames": options.frames, "layers": options.layers, **ratio(times, "uncompressed", "compressed")}
 
 
 def so400m(depth: int = 26):
@@ -106,16 +114,16 @@ def so400m(depth: int = 26):
     return tower
 
 
-def precision_ratio(depth: int, repeats: int) -> dict:
+def precision_ratio(options) -> dict:
     """A tower on one frame, with the received attention of two layers, in float32 and in bfloat16."""
-    whole = so400m(depth)
+    whole = so400m(options.layers)
     towers = {"float32": whole, "bfloat16": copy.deepcopy(whole).to(torch.bfloat16)}
-    pixels, wanted = torch.randn(1, 3, whole.image_size, whole.image_size), layers(depth)
+    pixels, wanted = torch.randn(1, 3, whole.image_size, whole.image_size), layers(options.layers)
     error = relative_error(towers["bfloat16"].encode(pixels).features, whole.encode(pixels).features)
     check(error < 0.05, f"the tower in bfloat16 is off by {error:.1%}")
     works = {name: lambda _, tower=tower: tower.encode(pixels, received=wanted) for name, tower in towers.items()}
-    times = seconds_in_turn(works, CPU, repeats=repeats)
-    return {"frames": 1, "layers": depth, "relative_error": error, **ratio(times, "float32", "bfloat16")}
+    times = seconds_in_turn(works, CPU, repeats=options.repeats)
+    return {"frames": 1, "layers": options.layers, "relative_error": error, **ratio(times, "float32", "bfloat16")}
 
 
 def moving_scene(frames: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
@@ -130,9 +138,9 @@ def moving_scene(frames: int) -> tuple[dict[str, torch.Tensor], dict[str, torch.
     return {"features": features, "shallow": maps[0], "deep": maps[1]}, extras
 
 
-def method_ratios(frames: int, repeats: int) -> dict:
+def method_ratios(options) -> dict:
     """Every method that acts before the language model and reads nothing learnt, in turn on the same tokens."""
-    video, extras = moving_scene(frames)
+    video, extras = moving_scene(options.frames)
     works = {}
     for name in method_names():
         if get_method(name).in_llm or get_method(name).kind == "tuned":
@@ -142,12 +150,14 @@ def method_ratios(frames: int, repeats: int) -> dict:
         def work(_, config=config) -> CompressedVideo:
             return compress(**video, config=config, pool=None, grid=POOLED, extras=extras)
 
-        check(work(0).num_visual == config.budget(frames, POOLED[0] * POOLED[1]), f"the count of {name} is wrong")
+        check(
+            work(0).num_visual == config.budget(options.frames, POOLED[0] * POOLED[1]), f"the count of {name} is wrong"
+        )
         works[name] = work
-    times = seconds_in_turn(works, CPU, repeats=repeats)
+    times = seconds_in_turn(works, CPU, repeats=options.repeats)
     milliseconds = {name: round(1e3 * time, 2) for name, time in sorted(times.items(), key=lambda item: item[1])}
     ratios = {name: round(times["aot"] / times[name], 3) for name in ("evs", "flashvid")}
-    return {"frames": frames, "grid": POOLED, "width": POOLED_WIDTH, "ms": milliseconds, "aot_over": ratios}
+    return {"frames": options.frames, "grid": POOLED, "width": POOLED_WIDTH, "ms": milliseconds, "aot_over": ratios}
 
 
 def still_clip(tower, frames: int, share: float) -> torch.Tensor:
@@ -160,55 +170,41 @@ def still_clip(tower, frames: int, share: float) -> torch.Tensor:
     return 2 * pixels - 1
 
 
-def reuse_ratios(tower, frames: int, shares: list[float], repeats: int) -> dict:
-    """Milliseconds of the plain tower, and of each share what is faster and by how much it is off."""
-    clips = {share: still_clip(tower, frames, share) for share in shares}
-    plain = {share: tower.encode(pixels).features for share, pixels in clips.items()}
-    rows = {}
-    for share, pixels in clips.items():
-        found = tower.encode(pixels, reuse=REUSE)
-        error = relative_error(found.features, plain[share])
-        check(error < (0.02 if share in (0, 1) else 1), f"the features at {share:.0%} are off by {error:.1%}")
-        flops = tower.flops(frames, frames * tower.num_patches) / tower.flops(frames, found.patches)
-        rows[share] = {"still": share, "patches": found.patches, "relative_error": error, "flops": flops}
-    works = {"plain": lambda _: tower.encode(clips[shares[0]])}
-    works |= {share: lambda _, pixels=pixels: tower.encode(pixels, reuse=REUSE) for share, pixels in clips.items()}
-    works["equal frames"] = lambda _: distinct_frames(clips[shares[-1]])
-    times = seconds_in_turn(works, CPU, repeats=repeats)
-    for share, row in rows.items():
-        row |= {"ms": 1e3 * times[share], "ratio": times["plain"] / times[share]}
-    search = {f"{name.replace(' ', '_')}_ms": 1e3 * times[name] for name in ("plain", "equal frames")}
-    return {"frames": frames, "layers": tower.num_layers, **search, "shares": list(rows.values())}
+def tower_reuse_ratios(options) -> dict:
+    """By dtype: the tower with features reused in time, on clips of which a share stands still."""
+    frames, found = options.frames, {}
+    for name in options.dtypes:
+        tower = so400m(options.layers).to(getattr(torch, name))
+        tower.config.num_hidden_layers = options.layers
+
+        def encode(pixels: torch.Tensor, reuse: float | None, tower=tower) -> tuple[torch.Tensor, float]:
+            output = tower.encode(pixels, reuse=reuse)
+            return output.features, tower.flops(frames, output.patches) / tower.flops(
+                frames, frames * tower.num_patches
+            )
+
+        clips = {share / 100: still_clip(tower, frames, share / 100) for share in options.shares}
+        found[name] = {
+            "frames": frames,
+            "layers": options.layers,
+            **reuse_ratios(encode, clips, repeats=options.repeats),
+        }
+    return found
 
 
-@torch.inference_mode()
-def measure(part: str, options) -> dict | list[dict]:
-    """One part of the result; attention has a row for each tower, reuse for each dtype."""
-    if part == "compress":
-        return compress_ratio(options.frames, options.repeats)
-    if part == "prefill":
-        return prefill_ratio(options.frames, options.layers, options.repeats)
-    if part == "precision":
-        return precision_ratio(options.layers, options.repeats)
-    if part == "methods":
-        return method_ratios(options.frames, options.repeats)
-    if part == "reuse":
-        shares, found = [share / 100 for share in options.shares], {}
-        for name in options.dtypes:
-            tower = so400m(options.layers).to(getattr(torch, name))
-            tower.config.num_hidden_layers = options.layers
-            found[name] = reuse_ratios(tower, options.frames, shares, options.repeats)
-        return found
-    rows = []
-    for name in options.tower:
-        tower = make_model("tiny", CPU).get_vision_tower() if name == "tiny" else so400m()
-        rows.append({"tower": name, **attention_ratio(tower, 16 if name == "tiny" else 1, repeats=5 * options.repeats)})
-    return rows
+PARTS = {
+    "compress": compress_ratio,
+    "attention": attention_ratios,
+    "prefill": prefill_ratio,
+    "precision": precision_ratio,
+    "methods": method_ratios,
+    "reuse": tower_reuse_ratios,
+}
 
 
 def main(words: list[str] | None = None) -> int:
     parser = make_parser(__doc__, repeats=3)
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS[:4]))
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS)[:4])
     parser.add_argument("--tower", nargs="+", choices=("tiny", "so400m"), default=["tiny"], help="of attention")
     parser.add_argument("--dtypes", nargs="+", choices=("float32", "bfloat16"), default=["float32"], help="of reuse")
     parser.add_argument("--shares", nargs="+", type=float, default=[0, 25, 50, 75, 90, 100], help="of reuse, percent")
@@ -218,16 +214,8 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--limit", type=float, default=5.0, help="largest ratio of compress that passes")
     options = parser.parse_args(words)
     torch.set_num_threads(options.threads)
-    torch.manual_seed(0)
     result = {"benchmark": "cpu", **environment(CPU), "limit": options.limit}
-    for part in options.parts:
-        try:
-            result[part] = measure(part, options)
-        except WrongResult as reason:
-            sys.exit(f"{part}: {reason}; no time is reported.")
-        print(part, result[part], flush=True)
-    save(result, options.output)
-    print(json.dumps(result))
+    measure_parts(result, {part: partial(PARTS[part], options) for part in options.parts}, options.output)
     slow = "compress" in result and result["compress"]["ratio"] > options.limit
     if "methods" in result:
         over = result["methods"]["aot_over"]

@@ -13,21 +13,19 @@ is JSON.
 
 import json
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from pathlib import Path
 
 import torch
 
 from aot import AOTConfig, compress
 from aot import layers as importance_layers
 from aot.clips import uniform_clips
-from aot_tiny.shapes.clips import write_clip
-from benchmarks.bench_cpu import REUSE, still_clip
+from benchmarks.bench_cpu import still_clip
 from benchmarks.measure import (
     FEATURE_ERROR,
+    REUSE,
     WrongResult,
     attention_ratio,
     check,
@@ -41,7 +39,6 @@ from benchmarks.measure import (
 from benchmarks.models import SHAPES, all_maps, eager, make_model
 from benchmarks.plain_released import plain_released
 from llava.model.long_video import compress_stream
-from llava.video import load_video
 
 PROMPT = 20  # text tokens beside the video
 SETTINGS = ("uncompressed", "uncompressed eager", "aot 25 %", "aot 10 %", "aot 5 %", "released plain")
@@ -141,19 +138,6 @@ def measure(model, shape: str, frames: int, setting: str, *, repeats: int, strea
     return row
 
 
-def decode_times(counts: list[int]) -> list[dict]:
-    """Milliseconds to read frames of a clip drawn by code."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = str(Path(folder) / "clip.mp4")
-        write_clip(path, 0)
-        rows = []
-        for count in counts:
-            start = time.perf_counter()
-            frames = load_video(path, num_frames=count, force_sample=True).frames
-            rows.append({"asked": count, "frames": len(frames), "decode_ms": 1e3 * (time.perf_counter() - start)})
-    return rows
-
-
 @torch.inference_mode()
 def main() -> int:
     parser = make_parser(__doc__, repeats=3)
@@ -168,7 +152,7 @@ def main() -> int:
     options = parser.parse_args()
     device, start, rows, attention = torch.device(options.device), time.monotonic(), [], []
     result = {"benchmark": "e2e", **environment(device), "layers": options.layers}
-    result |= {"decode": decode_times(options.frames), "attention": attention, "rows": rows}
+    result |= {"attention": attention, "rows": rows}
     torch.manual_seed(0)
     for shape in options.shapes:
         model = make_model(shape, device, layers=options.layers)

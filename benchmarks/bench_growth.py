@@ -25,7 +25,7 @@ import torch
 from aot_cli.main import make_parser as aot_parser
 from benchmarks.measure import environment, make_parser, process_status, save
 from benchmarks.odd_files import encode
-from benchmarks.plot_growth import draw
+from benchmarks.plot_growth import curves, draw
 from llava.chat.options import load_session
 from llava.model.long_video import STREAM_ABOVE, compress_stream
 
@@ -74,35 +74,22 @@ def measure(session, way: str, frames: int, retention: float, film: Path) -> dic
     return row | {"kept_mib": sum(getattr(video, name).nbytes for name in kept) / 2**20}
 
 
-def in_fork(work: Callable, *arguments) -> dict:
-    """The row that a fork measures, so that no point sees another's memory."""
+def in_fork(work: Callable[..., dict], *arguments) -> dict:
+    """The row that a fork measures, so that it sees no other's memory; ends the run when that fails."""
     context = multiprocessing.get_context("fork")
     rows = context.SimpleQueue()
     process = context.Process(target=lambda: rows.put(work(*arguments)))
     process.start()
     process.join()
     if process.exitcode:
-        sys.exit(f"{arguments[1]}, {arguments[2]} frames: measuring failed; nothing is reported.")
-    row = rows.get()
-    print(json.dumps(row), flush=True)
-    return row
+        sys.exit("Measuring failed; nothing is reported.")
+    return rows.get()
 
 
 def memory_ratio(rows: list[dict]) -> float:
     """Peak memory of the most frames over that of the fewest, kept tokens apart."""
     net = [row["above_mib"] - row["kept_mib"] for row in sorted(rows, key=lambda row: row["frames"])]
     return round(net[-1] / net[0], 3)
-
-
-def curves(result: dict) -> dict[tuple[str, str], dict[str, list[tuple[float, float]]]]:
-    """The points to draw: by (what grows, field) those of each way."""
-    panels = {}
-    for along in ("frames", "retention"):
-        for field in ("ms", "above_mib"):
-            panels[along, field] = lines = {}
-            for row in result[f"by_{along}"]:
-                lines.setdefault(row["way"], []).append((row[along], row[field]))
-    return panels
 
 
 def main() -> int:
@@ -123,15 +110,21 @@ def main() -> int:
         if "chat" in options.ways:
             encode(film, size=(320, 240), frames=max(*options.frames, options.at), rate=25)
         measure(session, "whole", 8, 0.1, film)
-        points = [(way, frames, 0.1) for way in options.ways for frames in options.frames]
-        result["by_frames"] = [in_fork(measure, session, *point, film) for point in points]
-        points = [(way, options.at, retention) for way in options.ways for retention in options.retentions]
-        result["by_retention"] = [in_fork(measure, session, *point, film) for point in points]
+        by_frames = [(way, frames, 0.1) for way in options.ways for frames in options.frames]
+        by_retention = [(way, options.at, retention) for way in options.ways for retention in options.retentions]
+        for name, points in (("by_frames", by_frames), ("by_retention", by_retention)):
+            result[name] = []
+            for point in points:
+                result[name].append(in_fork(measure, session, *point, film))
+                print(json.dumps(result[name][-1]), flush=True)
     result["memory_ratio"] = {
         way: memory_ratio([row for row in result["by_frames"] if row["way"] == way]) for way in options.ways
     }
     if options.plot:
-        result["exponents"] = draw(curves(result), f"aot-tiny, {result['device']}", options.plot)
+        panels = {}
+        for along in ("frames", "retention"):
+            panels |= curves(result[f"by_{along}"], along, lambda row: row["way"])
+        result["exponents"] = draw(panels, f"aot-tiny, {result['device']}", options.plot)
     save(result, options.output)
     print(json.dumps(result))
     return int(max(result["memory_ratio"].values()) > options.limit)

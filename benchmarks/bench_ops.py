@@ -23,18 +23,19 @@ ALIKE = 0.95  # of the tokens kept; what is equally good may be decided by the l
 
 def measure(case: Case, backend: str, device: torch.device, dtype: torch.dtype, repeats: int) -> dict:
     """One row: the error first, and a time only when the result is right."""
-    inputs, first = case.inputs, case.inputs[0]
-    exact = case.exact(first)
-    error = relative_error(case.score(first, case.run(first, backend)), exact)
+    first = case.inputs[0]
+    exact = case.formula(*(x.double() for x in first))
+    error = relative_error(case.score(case.run(*first, backend=backend), *first), exact)
     limit = LIMITS[dtype] if case.limit is None else case.limit
     row = {"op": case.name, "backend": backend, "dtype": str(dtype).removeprefix("torch."), "error": error}
-    if case.plain and dtype != torch.float32:
-        row["plain_error"] = relative_error(case.plain(first), exact)
+    if first[0].dtype != torch.float32:
+        row["plain_error"] = relative_error(case.formula(*first), exact)
         limit = min(limit, 2 * row["plain_error"])
     row["limit"] = limit
     if not error <= limit:
         return row | {"wrong": True}
-    took = seconds(lambda i: case.run(inputs[i % len(inputs)], backend), device, repeats=repeats, warmup=2)
+    sets = len(case.inputs)
+    took = seconds(lambda i: case.run(*case.inputs[i % sets], backend=backend), device, repeats=repeats, warmup=2)
     return row | {"ms": 1e3 * took, "bytes_per_s": case.bytes / took, "flop_per_s": case.flop / took}
 
 

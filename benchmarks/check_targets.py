@@ -9,35 +9,13 @@ holds on a CPU as well is looked at: that every step left its part and no result
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 SHAPE, FRAMES = "7b", 32
 
 
 class NotMeasured(Exception):
     """A figure was not measured, or its result was wrong."""
-
-
-class Target(NamedTuple):
-    """figure(result) -> number, which is to be at most `bound`, or, where sign is "≥", at least."""
-
-    what: str
-    figure: Callable[[dict], float]
-    sign: str
-    bound: float
-    unit: str = ""
-
-    def check(self, result: dict) -> tuple[bool, str]:
-        """(met, row of the table)."""
-        bound = f"{self.sign} {self.bound:g}{self.unit}"
-        try:
-            value = self.figure(result)
-        except NotMeasured as reason:
-            return False, f"| {self.what} | {reason} | {bound} | missing |"
-        met = value <= self.bound if self.sign == "≤" else value >= self.bound
-        return met, f"| {self.what} | {value:.3g}{self.unit} | {bound} | {'met' if met else 'missed'} |"
 
 
 def part(result: dict, name: str) -> dict:
@@ -47,29 +25,24 @@ def part(result: dict, name: str) -> dict:
     return result[name]
 
 
-def end_to_end(result: dict, rows: str, figure: str, **row) -> float:
-    """A figure of the row of bench_e2e for the published shape, and for a setting at the published frames."""
-    wanted = {"shape": SHAPE, **row}
-    name = row.get("setting", rows)
-    found = next((found for found in part(result, "e2e")[rows] if wanted.items() <= found.items()), None)
+def figure(rows: list[dict], name: str, what: str, **wanted) -> float:
+    """A figure of the first of bench_e2e's rows of the published shape that has what is wanted."""
+    wanted["shape"] = SHAPE
+    found = next((row for row in rows if wanted.items() <= row.items()), None)
     if found is None:
-        raise NotMeasured(f"{name} was not measured")
-    if figure not in found:
-        raise NotMeasured(f"{name}: {found.get('wrong') or found.get('left_out')}")
-    return found[figure]
+        raise NotMeasured(f"{what} was not measured")
+    if name not in found:
+        raise NotMeasured(f"{what}: {found.get('wrong') or found.get('left_out')}")
+    return found[name]
 
 
-def milliseconds(setting: str, stage: str) -> Callable[[dict], float]:
-    return lambda result: end_to_end(result, "rows", f"{stage}_ms", setting=setting, frames=FRAMES)
-
-
-def quotient(over: Callable, under: Callable, *, scale: float = 1.0) -> Callable[[dict], float]:
-    return lambda result: scale * over(result) / under(result)
+def ms(result: dict, setting: str, stage: str) -> float:
+    return figure(part(result, "e2e")["rows"], f"{stage}_ms", setting, setting=setting, frames=FRAMES)
 
 
 def added_by_attention(result: dict) -> float:
     """Percent that the received attention adds to the tower."""
-    return 100 * (end_to_end(result, "attention", "ratio") - 1)
+    return 100 * (figure(part(result, "e2e")["attention"], "ratio", "attention") - 1)
 
 
 def kernel_error(result: dict) -> float:
@@ -97,25 +70,25 @@ def absent_parts(result: dict) -> float:
     return sum(not result.get(name) for name in ("ops", "e2e", "tower_modes"))
 
 
-METHOD, FIRST = milliseconds("aot 10 %", "method"), milliseconds("aot 10 %", "first_token")
+# what, figure of the result, whether it is to be at most (≤) or at least (≥) the bound, the bound, its unit
 REHEARSED = (
-    Target("steps that left nothing", absent_parts, "≤", 0),
-    Target("kernel tests that failed", failed_tests, "≤", 0),
-    Target("rows with a wrong result", wrong_rows, "≤", 0),
+    ("steps that left nothing", absent_parts, "≤", 0, ""),
+    ("kernel tests that failed", failed_tests, "≤", 0, ""),
+    ("rows with a wrong result", wrong_rows, "≤", 0, ""),
 )
 TARGETS = (
     *REHEARSED,
-    Target("method, share of the tower's time",
-           quotient(METHOD, milliseconds("aot 10 %", "tower"), scale=100), "≤", 3, " %"),
-    Target("method", METHOD, "≤", 1, " ms"),
-    Target("straightforward version over ours",
-           quotient(milliseconds("released plain", "method"), METHOD), "≥", 50, "×"),
-    Target("received attention, added to the tower", added_by_attention, "≤", 5, " %"),
-    Target("first token, uncompressed with eager attention over ours",
-           quotient(milliseconds("uncompressed eager", "first_token"), FIRST), "≥", 2.5, "×"),
-    Target("first token, uncompressed with fused attention over ours",
-           quotient(milliseconds("uncompressed", "first_token"), FIRST), "≥", 2, "×"),
-    Target("error of a bfloat16 kernel over plain bfloat16", kernel_error, "≤", 2, "×"),
+    ("method, share of the tower's time",
+     lambda r: 100 * ms(r, "aot 10 %", "method") / ms(r, "aot 10 %", "tower"), "≤", 3, " %"),
+    ("method", lambda r: ms(r, "aot 10 %", "method"), "≤", 1, " ms"),
+    ("straightforward version over ours",
+     lambda r: ms(r, "released plain", "method") / ms(r, "aot 10 %", "method"), "≥", 50, "×"),
+    ("received attention, added to the tower", added_by_attention, "≤", 5, " %"),
+    ("first token, uncompressed with eager attention over ours",
+     lambda r: ms(r, "uncompressed eager", "first_token") / ms(r, "aot 10 %", "first_token"), "≥", 2.5, "×"),
+    ("first token, uncompressed with fused attention over ours",
+     lambda r: ms(r, "uncompressed", "first_token") / ms(r, "aot 10 %", "first_token"), "≥", 2, "×"),
+    ("error of a bfloat16 kernel over plain bfloat16", kernel_error, "≤", 2, "×"),
 )  # fmt: skip
 
 
@@ -128,12 +101,20 @@ def main() -> int:
         result = json.loads(options.result.read_text())
     except (OSError, ValueError) as error:
         sys.exit(f"{options.result} is no result of run_gpu.sh ({type(error).__name__}); give the file that it wrote.")
-    rows = [target.check(result) for target in (REHEARSED if options.rehearsal else TARGETS)]
     device = (result.get("e2e") or result.get("ops") or {}).get("device", "no device")
     what = "rehearsal" if options.rehearsal else f"{SHAPE} shapes, {FRAMES} frames"
     print(f"{what}, {device}\n\n| what | measured | target | |\n|---|---:|---:|---|")
-    print("\n".join(line for _, line in rows))
-    return int(not all(met for met, _ in rows))
+    all_met = True
+    for name, measure, sign, limit, unit in REHEARSED if options.rehearsal else TARGETS:
+        try:
+            value = measure(result)
+            met = value <= limit if sign == "≤" else value >= limit
+            measured, verdict = f"{value:.3g}{unit}", "met" if met else "missed"
+        except NotMeasured as reason:
+            met, measured, verdict = False, reason, "missing"
+        print(f"| {name} | {measured} | {sign} {limit:g}{unit} | {verdict} |")
+        all_met &= met
+    return int(not all_met)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ Their pictures show their number, so a frame that is off by one is seen.
 import struct
 from fractions import Fraction
 from functools import partial
-from math import cos, radians, sin
 from pathlib import Path
 
 import av
 import numpy as np
 from PIL import Image
 
-from benchmarks.odd_files import AV1, SIZE, Writer, encode, encoded, picture, stored, turned
+from benchmarks.odd_files import AV1, SIZE, Writer, encode, encoded, picture, stored
 
 DATA = Path(__file__).parents[1] / "tests" / "data" / "video"  # what FFmpeg's encoders do not make in one pass
 FRAMES = 300
@@ -79,16 +78,6 @@ def doubled_times(path: Path) -> None:
                 packet.pts = packet.dts = times[number]
                 packet.time_base = Fraction(1, 1000)
                 out.mux(packet)
-
-
-def placed(path: Path, matrix: tuple[float, float, float, float]) -> None:
-    turned(path, matrix, frames=FRAMES, rate=RATE)
-
-
-def by(degrees: float) -> tuple[float, float, float, float]:
-    """The matrix that turns clockwise by so much."""
-    turn = radians(degrees)
-    return cos(turn), sin(turn), -sin(turn), cos(turn)
 
 
 def animation(path: Path) -> None:
@@ -162,18 +151,3 @@ LONG: dict[str, tuple[str, Writer, int, int]] = {
     "a still picture before the film": ("a.mkv", lambda path: streams(path, [(900, 1), (0, 300)], 0), 0, FRAMES),
     "two films, the second is the default": ("a.mkv", lambda path: streams(path, [(500, 290), (0, 300)], 1), 0, FRAMES),
 }  # fmt: skip
-
-# how a picture is shown: description -> (matrix, the same done with NumPy)
-PLACED = {
-    "mirrored left to right": ((-1, 0, 0, 1), lambda x: x[:, ::-1]),
-    "mirrored top to bottom": ((1, 0, 0, -1), lambda x: x[::-1]),
-    "mirrored at the falling diagonal": ((0, 1, 1, 0), lambda x: x.transpose(1, 0, 2)),
-    "mirrored at the rising diagonal": ((0, -1, -1, 0), lambda x: x[::-1, ::-1].transpose(1, 0, 2)),
-    "turned by 90°": (by(90), lambda x: np.rot90(x, 3)),
-    "turned by 180°": (by(180), lambda x: np.rot90(x, 2)),
-    "turned by 270°": (by(270), lambda x: np.rot90(x, 1)),
-    "turned by 0.7°": (by(0.7), lambda x: x),
-    "turned by 88.6°": (by(88.6), lambda x: np.rot90(x, 3)),
-    "turned by 180.6°": (by(180.6), lambda x: np.rot90(x, 2)),
-    "turned by 271.4°": (by(271.4), lambda x: np.rot90(x, 1)),
-}

@@ -4,8 +4,9 @@ import argparse
 import json
 import statistics
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from llava.eval.provenance import commit, processor
 from llava.utils import versions
 
 FEATURE_ERROR = 3e-2  # relative difference of features that half precision may make
+REUSE = 0.02  # largest difference of a patch that is encoded once
 
 
 class WrongResult(Exception):
@@ -94,6 +96,25 @@ def ratio(times: dict[str, float], over: str, under: str) -> dict[str, float]:
     return {f"{name}_ms": 1e3 * value for name, value in times.items()} | {"ratio": times[over] / times[under]}
 
 
+def reuse_ratios(encode: Callable, clips: dict[float, torch.Tensor], *, repeats: int) -> dict:
+    """A tower that reuses features over the same without, on clips by the share of their patches that stands still.
+
+    encode(pixels, reuse) -> (features, counted operations as a share of those without reuse).
+    """
+    rows = []
+    for share, pixels in clips.items():
+        plain, (found, spent) = encode(pixels, None)[0], encode(pixels, REUSE)
+        error = relative_error(found, plain)
+        check(error < (0.02 if share in (0, 1) else 1), f"the features at {share:.0%} are off by {error:.1%}")
+        rows.append({"still": share, "relative_error": error, "flops": 1 / spent})
+    works = {share: lambda _, pixels=pixels: encode(pixels, REUSE) for share, pixels in clips.items()}
+    works["plain"] = lambda _: encode(next(iter(clips.values())), None)
+    times = seconds_in_turn(works, torch.device("cpu"), repeats=repeats, warmup=0)  # each ran before
+    for row in rows:
+        row |= {"ms": 1e3 * times[row["still"]], "ratio": times["plain"] / times[row["still"]]}
+    return {"plain_ms": 1e3 * times["plain"], "shares": rows}
+
+
 def ceilings(device: torch.device, dtype: torch.dtype) -> dict[str, float]:
     """Bytes/s of a large copy (read and written) and FLOP/s of a large product, measured here and now."""
     gpu = device.type == "cuda"
@@ -148,3 +169,17 @@ def save(result: dict, file: Path | None) -> None:
     """Writes a result as JSON, where a file was asked for."""
     if file:
         file.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def measure_parts(result: dict, parts: dict[str, Callable[[], dict | list]], file: Path | None) -> None:
+    """Adds what each part measures, on a CPU, prints and saves it; a wrong result ends the run without a time."""
+    torch.manual_seed(0)
+    for name, part in parts.items():
+        try:
+            with torch.inference_mode():
+                result[name] = part()
+        except WrongResult as reason:
+            sys.exit(f"{name}: {reason}; no time is reported.")
+        print(name, result[name], flush=True)
+    save(result, file)
+    print(json.dumps(result))

@@ -13,6 +13,7 @@ import json
 import re
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +24,29 @@ FIELDS |= {"first_token_ms": "first token, ms", "peak_mib": "peak memory above t
 FIELDS |= {"ms": "process ms", "above_mib": "peak MiB"}
 
 
+def curves(rows: list[dict], along: str, name: Callable[[dict], str]) -> dict[tuple[str, str], dict[str, Points]]:
+    """By (what grows, field) the points of each name that was measured at several places."""
+    panels = {}
+    for field in FIELDS:
+        lines: dict[str, Points] = {}
+        for row in rows:
+            if row.get(field, 0) > 0:
+                lines.setdefault(name(row), []).append((row[along], row[field]))
+        if lines:
+            panels[along, field] = {name: points for name, points in lines.items() if len(dict(points)) > 1}
+    return panels
+
+
 def draw(panels: dict[tuple[str, str], dict[str, Points]], title: str, output: Path) -> dict[str, float]:
     """Writes a picture of the lines of each (what grows, field), a row of panels a growth; returns the exponents."""
     import matplotlib
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator
 
-    columns = len(panels) // 2
-    figure = Figure(figsize=(4.5 * columns, 8), layout="constrained")
-    axes = figure.subplots(2, columns, squeeze=False)
+    growths = len({along for along, _ in panels})
+    columns = len(panels) // growths
+    figure = Figure(figsize=(4.5 * columns, 4 * growths), layout="constrained")
+    axes = figure.subplots(growths, columns, squeeze=False)
     exponents = {}
     for axis, ((along, field), lines) in zip(axes.flat, panels.items(), strict=True):
         axis.set(xlabel=along, title=FIELDS[field])
@@ -56,24 +71,14 @@ def draw(panels: dict[tuple[str, str], dict[str, Points]], title: str, output: P
     return exponents
 
 
-def against_frames(rows: list[dict], field: str) -> dict[str, Points]:
-    """(frames, value) of every shape and setting that was measured at several numbers of frames."""
-    found: dict[str, Points] = {}
-    for row in rows:
-        found.setdefault(f"{row['shape']}, {row['setting']}", []).append((row["frames"], row[field]))
-    return found
-
-
-def against_retention(rows: list[dict], field: str) -> dict[str, Points]:
-    """(retention, value) of every shape, at the number of frames that most retentions were measured at."""
+def at_most_retentions(rows: list[dict]) -> list[dict]:
+    """Rows of AOT with their retention, of each shape at the number of frames that most were measured at."""
     shares = [re.fullmatch(r"aot (\d+) %", row["setting"]) for row in rows]
-    kept = [(row, int(share[1]) / 100) for row, share in zip(rows, shares, strict=True) if share]
-    found: dict[str, Points] = {}
-    for shape in dict.fromkeys(row["shape"] for row, _ in kept):
-        frames = Counter(row["frames"] for row, _ in kept if row["shape"] == shape).most_common(1)[0][0]
-        points = [(share, row[field]) for row, share in kept if (row["shape"], row["frames"]) == (shape, frames)]
-        found[f"{shape}, {frames} frames"] = points
-    return found
+    kept = [row | {"retention": int(share[1]) / 100} for row, share in zip(rows, shares, strict=True) if share]
+    frames: dict[str, Counter] = {}
+    for row in kept:
+        frames.setdefault(row["shape"], Counter())[row["frames"]] += 1
+    return [row for row in kept if row["frames"] == frames[row["shape"]].most_common(1)[0][0]]
 
 
 def main() -> int:
@@ -83,13 +88,9 @@ def main() -> int:
     options = parser.parse_args()
     result = json.loads(options.result.read_text())
     result = result.get("e2e") or result  # what run_gpu.sh leaves holds it as a part
-    measured = {field: [row for row in result["rows"] if row.get(field, 0) > 0] for field in FIELDS}
-    panels = {}
-    for along, lines in (("frames", against_frames), ("retention", against_retention)):
-        for field, rows in measured.items():
-            if rows:
-                found = {name: points for name, points in lines(rows, field).items() if len(dict(points)) > 1}
-                panels[along, field] = found
+    rows = [row for row in result["rows"] if "tower_ms" in row]
+    panels = curves(rows, "frames", lambda row: f"{row['shape']}, {row['setting']}")
+    panels |= curves(at_most_retentions(rows), "retention", lambda row: f"{row['shape']}, {row['frames']} frames")
     try:
         exponents = draw(panels, result["device"], options.output)
     except ModuleNotFoundError:

@@ -7,9 +7,7 @@ others. `--report` only writes the page anew from the figures.
 
 import argparse
 import csv
-import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -59,8 +57,9 @@ def run(cache: Path, only: list[str] | None) -> None:
     rows, clips = [], sources.clips(cache)
     for name, frames in clips.items():
         if not rows:
+            depth = len(tower.layers)
             off = vit.difference(tower, path, vit.pixels(frames[:1], 224))
-            print(f"encoder against the file's own graph: {off:.1e}; layers {layers(tower.depth)} of {tower.depth}")
+            print(f"encoder against the file's own graph: {off:.1e}; layers {layers(depth)} of {depth}")
             if off > AGREEMENT:
                 raise SystemExit(f"The encoder differs from the file's graph by {off:.1e}; nothing was measured.")
         start = time.time()
@@ -89,34 +88,20 @@ def merged(new: list[dict], old: list[dict], only: list[str], clips: list[str]) 
     return sorted(lines, key=lambda row: order.index((row["clip"], row["method"], row["retention"])))
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("cache", type=Path, nargs="?", help="folder for the packages")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="measure these methods, keep the others' figures")
+    folder = Path("runs/footage_cache")
+    parser.add_argument("cache", type=Path, nargs="?", default=folder, help="folder for the packages")
+    names = list(dict.fromkeys(name for name, _ in settings()))
+    parser.add_argument("--only", nargs="+", choices=names, help="measure these methods, keep the others' figures")
     parser.add_argument("--report", action="store_true", help="only write the page from the figures there are")
     args = parser.parse_args()
-    unknown = {*(args.only or ())} - {name for name, _ in settings()}
-    if unknown:
-        parser.error(f"{', '.join(sorted(unknown))}: not among {', '.join(dict.fromkeys(n for n, _ in settings()))}")
-    if args.only and not FIGURES.exists():
-        parser.error(f"there are no figures of the other methods at {FIGURES}; run without --only first")
     if not args.report:
-        if args.cache is None:
-            parser.error("give the folder for the packages, such as runs/footage_cache")
-        missing = [name for name, module in (("onnx", "onnx"), ("pot", "ot")) if find_spec(module) is None]
-        if missing:
-            print(f"{' and '.join(missing)} not found; run: pip install {' '.join(missing)}", file=sys.stderr)
-            return 1
         torch.set_num_threads(1)
-        try:
-            run(args.cache, args.only)
-        except sources.MissingPackage as error:
-            print(error, file=sys.stderr)
-            return 1
+        run(args.cache, args.only)
     print(environment(torch.device("cpu")))
     write(FIGURES, ROOT / "docs" / "footage.md", ROOT / "docs" / "images" / "footage.png")
-    return 0
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

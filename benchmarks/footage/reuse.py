@@ -21,9 +21,9 @@ from torch import nn
 from torch.nn.functional import pad
 
 from aot.reuse import ChangedPatches, ReusePlan, distinct_frames, patches_of, plan_reuse
-from benchmarks.bench_cpu import CPU, REUSE, so400m
+from benchmarks.bench_cpu import CPU, so400m
 from benchmarks.footage import sources, vit
-from benchmarks.measure import environment, make_parser, save, seconds_in_turn
+from benchmarks.measure import REUSE, environment, make_parser, save, seconds_in_turn
 from benchmarks.models import make_model
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
 from llava.model.multimodal_encoder.temporal_reuse import reusing_layers
@@ -105,7 +105,7 @@ def encoders(cache: Path) -> list[Encoder]:
         ),
         Encoder(
             "DINOv2", DINO_SIDE, vit.PATCH, embed=lambda pixels: vit.embed(dino, (pixels - mean) / std),
-            layers=vit.siglip_layers(dino), norm=lambda hidden: vit.last_norm(dino, hidden), class_token=True,
+            layers=dino.layers, norm=lambda hidden: vit.last_norm(dino, hidden), class_token=True,
         ),
     ]  # fmt: skip
 

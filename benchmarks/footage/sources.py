@@ -17,8 +17,8 @@ from llava.video import load_video
 FRAMES = 16
 
 
-class MissingPackage(RuntimeError):
-    """A package that is not there or not the one that was measured; says what to do."""
+class MissingPackage(SystemExit):
+    """A package that is not there or not the one that was measured; ends the run and says what to do."""
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,10 @@ OUTPUT = "/backbone/layernorm/Add_1_output_0"  # the encoder's last value in the
 
 @dataclass(frozen=True)
 class Tower:
-    """weights: by published name, without "backbone."; depth: layers; table: side of the position table."""
+    """weights: by published name, without "backbone."; layers: as `siglip_layers` makes them of the weights."""
 
     weights: dict[str, torch.Tensor]
-    depth: int
-    table: int
+    layers: nn.ModuleList
 
 
 @dataclass(frozen=True)
@@ -60,7 +59,7 @@ def load_tower(path: Path) -> Tower:
     if [value.shape[1] for value in tables[:1]] != [1] or len(tables) != 2 or depth < 2:
         raise ValueError(f"{path.name} is not the encoder that is known here; take the version in sources.py.")
     weights["position.class"], weights["position.patches"] = tables
-    return Tower(weights, depth, round(tables[1].shape[1] ** 0.5))
+    return Tower(weights, siglip_layers(weights, depth))
 
 
 def pixels(frames: np.ndarray, side: int) -> torch.Tensor:
@@ -75,23 +74,23 @@ def embed(tower: Tower, images: torch.Tensor) -> torch.Tensor:
     w, side = tower.weights, images.shape[-1] // PATCH
     name = "embeddings.patch_embeddings.projection"
     x = F.conv2d(images, w[f"{name}.weight"], w[f"{name}.bias"], stride=PATCH).flatten(2).mT
-    table = w["position.patches"].mT.unflatten(2, (tower.table, tower.table))
+    table = w["position.patches"].mT.unflatten(2, (round(w["position.patches"].shape[1] ** 0.5), -1))
     table = F.interpolate(table, size=(side, side), mode="bicubic").flatten(2).mT
     first = (w["embeddings.cls_token"] + w["position.class"]).expand(len(x), -1, -1)
     return torch.cat([first, x + table], dim=1)
 
 
-def siglip_layers(tower: Tower) -> nn.ModuleList:
+def siglip_layers(w: dict[str, torch.Tensor], depth: int) -> nn.ModuleList:
     """The encoder's layers as transformers' module for SigLIP's, which reuse in time is written for.
 
     DINOv2 scales what a layer adds by a vector; here it is multiplied into the weights of the last projection.
     """
-    w, width = tower.weights, tower.weights["layernorm.weight"].shape[0]
-    inner = w["encoder.layer.0.mlp.fc1.weight"].shape[0]
+    width = len(w["layernorm.weight"])
+    inner = len(w["encoder.layer.0.mlp.fc1.weight"])
     config = SiglipVisionConfig(
         hidden_size=width, intermediate_size=inner, num_attention_heads=HEADS, hidden_act="gelu", layer_norm_eps=1e-6
     )
-    found = nn.ModuleList(SiglipEncoderLayer(config) for _ in range(tower.depth)).eval()
+    found = nn.ModuleList(SiglipEncoderLayer(config) for _ in range(depth)).eval()
     names = {"layer_norm1": "norm1", "layer_norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2"}
     names |= {f"self_attn.{part[0]}_proj": f"attention.attention.{part}" for part in ("query", "key", "value")}
     names["self_attn.out_proj"] = "attention.output.dense"
@@ -113,38 +112,24 @@ def encode(tower: Tower, images: torch.Tensor) -> tuple[torch.Tensor, dict[int, 
 
     Attention is the model's own, class token included; whoever drops that token drops its column.
     """
-    w, x = tower.weights, embed(tower, images)
-    wanted = {*layers(tower.depth), tower.depth - 1}
-    received = {}
-    for layer in range(tower.depth):
-        x, q, k = _block(w, f"encoder.layer.{layer}", x)
-        if layer in wanted:
-            received[layer] = received_attention(q, k, q.shape[-1] ** -0.5)
+    x, depth, received = embed(tower, images), len(tower.layers), {}
+    for number, layer in enumerate(tower.layers):
+        if number in (*layers(depth), depth - 1):
+            attention, normed = layer.self_attn, layer.layer_norm1(x)
+            q, k = (
+                project(normed).unflatten(2, (HEADS, -1)).transpose(1, 2)  # (T, heads, 1 + N, d)
+                for project in (attention.q_proj, attention.k_proj)
+            )
+            received[number] = received_attention(q, k, attention.scale)
+        x = layer(x, None)
+        x = x[0] if isinstance(x, tuple) else x  # transformers 4 wraps it
     return last_norm(tower, x), received, k.mean(1)
 
 
 def last_norm(tower: Tower, x: torch.Tensor) -> torch.Tensor:
     """The encoder's output (..., D) from that of its last layer."""
-    return _norm(tower.weights, "layernorm", x)
-
-
-def _block(w: dict, name: str, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One encoder layer: its output (T, n, D) and its queries and keys (T, heads, n, d)."""
-    h = _norm(w, f"{name}.norm1", x)
-    parts = (_linear(w, f"{name}.attention.attention.{part}", h) for part in ("query", "key", "value"))
-    q, k, v = (part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in parts)
-    h = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
-    x = x + w[f"{name}.layer_scale1.lambda1"] * _linear(w, f"{name}.attention.output.dense", h)
-    h = F.gelu(_linear(w, f"{name}.mlp.fc1", _norm(w, f"{name}.norm2", x)))
-    return x + w[f"{name}.layer_scale2.lambda1"] * _linear(w, f"{name}.mlp.fc2", h), q, k
-
-
-def _linear(w: dict, name: str, x: torch.Tensor) -> torch.Tensor:
-    return F.linear(x, w[f"{name}.weight"], w[f"{name}.bias"])
-
-
-def _norm(w: dict, name: str, x: torch.Tensor) -> torch.Tensor:
-    return F.layer_norm(x, x.shape[-1:], w[f"{name}.weight"], w[f"{name}.bias"], eps=1e-6)
+    w = tower.weights
+    return F.layer_norm(x, x.shape[-1:], w["layernorm.weight"], w["layernorm.bias"], eps=1e-6)
 
 
 def look(tower: Tower, images: torch.Tensor, frames_per_pass: int = 4) -> Seen:
@@ -152,12 +137,13 @@ def look(tower: Tower, images: torch.Tensor, frames_per_pass: int = 4) -> Seen:
     passes = [encode(tower, part) for part in images.split(frames_per_pass)]
     side = images.shape[-1] // PATCH
     received = {layer: torch.cat([one[1][layer] for one in passes])[:, 1:] for layer in passes[0][1]}
-    shallow, deep = layers(tower.depth)
+    shallow, deep = layers(len(tower.layers))
+    keys = torch.cat([one[2] for one in passes])[:, 1:]
     return Seen(
         features=torch.cat([one[0] for one in passes])[:, 1:],
         shallow=received[shallow],
         deep=received[deep],
-        extras={"attention_last": received[tower.depth - 1], "keys": torch.cat([one[2] for one in passes])[:, 1:]},
+        extras={"attention_last": received[len(tower.layers) - 1], "keys": keys},
         grid=(side, side),
     )
 

@@ -88,9 +88,9 @@ def test_compressed_video_is_measured():
 @pytest.fixture
 def dino():
     """A tower of two random layers, width 12, on patches of 14 pixels."""
-    from benchmarks.footage.vit import HEADS, PATCH, Tower
+    from benchmarks.footage.vit import HEADS, PATCH, Tower, siglip_layers
 
-    width, inner, generator = 2 * HEADS, 20, torch.Generator().manual_seed(0)
+    width, inner, generator = 2 * HEADS, 4 * HEADS, torch.Generator().manual_seed(0)
     shapes = {"embeddings.cls_token": (1, 1, width), "position.class": (1, 1, width), "position.patches": (1, 9, width)}
     shapes["embeddings.patch_embeddings.projection.weight"] = (width, 3, PATCH, PATCH)
     shapes |= dict.fromkeys(["embeddings.patch_embeddings.projection.bias", "layernorm.weight"], (width,))
@@ -102,19 +102,28 @@ def dino():
         vectors = ("norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias", "layer_scale1.lambda1")
         shapes |= dict.fromkeys((f"{layer}{name}" for name in (*vectors, "layer_scale2.lambda1")), (width,))
     shapes["layernorm.bias"] = (width,)
-    return Tower({name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}, 2, 3)
+    weights = {name: 0.3 * torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+    return Tower(weights, siglip_layers(weights, 2))
 
 
 @torch.no_grad()
-def test_layers_with_their_scale_folded_in_are_the_encoder(dino):
-    from benchmarks.footage.vit import embed, encode, last_norm, siglip_layers
+def test_layers_with_their_scale_folded_in_are_those_of_transformers(dino):
+    from transformers import Dinov2Config, Dinov2Model
 
-    pixels = torch.randn(2, 3, 42, 42, generator=torch.Generator().manual_seed(1))
-    hidden = embed(dino, pixels)
-    for layer in siglip_layers(dino):
-        hidden = layer(hidden, None)
-        hidden = hidden[0] if isinstance(hidden, tuple) else hidden  # transformers 4 wraps it
-    torch.testing.assert_close(last_norm(dino, hidden), encode(dino, pixels)[0], rtol=1e-5, atol=1e-5)
+    from benchmarks.footage.vit import HEADS, encode
+
+    shape = {"hidden_size": 2 * HEADS, "num_attention_heads": HEADS, "num_hidden_layers": 2, "mlp_ratio": 2}
+    config = Dinov2Config(**shape, image_size=42, attn_implementation="eager")
+    weights = dict(dino.weights)
+    places = [weights.pop(f"position.{part}") for part in ("class", "patches")]
+    weights["embeddings.position_embeddings"] = torch.cat(places, dim=1)
+    model = Dinov2Model.from_pretrained(None, config=config, state_dict=weights)
+    images = torch.randn(2, 3, 42, 42, generator=torch.Generator().manual_seed(1))
+    expected = model(images, output_attentions=True)
+    found, received, _ = encode(dino, images)
+    torch.testing.assert_close(found, expected.last_hidden_state, rtol=1e-5, atol=1e-5)
+    for number, attention in enumerate(expected.attentions):
+        torch.testing.assert_close(received[number], attention.mean(1).sum(1), rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
@@ -125,7 +134,7 @@ def test_errors_of_reuse_grow_layer_by_layer_where_patches_changed(dino):
     from benchmarks.footage.reuse import Encoder, frame_errors
 
     encoder = Encoder(
-        "dino", 42, vit.PATCH, lambda pixels: vit.embed(dino, pixels), vit.siglip_layers(dino),
+        "dino", 42, vit.PATCH, lambda pixels: vit.embed(dino, pixels), dino.layers,
         norm=lambda hidden: vit.last_norm(dino, hidden), class_token=True,
     )  # fmt: skip
     pixels = torch.rand(1, 3, 42, 42, generator=torch.Generator().manual_seed(1)).repeat(3, 1, 1, 1)

@@ -1,13 +1,14 @@
 """One set of frames, times, colours and turns for a file, whoever decodes it: long files, few frames asked for."""
 
+from math import cos, radians, sin
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 
-from benchmarks.long_files import FRAMES, LONG, PLACED, RATE, placed
-from benchmarks.odd_files import number, picture
+from benchmarks.long_files import FRAMES, LONG, RATE
+from benchmarks.odd_files import number, picture, turned
 from llava.video import Video, VideoError, load_video, open_video
 
 DATA = Path(__file__).parents[1] / "data" / "video"
@@ -80,11 +81,33 @@ def test_one_doubled_time_leaves_the_others(tmp_path):
     assert [number(frame) for frame in by_second.frames] == clock
 
 
+def by(degrees: float) -> tuple[float, float, float, float]:
+    """The matrix that turns clockwise by so much."""
+    turn = radians(degrees)
+    return cos(turn), sin(turn), -sin(turn), cos(turn)
+
+
+# how a picture is shown: description -> (matrix, the same done with NumPy)
+PLACED = {
+    "mirrored left to right": ((-1, 0, 0, 1), lambda x: x[:, ::-1]),
+    "mirrored top to bottom": ((1, 0, 0, -1), lambda x: x[::-1]),
+    "mirrored at the falling diagonal": ((0, 1, 1, 0), lambda x: x.transpose(1, 0, 2)),
+    "mirrored at the rising diagonal": ((0, -1, -1, 0), lambda x: x[::-1, ::-1].transpose(1, 0, 2)),
+    "turned by 90°": (by(90), lambda x: np.rot90(x, 3)),
+    "turned by 180°": (by(180), lambda x: np.rot90(x, 2)),
+    "turned by 270°": (by(270), lambda x: np.rot90(x, 1)),
+    "turned by 0.7°": (by(0.7), lambda x: x),
+    "turned by 88.6°": (by(88.6), lambda x: np.rot90(x, 3)),
+    "turned by 180.6°": (by(180.6), lambda x: np.rot90(x, 2)),
+    "turned by 271.4°": (by(271.4), lambda x: np.rot90(x, 1)),
+}
+
+
 @pytest.mark.parametrize("label", PLACED)
 def test_turns_and_mirrors(tmp_path, label):
     """All four mirrors, and matrices that are not exact."""
     matrix, done = PLACED[label]
-    placed(tmp_path / "a.mp4", matrix)
+    turned(tmp_path / "a.mp4", matrix, frames=FRAMES, rate=RATE)
     for decoder in DECODERS:
         video = read(tmp_path / "a.mp4", decoder, num_frames=3)
         for shown, frame in zip((0, 149, 299), [] if video is None else video.frames, strict=video is not None):

@@ -69,8 +69,8 @@ def test_both_are_asked_the_same_and_the_ratio_is_theirs(servers, tmp_path, monk
     assert code == 0
     first, second = (sorted(server.asked) for server in both)
     assert first == second and len(first) == 2 + 2 * 4 and set(first) == {"video_url", "image_url"}
-    assert report["compressed"]["prompt_tokens_of_a_video"] == 60
-    assert report["whole"]["requests"] == 8 and report["whole"]["requests_per_second"] > 0
+    assert report["compressed"]["measured"]["prompt of a video, tokens"] == 60
+    assert report["whole"]["requests"] == 8 and report["whole"]["measured"]["requests a second"] > 0
     assert "| prompt of a video, tokens | 60 | 600 | 0.10 |" in capsys.readouterr().out
 
 
