@@ -9,7 +9,6 @@ from transformers import SiglipVisionConfig
 from llava.model.fields import check_sizes, layers_in_use
 from llava.model.folder import Stored
 from llava.model.loading import CheckpointError, layer_count
-from llava.model.multimodal_encoder.attention_capture import FUSED
 
 # so400m-patch14-384 has 27 layers; checkpoints hold the first 26.
 SO400M_384 = {
@@ -45,7 +44,7 @@ def tower_config(config) -> SiglipVisionConfig:
         raise CheckpointError(
             f"mm_hidden_size in config.json is {width} and the vision tower is {vision.hidden_size} wide; correct it."
         )
-    vision._attn_implementation = FUSED
+    vision._attn_implementation = "sdpa"
     return vision
 
 
