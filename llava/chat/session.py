@@ -247,6 +247,14 @@ class ChatSession(VideoReading):
 
     def _check_length(self, prompt: int) -> None:
         """Raises ChatError when prompt, video and the longest answer do not fit the model's context."""
+        if (needed := self._needed_tokens(prompt)) > self.token_limit:
+            raise ChatError(
+                f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; lower the "
+                "retention, give fewer frames, allow shorter answers, or start afresh with /clear."
+            )
+
+    def _needed_tokens(self, prompt: int) -> int:
+        """Tokens of a prompt of so many ids with video and images, and of the longest answer."""
         before = self.loaded.before if self.loaded else Tokens(0, 0)
         visual, newlines = before.visual, before.newline
         # methods inside the language model let every token in
@@ -261,12 +269,7 @@ class ChatSession(VideoReading):
             except AOTError:  # not known before the video is compressed
                 count = newlines
             visual, newlines = self.compression.budget(frames, visual // frames), min(count, newlines)
-        needed = prompt + visual + newlines + sum(image.tokens for image in self.images) + self.max_new_tokens
-        if needed > self.token_limit:
-            raise ChatError(
-                f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; "
-                "lower the retention, allow shorter answers, or start afresh with /clear."
-            )
+        return prompt + visual + newlines + sum(image.tokens for image in self.images) + self.max_new_tokens
 
     def _must_reload(self) -> bool:
         """Was a long video encoded under another compression than the one in force?"""

@@ -1,7 +1,6 @@
 """Checkpoints of transformers' own video models: which they are, their parts, and the text of a prompt."""
 
 import inspect
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ from PIL import Image
 from llava.hf.video_processor import PROCESSORS, ProcessorError, Sampling, Tokens, VideoProcessor
 from llava.model.builder import load_tokenizer
 from llava.model.checkpoint import local_folder
-from llava.model.loading import CheckpointError
+from llava.model.loading import CheckpointError, read_json
 from llava.video import Video
 
 _CLASSES = {
@@ -162,12 +161,12 @@ def _video_settings(folder: Path) -> dict[str, Any]:
     """Of the video processor, from wherever this release or an earlier one wrote them."""
     together = folder / "processor_config.json"
     if together.is_file():
-        found = _json(together)
+        found = read_json(together)
         if isinstance(found.get("video_processor"), dict):
             return found["video_processor"]
     for name in _SETTINGS:
         if (folder / name).is_file():
-            return _json(folder / name)
+            return read_json(folder / name)
     raise ProcessorError(f"{folder} has no {_SETTINGS[0]}; download the whole checkpoint.")
 
 
@@ -177,14 +176,7 @@ def _template(folder: Path, tokenizer: Any) -> str:
     if written.is_file():
         return written.read_text(encoding="utf-8")
     earlier = folder / "chat_template.json"
-    template = _json(earlier).get("chat_template") if earlier.is_file() else tokenizer.chat_template
+    template = read_json(earlier).get("chat_template") if earlier.is_file() else tokenizer.chat_template
     if not isinstance(template, str):
         raise CheckpointError(f"{folder} has no chat template; take a checkpoint that was made to be talked to.")
     return template
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from error

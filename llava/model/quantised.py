@@ -1,10 +1,9 @@
 """Loading in few bits: the language model alone, so that the token reduction reads what it always reads."""
 
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from llava.model.loading import CheckpointError
+from llava.model.loading import CheckpointError, reason_of
 
 FEW_BITS = ("8bit", "4bit", "int8")  # names of what `few_bits` is asked for
 KEPT = ["model.vision_tower", "model.mm_projector", "lm_head"]
@@ -59,7 +58,7 @@ def load_quantised(folder: Path, model_class: type, settings: dict, **arguments)
     except CheckpointError:
         raise
     except (ImportError, OSError, ValueError, RuntimeError, LookupError, AttributeError) as error:
-        reason = re.split(r"\. | - ", " ".join(str(error).split()))[0][:200]
+        reason = reason_of(error).split(" - ")[0]
         raise CheckpointError(
             f"{folder} is quantised ({settings.get('quant_method')}), which cannot be loaded here ({reason}); use the "
             "original checkpoint in float16 or bfloat16."
