@@ -85,15 +85,13 @@ class ChatSession(VideoReading):
     def set_video(self, path: str, progress: Progress | None = None) -> Loaded:
         """Decodes and encodes a video and starts a new conversation; on an error everything stays as it was."""
         self.loaded = self._load(path, progress)
-        self._prompts.clear()
-        self.turns.clear()
+        self.forget()
         return self.loaded
 
     def encode(self, path: str, video: Video, *, decode_ms: float = 0.0) -> Loaded:
         """As `set_video`, of a video that was read already."""
         self.loaded = self._encode(path, video, decode_ms)
-        self._prompts.clear()
-        self.turns.clear()
+        self.forget()
         return self.loaded
 
     # the images

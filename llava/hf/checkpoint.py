@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from llava.hf.video_processor import PROCESSORS, ProcessorError, Sampling, Tokens, VideoProcessor
 from llava.model.builder import load_tokenizer
@@ -18,11 +19,6 @@ from llava.model.checkpoint import local_folder
 from llava.model.loading import CheckpointError, read_json
 from llava.video import Video
 
-_CLASSES = {
-    "llava_next_video": "LlavaNextVideo", "llava_onevision": "LlavaOnevision", "internvl": "InternVL",
-    "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_vl_moe": "Qwen3VLMoe",
-    "qwen3_5": "Qwen3_5", "qwen3_5_moe": "Qwen3_5Moe",
-}  # fmt: skip
 _QWEN = Tokens("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 _TOKENS = {"internvl": Tokens("<IMG_CONTEXT>", "<img>", "</img>", "<IMG_CONTEXT>")}
 # transformers' image processors that work on Pillow, without torchvision
@@ -32,7 +28,7 @@ _SETTINGS = ("video_preprocessor_config.json", "preprocessor_config.json")  # th
 
 def is_transformers_model(settings: Mapping[str, Any]) -> bool:
     """Is a config.json of one of these families, in transformers' own layout?"""
-    return settings.get("model_type") in _CLASSES
+    return settings.get("model_type") in PROCESSORS
 
 
 @dataclass
@@ -130,15 +126,15 @@ def load_checkpoint(
     Raises CheckpointError or ProcessorError (both ValueError) for one that cannot be used.
     """
     kind = settings["model_type"]
-    name = f"{_CLASSES[kind]}ForConditionalGeneration"
-    model_class = getattr(transformers, name, None)
-    if model_class is None:
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise CheckpointError(
-            f"transformers {transformers.__version__} has no {name}; install a release that has it, such as 5.24."
+            f"transformers {transformers.__version__} has no {kind}; install a release that has it, such as 5.24."
         )
     folder = local_folder(path)
-    model = model_class.from_pretrained(folder, dtype=dtype, attn_implementation=attention).to(device).eval()
-    return checkpoint_of(model, folder, sampling)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+    )
+    return checkpoint_of(model.to(device).eval(), folder, sampling)
 
 
 def checkpoint_of(model: Any, folder: Path, sampling: Sampling, **settings: Any) -> Checkpoint:

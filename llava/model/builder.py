@@ -65,7 +65,11 @@ def load_pretrained_model(
     # the weights, and the tokenizer that must fit them
     with gc_disabled():  # the modelling code is imported here
         tokenizer = load_tokenizer(folder)
-        _check_vocabulary(folder, tokenizer, config)
+        if len(tokenizer) > config.vocab_size:
+            raise CheckpointError(
+                f"The tokenizer of {folder} has {len(tokenizer)} tokens and the model only {config.vocab_size}; take "
+                "both from the same checkpoint."
+            )
         model = _load_model(
             folder,
             config=config,
@@ -158,14 +162,6 @@ def load_tokenizer(folder: Path):
             f"{folder} holds no tokenizer that transformers {transformers.__version__} loads ({reason_of(error)}); "
             "add its tokenizer.json and tokenizer_config.json, saved by this version or an older one."
         ) from error
-
-
-def _check_vocabulary(folder: Path, tokenizer, config) -> None:
-    if len(tokenizer) > config.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer of {folder} has {len(tokenizer)} tokens and the model only {config.vocab_size}; take both "
-            "from the same checkpoint."
-        )
 
 
 def _load_model(folder: Path, *, config, **arguments):

@@ -19,7 +19,7 @@ from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
 from llava.model.splice import cut, pad_rows, share_out, splice_row
 from llava.model.timing import Timing
-from llava.model.visual_tokens import ImageLayout, arrange_image, arrange_video
+from llava.model.visual_tokens import arrange_image, arrange_video
 
 TEXT_AND_NO_VIDEO = (
     "The prompt asks about a video or image, but images is None; pass the pixels in images, "
@@ -199,9 +199,11 @@ class LlavaMetaForCausalLM:
         shares = [None] * len(entries) if retentions is None else retentions
         tokens = {i: self._video_tokens(features[i], retention=shares[i])[0] for i in features if i not in stills}
         if stills:
+            newline, tile = getattr(self.get_model(), "image_newline", None), self.get_vision_tower().image_size
             encoded = self.encode_images(torch.cat([entries[i] for i in stills]))
             for i, tiles in zip(stills, encoded.split([len(entries[i]) for i in stills]), strict=True):
-                tokens[i] = self._image_tokens(tiles, None if image_sizes is None else image_sizes[i])
+                size = None if image_sizes is None else image_sizes[i]
+                tokens[i] = arrange_image(tiles, newline, self.config, tile=tile, size=size)
         return [tokens[i] for i in range(len(entries))]
 
     def _streamed(self, entry, modality: str):
@@ -217,17 +219,6 @@ class LlavaMetaForCausalLM:
         if long and modality == "video" and can_stream(settings):
             return compress_stream(self, entry.split(CHUNK), frames=len(entry))
         return entry
-
-    def _image_tokens(self, tiles: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
-        tower = self.get_vision_tower()
-        layout = ImageLayout(
-            merge_type=getattr(self.config, "mm_patch_merge_type", None) or "flat",
-            aspect_ratio=getattr(self.config, "image_aspect_ratio", None) or "square",
-            pinpoints=getattr(self.config, "image_grid_pinpoints", None),
-            side=tower.num_patches_per_side,
-            tile=tower.image_size,
-        )
-        return arrange_image(tiles, getattr(self.get_model(), "image_newline", None), layout, size=size)
 
     def prepare_inputs_labels_for_multimodal(
         self,

@@ -9,23 +9,19 @@ FEW_BITS = ("8bit", "4bit", "int8")  # names of what `few_bits` is asked for
 KEPT = ["model.vision_tower", "model.mm_projector", "lm_head"]
 
 
-class QuantisationError(ValueError):
-    """Few bits that cannot be had here, with one sentence saying what to do."""
-
-
 def few_bits(eight: bool, four: bool, int8: bool):
     """The configuration that transformers quantises by while it loads, or None.
 
-    eight, four: 8-bit or 4-bit (NF4) by bitsandbytes. int8: weights in int8 by torchao. Raises QuantisationError for
+    eight, four: 8-bit or 4-bit (NF4) by bitsandbytes. int8: weights in int8 by torchao. Raises CheckpointError for
     more than one, and where the library is not installed.
     """
     if eight + four + int8 > 1:
-        raise QuantisationError("load_8bit, load_4bit and load_int8 exclude each other; set one of them.")
+        raise CheckpointError("load_8bit, load_4bit and load_int8 exclude each other; set one of them.")
     if not (eight or four or int8):
         return None
     library = "torchao" if int8 else "bitsandbytes"
     if find_spec(library) is None:
-        raise QuantisationError(f"Loading in few bits needs {library}; run pip install {library}.")
+        raise CheckpointError(f"Loading in few bits needs {library}; run pip install {library}.")
     if int8:
         from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
