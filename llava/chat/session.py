@@ -66,6 +66,7 @@ class ChatSession(VideoReading):
     images: list[Picture] = field(default_factory=list)
     turns: list[tuple[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    _less = "fewer frames"  # what makes a video shorter
     _visual_token = IMAGE_TOKEN_INDEX  # what stands for a video in the ids of a prompt
 
     def __post_init__(self):
@@ -248,7 +249,7 @@ class ChatSession(VideoReading):
         if (needed := self._needed_tokens(prompt)) > self.token_limit:
             raise ChatError(
                 f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; lower the "
-                "retention, give fewer frames, allow shorter answers, or start afresh with /clear."
+                f"retention, give {self._less}, allow shorter answers, or start afresh with /clear."
             )
 
     def _needed_tokens(self, prompt: int) -> int:

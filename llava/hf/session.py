@@ -27,6 +27,7 @@ class TransformersSession(ChatSession):
     """
 
     checkpoint: Checkpoint | None = None
+    _less = "fewer or smaller frames"
 
     def __post_init__(self):
         self.sampling = ChatSampling(num_frames=0, fps=None, tell_times=False)  # the checkpoint's processor chooses

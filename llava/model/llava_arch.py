@@ -104,9 +104,9 @@ class LlavaMetaForCausalLM:
         side = self.get_vision_tower().num_patches_per_side
         arrangement = self._arrangement()
         rows, columns = pooled_grid((side, side), arrangement["pool"])
-        newlines = {"grid": frames * rows, "frame": frames, "one_token": 1}
-        count = 0 if arrangement["newline"] is None else newlines.get(arrangement["newline_position"], 0)
-        return frames * rows * columns, count
+        position = "no_token" if arrangement["newline"] is None else arrangement["newline_position"]
+        every = AOTConfig(retention=1.0, newlines="all")
+        return every.token_count(frames, rows * columns, newline_position=position, rows=rows)
 
     def video_stream(self, frames: int | None = None) -> VideoStream:
         """A stream for this model's features under the settings of this moment; see `compress_stream`."""
