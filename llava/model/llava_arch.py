@@ -21,6 +21,7 @@ from llava.model.splice import cut, pad_rows, share_out, splice_row
 from llava.model.timing import Timing
 from llava.model.visual_tokens import arrange_image, arrange_video
 
+EVERY_TOKEN = AOTConfig(retention=1.0, newlines="all")
 TEXT_AND_NO_VIDEO = (
     "The prompt asks about a video or image, but images is None; pass the pixels in images, "
     f"or leave {DEFAULT_IMAGE_TOKEN} and the modality out for a text-only prompt."
@@ -105,8 +106,7 @@ class LlavaMetaForCausalLM:
         arrangement = self._arrangement()
         rows, columns = pooled_grid((side, side), arrangement["pool"])
         position = "no_token" if arrangement["newline"] is None else arrangement["newline_position"]
-        every = AOTConfig(retention=1.0, newlines="all")
-        return every.token_count(frames, rows * columns, newline_position=position, rows=rows)
+        return EVERY_TOKEN.token_count(frames, rows * columns, newline_position=position, rows=rows)
 
     def video_stream(self, frames: int | None = None) -> VideoStream:
         """A stream for this model's features under the settings of this moment; see `compress_stream`."""
