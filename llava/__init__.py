@@ -6,9 +6,20 @@ so), which keeps a bare ``import llava`` free of the modelling code.
 """
 
 from aot.deprecated import find_modules
-from llava.moved import MODULES
 from llava.utils import gc_disabled
 
+# modules of the last release under their new names: old name -> new one
+_CHAT = ("chat", "demo", "options", "session", "streaming", "terminal", "visualize")
+_WEB = ("web", "web_page", "web_uploads", "web_worker")
+MODULES = {
+    **{f"llava.serve.{name}": f"llava.chat.{name}" for name in (*_CHAT, *_WEB)},
+    **dict.fromkeys(("llava.collector", "llava.shipped", "llava.serve.scratch"), "llava.utils"),
+    **dict.fromkeys(("llava.chat.clip", "llava.serve.clip"), "llava.chat.sample_clip"),
+    **dict.fromkeys(("llava.serve.encoding", "llava.serve.shared"), "llava.serve.encoder_pool"),
+    "llava.serve.family": "llava.chat.model_defaults",
+    "llava.serve.memory": "llava.model.timing",
+    "llava.serve.report": "llava.chat.answer_cost",
+}
 find_modules(MODULES)
 
 with gc_disabled():

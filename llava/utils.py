@@ -35,11 +35,11 @@ def versions(packages: Iterable[str]) -> dict[str, str | None]:
 
 
 def needed_module(name: str, who: str, extra: str) -> ModuleType:
-    """A module that packages of an extra must be installed for; MissingExtra says how."""
+    """A module that packages of an extra must be installed for; ValueError says how."""
     try:
         return import_module(name)
     except ImportError as error:
-        raise MissingExtra(f"{who} needs {error.name}; run pip install 'aot-video[{extra}]'.") from error
+        raise ValueError(f"{who} needs {error.name}; run pip install 'aot-video[{extra}]'.") from error
 
 
 @contextmanager
@@ -60,25 +60,17 @@ def gc_disabled(*, freeze: bool = False) -> Iterator[None]:
             gc.enable()
 
 
-class MissingExtra(ValueError):
-    """A package that is not installed; one sentence."""
-
-
-class ScratchError(ValueError):
-    """The place for the folders cannot be used; one sentence."""
-
-
 @contextmanager
 def scratch_folder(name: str) -> Iterator[Path]:
     """A new folder that this user alone may enter, removed at the end.
 
     What earlier processes left under the same name is removed first. A folder in use is known by its lock, which
-    goes with its process however that ends. Raises ScratchError when somebody else holds the place.
+    goes with its process however that ends. Raises ValueError when somebody else holds the place.
     """
     base = Path(tempfile.gettempdir()).resolve() / f"{name}-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     if base.is_symlink() or base.stat().st_uid != os.getuid():
-        raise ScratchError(f"{base} belongs to somebody else; remove it, or choose another folder by TMPDIR.")
+        raise ValueError(f"{base} belongs to somebody else; remove it, or choose another folder by TMPDIR.")
     with open(base / "lock", "w") as sweeping:
         fcntl.flock(sweeping, fcntl.LOCK_EX)  # nobody sweeps a folder between its making and its lock
         for left in base.iterdir():

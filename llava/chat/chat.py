@@ -11,6 +11,7 @@ from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
 from llava.chat.types import ChatError
 from llava.model.long_video import STREAM_ABOVE
+from llava.video import check_path
 
 # what is typed behind a slash: what it takes, and what the help says; `Chat` has a method of each name
 COMMANDS = {
@@ -61,7 +62,7 @@ def execute(options, terminal: Terminal) -> int:
 
 
 def check_options(options: argparse.Namespace, path: str | None) -> None:
-    """Raises ChatError for options that do not go together or make no sense."""
+    """Raises ChatError or VideoError for options that do not go together or make no sense."""
     if options.json and options.question is None:
         raise ChatError("--json prints one answer and needs --question.")
     if options.video and options.video_file:
@@ -70,8 +71,8 @@ def check_options(options: argparse.Namespace, path: str | None) -> None:
         raise ChatError("--question needs a video to look at; name one, as in: aot chat clip.mp4 --question TEXT.")
     if options.stream_above < 1:
         raise ChatError("--stream-above must be at least 1 frame.")
-    if path and not Path(path).exists():
-        raise ChatError(f"There is no video at {path}; check the path.")
+    if path:
+        check_path(path)
     for path in options.image_file:
         if not Path(path).is_file():
             raise ChatError(f"There is no image at {path}; check the path.")

@@ -66,6 +66,7 @@ class ChatSession(VideoReading):
     images: list[Picture] = field(default_factory=list)
     turns: list[tuple[str, str]] = field(default_factory=list)
     answers: list[Answer] = field(default_factory=list)
+    _less = "fewer frames"  # what makes a video shorter
     _visual_token = IMAGE_TOKEN_INDEX  # what stands for a video in the ids of a prompt
 
     def __post_init__(self):
@@ -85,15 +86,13 @@ class ChatSession(VideoReading):
     def set_video(self, path: str, progress: Progress | None = None) -> Loaded:
         """Decodes and encodes a video and starts a new conversation; on an error everything stays as it was."""
         self.loaded = self._load(path, progress)
-        self._prompts.clear()
-        self.turns.clear()
+        self.forget()
         return self.loaded
 
     def encode(self, path: str, video: Video, *, decode_ms: float = 0.0) -> Loaded:
         """As `set_video`, of a video that was read already."""
         self.loaded = self._encode(path, video, decode_ms)
-        self._prompts.clear()
-        self.turns.clear()
+        self.forget()
         return self.loaded
 
     # the images
@@ -247,6 +246,14 @@ class ChatSession(VideoReading):
 
     def _check_length(self, prompt: int) -> None:
         """Raises ChatError when prompt, video and the longest answer do not fit the model's context."""
+        if (needed := self._needed_tokens(prompt)) > self.token_limit:
+            raise ChatError(
+                f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; lower the "
+                f"retention, give {self._less}, allow shorter answers, or start afresh with /clear."
+            )
+
+    def _needed_tokens(self, prompt: int) -> int:
+        """Tokens of a prompt of so many ids with video and images, and of the longest answer."""
         before = self.loaded.before if self.loaded else Tokens(0, 0)
         visual, newlines = before.visual, before.newline
         # methods inside the language model let every token in
@@ -261,12 +268,7 @@ class ChatSession(VideoReading):
             except AOTError:  # not known before the video is compressed
                 count = newlines
             visual, newlines = self.compression.budget(frames, visual // frames), min(count, newlines)
-        needed = prompt + visual + newlines + sum(image.tokens for image in self.images) + self.max_new_tokens
-        if needed > self.token_limit:
-            raise ChatError(
-                f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; "
-                "lower the retention, allow shorter answers, or start afresh with /clear."
-            )
+        return prompt + visual + newlines + sum(image.tokens for image in self.images) + self.max_new_tokens
 
     def _must_reload(self) -> bool:
         """Was a long video encoded under another compression than the one in force?"""

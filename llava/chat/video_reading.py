@@ -1,9 +1,8 @@
 """The way of a video to its features: from the cache, else decoded and encoded, or compressed while it is decoded."""
 
 import re
-import shutil
+import tempfile
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
@@ -48,19 +47,16 @@ class VideoReading:
         ending: ".jpg" or ".png" of a picture, which is a single frame. limits: more arguments of `open_video`, whose
         VideoError does not tell the file's name. Raises OSError where there is no room for it.
         """
-        place = folder / uuid.uuid4().hex
-        file = place / f"0{ending}"
-        try:
-            place.mkdir()
+        with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as place:
+            file = Path(place, f"0{ending}")
             file.write_bytes(data)
-            with self.open_video(str(place if ending else file), **limits) as frames:  # pictures are read from folders
-                return frames.read()
-        except VideoError as error:
-            kind = "the picture" if ending else "the video"
-            told = re.sub(rf"(The picture )?{re.escape(str(place))}(/0(\.\w+)?)?", kind, str(error))
-            raise VideoError(told[:1].upper() + told[1:]) from error
-        finally:
-            shutil.rmtree(place, ignore_errors=True)
+            try:
+                with self.open_video(place if ending else str(file), **limits) as frames:  # pictures lie in folders
+                    return frames.read()
+            except VideoError as error:
+                kind = "the picture" if ending else "the video"
+                told = re.sub(rf"(The picture )?{re.escape(place)}(/0(\.\w+)?)?", kind, str(error))
+                raise VideoError(told[:1].upper() + told[1:]) from error
 
     def _load(self, path: str, progress: Progress | None = None) -> Loaded:
         """A video from the cache, else read and kept there, unless its file changed meanwhile."""

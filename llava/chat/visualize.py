@@ -6,14 +6,13 @@ from aot.visualize import require, visualize
 from aot_cli.parser import Parser
 from llava.chat.options import add_model_options, command, open_session
 from llava.chat.terminal import Terminal
-from llava.chat.types import ChatError
+from llava.video import check_path
 
 
 @command
 def execute(options, terminal: Terminal) -> None:
     """Checks everything that is cheap to check, then loads, compresses, draws and says what was written."""
-    if not Path(options.video).exists():
-        raise ChatError(f"There is no video at {options.video}; check the path.")
+    check_path(options.video)
     require()
     session = open_session(options, terminal)
     with terminal.waiting("decode") as wait:

@@ -18,7 +18,7 @@ from llava.chat.live import LiveSession
 from llava.chat.session import ChatSession
 from llava.chat.types import Answer, ChatError, Loaded
 from llava.live_source import LiveSource
-from llava.video import FrameStream, Video, VideoError
+from llava.video import FrameStream, VideoError
 
 DECODERS = 2  # at a time
 FILMS = 4  # played at a time
@@ -79,6 +79,11 @@ class _Visitor:
     lock: threading.Lock = field(default_factory=threading.Lock)
     seen: float = field(default_factory=time.monotonic)
 
+    @property
+    def empty(self) -> bool:
+        """Is there nothing to ask about?"""
+        return self.session.loaded is None and self.live is None
+
 
 class Worker:
     """Answers visitors, who are told apart by a key. Safe to call from many threads.
@@ -120,26 +125,22 @@ class Worker:
     def look(self, key: str, path: str) -> Loaded:
         """Reads and encodes a visitor's video; one that is refused leaves the earlier one in place."""
         self._check_size(Path(path).stat().st_size)
-        visitor = self._visit(key)
-        try:
-            with self._turn(visitor.lock):
-                started = time.perf_counter()
-                video = self._read(visitor.session, path)
-                decode_ms = 1e3 * (time.perf_counter() - started)
-                with self._turn(self._model):
-                    loaded = visitor.session.encode(path, video, decode_ms=decode_ms)
-                # small frames are enough for pictures, and cost little memory
-                loaded.video = replace(video, frames=np.stack([thumbnail(frame) for frame in video.frames]))
-                visitor.asked = None
-                return loaded
-        finally:
-            if visitor.session.loaded is None:  # a refused video takes no place
-                self.leave(key)
+        with self._visiting(key, new=True) as visitor:
+            started = time.perf_counter()
+            with self._turn(self._decoders), self._open(visitor.session, path) as frames:
+                video = frames.read()
+            decode_ms = 1e3 * (time.perf_counter() - started)
+            with self._turn(self._model):
+                loaded = visitor.session.encode(path, video, decode_ms=decode_ms)
+            # small frames are enough for pictures, and cost little memory
+            loaded.video = replace(video, frames=np.stack([thumbnail(frame) for frame in video.frames]))
+            visitor.asked = None
+            return loaded
 
     def ask(self, key: str, question: str, retention: float) -> Comparison:
         """The answers with all tokens and with a share of them; every question is asked afresh."""
         self._check_length(question)
-        with self._looking(key) as visitor:
+        with self._visiting(key) as visitor:
             session = visitor.session
             with session.uncompressed():
                 whole = self._answer(session, question)
@@ -150,13 +151,13 @@ class Worker:
 
     def picture(self, key: str, retention: float) -> tuple[Any, float | None]:
         """What would be kept of the visitor's video, and at which retention the last question about it was answered."""
-        with self._looking(key) as visitor:
+        with self._visiting(key) as visitor:
             return self._draw(visitor.session, retention), visitor.asked
 
     def push(self, key: str | None, picture: bytes) -> LiveSession:
         """A JPEG picture of a visitor's camera, seen now; it ends a film."""
         self._check_size(len(picture))
-        with self._watching(key) as visitor:
+        with self._visiting(key, new=True, live=True) as visitor:
             live = self._begin() if visitor.live is None or visitor.film else visitor.live
             with self._turn(self._decoders):
                 limits = {"ending": ".jpg", "time_limit": self.limits.decode_seconds}
@@ -170,7 +171,7 @@ class Worker:
     def play(self, key: str | None, path: str) -> LiveSession:
         """Begins to watch a film, at its own pace, in a thread; the earlier one or the camera is forgotten."""
         self._check_size(Path(path).stat().st_size)
-        with self._watching(key) as visitor:
+        with self._visiting(key, new=True, live=True) as visitor:
             with self._turn(self._decoders), self._open(visitor.session, path):
                 pass  # a film that is refused is refused now
             live = self._begin()
@@ -182,13 +183,13 @@ class Worker:
 
     def watched(self, key: str | None) -> tuple[LiveSession, bool, str]:
         """(what a visitor watches, is a film being played?, what is to be said about it)."""
-        with self._watching(key, new=False) as visitor:
+        with self._visiting(key, live=True) as visitor:
             return visitor.live, visitor.film is not None, visitor.told
 
     def ask_live(self, key: str | None, question: str) -> Answer:
         """The answer about what a visitor has watched so far."""
         self._check_length(question)
-        with self._watching(key, new=False) as visitor, self._turn(self._model):
+        with self._visiting(key, live=True) as visitor, self._turn(self._model):
             return visitor.live.ask(question)
 
     def leave(self, key: str | None) -> None:
@@ -250,10 +251,6 @@ class Worker:
         with self._turn(self._pencil):
             return draw(compressed, video.frames, video.times, rows=("kept",))
 
-    def _read(self, session: ChatSession, path: str) -> Video:
-        with self._turn(self._decoders), self._open(session, path) as frames:
-            return frames.read()
-
     def _open(self, session: ChatSession, path: str) -> AbstractContextManager[FrameStream]:
         limits = self.limits
         return session.open_video(
@@ -261,30 +258,23 @@ class Worker:
         )
 
     @contextmanager
-    def _looking(self, key: str | None) -> Iterator[_Visitor]:
-        """A visitor who has given a video."""
-        visitor = self._visit(key, new=False)
-        with self._turn(visitor.lock):
-            if visitor.session.loaded is None:
-                raise ChatError(NO_VIDEO)
-            yield visitor
-            visitor.seen = time.monotonic()
+    def _visiting(self, key: str | None, *, new: bool = False, live: bool = False) -> Iterator[_Visitor]:
+        """A visitor who has given a video, or with live one who watches; nobody else has the visitor meanwhile.
 
-    @contextmanager
-    def _watching(self, key: str | None, *, new: bool = True) -> Iterator[_Visitor]:
-        """A visitor who watches what goes on, or with new begins to; where nothing comes of it, no place is taken."""
-        visitor = self._visit(key, new=new, live=True)
+        new: the video is given now, and whoever has no place gets one, unless nothing comes of it.
+        """
+        visitor = self._visit(key, new=new, live=live)
         try:
             with self._turn(visitor.lock):
-                if visitor.live is None and not new:
-                    raise self._nothing(live=True)
+                if not new and visitor.empty:
+                    raise self._nothing(live=live)
                 yield visitor
         finally:
             visitor.seen = time.monotonic()
-            if visitor.live is None:
+            if new and visitor.empty:
                 self.leave(key)
 
-    def _visit(self, key: str | None, *, new: bool = True, live: bool = False) -> _Visitor:
+    def _visit(self, key: str | None, *, new: bool, live: bool) -> _Visitor:
         """The visitor of this key. new: whoever has no place gets one, if there is one. live: is it one who watches?"""
         if not key:
             raise ChatError(NO_SESSION)

@@ -1,7 +1,6 @@
 """Checkpoints of transformers' own video models: which they are, their parts, and the text of a prompt."""
 
 import inspect
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -12,18 +11,14 @@ from typing import Any
 import torch
 import transformers
 from PIL import Image
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
 from llava.hf.video_processor import PROCESSORS, ProcessorError, Sampling, Tokens, VideoProcessor
 from llava.model.builder import load_tokenizer
 from llava.model.checkpoint import local_folder
-from llava.model.loading import CheckpointError
+from llava.model.loading import CheckpointError, read_json
 from llava.video import Video
 
-_CLASSES = {
-    "llava_next_video": "LlavaNextVideo", "llava_onevision": "LlavaOnevision", "internvl": "InternVL",
-    "qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_vl_moe": "Qwen3VLMoe",
-    "qwen3_5": "Qwen3_5", "qwen3_5_moe": "Qwen3_5Moe",
-}  # fmt: skip
 _QWEN = Tokens("<|video_pad|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>")
 _TOKENS = {"internvl": Tokens("<IMG_CONTEXT>", "<img>", "</img>", "<IMG_CONTEXT>")}
 # transformers' image processors that work on Pillow, without torchvision
@@ -33,7 +28,7 @@ _SETTINGS = ("video_preprocessor_config.json", "preprocessor_config.json")  # th
 
 def is_transformers_model(settings: Mapping[str, Any]) -> bool:
     """Is a config.json of one of these families, in transformers' own layout?"""
-    return settings.get("model_type") in _CLASSES
+    return settings.get("model_type") in PROCESSORS
 
 
 @dataclass
@@ -131,15 +126,15 @@ def load_checkpoint(
     Raises CheckpointError or ProcessorError (both ValueError) for one that cannot be used.
     """
     kind = settings["model_type"]
-    name = f"{_CLASSES[kind]}ForConditionalGeneration"
-    model_class = getattr(transformers, name, None)
-    if model_class is None:
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise CheckpointError(
-            f"transformers {transformers.__version__} has no {name}; install a release that has it, such as 5.24."
+            f"transformers {transformers.__version__} has no {kind}; install a release that has it, such as 5.24."
         )
     folder = local_folder(path)
-    model = model_class.from_pretrained(folder, dtype=dtype, attn_implementation=attention).to(device).eval()
-    return checkpoint_of(model, folder, sampling)
+    model = transformers.AutoModelForImageTextToText.from_pretrained(
+        folder, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+    )
+    return checkpoint_of(model.to(device).eval(), folder, sampling)
 
 
 def checkpoint_of(model: Any, folder: Path, sampling: Sampling, **settings: Any) -> Checkpoint:
@@ -162,12 +157,12 @@ def _video_settings(folder: Path) -> dict[str, Any]:
     """Of the video processor, from wherever this release or an earlier one wrote them."""
     together = folder / "processor_config.json"
     if together.is_file():
-        found = _json(together)
+        found = read_json(together)
         if isinstance(found.get("video_processor"), dict):
             return found["video_processor"]
     for name in _SETTINGS:
         if (folder / name).is_file():
-            return _json(folder / name)
+            return read_json(folder / name)
     raise ProcessorError(f"{folder} has no {_SETTINGS[0]}; download the whole checkpoint.")
 
 
@@ -177,14 +172,7 @@ def _template(folder: Path, tokenizer: Any) -> str:
     if written.is_file():
         return written.read_text(encoding="utf-8")
     earlier = folder / "chat_template.json"
-    template = _json(earlier).get("chat_template") if earlier.is_file() else tokenizer.chat_template
+    template = read_json(earlier).get("chat_template") if earlier.is_file() else tokenizer.chat_template
     if not isinstance(template, str):
         raise CheckpointError(f"{folder} has no chat template; take a checkpoint that was made to be talked to.")
     return template
-
-
-def _json(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from error

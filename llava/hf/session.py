@@ -27,6 +27,7 @@ class TransformersSession(ChatSession):
     """
 
     checkpoint: Checkpoint | None = None
+    _less = "fewer or smaller frames"
 
     def __post_init__(self):
         self.sampling = ChatSampling(num_frames=0, fps=None, tell_times=False)  # the checkpoint's processor chooses
@@ -102,15 +103,10 @@ class TransformersSession(ChatSession):
         self._inputs = self._given(self._messages(question))
         return self._inputs["input_ids"]
 
-    def _check_length(self, prompt: int) -> None:
+    def _needed_tokens(self, prompt: int) -> int:
         visual = self.loaded.before.visual
         left = visual if self.compression is None else self.compression.budget(1, visual)
-        needed = prompt - visual + left + self.max_new_tokens
-        if needed > self.token_limit:
-            raise ChatError(
-                f"The conversation needs up to {needed} tokens and the model takes {self.token_limit}; lower the "
-                "retention, give fewer or smaller frames, allow shorter answers, or start afresh with /clear."
-            )
+        return prompt - visual + left + self.max_new_tokens
 
     def _use_compression(self) -> None:
         if self.compression is None:

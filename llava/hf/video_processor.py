@@ -45,6 +45,7 @@ class VideoProcessor(ABC):
 
     defaults: ClassVar[dict[str, Any]] = {"image_mean": CLIP_MEAN, "image_std": CLIP_STD, "resample": 3}
     frames: ClassVar[int] = 32  # without another word
+    any_size: ClassVar[bool] = False  # may frames have any size?
 
     def __init__(self, settings: Mapping[str, Any], config: Any, sampling: Sampling):
         self.settings = {**self.defaults, **{k: v for k, v in settings.items() if v is not None}}
@@ -53,12 +54,7 @@ class VideoProcessor(ABC):
             value = getattr(sampling, name)
             if value is not None and not value > 0:
                 raise ProcessorError(f"{name} is {value}; it must be more than 0.")
-        self.check()
-
-    def check(self) -> None:
-        """ProcessorError for a choice that this family does not know."""
-        for name in ("max_pixels", "total_tokens"):
-            if getattr(self.sampling, name) is not None:
+            if value is not None and name in ("max_pixels", "total_tokens") and not self.any_size:
                 raise ProcessorError(
                     f"{name} is for models whose frames have any size; this one reads frames of one size, so give "
                     "num_frames or fps instead."
@@ -210,9 +206,7 @@ class Qwen2VL(VideoProcessor):
         **VideoProcessor.defaults, "patch_size": 14, "merge_size": 2, "temporal_patch_size": 2, "min_frames": 4,
         "max_frames": 768, "fps": 2.0, "size": {"shortest_edge": 128 * 28 * 28, "longest_edge": 28 * 28 * 768},
     }  # fmt: skip
-
-    def check(self) -> None:
-        pass
+    any_size: ClassVar = True
 
     @property
     def factor(self) -> int:

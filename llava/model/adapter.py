@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from llava.model.loading import CheckpointError, check_finite
+from llava.model.loading import CheckpointError, check_finite, reason_of
 
 
 def adapter_folder(path: str | os.PathLike) -> Path:
@@ -31,7 +31,8 @@ def merge_adapter(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
     try:
         merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
     except (RuntimeError, ValueError, OSError, KeyError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"The adapter {folder} does not fit its base ({reason}); name the right one.") from error
+        raise CheckpointError(
+            f"The adapter {folder} does not fit its base ({reason_of(error)}); name the right one."
+        ) from error
     check_finite(folder, merged.state_dict())
     return merged

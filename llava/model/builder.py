@@ -13,7 +13,7 @@ from aot.deprecated import renamed_keywords
 from llava.model.adapter import adapter_folder, merge_adapter
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
-from llava.model.loading import CheckpointError, check_fit
+from llava.model.loading import CheckpointError, check_fit, reason_of
 from llava.model.quantised import few_bits, load_quantised
 from llava.utils import gc_disabled
 
@@ -52,7 +52,8 @@ def load_pretrained_model(
     Returns (tokenizer, model, image_processor, context_len in tokens). Raises CheckpointError for a checkpoint that
     cannot be used, AOTError for bad settings (both ValueErrors), TypeError for unknown arguments.
     """
-    _check_offered(kwargs)
+    if unknown := set(kwargs) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS, "load_int8"}:
+        raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
     quantised = few_bits(load_8bit, load_4bit, kwargs.get("load_int8", False))
     adapter, model_path = (None, model_path) if model_base is None else (adapter_folder(model_path), model_base)
     hub = {name: kwargs[name] for name in _HUB_ARGUMENTS if name in kwargs}
@@ -64,7 +65,11 @@ def load_pretrained_model(
     # the weights, and the tokenizer that must fit them
     with gc_disabled():  # the modelling code is imported here
         tokenizer = load_tokenizer(folder)
-        _check_vocabulary(folder, tokenizer, config)
+        if len(tokenizer) > config.vocab_size:
+            raise CheckpointError(
+                f"The tokenizer of {folder} has {len(tokenizer)} tokens and the model only {config.vocab_size}; take "
+                "both from the same checkpoint."
+            )
         model = _load_model(
             folder,
             config=config,
@@ -83,12 +88,6 @@ def load_pretrained_model(
     if tower_mode != "eager":
         tower.set_mode(tower_mode)
     return tokenizer, model.eval(), tower.image_processor, context_length(model.config)
-
-
-def _check_offered(arguments: Mapping) -> None:
-    unknown = set(arguments) - {*_HUB_ARGUMENTS, *_IGNORED_ARGUMENTS, "load_int8"}
-    if unknown:
-        raise TypeError(f"load_pretrained_model() got an unexpected argument {sorted(unknown)[0]!r}.")
 
 
 def context_length(config) -> int:
@@ -160,17 +159,9 @@ def load_tokenizer(folder: Path):
                 "run; add a tokenizer.json that needs none."
             ) from error
         raise CheckpointError(
-            f"{folder} holds no tokenizer that loads with transformers {transformers.__version__} ({_reason(error)}); "
+            f"{folder} holds no tokenizer that transformers {transformers.__version__} loads ({reason_of(error)}); "
             "add its tokenizer.json and tokenizer_config.json, saved by this version or an older one."
         ) from error
-
-
-def _check_vocabulary(folder: Path, tokenizer, config) -> None:
-    if len(tokenizer) > config.vocab_size:
-        raise CheckpointError(
-            f"The tokenizer of {folder} has {len(tokenizer)} tokens and the model only {config.vocab_size}; take both "
-            "from the same checkpoint."
-        )
 
 
 def _load_model(folder: Path, *, config, **arguments):
@@ -186,10 +177,5 @@ def _load_model(folder: Path, *, config, **arguments):
         return LlavaQwenForCausalLM.from_pretrained(folder, config=config, use_safetensors=True, **arguments)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"The checkpoint {folder} cannot be read ({_reason(error)}); download it again."
+            f"The checkpoint {folder} cannot be read ({reason_of(error)}); download it again."
         ) from error
-
-
-def _reason(error: Exception) -> str:
-    """The first sentence of an error, on one line."""
-    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]

@@ -1,6 +1,5 @@
 """Where a checkpoint lies, and whether its config.json is that of a model which can be loaded."""
 
-import json
 import os
 import re
 from pathlib import Path
@@ -11,7 +10,7 @@ from aot import AOTError
 from llava.model.fields import check_sizes
 from llava.model.folder import check_folder
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
-from llava.model.loading import CheckpointError
+from llava.model.loading import CheckpointError, read_json, reason_of
 
 ARCHITECTURE = "LlavaQwenForCausalLM"
 
@@ -25,12 +24,12 @@ def read_settings(model_path: str | os.PathLike, **hub) -> dict:
     path = Path(model_path)
     if path.is_dir():
         check_folder(path)
-        return _parse(path / "config.json")
+        return read_json(path / "config.json")
     if path.is_file():
         raise CheckpointError(f"{path} is a file and no folder; give the folder of a complete checkpoint.")
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", str(model_path)) is None:
         raise CheckpointError(f"There is no checkpoint folder {path}; give a folder or a hub name.")
-    return _hub_settings(str(model_path), **hub)
+    return read_json(_fetched(str(model_path), ["config.json"], **hub) / "config.json")
 
 
 def local_folder(model_path: str | os.PathLike, **hub) -> Path:
@@ -40,39 +39,21 @@ def local_folder(model_path: str | os.PathLike, **hub) -> Path:
     """
     if Path(model_path).is_dir():
         return Path(model_path)
+    folder = _fetched(str(model_path), ["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"], **hub)
+    check_folder(folder)
+    return folder
+
+
+def _fetched(name: str, files: list[str], **hub) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        folder = snapshot_download(
-            str(model_path), allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"], **hub
-        )
+        return Path(snapshot_download(name, allow_patterns=files, **hub))
     except OSError as error:
         raise CheckpointError(
-            f"The files of {model_path} cannot be had from the hub; check the connection and the space on the disk."
+            f"{name} is no folder here and cannot be had from the hub; check the name, the connection and the space on "
+            "the disk."
         ) from error
-    check_folder(Path(folder))
-    return Path(folder)
-
-
-def _hub_settings(name: str, **hub) -> dict:
-    from transformers.utils import cached_file
-
-    try:
-        return _parse(Path(cached_file(name, "config.json", **hub)))
-    except OSError as error:
-        raise CheckpointError(
-            f"{name} is no folder here and cannot be had from the hub; check the name and the connection."
-        ) from error
-
-
-def _parse(file: Path) -> dict:
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from error
-    if not isinstance(settings, dict):
-        raise CheckpointError(f"{file} holds no settings; download it again.")
-    return settings
 
 
 def model_config(model_path: str | os.PathLike, settings: dict, *, quantised: bool = False) -> LlavaQwenConfig:
@@ -97,9 +78,9 @@ def model_config(model_path: str | os.PathLike, settings: dict, *, quantised: bo
     except AOTError:  # of `aot`, and says what to do
         raise
     except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"{model_path}: config.json holds a value that does not fit ({reason}); correct it, or download it again."
+            f"{model_path}: config.json holds a value that does not fit ({reason_of(error)}); correct it, or download "
+            "it again."
         ) from error
 
 

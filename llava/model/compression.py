@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -108,16 +108,12 @@ def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None) -> CaptureP
 def compress_video(
     video: VideoFeatures,
     config: AOTConfig,
-    *,
-    pool: str,
-    newline: torch.Tensor | None,
-    newline_position: str,
-    trace: bool = False,
+    **arrangement: Any,
 ) -> CompressedVideo:
     """Compresses one encoded video; ValueError when it was encoded without what the method reads.
 
-    Of a method that acts inside the language model all tokens come back: they enter it. trace: keep importance
-    maps, plans and budgets for pictures.
+    Of a method that acts inside the language model all tokens come back: they enter it. arrangement: pooling, newlines
+    and trace, as `aot.compress` takes them.
     """
     missing = [name for name in config.requires if name not in video.outputs]
     if missing:
@@ -131,12 +127,9 @@ def compress_video(
         video.shallow,
         video.deep,
         entering,
-        pool=pool,
-        newline=newline,
-        newline_position=newline_position,
         grid=video.grid,
         extras=video.extras,
-        trace=trace,
+        **arrangement,
     )
     return result if entering is config else replace(result, config=config)
 

@@ -11,46 +11,26 @@ from llava.model.loading import CheckpointError
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 _ADAPTER = re.compile(r"adapter_(config|model)\..*|non_lora_trainables\.bin")
-_PICKLES = re.compile(r"(?!training_args|optimizer|scheduler|scaler|rng_state|random_states).*\.(bin|pt|pth|ckpt|pkl)")
 _TOKENIZERS = {"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"}
 _POINTER = b"version https://git-lfs"
 
-# what a folder without whole weights may be instead, first match wins: a name in it, what that is, what to do
-_KINDS = (
-    (
-        re.compile(r"model-\d+-of-\d+\.safetensors"),
-        "holds parts of the weights ({found}) without their index",
-        f"add {INDEX} from where they came",
+# what a folder without whole weights may be instead, first match wins: a name in it -> what that is, and what to do
+_KINDS = {
+    r"model-\d+-of-\d+\.safetensors": f"holds parts of the weights ({{found}}) without their index; add {INDEX}",
+    r".*\.safetensors": f"holds weights under another name ({{found}}); name a single file {WEIGHTS}",
+    r"checkpoint-\d+": "is the folder of a training run without a model; give one of its checkpoints, such as {last}",
+    r"mm_projector\.(bin|pt)": "holds a projector alone ({found}); give the whole checkpoint that was trained with it",
+    r"global_step\d+|zero_to_fp32\.py|.*_model_states\.pt|.*\.distcp|pytorch_model_fsdp.*": (
+        "is the state of a training run in shards ({found}); gather them first, with DeepSpeed by "
+        "`python zero_to_fp32.py . OUT --safe_serialization`, and give OUT with config.json and tokenizer"
     ),
-    (re.compile(r".*\.safetensors"), "holds weights under another name ({found})", f"name a single file {WEIGHTS}"),
-    (
-        re.compile(r"checkpoint-\d+"),
-        "is the folder of a training run without a finished model",
-        "give one of its checkpoints, such as {last}",
+    r".*\.gguf": "holds weights for llama.cpp ({found}); use the checkpoint they were made from",
+    r"(?!training_args|optimizer|scheduler|scaler|rng_state|random_states).*\.(bin|pt|pth|ckpt|pkl)": (
+        "holds pickled weights ({found}), which can run code and are never loaded; write them again as safetensors, as "
+        "docs/checkpoints.md shows"
     ),
-    (
-        re.compile(r"mm_projector\.(bin|pt)"),
-        "holds a projector alone ({found})",
-        "give the whole checkpoint that was trained with it",
-    ),
-    (
-        re.compile(r"global_step\d+|zero_to_fp32\.py|.*_model_states\.pt|.*\.distcp|pytorch_model_fsdp.*"),
-        "is the state of a training run in shards ({found})",
-        "gather them first, with DeepSpeed by `python zero_to_fp32.py . OUT --safe_serialization`, and give OUT with "
-        "config.json and the tokenizer beside the weights",
-    ),
-    (re.compile(r".*\.gguf"), "holds weights for llama.cpp ({found})", "use the checkpoint they were made from"),
-    (
-        _PICKLES,
-        "holds pickled weights ({found}), which can run code and are never loaded",
-        "write them again as safetensors, as docs/checkpoints.md shows",
-    ),
-    (
-        re.compile(r".*\.(h5|msgpack|onnx|tflite|mlmodel|mlpackage)"),
-        "holds weights of another framework ({found})",
-        "use the safetensors files of the checkpoint",
-    ),
-)
+    r".*\.(h5|msgpack|onnx|tflite|mlmodel|mlpackage)": "holds weights of another framework ({found}); use safetensors",
+}
 
 
 class Stored(NamedTuple):
@@ -142,10 +122,10 @@ def _check_pointer(file: Path) -> None:
 
 def _instead(folder: Path, names: list[str]) -> str:
     """What a folder without weights is, and what to do."""
-    for pattern, what, todo in _KINDS:
-        found = sorted(filter(pattern.fullmatch, names), key=lambda name: (len(name), name))  # numbers in order
+    for pattern, sentence in _KINDS.items():
+        found = sorted(filter(re.compile(pattern).fullmatch, names), key=lambda name: (len(name), name))  # by number
         if found:
-            return f"{what}; {todo}".format(found=found[0], last=folder / found[-1])
+            return sentence.format(found=found[0], last=folder / found[-1])
     nested = sorted([*folder.glob("*/config.json"), *folder.glob("snapshots/*/config.json")])
     if nested:
         return f"holds no weights; give the folder inside it, such as {nested[0].parent}"

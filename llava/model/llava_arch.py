@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,8 +19,9 @@ from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
 from llava.model.splice import cut, pad_rows, share_out, splice_row
 from llava.model.timing import Timing
-from llava.model.visual_tokens import ImageLayout, arrange_image, arrange_video
+from llava.model.visual_tokens import arrange_image, arrange_video
 
+EVERY_TOKEN = AOTConfig(retention=1.0, newlines="all")
 TEXT_AND_NO_VIDEO = (
     "The prompt asks about a video or image, but images is None; pass the pixels in images, "
     f"or leave {DEFAULT_IMAGE_TOKEN} and the modality out for a text-only prompt."
@@ -101,22 +103,18 @@ class LlavaMetaForCausalLM:
     def uncompressed_count(self, frames: int) -> tuple[int, int]:
         """(visual, newline) tokens of a video of so many frames without compression."""
         side = self.get_vision_tower().num_patches_per_side
-        rows, columns = pooled_grid((side, side), pool_of(self.config))
-        newline, position = self._video_newline()
-        newlines = {"grid": frames * rows, "frame": frames, "one_token": 1}
-        return frames * rows * columns, 0 if newline is None else newlines.get(position, 0)
+        arrangement = self._arrangement()
+        rows, columns = pooled_grid((side, side), arrangement["pool"])
+        position = "no_token" if arrangement["newline"] is None else arrangement["newline_position"]
+        return EVERY_TOKEN.token_count(frames, rows * columns, newline_position=position, rows=rows)
 
     def video_stream(self, frames: int | None = None) -> VideoStream:
         """A stream for this model's features under the settings of this moment; see `compress_stream`."""
-        newline, position = self._video_newline()
-        pool = pool_of(self.config)
-        settings = self.config.aot or AOTConfig()
-        return VideoStream(settings, pool=pool, newline=newline, newline_position=position, frames=frames)
+        return VideoStream(self.config.aot or AOTConfig(), **self._arrangement(), frames=frames)
 
     def live_stream(self) -> LiveStream:
         """A stream of a video that does not end, for this model's features under the settings of this moment."""
-        newline, position = self._video_newline()
-        return LiveStream(self.config.aot, pool=pool_of(self.config), newline=newline, newline_position=position)
+        return LiveStream(self.config.aot, **self._arrangement())
 
     def _video_tokens(
         self, video: VideoFeatures, *, trace: bool = False, retention: float | None = None
@@ -124,27 +122,27 @@ class LlavaMetaForCausalLM:
         if isinstance(video, CompressedVideo):  # compressed while it was read
             self.last_compression.append(video)
             return video.tokens, video
-        newline, position = self._video_newline()
-        pool = pool_of(self.config)
+        arrangement = self._arrangement()
         settings = self.config.aot
         if settings is None:
-            height, width = pooled_grid(video.grid, pool)
-            pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, (height, width))
-            return arrange_video(pooled, newline, position=position), None
+            pool = arrangement["pool"]
+            pooled = pool_tokens(video.features, video.grid, pool).unflatten(1, pooled_grid(video.grid, pool))
+            return arrange_video(pooled, arrangement["newline"], position=arrangement["newline_position"]), None
         if retention is not None:
             settings = settings.replace(retention=retention)
         with self.last_timing.stage("compress", video.features.device):
-            result = compress_video(video, settings, pool=pool, newline=newline, newline_position=position, trace=trace)
+            result = compress_video(video, settings, **arrangement, trace=trace)
         self.last_compression.append(result)
         return result.tokens, result
 
-    def _video_newline(self) -> tuple[torch.Tensor | None, str]:
+    def _arrangement(self) -> dict[str, Any]:
+        """Pooling and newlines of a video by the fields as they are now, as `aot.compress` takes them."""
         merge = getattr(self.config, "mm_patch_merge_type", None) or "flat"
         position = getattr(self.config, "mm_newline_position", None) or "one_token"
         newline = getattr(self.get_model(), "image_newline", None)
         if merge == "flat" or (position == "one_token" and "unpad" not in merge):
             newline = None
-        return newline, position
+        return {"pool": pool_of(self.config), "newline": newline, "newline_position": position}
 
     def _encode(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
         tower, projector = self.get_vision_tower(), self.get_model().mm_projector
@@ -201,9 +199,11 @@ class LlavaMetaForCausalLM:
         shares = [None] * len(entries) if retentions is None else retentions
         tokens = {i: self._video_tokens(features[i], retention=shares[i])[0] for i in features if i not in stills}
         if stills:
+            newline, tile = getattr(self.get_model(), "image_newline", None), self.get_vision_tower().image_size
             encoded = self.encode_images(torch.cat([entries[i] for i in stills]))
             for i, tiles in zip(stills, encoded.split([len(entries[i]) for i in stills]), strict=True):
-                tokens[i] = self._image_tokens(tiles, None if image_sizes is None else image_sizes[i])
+                size = None if image_sizes is None else image_sizes[i]
+                tokens[i] = arrange_image(tiles, newline, self.config, tile=tile, size=size)
         return [tokens[i] for i in range(len(entries))]
 
     def _streamed(self, entry, modality: str):
@@ -219,17 +219,6 @@ class LlavaMetaForCausalLM:
         if long and modality == "video" and can_stream(settings):
             return compress_stream(self, entry.split(CHUNK), frames=len(entry))
         return entry
-
-    def _image_tokens(self, tiles: torch.Tensor, size: tuple[int, int] | None) -> torch.Tensor:
-        tower = self.get_vision_tower()
-        layout = ImageLayout(
-            merge_type=getattr(self.config, "mm_patch_merge_type", None) or "flat",
-            aspect_ratio=getattr(self.config, "image_aspect_ratio", None) or "square",
-            pinpoints=getattr(self.config, "image_grid_pinpoints", None),
-            side=tower.num_patches_per_side,
-            tile=tower.image_size,
-        )
-        return arrange_image(tiles, getattr(self.get_model(), "image_newline", None), layout, size=size)
 
     def prepare_inputs_labels_for_multimodal(
         self,

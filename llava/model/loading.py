@@ -1,10 +1,12 @@
 """Do the weights of a checkpoint fit the model? Before they are loaded, and after."""
 
 import copy
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Set
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from safetensors import safe_open
@@ -12,6 +14,22 @@ from safetensors import safe_open
 
 class CheckpointError(ValueError):
     """A checkpoint that cannot be used, with one sentence saying what to do."""
+
+
+def reason_of(error: Exception) -> str:
+    """The first sentence of a library's error, on one line."""
+    return " ".join(str(error).split()).split(". ")[0].rstrip(".")[:200]
+
+
+def read_json(file: Path) -> dict:
+    """The settings that a file holds. Raises CheckpointError."""
+    try:
+        settings = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from error
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{file} holds no settings; download it again.")
+    return settings
 
 
 # of older releases and of whole SigLIP towers: in some checkpoints, in no published one, and never used here
@@ -58,10 +76,9 @@ def check_fit(path, stored: Mapping, model_class: type, config) -> Set[str]:
     try:
         with torch.device("meta"):
             model = model_class(copy.deepcopy(config))
-    except (TypeError, KeyError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (TypeError, AttributeError, LookupError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path}: no model can be built as config.json says ({reason}); correct it, or download it again."
+            f"{path}: no model can be built as config.json says ({reason_of(error)}); correct it, or download it again."
         ) from error
     wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     ignored = re.compile("|".join(model._keys_to_ignore_on_load_unexpected))

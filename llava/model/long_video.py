@@ -1,7 +1,6 @@
 """Long videos: compressed while they are read, so that memory does not grow with the number of frames."""
 
 import itertools
-import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -34,8 +33,12 @@ def compress_stream(model, chunks: Iterable[torch.Tensor], *, frames: int | None
     parts: list[CompressedVideo] = []
     # on a CPU the tower uses the cores already, and buffers of two threads leave gaps that make the memory grow
     alone = model.device.type == "cpu" or isinstance(chunks, Prefetcher)
-    with nullcontext(chunks) if alone else Prefetcher(chunks, pinned=model.device.type == "cuda") as coming:
-        for pixels in timed(coming, timing):
+    with nullcontext(iter(chunks)) if alone else Prefetcher(chunks, pinned=model.device.type == "cuda") as coming:
+        while True:
+            with timing.stage("wait", torch.device("cpu")):
+                pixels = next(coming, _END)
+            if pixels is _END:
+                break
             video = model.encode_video(pixels.to(model.device, non_blocking=True))
             timing.add(model.last_timing, "tower", "projector")
             flops += model.last_tower_flops
@@ -60,18 +63,6 @@ def pixel_chunks(frames: Iterable[np.ndarray], image_processor, *, size: int = C
     pixels = (image_processor.resize([frame]) for frame in frames)
     while chunk := list(itertools.islice(pixels, size)):
         yield torch.cat(chunk)
-
-
-def timed(items: Iterable, timing: Timing) -> Iterator:
-    """The same items; the milliseconds until each one came are added to ``timing["wait"]``."""
-    rest = iter(items)
-    while True:
-        start = time.perf_counter()
-        item = next(rest, _END)
-        timing["wait"] += 1e3 * (time.perf_counter() - start)
-        if item is _END:
-            return
-        yield item
 
 
 class Prefetcher:

@@ -83,18 +83,6 @@ class PrunedPrompt:
     spans: list[Span] = field(default_factory=list)
 
 
-def pruned_prompt(cache) -> PrunedPrompt | None:
-    """What the first pass left on a cache, None when it dropped nothing."""
-    return getattr(cache, "pruned_prompt", None)
-
-
-def drops_tokens(roles: torch.Tensor | None, cache: DynamicCache | None) -> bool:
-    """Is this the first pass over a prompt with roles, or one that follows a pass which dropped tokens?"""
-    if cache is None or not cache.get_seq_length():
-        return roles is not None
-    return pruned_prompt(cache) is not None
-
-
 def run_pruned(
     model,
     roles: torch.Tensor | None,
@@ -108,12 +96,16 @@ def run_pruned(
     use_cache: bool | None = None,
     **kwargs,
 ) -> BaseModelOutputWithPast | None:
-    """The forward pass of a Qwen2 ``model`` where `drops_tokens`; None where the prompt has nothing to drop after all.
+    """The forward pass of a Qwen2 ``model`` on fewer and fewer visual tokens; None where nothing is dropped.
 
+    Something may be in the first pass over a prompt with roles, and is in passes that follow one which dropped tokens.
     roles: (B, L) int64 of `Role`; other arguments as in transformers. Sets ``model.last_pruning`` in the first pass.
     Raises ValueError for what dropping cannot be combined with.
     """
-    prompt = pruned_prompt(cache) if cache is not None and cache.get_seq_length() else None
+    begun = cache is not None and cache.get_seq_length() > 0
+    prompt = getattr(cache, "pruned_prompt", None) if begun else None
+    if prompt is None and (begun or roles is None):
+        return None
     _check_plain(model, attention_mask, cache, kwargs)
     kwargs.pop("cache_position", None)  # transformers 4 passes it; positions say the same
     embeds = model.embed_tokens(input_ids) if inputs_embeds is None else inputs_embeds

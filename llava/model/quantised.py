@@ -1,32 +1,27 @@
 """Loading in few bits: the language model alone, so that the token reduction reads what it always reads."""
 
-import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from llava.model.loading import CheckpointError
+from llava.model.loading import CheckpointError, reason_of
 
 FEW_BITS = ("8bit", "4bit", "int8")  # names of what `few_bits` is asked for
 KEPT = ["model.vision_tower", "model.mm_projector", "lm_head"]
 
 
-class QuantisationError(ValueError):
-    """Few bits that cannot be had here, with one sentence saying what to do."""
-
-
 def few_bits(eight: bool, four: bool, int8: bool):
     """The configuration that transformers quantises by while it loads, or None.
 
-    eight, four: 8-bit or 4-bit (NF4) by bitsandbytes. int8: weights in int8 by torchao. Raises QuantisationError for
+    eight, four: 8-bit or 4-bit (NF4) by bitsandbytes. int8: weights in int8 by torchao. Raises CheckpointError for
     more than one, and where the library is not installed.
     """
     if eight + four + int8 > 1:
-        raise QuantisationError("load_8bit, load_4bit and load_int8 exclude each other; set one of them.")
+        raise CheckpointError("load_8bit, load_4bit and load_int8 exclude each other; set one of them.")
     if not (eight or four or int8):
         return None
     library = "torchao" if int8 else "bitsandbytes"
     if find_spec(library) is None:
-        raise QuantisationError(f"Loading in few bits needs {library}; run pip install {library}.")
+        raise CheckpointError(f"Loading in few bits needs {library}; run pip install {library}.")
     if int8:
         from torchao.quantization import Int8WeightOnlyConfig
         from transformers import TorchAoConfig
@@ -59,7 +54,7 @@ def load_quantised(folder: Path, model_class: type, settings: dict, **arguments)
     except CheckpointError:
         raise
     except (ImportError, OSError, ValueError, RuntimeError, LookupError, AttributeError) as error:
-        reason = re.split(r"\. | - ", " ".join(str(error).split()))[0][:200]
+        reason = reason_of(error).split(" - ")[0]
         raise CheckpointError(
             f"{folder} is quantised ({settings.get('quant_method')}), which cannot be loaded here ({reason}); use the "
             "original checkpoint in float16 or bfloat16."

@@ -2,8 +2,6 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -31,74 +29,56 @@ def arrange_video(pooled: torch.Tensor, newline: torch.Tensor | None, *, positio
     return torch.cat([pooled.reshape(-1, dim), newline.expand(1, dim)])
 
 
-@dataclass(frozen=True)
-class ImageLayout:
-    """How the tiles of an image become tokens; the checkpoint's fields of the same names.
-
-    side: tower tokens per side of a tile; tile: its side in pixels.
-    """
-
-    merge_type: str
-    aspect_ratio: str
-    pinpoints: Sequence | str | None
-    side: int
-    tile: int
-
-    @property
-    def max_tiles(self) -> int | None:
-        """N of ``anyres_max_N``; above it the joined map is scaled down."""
-        match = re.fullmatch(r"anyres_max_(\d+)", self.aspect_ratio)
-        return int(match.group(1)) if match else None
-
-
 def arrange_image(
-    features: torch.Tensor, newline: torch.Tensor | None, layout: ImageLayout, *, size: tuple[int, int] | None
+    features: torch.Tensor, newline: torch.Tensor | None, config, *, tile: int, size: tuple[int, int] | None
 ) -> torch.Tensor:
-    """(tiles, N, D) features of one image -> (S, D) tokens.
+    """(tiles, N, D) features of one image -> (S, D) tokens, by ``mm_patch_merge_type`` and ``image_aspect_ratio``.
 
     One tile: its tokens and one newline. Several: the whole image first, then the tiles joined to one map,
-    freed of the padding that the (width, height) ``size`` implies and, above ``max_tiles``, scaled down, with
-    a newline after every row. No newline unless the merge type ends in unpad. Raises ValueError where layout
-    and tiles do not fit.
+    freed of the padding that the (width, height) ``size`` implies and, above the N tiles of ``anyres_max_N``, scaled
+    down, with a newline after every row. No newline unless the merge type ends in unpad. tile: its side in pixels.
+    Raises ValueError where configuration and tiles do not fit.
     """
-    if layout.merge_type not in ("flat", "spatial", "spatial_unpad"):
-        raise ValueError(
-            f"Unknown mm_patch_merge_type {layout.merge_type!r}; use 'flat', 'spatial' or 'spatial_unpad'."
-        )
-    if layout.merge_type == "flat":
+    merge_type = getattr(config, "mm_patch_merge_type", None) or "flat"
+    if merge_type not in ("flat", "spatial", "spatial_unpad"):
+        raise ValueError(f"Unknown mm_patch_merge_type {merge_type!r}; use 'flat', 'spatial' or 'spatial_unpad'.")
+    if merge_type == "flat":
         return features.flatten(0, 1)
-    unpad = layout.merge_type == "spatial_unpad"
+    unpad = merge_type == "spatial_unpad"
     if unpad and newline is None:
         raise ValueError("mm_patch_merge_type 'spatial_unpad' needs a checkpoint with image_newline; use 'spatial'.")
     if features.shape[0] == 1:
         return torch.cat([features[0], newline.to(features)[None]]) if unpad else features[0]
-    joined = _join_tiles(features[1:], layout, size)
+    ratio = getattr(config, "image_aspect_ratio", None) or "square"
+    most = re.fullmatch(r"anyres_max_(\d+)", ratio)
+    if ratio != "anyres" and most is None:
+        raise ValueError(
+            f"An entry of images has {len(features)} tiles or frames, which image_aspect_ratio {ratio!r} does not "
+            "make; name it 'video' in modalities if it is a video."
+        )
+    joined = _join_tiles(features[1:], getattr(config, "image_grid_pinpoints", None), tile, size)
     if not unpad:
         return torch.cat([features[0], joined.flatten(1).T])
     joined = unpad_map(joined, size)
-    if layout.max_tiles is not None:
-        joined = _scale_down(joined, layout.max_tiles * layout.side**2)
+    if most is not None:
+        joined = _scale_down(joined, int(most[1]) * features.shape[1])
     rows = torch.cat([joined, newline.to(joined)[:, None, None].expand(-1, joined.shape[1], 1)], dim=2)
     return torch.cat([features[0], rows.flatten(1).T])
 
 
-def _join_tiles(tiles: torch.Tensor, layout: ImageLayout, size: tuple[int, int] | None) -> torch.Tensor:
+def _join_tiles(tiles: torch.Tensor, pinpoints, tile: int, size: tuple[int, int] | None) -> torch.Tensor:
     """(n, N, D) row-major tiles -> (D, rows·side, columns·side)."""
-    if layout.aspect_ratio != "anyres" and layout.max_tiles is None:
-        raise ValueError(
-            f"An entry of images has {len(tiles) + 1} tiles or frames, which image_aspect_ratio "
-            f"{layout.aspect_ratio!r} does not make; name it 'video' in modalities if it is a video."
-        )
     if size is None:
         raise ValueError("image_sizes is missing; give the (width, height) of every image in several tiles.")
-    columns, rows = get_anyres_image_grid_shape(tuple(size), layout.pinpoints, layout.tile)
+    columns, rows = get_anyres_image_grid_shape(tuple(size), pinpoints, tile)
     if columns * rows != len(tiles):
         raise ValueError(
             f"An image of {size[0]}x{size[1]} makes {columns * rows} tiles and the whole image, but its "
             f"entry in images has {len(tiles) + 1}; name it 'video' in modalities if it is a video, else use "
             "process_images."
         )
-    grid = tiles.view(rows, columns, layout.side, layout.side, -1)
+    side = math.isqrt(tiles.shape[1])
+    grid = tiles.view(rows, columns, side, side, -1)
     return grid.permute(4, 0, 2, 1, 3).flatten(3, 4).flatten(1, 2)
 
 

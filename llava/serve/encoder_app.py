@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from starlette.applications import Starlette
@@ -107,26 +108,67 @@ class _Routes:
     # no responses yet: what is returned watches the client while it works and streams
 
     async def chat(self, request: Request) -> ASGIApp:
-        return partial(self._respond, self._chat)
+        async def work(body: bytearray) -> Response:
+            chat, turns, files, new_tokens = await asyncio.to_thread(read_chat, body)
+            body.clear()
+            embeds = await self.encoding.embed(turns, files, new_tokens=new_tokens)
+            return await self._answer(request, chat, embeds, {}, new_tokens)
+
+        return partial(self._respond, work)
 
     async def begin_live(self, request: Request) -> ASGIApp:
-        return partial(self._respond, self._begin_live)
+        async def work(body: bytearray) -> Response:
+            if body.strip() not in (b"", b"{}"):
+                raise ChatError("A live session has the server's own settings; send no body.")
+            key, opened = await self.live.begin()
+            session, idle = opened.live.session, self.limits.live_idle
+            settings = {"fps": session.sampling.fps, "settings": session.compression.to_dict()}
+            return JSON({"id": key, "object": "live", "idle_seconds": idle, **settings})
+
+        return partial(self._respond, work)
 
     async def push_live(self, request: Request) -> ASGIApp:
-        self.live.find(request.path_params["id"])  # a refusal does not wait for the body
+        key = request.path_params["id"]
+        self.live.find(key)  # a refusal does not wait for the body
         ending, seconds = read_kind(request), read_time(request)
-        return partial(self._respond, partial(self._push_live, ending, seconds))
+
+        async def work(body: bytearray) -> Response:
+            async with self.live.use(key) as opened:
+                time = opened.now if seconds is None else lambda: seconds
+                await self.encoding.push_live(opened.live, bytes(body), ending, time)
+                return JSON({"frames": opened.live.frames, "until": opened.live.until})
+
+        return partial(self._respond, work)
 
     async def chat_live(self, request: Request) -> ASGIApp:
-        self.live.find(request.path_params["id"])
-        return partial(self._respond, self._chat_live)
+        """As `chat`, about what a live session has seen by now."""
+        key = request.path_params["id"]
+        self.live.find(key)
+
+        async def work(body: bytearray) -> Response:
+            chat, turns, files, new_tokens = await asyncio.to_thread(read_chat, body)
+            if files:
+                raise ChatError("A live session has a video of its own; leave others out of the messages.")
+            async with self.live.use(key) as opened:
+                embed = partial(self.encoding.encoder.embed_live, opened.live, turns, new_tokens=new_tokens)
+                embeds, about = await self.encoding.on_model(embed)
+            return await self._answer(request, chat, embeds, {"live": about}, new_tokens)
+
+        return partial(self._respond, work)
 
     async def delete_live(self, request: Request) -> Response:
         self.live.delete(request.path_params["id"])
         return JSON({"id": request.path_params["id"], "deleted": True})
 
-    async def _respond(self, work: Callable[..., Coroutine], scope: Scope, receive: Receive, send: Send) -> None:
+    async def _respond(
+        self, work: Callable[[bytearray], Coroutine[Any, Any, Response]], scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """Reads a request in time and within bounds, then works for it as long as its client is there."""
+
+        async def answer(body: bytearray) -> None:
+            response = await work(body)
+            await response(scope, receive, send)
+
         limits = self.limits
         with self.held.body() as take:
             with self._place():  # a refusal does not wait for the body
@@ -142,7 +184,7 @@ class _Routes:
             except ClientDisconnect:
                 return
             with self._place():
-                await while_connected(receive, work(body, scope, receive, send))
+                await while_connected(receive, answer(body))
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -155,60 +197,24 @@ class _Routes:
         finally:
             self.working -= 1
 
-    async def _chat(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
-        """Encodes, asks and answers."""
-        chat, turns, files, new_tokens = await asyncio.to_thread(read_chat, body)
-        body.clear()
-        embeds = await self.encoding.embed(turns, files, new_tokens=new_tokens)
-        await self._answer(chat, embeds, {}, new_tokens, scope, receive, send)
-
-    async def _begin_live(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
-        if body.strip() not in (b"", b"{}"):
-            raise ChatError("A live session has the server's own settings; send no body.")
-        key, opened = await self.live.begin()
-        session, idle = opened.live.session, self.limits.live_idle
-        settings = {"fps": session.sampling.fps, "settings": session.compression.to_dict()}
-        await JSON({"id": key, "object": "live", "idle_seconds": idle, **settings})(scope, receive, send)
-
-    async def _push_live(
-        self, ending: str, seconds: float | None, body: bytearray, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        async with self.live.use(scope["path_params"]["id"]) as opened:
-            time = opened.now if seconds is None else lambda: seconds
-            await self.encoding.push_live(opened.live, bytes(body), ending, time)
-            seen = {"frames": opened.live.frames, "until": opened.live.until}
-        await JSON(seen)(scope, receive, send)
-
-    async def _chat_live(self, body: bytearray, scope: Scope, receive: Receive, send: Send) -> None:
-        """As `_chat`, about what a live session has seen by now."""
-        chat, turns, files, new_tokens = await asyncio.to_thread(read_chat, body)
-        if files:
-            raise ChatError("A live session has a video of its own; leave others out of the messages.")
-        async with self.live.use(scope["path_params"]["id"]) as opened:
-            embeds, about = await self.encoding.embed_live(opened.live, turns, new_tokens=new_tokens)
-        await self._answer(chat, embeds, {"live": about}, new_tokens, scope, receive, send)
-
     async def _answer(
-        self,
-        chat: dict,
-        embeds: torch.Tensor,
-        more: dict,
-        new_tokens: int,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-    ) -> None:
-        """Asks and answers. embeds: (L, D) of the prompt. more: fields of the answer, or of its first event."""
+        self, request: Request, chat: dict, embeds: torch.Tensor, more: dict, new_tokens: int
+    ) -> Response:
+        """What the language model says. embeds: (L, D) of the prompt. more: fields of the answer or its first event."""
         completion = await asyncio.to_thread(completion_request, chat, embeds, new_tokens=new_tokens)
-        upstream = {"path": "/v1/completions", "body": completion, "authorization": authorization(scope)}
+        upstream = {"path": "/v1/completions", "body": completion, "authorization": authorization(request.scope)}
         if not chat.get("stream"):
-            answer = chat_answer(await self.upstream.ask(**upstream), streamed=False)
-            await JSON(answer | more)(scope, receive, send)
-            return
-        async with aclosing(self.upstream.events(**upstream)) as events:
-            first = await anext(events, None)  # before anything is sent: a refusal has a status of its own
-            stream = StreamingResponse(_as_chat(first and first | more, events), media_type="text/event-stream")
-            await stream.stream_response(send)
+            return JSON(chat_answer(await self.upstream.ask(**upstream), streamed=False) | more)
+        events = self.upstream.events(**upstream)
+        first = await anext(events, None)  # before anything is sent: a refusal has a status of its own
+        return _Events(_as_chat(first and first | more, events), media_type="text/event-stream")
+
+
+class _Events(StreamingResponse):
+    """A stream whose client is watched already."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.stream_response(send)
 
 
 def read_kind(request: Request) -> str:
@@ -260,9 +266,10 @@ def read_chat(body: bytearray) -> tuple[dict, list[Message], dict[str, bytes], i
 async def _as_chat(event: dict | None, events: AsyncIterator[dict]) -> AsyncIterator[str]:
     """The events of a chat's stream: `event`, and those that follow."""
     try:
-        while event is not None:
-            yield f"data: {json.dumps(chat_answer(event, streamed=True))}\n\n"
-            event = await anext(events, None)
+        async with aclosing(events):
+            while event is not None:
+                yield f"data: {json.dumps(chat_answer(event, streamed=True))}\n\n"
+                event = await anext(events, None)
         yield "data: [DONE]\n\n"
     except ServerError as error:  # the status is sent: only an event can still say it
         yield f"data: {error_response(502, str(error)).body.decode()}\n\n"

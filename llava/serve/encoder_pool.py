@@ -48,27 +48,21 @@ class EncoderPool:
             key, data = files.popitem()
             seen[key] = await self.seen.get(key, partial(self._encode, data))
             await asyncio.to_thread(check)
-        return await _in(self._model, partial(self.encoder.embed, turns, seen, new_tokens=new_tokens))
+        return await self.on_model(partial(self.encoder.embed, turns, seen, new_tokens=new_tokens))
 
-    async def begin_live(self) -> LiveSession:
-        """A live session, for the calls below alone; it belongs to the model's thread."""
-        return await _in(self._model, partial(LiveSession.beside, self.encoder.session))
+    async def on_model(self, work: Callable[[], Any]) -> Any:
+        """What `work` gives, done in the model's thread, to which live sessions belong."""
+        return await _in(self._model, work)
 
     async def push_live(self, live: LiveSession, data: bytes, ending: str, seconds: Callable[[], float]) -> None:
         """The frames of a picture or segment, as of `PromptEncoder.read`. seconds: gives the time of the first."""
         video = await self._read(data, session=live.session, ending=ending)
-        await _in(self._model, lambda: live.push(video.frames, seconds() + video.times))
-
-    async def embed_live(
-        self, live: LiveSession, turns: list[Message], *, new_tokens: int
-    ) -> tuple[torch.Tensor, dict]:
-        """As `PromptEncoder.embed_live`."""
-        return await _in(self._model, partial(self.encoder.embed_live, live, turns, new_tokens=new_tokens))
+        await self.on_model(lambda: live.push(video.frames, seconds() + video.times))
 
     async def _encode(self, data: bytes) -> EncodedVideo:
         """A video's tokens. Cancelled, what has not begun does not begin."""
         video = await self._read(data)
-        return await _in(self._model, partial(self.encoder.encode, video))
+        return await self.on_model(partial(self.encoder.encode, video))
 
     async def _read(self, data: bytes, **settings) -> Video:
         """The frames of a file; settings: of `PromptEncoder.read`. Cancelled, the decoder is ended."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from llava.chat.live import LiveSession
 from llava.serve.client import ServerError
@@ -41,7 +42,7 @@ class LiveSessions:
         key = secrets.token_hex(16)
         self._open[key] = opened = OpenSession()  # takes the place at once
         try:
-            opened.live = await self.encoding.begin_live()
+            opened.live = await self.encoding.on_model(partial(LiveSession.beside, self.encoding.encoder.session))
         finally:
             if opened.live is None:
                 self.delete(key)

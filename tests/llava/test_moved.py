@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from aot.deprecated import renamed_attribute, renamed_keywords
-from llava.moved import MODULES
+from llava import MODULES
 
 
 @pytest.mark.parametrize("old", [name for name in MODULES if "web" not in name])

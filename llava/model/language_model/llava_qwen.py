@@ -11,7 +11,7 @@ from llava.model.fields import check_fields
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.loading import HARMLESS, UNUSED, check_finite, check_keys, quiet_report
-from llava.model.pruning import CACHE, drops_tokens, run_pruned
+from llava.model.pruning import CACHE, run_pruned
 from llava.model.splice import left_align
 
 __all__ = ["LlavaQwenConfig", "LlavaQwenForCausalLM", "LlavaQwenModel"]
@@ -23,10 +23,9 @@ class LlavaQwenModel(LlavaMetaModel, Qwen2Model):
     def forward(self, input_ids: torch.LongTensor | None = None, *, roles: torch.Tensor | None = None, **kwargs):
         """As Qwen2's; with roles (B, L) of `llava.model.pruning.Role`, visual tokens are dropped on the way."""
         cache = take_cache(kwargs)
-        if drops_tokens(roles, cache):
-            output = run_pruned(self, roles, cache, config=self.config.aot, input_ids=input_ids, **kwargs)
-            if output is not None:
-                return output
+        output = run_pruned(self, roles, cache, config=self.config.aot, input_ids=input_ids, **kwargs)
+        if output is not None:
+            return output
         return super().forward(input_ids=input_ids, **{CACHE: cache}, **kwargs)
 
 

@@ -1,61 +1,36 @@
-"""Side outputs of single attention layers while these layers stay on fused attention.
-
-A layer prepared by `prepare` runs fused attention as before. Inside `capturing`, it also leaves its received
-attention (or its keys) behind; no N x N map is formed. The store is a context variable: concurrent calls do
-not see each other.
-"""
-
-import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from dataclasses import dataclass
+"""A layer of the tower that also says what its attention was, fused as in every other layer: no N x N map is formed."""
 
 import torch
 from torch import nn
 from torch.backends.cuda import SDPAParams
-from transformers import AttentionInterface
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from torch.nn.functional import scaled_dot_product_attention
 
 from aot.ops import received_attention
 
-FUSED = "sdpa"
-CAPTURING = "sdpa_with_side_outputs"
 
+def layer_with_outputs(
+    layer: nn.Module, hidden: torch.Tensor, *, received: bool
+) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor]:
+    """A SigLIP layer's output (F, N, width), its received attention (F, N) float32 where asked for, and its keys.
 
-@dataclass
-class SideOutputs:
-    """What one layer is asked for and, after the forward pass, has left behind.
-
-    received: (B, N) float32, mean over heads and sum over queries of the attention weights.
-    keys: (B, N, head_dim), mean over heads, in the layer's dtype.
+    Received attention is the mean over heads and the sum over queries of the attention weights. Keys (F, N, d) are
+    means over heads. Neither has a gradient.
     """
-
-    want_received: bool = False
-    want_keys: bool = False
-    received: torch.Tensor | None = None
-    keys: torch.Tensor | None = None
-
-
-_store: ContextVar[dict[nn.Module, SideOutputs] | None] = ContextVar("side_outputs", default=None)
-
-
-def _fused_with_side_outputs(module, query, key, value, attention_mask, **kwargs):
-    """An attention function for transformers: query, key, value (B, heads, N, head_dim)."""
-    wanted = (_store.get() or {}).get(module)
-    if wanted is not None and wanted.want_keys:
-        wanted.keys = key.detach().mean(dim=1)
-    if wanted is None or not wanted.want_received:
-        return ALL_ATTENTION_FUNCTIONS[FUSED](module, query, key, value, attention_mask, **kwargs)
-    scale = kwargs.get("scaling", query.shape[-1] ** -0.5)
-    output, sums = None, None
-    if attention_mask is None and not kwargs.get("dropout") and has_sums(query, key, value):
-        output, sums = attention_with_sums(query, key, value, scale)
-    with torch.no_grad():
-        wanted.received = received_attention(query, key, scale, lse=sums)
-    if output is None:
-        return ALL_ATTENTION_FUNCTIONS[FUSED](module, query, key, value, attention_mask, **kwargs)
-    return output.transpose(1, 2).contiguous(), None
+    attention, normed = layer.self_attn, layer.layer_norm1(hidden)
+    query, key, value = (
+        projection(normed).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj)
+    )
+    sums, weights = None, None
+    if received and has_sums(query, key, value):
+        attended, sums = attention_with_sums(query, key, value, attention.scale)
+    else:
+        attended = scaled_dot_product_attention(query, key, value, scale=attention.scale)
+    if received:
+        with torch.no_grad():
+            weights = received_attention(query, key, attention.scale, lse=sums)
+    hidden = hidden + attention.out_proj(attended.transpose(1, 2).flatten(2))
+    return hidden + layer.mlp(layer.layer_norm2(hidden)), weights, key.detach().mean(dim=1)
 
 
 def has_sums(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> bool:
@@ -79,28 +54,3 @@ def attention_with_sums(
     if query.device.type == "cpu":
         return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(query, key, value, scale=scale)
     return torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scale)[:2]
-
-
-AttentionInterface.register(CAPTURING, _fused_with_side_outputs)
-
-
-def prepare(attention: nn.Module) -> None:
-    """Gives one attention module a configuration of its own that names the capturing function."""
-    if not prepared(attention):
-        attention.config = copy.deepcopy(attention.config)
-        attention.config._attn_implementation = CAPTURING
-
-
-def prepared(attention: nn.Module) -> bool:
-    """Did `prepare` have this module?"""
-    return attention.config._attn_implementation == CAPTURING
-
-
-@contextmanager
-def capturing(wanted: dict[nn.Module, SideOutputs]) -> Iterator[None]:
-    """Fills ``wanted`` (attention module -> request) during the forward passes inside."""
-    token = _store.set(wanted)
-    try:
-        yield
-    finally:
-        _store.reset(token)

@@ -1,6 +1,5 @@
 """Geometry of the vision tower: as config.json states it, or as the weights show it."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -8,8 +7,7 @@ from transformers import SiglipVisionConfig
 
 from llava.model.fields import check_sizes, layers_in_use
 from llava.model.folder import Stored
-from llava.model.loading import CheckpointError, layer_count
-from llava.model.multimodal_encoder.attention_capture import FUSED
+from llava.model.loading import CheckpointError, layer_count, read_json
 
 # so400m-patch14-384 has 27 layers; checkpoints hold the first 26.
 SO400M_384 = {
@@ -45,7 +43,7 @@ def tower_config(config) -> SiglipVisionConfig:
         raise CheckpointError(
             f"mm_hidden_size in config.json is {width} and the vision tower is {vision.hidden_size} wide; correct it."
         )
-    vision._attn_implementation = FUSED
+    vision._attn_implementation = "sdpa"
     return vision
 
 
@@ -86,14 +84,10 @@ def _is_so400m(stored: Mapping[str, Stored]) -> bool:
 
 def _geometry(file: Path) -> dict | None:
     """Sizes in the config.json of a SigLIP tower, whole or its vision side alone; None for any other model."""
-    try:
-        settings = json.loads(file.read_text(encoding="utf-8"))
-        if settings["model_type"] not in ("siglip", "siglip_vision_model"):
-            return None
-        given = settings.get("vision_config", settings)
-        given = {name: given[name] for name in SO400M_384 if name in given}
-    except (OSError, ValueError, TypeError, LookupError, AttributeError) as error:
-        raise CheckpointError(f"{file}, of the vision tower, cannot be read as settings; download it again.") from error
+    settings = read_json(file)
+    if settings.get("model_type") not in ("siglip", "siglip_vision_model"):
+        return None
+    given = settings.get("vision_config", settings)
     check_sizes({"mm_vision_config": given})
-    whole = SiglipVisionConfig(**given).to_dict()
+    whole = SiglipVisionConfig(**{name: given[name] for name in SO400M_384 if name in given}).to_dict()
     return {name: whole[name] for name in SO400M_384}

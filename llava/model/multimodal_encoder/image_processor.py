@@ -47,9 +47,8 @@ class SigLipImageProcessor:
 
         if isinstance(images, Image.Image) or (isinstance(images, np.ndarray) and images.ndim == 3):
             images = [images]
-        resized = [self._resized(image) for image in images]
-        pixels = np.stack([[self._table[i][image[..., i]] for i in range(3)] for image in resized])
-        return BatchFeature({"pixel_values": torch.from_numpy(pixels) if return_tensors == "pt" else pixels})
+        pixels = self.normalise(self.resize(images))
+        return BatchFeature({"pixel_values": pixels if return_tensors == "pt" else pixels.numpy()})
 
     __call__ = preprocess
 

@@ -10,7 +10,7 @@ from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
 from aot.reuse import KEY_EVERY, patches_of, plan_reuse
-from llava.model.multimodal_encoder.attention_capture import SideOutputs, capturing, prepare, prepared
+from llava.model.multimodal_encoder.attention_capture import layer_with_outputs
 from llava.model.multimodal_encoder.geometry import tower_config, unused_layers
 from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
 from llava.model.multimodal_encoder.modes import Replay, check_mode
@@ -146,11 +146,7 @@ class SigLipVisionTower(nn.Module):
             )
 
     def _one_pass(self, pixels: torch.Tensor, received: Collection[int], keys: Collection[int]) -> TowerOutput:
-        layers = self.vision_tower.vision_model.encoder.layers
         received, keys = tuple(sorted(received)), tuple(sorted(keys))
-        for i in {*received, *keys}:
-            prepare(layers[i].self_attn)
-            layers[i].gradient_checkpointing = False  # run again, it would leave nothing behind
         run = self._replay or self._layers
         hidden, *side = run(self._embed(pixels), received, keys)
         return TowerOutput(
@@ -173,12 +169,13 @@ class SigLipVisionTower(nn.Module):
 
     def _layers(self, hidden: torch.Tensor, received: tuple[int, ...], keys: tuple[int, ...]) -> list[torch.Tensor]:
         """The output of the last layer, then received attention and keys of the layers named."""
-        layers = self.vision_tower.vision_model.encoder.layers
-        wanted = {i: SideOutputs(want_received=i in received, want_keys=i in keys) for i in {*received, *keys}}
-        with capturing({layers[i].self_attn: request for i, request in wanted.items()}):
-            for layer in layers:
-                hidden = (_through if prepared(layer.self_attn) else self._layer)(layer, hidden)
-        return [hidden, *(wanted[i].received for i in received), *(wanted[i].keys for i in keys)]
+        attention_of, keys_of = {}, {}
+        for i, layer in enumerate(self.vision_tower.vision_model.encoder.layers):
+            if i in received or i in keys:
+                hidden, attention_of[i], keys_of[i] = layer_with_outputs(layer, hidden, received=i in received)
+            else:
+                hidden = self._layer(layer, hidden)
+        return [hidden, *(attention_of[i] for i in received), *(keys_of[i] for i in keys)]
 
     def _embed(self, pixels: torch.Tensor) -> torch.Tensor:
         embeddings = self.vision_tower.vision_model.embeddings
