@@ -7,14 +7,19 @@ import shutil
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 
 from aot_cli.parser import Parser
 from aot_tiny.training.recipe import STAGES, new_model
 from aot_tiny.training.train import WEIGHTS
 
 
-def export(run: Path, output: Path, *, stage: str | None = None) -> None:
-    """Write the model of `stage` (the last one that is complete) to `output` in LLaVA-NeXT's layout."""
+def export(run: Path, output: Path, *, stage: str | None = None, average: Path | None = None) -> None:
+    """Write the model of `stage` (the last one that is complete) to `output` in LLaVA-NeXT's layout.
+
+    average: a checkpoint of the same shape, which the stage began with; the mean of both is written (a model soup,
+    Wortsman et al., 2022).
+    """
     done = [s for s in STAGES if STAGES[s].objective == "video" and (run / s / WEIGHTS).exists()]
     if not done:
         raise SystemExit(f"{run} holds no finished stage with a language model; run scripts/train_tiny.sh first")
@@ -22,6 +27,11 @@ def export(run: Path, output: Path, *, stage: str | None = None) -> None:
     model, _ = new_model(folder / "tokenizer", STAGES[folder.name].world)
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
+    if average is not None:
+        before = load_file(average / "model.safetensors")
+        for name, value in model.state_dict().items():  # of tied weights a file holds one
+            if name in before:
+                value.lerp_(before[name].float(), 0.5)
     model.half().save_pretrained(output)  # trained in bfloat16: nothing is lost that was learnt
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / "tokenizer" / name, output / name)
@@ -58,9 +68,11 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--run", required=True, type=Path, metavar="DIR", help="folder of the stages' runs")
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the checkpoint")
     parser.add_argument("--stage", help="other than the last complete one")
+    average = "a checkpoint that the stage began with; the mean of both is written"
+    parser.add_argument("--average", type=Path, metavar="DIR", help=average)
 
 
 def execute(options) -> int:
     """Writes the checkpoint."""
-    export(options.run, options.output, stage=options.stage)
+    export(options.run, options.output, stage=options.stage, average=options.average)
     return 0

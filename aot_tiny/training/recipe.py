@@ -88,9 +88,9 @@ STAGES = {
         "video", steps=500, batch=4, learning_rate=8e-4, first=2_000_000, decay=1.0,
         density=Density(_LENGTHS, ((0.4, 1.0, 1.0), (0.6, 0.12, 1.0))),
     ),
-    # the last stage of the landed weights, from those on; all, any share and few of the tokens
+    # goes on from the landed weights (docs/training.md); all tokens, any share and few of them
     "shapes": Stage(
-        "video", steps=330, batch=4, learning_rate=8e-4, first=9_000_000, world="shapes", warmup=0.06, decay=1.0,
+        "video", steps=280, batch=4, learning_rate=8e-4, first=9_000_000, world="shapes", warmup=0.06, decay=1.0,
         mix=Mix(open=4, short=4, long=2),
         density=Density(((16, 1.0),), ((0.35, 1.0, 1.0), (0.3, 0.03, 1.0), (0.35, 0.03, 0.3))),
     ),

@@ -59,9 +59,9 @@ def test_received_attention_is_that_of_an_eager_map(family, attention, monkeypat
             values = found[id(attentions[layer])][frames]
             return values.unflatten(1, (3, 2, 3, 2)).sum((2, 4)).flatten(1, 2)
 
-        args, extras = read[number][0], read[2 + number][1]["extras"]
-        torch.testing.assert_close(args[1], of(weights, shallow), **CLOSE)
-        torch.testing.assert_close(args[2], of(weights, deep), **CLOSE)
+        found, extras = (read[n][1]["extras"] for n in (number, 2 + number))
+        torch.testing.assert_close(found["shallow"], of(weights, shallow), **CLOSE)
+        torch.testing.assert_close(found["deep"], of(weights, deep), **CLOSE)
         torch.testing.assert_close(extras["attention_last"], of(weights, used - 1), **CLOSE)
         torch.testing.assert_close(extras["keys"], of(keys, used - 1) / 4, **CLOSE)
 

@@ -68,8 +68,12 @@ def test_received_attention_is_that_of_an_eager_map(family, attention, monkeypat
         def of(layer, number=number, grid=grid):
             return raster(torch.cat(weights[id(tower.blocks[layer].attn)]).split(sizes)[number], grid, family)
 
-        found, extras = read[number][0], read[2 + number][1]["extras"]
-        for one, expected in ((found[1], of(shallow)), (found[2], of(deep)), (extras["attention_last"], of(5))):
+        found, extras = (read[n][1]["extras"] for n in (number, 2 + number))
+        for one, expected in (
+            (found["shallow"], of(shallow)),
+            (found["deep"], of(deep)),
+            (extras["attention_last"], of(5)),
+        ):
             torch.testing.assert_close(one, expected, **CLOSE)
         torch.testing.assert_close(extras["keys"], raster(found_keys[number], grid, family) / 4, **CLOSE)
 
