@@ -10,9 +10,9 @@ from __future__ import annotations
 import torch
 
 
-def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
-    """Singular values of (..., m, n) matrices pulled to about one."""
-    x = matrix.bfloat16()
+def orthogonalised(matrix: torch.Tensor, steps: int = 5, *, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+    """Singular values of (..., m, n) matrices pulled to about one, by products in dtype."""
+    x = matrix.to(dtype)
     x = x if x.shape[-2] <= x.shape[-1] else x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for _ in range(steps):
@@ -24,12 +24,15 @@ def orthogonalised(matrix: torch.Tensor, steps: int = 5) -> torch.Tensor:
 class Muon(torch.optim.Optimizer):
     """groups: parameter groups; those with muon=True hold matrices only.
 
-    lr, weight_decay (decoupled) as in AdamW. momentum is Muon's, betas and eps are AdamW's.
+    lr, weight_decay (decoupled) as in AdamW. momentum is Muon's, betas and eps are AdamW's. dtype: of Muon's products.
     """
 
-    def __init__(self, groups, *, lr: float, momentum: float = 0.95, betas=(0.9, 0.98), eps: float = 1e-8):
+    def __init__(
+        self, groups, *, lr: float, momentum: float = 0.95, betas=(0.9, 0.98), eps: float = 1e-8,
+        dtype: torch.dtype = torch.bfloat16,
+    ):  # fmt: skip
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "muon": False})
-        self.momentum, self.betas, self.eps = momentum, betas, eps
+        self.momentum, self.betas, self.eps, self.dtype = momentum, betas, eps, dtype
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -56,7 +59,7 @@ class Muon(torch.optim.Optimizer):
                 momentum.lerp_(p.grad, 1 - self.momentum)
                 updates.append(p.grad.lerp(momentum, self.momentum))
             size = 0.2 * max(shape) ** 0.5
-            for p, update in zip(same, orthogonalised(torch.stack(updates)), strict=True):
+            for p, update in zip(same, orthogonalised(torch.stack(updates), dtype=self.dtype), strict=True):
                 p.add_(update, alpha=-lr * size)
 
     def _adam(self, parameters: list[torch.Tensor], lr: float) -> None:

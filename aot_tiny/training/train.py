@@ -64,7 +64,8 @@ class StageTrainer(Trainer):
                 {"params": matrices, "weight_decay": 0.05, "muon": True},
                 {"params": others},
             ]
-            self.optimizer = Muon(groups, lr=self.args.learning_rate)
+            dtype = torch.bfloat16 if self.args.bf16 else torch.float32
+            self.optimizer = Muon(groups, lr=self.args.learning_rate, dtype=dtype)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer=None):
