@@ -1,6 +1,7 @@
 """Clips, runs of frames inside which tokens are transported, and where their tokens lie."""
 
 from dataclasses import dataclass
+from decimal import ROUND_UP, Context
 from functools import lru_cache
 from math import isqrt
 
@@ -74,17 +75,28 @@ def short_clips(video: VideoTokens, config: AOTConfig, budget: int) -> list[int]
     return [sum(clips[a:b]) for a, b in zip(bounds, bounds[1:], strict=False)]
 
 
-def clip_too_long(frames: int, per_frame: int, *, joined: bool) -> AOTError:
-    """What to say where a clip holds more than MAX_CLIP_TOKENS. joined: out of clips too short to keep a token each."""
-    most = MAX_CLIP_TOKENS // per_frame
+def clip_too_long(lengths: list[int], budget: int, per_frame: int, config: AOTConfig) -> AOTError:
+    """What to say where a clip holds more than MAX_CLIP_TOKENS. lengths: frames, of `short_clips` under budget."""
+    longest, most = max(lengths), MAX_CLIP_TOKENS // per_frame
+    usual = config.clip_length or default_clip_length(per_frame)
     if most == 0:
         advice = "pool the frames, or use another method"
-    elif joined:
-        advice = "raise retention or max_tokens, so that shorter clips keep a token each"
+    elif usual <= most and len(lengths) == budget:
+        # clips were joined, since each keeps a token: so many tokens leave runs of at most `most` frames
+        frames = sum(lengths)
+        clips = -(-frames // usual) if config.clips == "uniform" else frames
+        tokens = -(-clips // (most // usual))
+        if config.max_tokens is not None:  # retention is its share, or less
+            advice = f"keep {tokens} tokens or more of such {frames} frames"
+        else:
+            least = Context(prec=2, rounding=ROUND_UP).divide(tokens, frames * per_frame)
+            advice = f"raise retention to {least} or more"
+    elif config.clip_length is not None and config.clips == "uniform":
+        advice = f"set clip_length to {most} or less"
     else:
-        advice = f"give clips of {most} frames or fewer (clip_length)"
+        advice = f"give clips of {most} frames or fewer, or leave clip_length out"
     return AOTError(
-        f"A clip of {frames} frames of {per_frame} tokens is too long, since all pairs of its tokens are compared and "
+        f"A clip of {longest} frames of {per_frame} tokens is too long, since all pairs of its tokens are compared and "
         f"more than {MAX_CLIP_TOKENS} are not held at once; {advice}."
     )
 

@@ -92,7 +92,7 @@ class VideoStream:
                 length += whole
                 per_frame = self._tokens_per_frame()
                 if self.config.method == "aot" and length * per_frame > MAX_CLIP_TOKENS:
-                    raise clip_too_long(length, per_frame, joined=whole * per_frame <= MAX_CLIP_TOKENS)
+                    raise clip_too_long([length], 1, per_frame, self._shared())
         return closed
 
     def finish(self) -> list[CompressedVideo]:

@@ -65,9 +65,7 @@ def aot(video: VideoTokens, config: AOTConfig) -> Selection:
         return Selection.from_indices(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=lengths)
     longest = max(lengths)
     if longest * per_frame > MAX_CLIP_TOKENS:
-        usual = config.clip_length or default_clip_length(per_frame)
-        joined = len(lengths) == budget and usual * per_frame <= MAX_CLIP_TOKENS
-        raise clip_too_long(longest, per_frame, joined=joined)
+        raise clip_too_long(lengths, budget, per_frame, config)
     counts = clip_budgets(lengths, per_frame, config)
     # steps 2 to 6 for as many clips at once as their costs may take memory, one group after the other
     size = max(1, COST_BYTES // (4 * (longest * per_frame) ** 2))

@@ -84,9 +84,9 @@ def test_bad_values_are_remembered_in_every_group(make_video, monkeypatch):
 @pytest.mark.parametrize(
     ("frames", "settings", "advice"),
     [
-        (512, {"retention": 1e-5}, "raise retention or max_tokens"),
-        (512, {"clip_length": 512}, "give clips of 41 frames or fewer"),
-        (512, {"clip_length": 42}, "give clips of 41 frames or fewer"),
+        (512, {"retention": 1e-5}, "raise retention to 0.00013 or more"),
+        (512, {"clip_length": 512}, "set clip_length to 41 or less"),
+        (512, {"clip_length": 42}, "set clip_length to 41 or less"),
         (64, {"clips": "dynamic", "clip_threshold": -1, "clip_cuts": 1, "clip_length": 4}, "give clips of 41 frames"),
     ],
 )
@@ -97,7 +97,7 @@ def test_a_clip_too_long_to_compare_is_refused(frames, settings, advice):
     assert "\n" not in str(error.value)
 
 
-def test_the_limit_is_met_exactly():
+def test_the_advice_holds_and_the_limit_is_met_exactly():
     features, importance = torch.randn(512, 196, 4), torch.ones(512, 196)
     video = compress(features, importance, importance, AOTConfig(retention=0.00013), pool=None)
     assert video.num_visual == 13 and max(video.clips) <= 41
