@@ -133,7 +133,7 @@ def test_reuse_in_the_tower_is_taken_where_this_project_runs_the_tower(tree):
     for words in (["chat"], ["web"], ["encoder", "--vllm", "u"], ["infer", "--input", "q", "--output", "a"]):
         assert compression(tree.parse_args([*words, "--tower-reuse", "0.02"])).tower_reuse == 0.02, words
     assert compression(tree.parse_args(["serve", "m"])).tower_reuse is None
-    assert parse_setting("aot@0.1,tower_reuse=0.02").tower_reuse == 0.02
+    assert parse_setting("aot@0.1,tower_reuse=0.02").config.tower_reuse == 0.02
 
 
 def test_completion_knows_commands_and_options(capsys):

@@ -2,7 +2,7 @@ import csv
 import itertools
 import json
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -207,7 +207,7 @@ def test_sweeps_of_one_name_are_put_together(results, tmp_path):
     (other / "sweep.json").write_text(json.dumps(first))
     (table,) = load_tables([other, folder])
     assert [row.setting.name for row in table.rows] == ["all tokens", "a tenth"]
-    assert asdict(table.rows[1].relative_interval)["high"] <= 100
+    assert table.rows[1].relative_interval.high <= 100
 
 
 def test_a_score_that_lmms_eval_sees_otherwise_is_told(results):
