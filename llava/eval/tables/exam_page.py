@@ -120,7 +120,7 @@ def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict
     """Markdown of the ranking; runs must hold "full"."""
     parts = ["## Every method at equal token counts", _explain(rows, runs)]
     if "blank" in runs:
-        right = [mean_score(runs[name]["questions"]) for name in ("full", "blank")]
+        right = [mean_score(runs[asked]["questions"]) for asked in ("full", "blank")]
         parts.append("All tokens: {:.1f} % right, video blanked: {:.1f} %.".format(*right))
     parts.append("![Accuracy against the share of tokens kept](images/methods.png)")
     for retention in dict.fromkeys(row.setting.retention for row in rows):
