@@ -48,6 +48,9 @@ def compress(
         raise AOTError(f"features must be a (T, N, D) tensor; got {found}.")
     if extras is not None and not isinstance(extras, Mapping):
         raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
+    for name, given in (("shallow", shallow), ("deep", deep)):
+        if given is not None and name in (extras or {}):
+            raise AOTError(f"{name} is given twice; leave it out of extras, or out of the arguments.")
     check_newline_position(newline_position)
     # what decides passes no gradient on
     deciding = {"shallow": shallow, "deep": deep, **(extras or {}), "before": before}

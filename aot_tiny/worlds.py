@@ -22,11 +22,11 @@ class World:
     """Where clips and questions come from.
 
     sample, write: draw the clip of a seed, write it as MP4 and return it; both are called with `kinds`. draw: a clip's
-    frames at some instants, and how much of each cell each thing covers. questions: a
-    module with FAMILIES, ANSWERS, CHOICE_PROMPTS, LETTERS, CAPTION_PROMPTS, make_questions, open_correct,
-    choice_correct, caption and caption_f1. strata: of a clip, further columns to group its records by. frames: how many
-    of a clip a model looks at, None for its own number. even_families: whether families with few questions come first,
-    so that fewer clips are needed. demo: the demonstration's clip.
+    frames at some instants, and how much of each cell each thing covers. questions: a module with FAMILIES, ANSWERS,
+    CHOICE_PROMPTS, LETTERS, CAPTION_PROMPTS, make_questions, open_correct, choice_correct, caption and caption_f1.
+    strata: of a clip, further columns to group its records by. frames: how many of a clip a model looks at, None for
+    its own number. even_families: whether families with few questions come first, so that fewer clips are needed.
+    demo: the demonstration's clip.
     """
 
     sample: Callable[..., Any]

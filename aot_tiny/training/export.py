@@ -18,7 +18,7 @@ def export(run: Path, output: Path, *, stage: str | None = None, average: Path |
     """Write the model of `stage` (the last one that is complete) to `output` in LLaVA-NeXT's layout.
 
     average: a checkpoint of the same shape, which the stage began with; the mean of both is written (a model soup,
-    Wortsman et al., 2022).
+    Wortsman et al., 2022). Raises SystemExit where there is no such checkpoint, or one of another shape.
     """
     done = [s for s in STAGES if STAGES[s].objective == "video" and (run / s / WEIGHTS).exists()]
     if not done:
@@ -28,11 +28,14 @@ def export(run: Path, output: Path, *, stage: str | None = None, average: Path |
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     model.load_state_dict({k.removeprefix("model."): v for k, v in weights.items() if k.startswith("model.")})
     if average is not None:
-        before = load_file(average / "model.safetensors")
-        for name, value in model.state_dict().items():  # of tied weights a file holds one
-            if name in before:
-                value.lerp_(before[name].float(), 0.5)
-    model.half().save_pretrained(output)  # trained in bfloat16: nothing is lost that was learnt
+        file = average / "model.safetensors"
+        before = load_file(file) if file.exists() else {}
+        learnt = dict(model.named_parameters())  # tied weights once
+        if {name: value.shape for name, value in before.items()} != {n: value.shape for n, value in learnt.items()}:
+            raise SystemExit(f"{average} is no checkpoint of this shape; name the one that the stage began with.")
+        for name, value in learnt.items():
+            value.data.lerp_(before[name].float(), 0.5)
+    model.half().save_pretrained(output)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / "tokenizer" / name, output / name)
     logs = {s: json.loads((run / s / "log.json").read_text()) for s in STAGES if (run / s / "log.json").exists()}

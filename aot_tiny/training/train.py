@@ -178,7 +178,8 @@ def _rows_of_words(folder: Path) -> dict[str, int]:
 
 
 def add_options(parser: Parser) -> None:
-    parser.add_argument("--stage", required=True, choices=STAGES, help="of the recipe, in this order")
+    stages = "tower, answers and polish for film, in this order; shapes, on from the landed weights"
+    parser.add_argument("--stage", required=True, choices=STAGES, help=stages)
     parser.add_argument("--output", required=True, type=Path, metavar="DIR", help="folder of the run")
     init = "what was learnt before: checkpoints and folders of stages, in this order"
     parser.add_argument("--init", type=Path, nargs="*", default=[], metavar="DIR", help=init)
@@ -198,11 +199,13 @@ def execute(args) -> int:
     tokenizer_folder = args.output / "tokenizer"
     if not (tokenizer_folder / "tokenizer.json").exists():
         if stage.world == "shapes":  # its words are those of the checkpoint that it goes on from
-            if not args.init:
-                raise SystemExit("The stage shapes goes on from a checkpoint; name it with --init.")
-            tokenizer_folder.mkdir(parents=True)
+            known = [part for folder in args.init for part in (folder, folder / "tokenizer")]
+            words = next((folder for folder in known if (folder / "tokenizer.json").exists()), None)
+            if words is None:
+                raise SystemExit("The stage shapes goes on from a checkpoint or its own run; name one with --init.")
+            tokenizer_folder.mkdir(parents=True, exist_ok=True)
             for name in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(args.init[0] / name, tokenizer_folder)
+                shutil.copy(words / name, tokenizer_folder)
         else:
             save_tokenizer(tokenizer_folder)
     objective, data, collator = build(stage, tokenizer_folder)

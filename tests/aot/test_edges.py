@@ -97,6 +97,16 @@ def test_other_outputs_of_a_tower_are_numbers_or_vectors(monkeypatch, shape):
         compress(features, None, None, config, extras={"depth": torch.zeros(shape)})
 
 
+def test_received_attention_that_is_given_twice_is_refused():
+    features, importance = torch.rand(2, 16, 8), torch.rand(2, 16)
+    settings = {"retention": 0.5, "attention_power": 0.5}
+    once = compress(features, importance, importance, settings)
+    named = compress(features, config=settings, extras={"shallow": importance, "deep": importance})
+    assert torch.equal(once.tokens, named.tokens)
+    with pytest.raises(AOTError, match="deep is given twice"):
+        compress(features, importance, importance, settings, extras={"deep": importance})
+
+
 def test_half_precision_cuts_a_video_where_float32_does():
     """Means of frames are taken in float32; in bfloat16 their cosines would be told apart by their first digits alone.
 

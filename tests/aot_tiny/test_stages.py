@@ -67,7 +67,7 @@ def test_a_stage_goes_on_from_its_last_checkpoint(tokenizer, tmp_path, monkeypat
 
 
 def test_the_stage_of_shapes_takes_the_words_of_its_start(tmp_path):
-    with pytest.raises(SystemExit, match="name it with --init"):
+    with pytest.raises(SystemExit, match="name one with --init"):
         main(["--stage", "shapes", "--output", str(tmp_path / "none")])
     start, output = "checkpoints/aot-tiny", tmp_path / "run"
     fixed = ("--dtype", "float32", "--batch", "1", "--times", "0.003")
@@ -77,3 +77,15 @@ def test_the_stage_of_shapes_takes_the_words_of_its_start(tmp_path):
     learnt = torch.load(output / WEIGHTS, weights_only=True)
     change = [(learnt[f"model.{name}"].float() - value.float()).abs().max() for name, value in known.items()]
     assert 0 < max(change) < 0.01  # one step of the warm-up away, the frozen tower included as it was
+    # a run goes on from that one, and the mean of two lies between them
+    again = tmp_path / "again"
+    main(["--stage", "shapes", "--init", str(output), "--output", str(again), *fixed])
+    assert (again / "tokenizer" / "tokenizer.json").exists()
+    shutil.move(output, tmp_path / "shapes")
+    with pytest.raises(SystemExit, match="no checkpoint of this shape"):
+        export(tmp_path, tmp_path / "mean", average=tmp_path / "shapes")
+    export(tmp_path, tmp_path / "mean", average=Path(start))
+    mean = load_file(tmp_path / "mean" / "model.safetensors")
+    for name, value in known.items():
+        expected = (value.float() + learnt[f"model.{name}"].float()) / 2
+        torch.testing.assert_close(mean[name].float(), expected, rtol=1e-3, atol=1e-4)
