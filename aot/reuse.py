@@ -3,11 +3,11 @@
 from dataclasses import dataclass
 
 import torch
-from torch.nn.functional import unfold
+from torch.nn.functional import max_pool2d, unfold
 
 KEY_EVERY = 8  # frames: every eighth is a key frame, so that no patch keeps features for longer
 MOST_CHANGED = 0.5  # of a frame's patches; a frame that changed more becomes a key frame
-SIZES = 8  # counts of changed patches are rounded up to eighths of a frame, so that few shapes come up
+SIZES = 16  # counts of computed patches are rounded up to sixteenths of a frame, so that few shapes come up
 
 
 def distinct_frames(frames: torch.Tensor) -> tuple[torch.Tensor, list[int]]:
@@ -71,14 +71,16 @@ def patches_of(frames: torch.Tensor, side: int) -> torch.Tensor:
     return unfold(frames, side, stride=side).transpose(1, 2)
 
 
-def plan_reuse(patches: torch.Tensor, bound: float) -> ReusePlan:
-    """Which patches of frames (F, N, pixels) stay as they are in a key frame.
+def plan_reuse(patches: torch.Tensor, bound: float, grid: tuple[int, int]) -> ReusePlan:
+    """Which patches of frames (F, N, pixels) stay as they are in a key frame. grid: rows and columns of the N patches.
 
-    Those do whose pixels differ from the key frame's by a root mean square of at most ``bound``. Key frames are those
-    whose number KEY_EVERY divides, and those in which more than MOST_CHANGED of the patches changed. The patches to be
-    computed are those that changed most, in a number that is rounded up. Waits for the device once a key frame.
+    A patch changed whose pixels differ from the key frame's by a root mean square above ``bound``. Key frames are those
+    whose number KEY_EVERY divides, and those in which more than MOST_CHANGED of the patches changed. Computed are the
+    changed patches and their eight neighbours, which show most of what changed beside them. Their number is rounded
+    up, by those that changed most of the others. Waits for the device once a key frame.
     """
     total = patches.shape[1]
+    step = -(-total // SIZES)
     keys: list[int] = []
     key_of: list[int] = []
     by_size: dict[int, list[tuple[int, torch.Tensor]]] = {}
@@ -86,13 +88,17 @@ def plan_reuse(patches: torch.Tensor, bound: float) -> ReusePlan:
         start = len(key_of)
         following = patches[start + 1 : (start // KEY_EVERY + 1) * KEY_EVERY]
         change = (following.float() - patches[start].float()).square().mean(-1).sqrt()
+        changes = change > bound
+        near = max_pool2d(changes.float().unflatten(1, (1, *grid)), 3, stride=1, padding=1).flatten(1) > 0
+        rank = change + bound * near  # one that is not near changed by no more than bound
+        counts = torch.stack([changes.sum(1), near.sum(1)], dim=1).tolist()
         key_of.append(len(keys))
         keys.append(start)
-        for row, count in zip(change, (change > bound).sum(1).tolist(), strict=True):
-            if count > MOST_CHANGED * total:
+        for row, (different, count) in zip(rank, counts, strict=True):
+            if different > MOST_CHANGED * total:
                 break
             if count:
-                size = min(total, -(-count * SIZES // total) * -(-total // SIZES))
+                size = min(total, -(-count // step) * step)
                 by_size.setdefault(size, []).append((len(key_of), row.topk(size).indices))
             key_of.append(key_of[-1])
     changed = [

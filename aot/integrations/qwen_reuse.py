@@ -171,14 +171,15 @@ def _plan(tower: Any, packed: torch.Tensor, thw: torch.Tensor, bound: float) -> 
     std = torch.tensor(HALF_STD if hasattr(tower, "pos_embed") else CLIP_STD, device=packed.device)
     pixels = (packed.float().unflatten(1, (len(std), -1)) * std[:, None]).flatten(1)
     order = torch.arange(len(packed) // unit, device=packed.device)[window_order(tower, thw)]
-    blocks = pixels.view(len(order), -1)[order]
+    blocks = pixels.view(len(order), -1)  # in raster order, a frame behind the other
     sources, begins = [], 0
     for t, h, w in thw.tolist():
         size, ends = h * w // unit, begins + t * h * w // unit
-        plan = plan_reuse(blocks[begins:ends].unflatten(0, (t, size)), bound)
+        grid = (h // tower.spatial_merge_size, w // tower.spatial_merge_size)
+        plan = plan_reuse(blocks[begins:ends].unflatten(0, (t, size)), bound, grid)
         sources.append(begins + plan.sources(size, packed.device).flatten())
         begins = ends
-    source = torch.cat(sources)
+    source = order.argsort()[torch.cat(sources)[order]]  # in the order of the layers
     computed = source == torch.arange(len(source), device=packed.device)
     found = computed.nonzero()[:, 0]
     inside = torch.arange(unit, device=packed.device)

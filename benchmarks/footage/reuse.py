@@ -50,10 +50,15 @@ def resized(frames: np.ndarray, side: int) -> torch.Tensor:
     return SigLipImageProcessor(size=(side, side)).resize(frames)
 
 
+def planned(pixels: torch.Tensor, patch: int) -> ReusePlan:
+    """What of frames (F, 3, S, S) in [0, 1] is computed, in patches of so many pixels a side."""
+    return plan_reuse(patches_of(pixels, patch), REUSE, (pixels.shape[-1] // patch,) * 2)
+
+
 def counted(tower, pixels: torch.Tensor) -> dict:
     """What of (F, 3, S, S) uint8 pixels is encoded: distinct frames, patches, and how many times fewer operations."""
     distinct = distinct_frames(pixels)[0]
-    patches = plan_reuse(patches_of(distinct / 255, tower.config.patch_size), REUSE).patches(tower.num_patches)
+    patches = planned(distinct / 255, tower.config.patch_size).patches(tower.num_patches)
     whole = tower.flops(len(pixels), len(pixels) * tower.num_patches)
     return {
         "frames": len(pixels),
@@ -130,7 +135,7 @@ def frame_errors(encoder: Encoder, pixels: torch.Tensor, plan: ReusePlan) -> tor
 def errors(encoder: Encoder, clip: str, frames: np.ndarray) -> list[dict]:
     """A row for every distinct frame of a clip: which share of its patches is reused, its error after each layer."""
     pixels = distinct_frames(resized(frames, encoder.side))[0] / 255
-    plan = plan_reuse(patches_of(pixels, encoder.patch), REUSE)
+    plan = planned(pixels, encoder.patch)
     off, whole = frame_errors(encoder, pixels, plan), (encoder.side // encoder.patch) ** 2
     computed = dict.fromkeys(range(len(pixels)), 0) | dict.fromkeys(plan.keys, whole)
     computed |= {frame: part.patches.shape[1] for part in plan.changed for frame in part.frames}

@@ -27,9 +27,9 @@ def test_the_change_of_a_patch_is_the_root_mean_square_of_its_pixels():
     frames[1, 0, 0, 5] = 0.6
     frames[1, :, 8, 8] = 1
     patches, change = patches_of(frames, 4), (0.36 / 48) ** 0.5
-    assert patches.shape == (2, 4, 48) and not plan_reuse(patches, change * 1.001).changed
-    (part,) = plan_reuse(patches, change * 0.999).changed
-    assert part.frames == [1] and part.patches.shape == (1, 2) and 1 in part.patches
+    assert patches.shape == (2, 4, 48) and not plan_reuse(patches, change * 1.001, (2, 2)).changed
+    (part,) = plan_reuse(patches, change * 0.999, (2, 2)).changed
+    assert part.frames == [1] and part.patches.tolist()[0][0] == 1 and part.patches.shape == (1, 4)  # and what is beside
 
 
 def still(frames: int, changes: dict[int, int]) -> torch.Tensor:
@@ -42,35 +42,36 @@ def still(frames: int, changes: dict[int, int]) -> torch.Tensor:
     return patches_of(pixels, 4)
 
 
-def test_changed_patches_are_those_of_the_plan_in_counts_of_few_sizes():
-    plan = plan_reuse(still(6, {1: 3, 2: 0, 3: 9, 4: 8, 5: 32}), 0.05)
+def test_changed_patches_and_their_neighbours_are_those_of_the_plan_in_counts_of_few_sizes():
+    plan = plan_reuse(still(6, {1: 3, 2: 0, 3: 9, 4: 8, 5: 32}), 0.05, (8, 8))
     assert plan.keys == [0] and plan.key_of == [0] * 6
     assert [(part.frames, part.patches.shape) for part in plan.changed] == [
-        ([1, 4], (2, 8)), ([3], (1, 16)), ([5], (1, 32)),
+        ([1], (1, 8)), ([4], (1, 16)), ([3], (1, 20)), ([5], (1, 40)),
     ]  # fmt: skip
-    assert {0, 1, 2} < {*plan.changed[0].patches[0].tolist()}
+    assert {*plan.changed[0].patches[0].tolist()} == {0, 1, 2, 3, 8, 9, 10, 11}
+    assert {*range(18)} < {*plan.changed[2].patches[0].tolist()}  # two more in the rounding
     assert all(len({*row.tolist()}) == len(row) for part in plan.changed for row in part.patches)
-    assert plan.patches(64) == 64 + 8 + 8 + 16 + 32
+    assert plan.patches(64) == 64 + 8 + 16 + 20 + 40
     sources, own = plan.sources(64, torch.device("cpu")), torch.arange(6 * 64).view(6, 64)
     assert int((sources == own).sum()) == plan.patches(64)  # those stand for themselves, the key frame's for the others
     assert torch.equal(torch.where(sources == own, own % 64, sources), own % 64)
 
 
 def test_a_frame_that_changed_by_more_than_half_is_a_key_frame():
-    plan = plan_reuse(still(5, {2: 33, 3: 33}), 0.05)
+    plan = plan_reuse(still(5, {2: 33, 3: 33}), 0.05, (8, 8))
     assert plan.keys == [0, 2, 3, 4] and plan.key_of == [0, 0, 1, 2, 3]
 
 
 def test_a_small_change_adds_up_against_the_key_frame():
     """Each frame differs from the one before by less than the bound, and from the key frame by more in the end."""
     patches = (0.02 * torch.arange(6.0))[:, None, None].expand(6, 64, 48)
-    assert plan_reuse(patches, 0.05).keys == [0, 3]
+    assert plan_reuse(patches, 0.05, (8, 8)).keys == [0, 3]
 
 
 def test_still_frames_have_a_key_frame_from_time_to_time():
     patches = torch.zeros(2 * KEY_EVERY + 1, 64, 48)
     patches[3:] = 1
-    plan = plan_reuse(patches, 0.05)
+    plan = plan_reuse(patches, 0.05, (8, 8))
     assert plan.keys == [0, 3, KEY_EVERY, 2 * KEY_EVERY] and not plan.changed
 
 

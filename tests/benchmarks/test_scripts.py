@@ -62,14 +62,14 @@ def test_the_whole_way_behind_the_fast_tower():
     )
     still, moving, plain = result["rows"]
     assert result["attention"] == [] and still["tokens"] == moving["tokens"] == plain["tokens"]
-    # one key frame of eight whole, an eighth of the seven others
-    assert still["tower_share"] < 0.3 and moving["tower_share"] == plain["tower_share"] == 1
+    # one key frame of eight whole, three rows of twelve of the seven others: a changed one, part of another, a neighbour
+    assert still["tower_share"] < 0.36 and moving["tower_share"] == plain["tower_share"] == 1
 
 
 def test_reuse_in_a_tower_of_qwen():
     words = ("--towers", "qwen3_vl", "--layers", "1", "--pairs", "2", "--shares", "50", "--repeats", "1")
     (row,) = last_line("benchmarks.bench_qwen_reuse", *words)["qwen3_vl"]["shares"]
-    assert row["flops"] == pytest.approx(4 / 3) and 0 < row["relative_error"] < 0.1 and row["ms"] > 0
+    assert row["flops"] == pytest.approx(2 / (1 + 9 / 16)) and 0 < row["relative_error"] < 0.1 and row["ms"] > 0
 
 
 def test_without_a_gpu_its_run_is_refused_in_one_sentence(tmp_path):

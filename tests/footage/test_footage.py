@@ -128,7 +128,7 @@ def test_layers_with_their_scale_folded_in_are_those_of_transformers(dino):
 
 @torch.no_grad()
 def test_errors_of_reuse_grow_layer_by_layer_where_patches_changed(dino):
-    """Frame 0 is a key frame, frame 1 is near it in all patches, of frame 2 one patch of nine changed."""
+    """Frame 0 is a key frame, frame 1 is near it in all patches, of frame 2 a corner of nine patches changed."""
     from aot.reuse import patches_of, plan_reuse
     from benchmarks.footage import vit
     from benchmarks.footage.reuse import Encoder, frame_errors
@@ -140,8 +140,8 @@ def test_errors_of_reuse_grow_layer_by_layer_where_patches_changed(dino):
     pixels = torch.rand(1, 3, 42, 42, generator=torch.Generator().manual_seed(1)).repeat(3, 1, 1, 1)
     pixels[1] += 0.001
     pixels[2, :, :14, :14] = 0
-    plan = plan_reuse(patches_of(pixels, vit.PATCH), 0.02)
-    assert [part.patches.shape for part in plan.changed] == [(1, 2)]
+    plan = plan_reuse(patches_of(pixels, vit.PATCH), 0.02, (3, 3))
+    assert [part.patches.shape for part in plan.changed] == [(1, 4)]
     off = frame_errors(encoder, pixels, plan)
     assert off.shape == (2, 3) and off[:, 0].max() < 1e-6
     assert (off[:, 1:] > 1e-6).all() and off[1, 2] < 1

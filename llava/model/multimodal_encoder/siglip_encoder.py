@@ -162,7 +162,7 @@ class SigLipVisionTower(nn.Module):
         pixels = pixels.to(self.device)
         std = torch.tensor(self.image_processor.image_std, device=self.device)
         plain = pixels / 255 if pixels.dtype == torch.uint8 else pixels * std[:, None, None]  # up to a constant
-        plan = plan_reuse(patches_of(plain, self.config.patch_size), bound)
+        plan = plan_reuse(patches_of(plain, self.config.patch_size), bound, (self.num_patches_per_side,) * 2)
         layers = self.vision_tower.vision_model.encoder.layers
         features, received, keys = reusing_layers(layers, self._embed(pixels), plan, received, keys)
         return TowerOutput(features, received, keys, plan.patches(self.num_patches))
