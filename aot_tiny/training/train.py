@@ -33,6 +33,7 @@ from llava.train.trainer import last_checkpoint
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
 WEIGHTS = "objective.pt"
+CLIPS_A_SEED = 100_000  # more than a stage draws
 PASS_MEMORY = 2**23  # bytes of the tower's activations: they stay in a processor's cache
 
 
@@ -194,7 +195,10 @@ def add_options(parser: Parser) -> None:
 def execute(args) -> int:
     """Trains the stage to its end."""
     stage = STAGES[args.stage]
-    stage = dataclasses.replace(stage, steps=round(stage.steps * args.times), batch=args.batch or stage.batch)
+    stage = dataclasses.replace(
+        stage, steps=round(stage.steps * args.times), batch=args.batch or stage.batch,
+        first=stage.first + CLIPS_A_SEED * args.seed,
+    )  # fmt: skip
     set_seed(args.seed)
     tokenizer_folder = args.output / "tokenizer"
     if not (tokenizer_folder / "tokenizer.json").exists():

@@ -79,6 +79,7 @@ HELD_OUT = ("cup", "box", "tree")  # no setting of AOT was chosen on these
 def fetch(package: Package, cache: Path) -> None:
     """Puts the package's files under `cache` and checks them; MissingPackage when they cannot be had."""
     if not all((cache / file).exists() for file in package.files):
+        cache.mkdir(parents=True, exist_ok=True)
         archive = cache / package.archive
         if not archive.exists():
             _download(package, cache)

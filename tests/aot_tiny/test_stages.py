@@ -66,6 +66,20 @@ def test_a_stage_goes_on_from_its_last_checkpoint(tokenizer, tmp_path, monkeypat
     assert [row["step"] for row in log if "loss" in row] == [20, 40, 60, 80, 100, 120]
 
 
+def test_another_seed_draws_other_clips(tokenizer, tmp_path, monkeypatch):
+    starts, made = [], FrameLabels.__init__
+
+    def noted(self, *args, **kwargs):
+        starts.append(kwargs["start"])
+        made(self, *args, **kwargs)
+
+    monkeypatch.setattr(recipe, "GEOMETRY", SMALL)
+    monkeypatch.setattr(FrameLabels, "__init__", noted)
+    for seed in (0, 1):
+        train("tower", tmp_path / str(seed), tokenizer, "--seed", str(seed))
+    assert starts == [0, 100_000]
+
+
 def test_the_stage_of_shapes_takes_the_words_of_its_start(tmp_path):
     with pytest.raises(SystemExit, match="name one with --init"):
         main(["--stage", "shapes", "--output", str(tmp_path / "none")])
