@@ -104,13 +104,14 @@ def write_exam(folder: Path, page: Path, sweep: ExamSweep, wanted: Mapping[str, 
     rows = ranking(runs, [name for name in methods if name in runs])
     if rows:
         missing = {name: reason for name, reason in refused.items() if name in methods}
-        write_section(page, "methods", methods_section(rows, runs, missing))
-        page.with_name("results-methods.csv").write_text(methods_csv(rows, runs))
-        accuracy_plot(rows, runs, page.parent / "images" / "methods.png")
+        plot = f"images/{page.stem}-methods.png"
+        write_section(page, "methods", methods_section(rows, runs, missing, plot))
+        page.with_name(f"{page.stem}-methods.csv").write_text(methods_csv(rows, runs))
+        accuracy_plot(rows, runs, page.parent / plot)
     # 3. the ablations
     if any(name in runs for name in sweep.part("ablations")):
         write_section(page, "ablations", ablation_section(runs, sweep, refused))
-        page.with_name("results-ablations.csv").write_text(ablations_csv(runs, sweep))
+        page.with_name(f"{page.stem}-ablations.csv").write_text(ablations_csv(runs, sweep))
 
 
 def left_out(folder: Path) -> dict[str, str]:

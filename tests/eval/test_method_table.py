@@ -25,6 +25,7 @@ SWEEP = load_sweep("methods")
 ABLATIONS = SWEEP.ablations
 TINY = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"
 HEAD = {"weights": "0" * 64, "questions": 80, "seed": 7000, "torch": "2"}
+PLOT = "images/results-methods.png"
 COST = {"tokens": 10.0, "newlines": 16.0, "before": 100, "milliseconds": 2.5, "extra_mib": 1.25}
 
 
@@ -120,28 +121,28 @@ def test_the_verdict_names_the_aims_that_are_missed(runs):
 
 def test_the_section_the_csv_and_the_plot_hold_every_method(runs, tmp_path):
     rows = rows_of(runs)
-    text = methods_section(rows, runs, {"frames@0.1": "it has no frames"})
-    for part in ("### 10 % of the tokens", "### 5 %", "uniform", "random", "2.5", "frames@0.1: it has no frames"):
+    text = methods_section(rows, runs, {"frames@0.1": "it has no frames"}, PLOT)
+    for part in ("### 10 % of the tokens", "### 5 %", "uniform", "random", "2.5", PLOT, "frames@0.1: it has no frames"):
         assert part in text
     lines = list(csv.DictReader(methods_csv(rows, runs).splitlines()))
     assert [line["method"] for line in lines] == ["full", "aot", "uniform", "random", "uniform", "aot"]
     assert float(lines[1]["overall"]) == 81.25 and float(lines[1]["motion"]) == 80 and lines[0]["kept"] == "100"
-    accuracy_plot(rows, runs, tmp_path / "images" / "methods.png")
-    assert (tmp_path / "images" / "methods.png").read_bytes()[:4] == b"\x89PNG"
+    accuracy_plot(rows, runs, tmp_path / PLOT)
+    assert (tmp_path / PLOT).read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_method_that_keeps_more_than_it_was_asked_for_is_marked_and_never_the_first(runs):
     runs["dycoke@0.1"] = run("dycoke@0.1", 10, cost={**COST, "tokens": 40.0})
     rows = [row for row in rows_of(runs) if row.setting.retention == 0.1]
     assert rows[0].setting.method == "dycoke" and not rows[0].equal and "`aot` keeps" in verdict(rows)
-    assert "is first" in verdict(rows) and "| dycoke (more tokens) | 40.0 |" in methods_section(rows, runs, {})
+    assert "is first" in verdict(rows) and "| dycoke (more tokens) | 40.0 |" in methods_section(rows, runs, {}, PLOT)
 
 
 def test_a_method_inside_the_language_model_is_labelled_and_never_the_first(runs):
     runs["fastv@0.1"] = run("fastv@0.1", 10, cost={**COST, "milliseconds": None, "extra_mib": None})
     rows = [row for row in rows_of(runs) if row.setting.retention == 0.1]
     assert rows[0].setting.inside and rows[0].to_first is not None and "is first" in verdict(rows)
-    assert "| fastv (layer average) | 10.0 | 100.0 |" in methods_section(rows, runs, {})
+    assert "| fastv (layer average) | 10.0 | 100.0 |" in methods_section(rows, runs, {}, PLOT)
 
 
 def test_every_registered_method_sits_the_exam_or_says_why_not(tmp_path, capsys):
@@ -164,7 +165,7 @@ def test_every_registered_method_sits_the_exam_or_says_why_not(tmp_path, capsys)
     for method in aot.method_names():
         assert f"| {method} |" in text or f"{method}@0.1 was left out: " in said.err
     assert "fastv (layer average, share behind the last drop asked)" in text
-    assert (tmp_path / "results-methods.csv").exists() and (tmp_path / "images" / "methods.png").exists()
+    assert (tmp_path / "results-methods.csv").exists() and (tmp_path / PLOT).exists()
     told = {line.split(" was left out")[0] for line in said.err.splitlines() if " was left out: " in line}
     assert set(left_out(tmp_path / "runs")) == told
     assert main(["methods", *arguments, "--report"]) == 0

@@ -116,13 +116,13 @@ def _made_with(runs: dict[str, dict]) -> str:
     )
 
 
-def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict[str, str]) -> str:
-    """Markdown of the ranking; runs must hold "full"."""
+def methods_section(rows: Sequence[Ranked], runs: dict[str, dict], refused: dict[str, str], plot: str) -> str:
+    """Markdown of the ranking; runs must hold "full". plot: where the page finds the picture."""
     parts = ["## Every method at equal token counts", _explain(rows, runs)]
     if "blank" in runs:
         right = [mean_score(runs[asked]["questions"]) for asked in ("full", "blank")]
         parts.append("All tokens: {:.1f} % right, video blanked: {:.1f} %.".format(*right))
-    parts.append("![Accuracy against the share of tokens kept](images/methods.png)")
+    parts.append(f"![Accuracy against the share of tokens kept]({plot})")
     for retention in dict.fromkeys(row.setting.retention for row in rows):
         here = [row for row in rows if row.setting.retention == retention]
         parts += [f"### {100 * retention:g} % of the tokens", verdict(here)]
