@@ -4,9 +4,9 @@
 
 Clips of at most 30 s, a frame a second: a recording of a screen, a street seen by a fixed camera, and others that
 move. Operations are counted on so400m shapes, at four frames a second too. Time is measured there with random weights
-on --timed frames in the middle, all clips in turn, in bfloat16 where the processor has it. Errors are relative, of every
-frame and after every layer, against the same layers on all patches: aot-tiny's SigLIP tower, and DINOv2 in the product's
-own code. Fetches the packages of benchmarks.footage and one of Debian; needs `onnx`. The last line is JSON.
+on --timed frames in the middle, all clips in turn, in bfloat16 where the processor has it. Errors are relative, of
+every frame and after every layer, against the same layers on all patches: aot-tiny's SigLIP tower, and DINOv2 in the
+product's own code. Fetches the packages of benchmarks.footage and one of Debian; needs `onnx`. The last line is JSON.
 """
 
 import json
