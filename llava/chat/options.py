@@ -19,10 +19,9 @@ from llava.chat.types import ChatError
 from llava.hf import video_processor as hf
 from llava.hf.checkpoint import is_transformers_model, load_checkpoint
 from llava.hf.session import TransformersSession
-from llava.model.builder import attention_for, context_length, load_pretrained_model
+from llava.model.builder import FEW_BITS, attention_for, context_length, load_pretrained_model
 from llava.model.checkpoint import read_settings
 from llava.model.compression import warm_up_kernels
-from llava.model.quantised import FEW_BITS
 from llava.utils import shipped
 from llava.video import DECODERS
 from llava.video_cache import encoder_cache

@@ -12,14 +12,13 @@ from aot.methods.in_llm import is_in_llm
 from aot.reuse import distinct_frames
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
 from llava.model.compression import CapturePlan, TowerFlops, VideoFeatures, capture_plan, compress_video
-from llava.model.fields import pool_of
+from llava.model.language_model.configuration_llava_qwen import pool_of
 from llava.model.long_video import CHUNK, STREAM_ABOVE, can_stream, compress_stream
 from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
-from llava.model.splice import cut, pad_rows, share_out, splice_row
 from llava.model.timing import Timing
-from llava.model.visual_tokens import arrange_image, arrange_video
+from llava.model.visual_tokens import arrange_image, arrange_video, cut, pad_rows, share_out, splice_row
 
 EVERY_TOKEN = AOTConfig(retention=1.0, newlines="all")
 TEXT_AND_NO_VIDEO = (

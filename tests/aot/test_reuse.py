@@ -29,7 +29,7 @@ def test_the_change_of_a_patch_is_the_root_mean_square_of_its_pixels():
     patches, change = patches_of(frames, 4), (0.36 / 48) ** 0.5
     assert patches.shape == (2, 4, 48) and not plan_reuse(patches, change * 1.001, (2, 2)).changed
     (part,) = plan_reuse(patches, change * 0.999, (2, 2)).changed
-    assert part.frames == [1] and part.patches.tolist()[0][0] == 1 and part.patches.shape == (1, 4)  # and what is beside
+    assert part.frames == [1] and part.patches.tolist()[0][0] == 1 and part.patches.shape == (1, 4)  # and its neighbour
 
 
 def still(frames: int, changes: dict[int, int]) -> torch.Tensor:

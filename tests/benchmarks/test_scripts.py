@@ -62,7 +62,7 @@ def test_the_whole_way_behind_the_fast_tower():
     )
     still, moving, plain = result["rows"]
     assert result["attention"] == [] and still["tokens"] == moving["tokens"] == plain["tokens"]
-    # one key frame of eight whole, three rows of twelve of the seven others: a changed one, part of another, a neighbour
+    # a key frame of eight whole, of the seven others three rows of twelve: a changed one, part of another, a neighbour
     assert still["tower_share"] < 0.36 and moving["tower_share"] == plain["tower_share"] == 1
 
 

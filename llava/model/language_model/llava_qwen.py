@@ -7,12 +7,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aot.integrations.kv_cache import take_cache
 from aot.methods.in_llm import is_in_llm
-from llava.model.fields import check_fields
-from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
+from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig, check_fields
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.loading import HARMLESS, UNUSED, check_finite, check_keys, quiet_report
 from llava.model.pruning import CACHE, run_pruned
-from llava.model.splice import left_align
+from llava.model.visual_tokens import left_align
 
 __all__ = ["LlavaQwenConfig", "LlavaQwenForCausalLM", "LlavaQwenModel"]
 
