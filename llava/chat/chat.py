@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 
 from aot_cli.parser import Parser, share
-from llava.chat.answer_cost import as_json, cost, frames, stats
+from llava.chat.answer import ChatError, as_json, cost, frames, stats
 from llava.chat.options import add_model_options, command, model_path, open_session
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
-from llava.chat.types import ChatError
 from llava.model.long_video import STREAM_ABOVE
 from llava.video import check_path
 

@@ -12,12 +12,12 @@ import transformers
 
 from aot import AOTConfig
 from aot_cli.parser import Parser, add_cache_options, frame_count, pair, share
-from llava.chat.model_defaults import Sampling, default_sampling
+from llava.chat.answer import ChatError
+from llava.chat.prompt import Sampling, default_sampling
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
-from llava.chat.types import ChatError
 from llava.hf import video_processor as hf
-from llava.hf.checkpoint import is_transformers_model, load_checkpoint
+from llava.hf.checkpoint import load_checkpoint
 from llava.hf.session import TransformersSession
 from llava.model.builder import FEW_BITS, attention_for, context_length, load_pretrained_model
 from llava.model.checkpoint import read_settings
@@ -125,7 +125,7 @@ def load_session(options) -> ChatSession:
     path = model_path(options)
     device = _device(options.device)
     settings = read_settings(path)
-    if is_transformers_model(settings):
+    if settings.get("model_type") in hf.PROCESSORS:  # in transformers' own layout
         return transformers_session(options, config, path, settings, device)
     if options.max_pixels is not None or options.total_tokens is not None:
         raise ChatError("--max-pixels and --total-tokens are for Qwen-VL; this model reads frames of one size.")

@@ -19,8 +19,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aot import AOTError
+from llava.chat.answer import ChatError
 from llava.chat.prompt import Message
-from llava.chat.types import ChatError
 from llava.serve.client import ServerError
 from llava.serve.encoder import PromptEncoder, read_messages
 from llava.serve.encoder_pool import EncoderPool

@@ -142,7 +142,7 @@ class SigLipVisionTower(nn.Module):
         self.image_processor = SigLipImageProcessor(size=(self.config.image_size, self.config.image_size))
         self.vision_tower = _VisionModel(self.config)
         self.pass_memory = PASS_MEMORY
-        self.set_mode("eager")
+        self.mode, self._layer, self._replay = "eager", _through, None  # changed by set_mode
 
     def set_mode(self, mode: str) -> None:
         """How layers run from now on, by one of `modes.MODES`, for inference; ValueError where it cannot be had.
