@@ -164,13 +164,15 @@ def stats(answer: Answer) -> list[str]:
     memory = ", ".join(f"{mib:.0f} MiB {kind.upper()}" for kind, mib in answer.peak_memory.items())
     bound = f" ({answer.bound})" if answer.bound in ("max_tokens", "distortion") else ""
     newlines = f" (+{answer.after.newline} newline)" if answer.after.newline else ""
+    flops = answer.tower_flops
+    saved = f" ({100 * flops.spent / flops.whole:.0f} % of its FLOPs)" if flops and flops.spent < flops.whole else ""
     return [
         frames(answer.frames),
         *([f"images {answer.image_tokens} tokens"] if answer.image_tokens else []),
         f"{answer.before.visual} → {answer.after.visual} tokens{newlines}",
         f"retention {100 * answer.retention:.3g} %{bound}",
         *([f"decode {times['decode']:.0f} ms"] if "decode" in times else []),
-        f"tower {times['tower']:.0f} ms{_saved(answer.tower_flops)}",
+        f"tower {times['tower']:.0f} ms{saved}",
         f"compression {times['compress']:.1f} ms",
         f"first token {times['first_token']:.0f} ms",
         f"peak {memory}",
@@ -225,11 +227,6 @@ def cost(answer: Answer) -> dict:
         "timings_ms": {stage: round(ms, 3) for stage, ms in answer.timings.items()},
         "peak_memory_mib": {kind: round(mib, 1) for kind, mib in answer.peak_memory.items()},
     }
-
-
-def _saved(flops: TowerFlops | None) -> str:
-    """Which part of its operations the tower spent, where that is not all."""
-    return f" ({100 * flops.spent / flops.whole:.0f} % of its FLOPs)" if flops and flops.spent < flops.whole else ""
 
 
 def _tokens(tokens: Tokens) -> dict[str, int]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aot import AOTConfig
+from aot import AOTConfig, LiveStream
 from aot.clips import MAX_CLIP_TOKENS
 from llava.chat.answer import Answer, ChatError, Loaded, Tokens
 from llava.chat.session import ChatSession
@@ -37,7 +37,7 @@ class LiveSession:
         if config.max_tokens is None:
             config = config.replace(max_tokens=session.model.uncompressed_count(session.sampling.num_frames)[0])
         session.compression = session.model.config.aot = config
-        self.session, self.stream = session, session.model.live_stream()
+        self.session, self.stream = session, LiveStream(config, **session.model.arrangement())
         self.frames, self._begun = 0, time.monotonic()
         self.until: float | None = None
         self._times: dict[int, float] = {}  # seconds by frame

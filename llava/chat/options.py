@@ -97,11 +97,8 @@ def compression(options: argparse.Namespace) -> AOTConfig | None:
     settings = dict(options.set)
     if isinstance(settings.get("retention"), str):
         settings["retention"] = share(settings["retention"])
-    if options.retention is not None:
-        settings["retention"] = options.retention
-    for name in ("max_tokens", "tower_reuse"):
-        if getattr(options, name) is not None:
-            settings[name] = getattr(options, name)
+    given = {name: getattr(options, name) for name in ("retention", "max_tokens", "tower_reuse")}
+    settings |= {name: value for name, value in given.items() if value is not None}
     config = AOTConfig.preset(options.preset, **settings)
     every = options.retention == 1 and config.keeps_all
     return None if options.no_aot or every else config

@@ -69,7 +69,22 @@ def model_config(model_path: str | os.PathLike, settings: dict, *, quantised: bo
     Raises CheckpointError for transformers' own layout, for any model that is not SigLIP + Qwen2, for other quantised
     weights and for sizes that no model has; AOTError for a token reduction that makes no sense.
     """
-    _check_architecture(model_path, settings)
+    kind = settings.get("model_type")
+    architectures = settings.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise CheckpointError(f"{model_path}: architectures in config.json is no list of names; correct it.")
+    described = architectures[0] if architectures else f"model_type {kind!r}"
+    if "text_config" in settings or "vision_config" in settings:
+        raise CheckpointError(
+            f"{model_path} is in the layout of transformers ({described}); load it there and call aot.apply on the "
+            "model, or use the original LLaVA-NeXT checkpoint, such as lmms-lab/llava-onevision-qwen2-7b-ov, which "
+            "`aot convert` writes in that layout."
+        )
+    if ARCHITECTURE not in architectures and (architectures or kind != LlavaQwenConfig.model_type):
+        raise CheckpointError(
+            f"{model_path} is a {described}, which this model cannot load; use a SigLIP + Qwen2 checkpoint "
+            f"in LLaVA-NeXT's layout ({ARCHITECTURE})."
+        )
     stated = settings.get("quantization_config") or settings.get("compression_config")
     method = stated.get("quant_method") if isinstance(stated, dict) else None
     if stated and not (quantised and method and "quantization_config" in settings):
@@ -88,25 +103,6 @@ def model_config(model_path: str | os.PathLike, settings: dict, *, quantised: bo
             f"{model_path}: config.json holds a value that does not fit ({reason_of(error)}); correct it, or download "
             "it again."
         ) from error
-
-
-def _check_architecture(model_path: str | os.PathLike, settings: dict) -> None:
-    kind = settings.get("model_type")
-    architectures = settings.get("architectures") or []
-    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
-        raise CheckpointError(f"{model_path}: architectures in config.json is no list of names; correct it.")
-    described = architectures[0] if architectures else f"model_type {kind!r}"
-    if "text_config" in settings or "vision_config" in settings:
-        raise CheckpointError(
-            f"{model_path} is in the layout of transformers ({described}); load it there and call aot.apply on the "
-            "model, or use the original LLaVA-NeXT checkpoint, such as lmms-lab/llava-onevision-qwen2-7b-ov, which "
-            "`aot convert` writes in that layout."
-        )
-    if ARCHITECTURE not in architectures and (architectures or kind != LlavaQwenConfig.model_type):
-        raise CheckpointError(
-            f"{model_path} is a {described}, which this model cannot load; use a SigLIP + Qwen2 checkpoint "
-            f"in LLaVA-NeXT's layout ({ARCHITECTURE})."
-        )
 
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -155,8 +151,11 @@ def check_folder(folder: Path) -> None:
                 f"{folder} is a LoRA adapter ({adapter}); name the checkpoint it was trained on as model_base, or give "
                 "the merged checkpoint without this file."
             )
-        for name in names:
-            _check_pointer(folder / name)
+        for file in map(folder.joinpath, names):
+            if file.is_file() and file.stat().st_size < 1024 and file.read_bytes().startswith(_POINTER):
+                raise CheckpointError(
+                    f"{file} is a pointer of Git LFS and not the file itself; run `git lfs pull` in its folder."
+                )
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror}); check its permissions.") from error
     whole = WEIGHTS in names or INDEX in names
@@ -201,15 +200,6 @@ def stored_tensors(folder: Path) -> dict[str, Stored]:
                 f"The weights in {file} cannot be read ({error}); download the file again, as safetensors."
             ) from error
     return stored
-
-
-def _check_pointer(file: Path) -> None:
-    if file.is_file() and file.stat().st_size < 1024:
-        with file.open("rb") as content:
-            if content.read(len(_POINTER)) == _POINTER:
-                raise CheckpointError(
-                    f"{file} is a pointer of Git LFS and not the file itself; run `git lfs pull` in its folder."
-                )
 
 
 def _instead(folder: Path, names: list[str]) -> str:

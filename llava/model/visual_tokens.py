@@ -131,21 +131,35 @@ def share_out(rows: Sequence[torch.Tensor], visual: Sequence[torch.Tensor]) -> l
     return shares
 
 
-def splice_row(
-    ids: torch.Tensor, labels: torch.Tensor, visual: Sequence[torch.Tensor], embed: Callable
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """One row: ids, labels (L,) and visual [(S, D)] -> embeddings (L', D) and labels (L',), -100 on visual
-    tokens.
+def splice_rows(
+    input_ids: torch.Tensor,
+    mask: torch.Tensor | None,
+    labels: torch.Tensor | None,
+    visual: Sequence[torch.Tensor],
+    embed: Callable,
+) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Embeddings (L', D) and labels (L',) of each row of a batch, without padding, with visual tokens at the marks.
+
+    input_ids, labels: (B, L). mask: (B, L), which places are no padding. visual: entries (S, D), see `share_out`.
+    embed: ids (L,) -> (L, D). Labels are -100 on visual tokens, and everywhere where none are given.
     """
-    marks = (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
-    starts, ends = [0, *(mark + 1 for mark in marks)], [*marks, len(ids)]
-    lengths = [end - start for start, end in zip(starts, ends, strict=True)]
-    text = embed(ids[ids != IMAGE_TOKEN_INDEX]).split(lengths)
-    parts, targets = [text[0]], [labels[: ends[0]]]
-    for i, tokens in enumerate(visual, start=1):
-        parts += [tokens.to(text[0]), text[i]]
-        targets += [labels.new_full((len(tokens),), IGNORE_INDEX), labels[starts[i] : ends[i]]]
-    return torch.cat(parts), torch.cat(targets)
+    keep = torch.ones_like(input_ids, dtype=torch.bool) if mask is None else mask.bool()
+    if labels is None:
+        labels = torch.full_like(input_ids, IGNORE_INDEX)
+    rows = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]
+    rows_labels = [row[kept] for row, kept in zip(labels, keep, strict=True)]
+    spliced = []
+    for ids, wanted, share in zip(rows, rows_labels, share_out(rows, visual), strict=True):
+        marks = (ids == IMAGE_TOKEN_INDEX).nonzero().flatten().tolist()
+        starts, ends = [0, *(mark + 1 for mark in marks)], [*marks, len(ids)]
+        lengths = [end - start for start, end in zip(starts, ends, strict=True)]
+        text = embed(ids[ids != IMAGE_TOKEN_INDEX]).split(lengths)
+        parts, targets = [text[0]], [wanted[: ends[0]]]
+        for i, tokens in enumerate(share, start=1):
+            parts += [tokens.to(text[0]), text[i]]
+            targets += [wanted.new_full((len(tokens),), IGNORE_INDEX), wanted[starts[i] : ends[i]]]
+        spliced.append((torch.cat(parts), torch.cat(targets)))
+    return spliced
 
 
 def cut(

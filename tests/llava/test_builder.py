@@ -9,8 +9,8 @@ import llava.model.builder as builder
 from aot import AOTConfig
 from llava.model.builder import load_pretrained_model
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
+from llava.model.llava_arch import build_vision_projector
 from llava.model.loading import CheckpointError
-from llava.model.multimodal_projector.builder import build_vision_projector
 
 TOWER_KEY = "model.vision_tower.vision_tower.vision_model.encoder.layers.3.mlp.fc1.weight"
 

@@ -22,9 +22,10 @@ class LlavaQwenModel(LlavaMetaModel, Qwen2Model):
     def forward(self, input_ids: torch.LongTensor | None = None, *, roles: torch.Tensor | None = None, **kwargs):
         """As Qwen2's; with roles (B, L) of `llava.model.pruning.Role`, visual tokens are dropped on the way."""
         cache = take_cache(kwargs)
-        output = run_pruned(self, roles, cache, config=self.config.aot, input_ids=input_ids, **kwargs)
-        if output is not None:
-            return output
+        if roles is not None or hasattr(cache, "pruned_prompt"):
+            output = run_pruned(self, roles, cache, config=self.config.aot, input_ids=input_ids, **kwargs)
+            if output is not None:
+                return output
         return super().forward(input_ids=input_ids, **{CACHE: cache}, **kwargs)
 
 

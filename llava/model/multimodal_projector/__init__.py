@@ -1,1 +1,0 @@
-"""Projectors from tower width to language model width."""
