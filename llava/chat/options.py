@@ -78,16 +78,6 @@ def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = Fa
     add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default)")
 
 
-def _check_model_options(options: argparse.Namespace) -> None:
-    """Raises ChatError for options that contradict each other or make no sense."""
-    if options.max_new_tokens < 1:
-        raise ChatError("--max-new-tokens must be at least 1.")
-    if options.num_frames == "auto" and (options.fps is not None or options.force_sample):
-        raise ChatError("--num-frames auto chooses the frames itself; leave --fps and --force-sample out.")
-    if not options.temperature >= 0:
-        raise ChatError("--temperature must be 0 or more.")
-
-
 def compression(options: argparse.Namespace) -> AOTConfig | None:
     """The settings of the token reduction; None when every token stays. ChatError or AOTError for bad ones."""
     for name, harmless in (("retention", (None, 1.0)), ("max_tokens", (None,)), ("tower_reuse", (None,))):
@@ -115,7 +105,12 @@ def model_path(options: argparse.Namespace) -> str:
 
 def load_session(options) -> ChatSession:
     """The model and a session on it; what is cheap to check comes first. Raises EXPECTED errors with one sentence."""
-    _check_model_options(options)
+    if options.max_new_tokens < 1:
+        raise ChatError("--max-new-tokens must be at least 1.")
+    if options.num_frames == "auto" and (options.fps is not None or options.force_sample):
+        raise ChatError("--num-frames auto chooses the frames itself; leave --fps and --force-sample out.")
+    if not options.temperature >= 0:
+        raise ChatError("--temperature must be 0 or more.")
     config = compression(options)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

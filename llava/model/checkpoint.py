@@ -19,6 +19,36 @@ from llava.model.language_model.configuration_llava_qwen import SO400M_384, SO40
 from llava.model.loading import CheckpointError, layer_count, read_json, reason_of
 
 ARCHITECTURE = "LlavaQwenForCausalLM"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+_ADAPTER = re.compile(r"adapter_(config|model)\..*|non_lora_trainables\.bin")
+_POINTER = b"version https://git-lfs"
+TOWER = "model.vision_tower.vision_tower.vision_model."
+
+# what a folder without whole weights may be instead, first match wins: a name in it -> what that is, and what to do
+_KINDS = {
+    r"model-\d+-of-\d+\.safetensors": f"holds parts of the weights ({{found}}) without their index; add {INDEX}",
+    r".*\.safetensors": f"holds weights under another name ({{found}}); name a single file {WEIGHTS}",
+    r"checkpoint-\d+": "is the folder of a training run without a model; give one of its checkpoints, such as {last}",
+    r"mm_projector\.(bin|pt)": "holds a projector alone ({found}); give the whole checkpoint that was trained with it",
+    r"global_step\d+|zero_to_fp32\.py|.*_model_states\.pt|.*\.distcp|pytorch_model_fsdp.*": (
+        "is the state of a training run in shards ({found}); gather them first, with DeepSpeed by "
+        "`python zero_to_fp32.py . OUT --safe_serialization`, and give OUT with config.json and tokenizer"
+    ),
+    r".*\.gguf": "holds weights for llama.cpp ({found}); use the checkpoint they were made from",
+    r"(?!training_args|optimizer|scheduler|scaler|rng_state|random_states).*\.(bin|pt|pth|ckpt|pkl)": (
+        "holds pickled weights ({found}), which can run code and are never loaded; write them again as safetensors, as "
+        "docs/checkpoints.md shows"
+    ),
+    r".*\.(h5|msgpack|onnx|tflite|mlmodel|mlpackage)": "holds weights of another framework ({found}); use safetensors",
+}
+
+
+class Stored(NamedTuple):
+    """One tensor of a file: dtype as safetensors names it, such as "BF16"."""
+
+    file: Path
+    dtype: str
+    shape: tuple[int, ...]
 
 
 def read_settings(model_path: str | os.PathLike, **hub) -> dict:
@@ -103,38 +133,6 @@ def model_config(model_path: str | os.PathLike, settings: dict, *, quantised: bo
             f"{model_path}: config.json holds a value that does not fit ({reason_of(error)}); correct it, or download "
             "it again."
         ) from error
-
-
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-_ADAPTER = re.compile(r"adapter_(config|model)\..*|non_lora_trainables\.bin")
-_POINTER = b"version https://git-lfs"
-PREFIX = "model.vision_tower.vision_tower.vision_model."
-
-# what a folder without whole weights may be instead, first match wins: a name in it -> what that is, and what to do
-_KINDS = {
-    r"model-\d+-of-\d+\.safetensors": f"holds parts of the weights ({{found}}) without their index; add {INDEX}",
-    r".*\.safetensors": f"holds weights under another name ({{found}}); name a single file {WEIGHTS}",
-    r"checkpoint-\d+": "is the folder of a training run without a model; give one of its checkpoints, such as {last}",
-    r"mm_projector\.(bin|pt)": "holds a projector alone ({found}); give the whole checkpoint that was trained with it",
-    r"global_step\d+|zero_to_fp32\.py|.*_model_states\.pt|.*\.distcp|pytorch_model_fsdp.*": (
-        "is the state of a training run in shards ({found}); gather them first, with DeepSpeed by "
-        "`python zero_to_fp32.py . OUT --safe_serialization`, and give OUT with config.json and tokenizer"
-    ),
-    r".*\.gguf": "holds weights for llama.cpp ({found}); use the checkpoint they were made from",
-    r"(?!training_args|optimizer|scheduler|scaler|rng_state|random_states).*\.(bin|pt|pth|ckpt|pkl)": (
-        "holds pickled weights ({found}), which can run code and are never loaded; write them again as safetensors, as "
-        "docs/checkpoints.md shows"
-    ),
-    r".*\.(h5|msgpack|onnx|tflite|mlmodel|mlpackage)": "holds weights of another framework ({found}); use safetensors",
-}
-
-
-class Stored(NamedTuple):
-    """One tensor of a file: dtype as safetensors names it, such as "BF16"."""
-
-    file: Path
-    dtype: str
-    shape: tuple[int, ...]
 
 
 def check_folder(folder: Path) -> None:
@@ -228,7 +226,7 @@ def name_tower(config, stored: Mapping[str, Stored]) -> None:
     elif folder and Path(folder, "config.json").is_file():
         geometry = _geometry(Path(folder, "config.json"))
         if geometry is not None:
-            config.mm_vision_config = geometry | {"num_hidden_layers": layer_count(stored, PREFIX + "encoder.layers.")}
+            config.mm_vision_config = geometry | {"num_hidden_layers": layer_count(stored, TOWER + "encoder.layers.")}
 
 
 def _is_so400m(stored: Mapping[str, Stored]) -> bool:
@@ -238,7 +236,7 @@ def _is_so400m(stored: Mapping[str, Stored]) -> bool:
         "embeddings.position_embedding.weight": ((SO400M_384["image_size"] // patch) ** 2, width),
         "encoder.layers.0.mlp.fc1.weight": (SO400M_384["intermediate_size"], width),
     }
-    return all(PREFIX + key in stored and stored[PREFIX + key].shape == shape for key, shape in shapes.items())
+    return all(TOWER + key in stored and stored[TOWER + key].shape == shape for key, shape in shapes.items())
 
 
 def _geometry(file: Path) -> dict | None:
