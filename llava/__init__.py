@@ -9,16 +9,16 @@ from aot.deprecated import find_modules
 from llava.utils import gc_disabled
 
 # modules of the last release under their new names: old name -> new one
-_CHAT = ("chat", "demo", "options", "session", "streaming", "terminal", "visualize")
+_CHAT = ("chat", "demo", "options", "session", "terminal", "visualize")
 _WEB = ("web", "web_page", "web_uploads", "web_worker")
 MODULES = {
     **{f"llava.serve.{name}": f"llava.chat.{name}" for name in (*_CHAT, *_WEB)},
     **dict.fromkeys(("llava.collector", "llava.shipped", "llava.serve.scratch"), "llava.utils"),
     **dict.fromkeys(("llava.chat.clip", "llava.serve.clip"), "llava.chat.sample_clip"),
     **dict.fromkeys(("llava.serve.encoding", "llava.serve.shared"), "llava.serve.encoder_pool"),
-    "llava.serve.family": "llava.chat.model_defaults",
+    "llava.serve.family": "llava.chat.prompt",
     "llava.serve.memory": "llava.model.timing",
-    "llava.serve.report": "llava.chat.answer_cost",
+    **dict.fromkeys(("llava.serve.report", "llava.serve.streaming"), "llava.chat.answer"),
 }
 find_modules(MODULES)
 

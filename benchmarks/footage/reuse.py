@@ -26,8 +26,8 @@ from benchmarks.bench_cpu import CPU, so400m
 from benchmarks.footage import sources, vit
 from benchmarks.measure import REUSE, environment, make_parser, save, seconds_in_turn
 from benchmarks.models import make_model
-from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
-from llava.model.multimodal_encoder.temporal_reuse import reusing_layers
+from llava.model.multimodal_encoder.siglip_encoder import SigLipImageProcessor
+from llava.model.multimodal_encoder.tower_layers import reusing_layers
 from llava.video import load_video
 
 CLIPS = {"screen": sources.SCREEN, "street": sources.STREET, "tree": sources.TREE, "box": sources.BOX,

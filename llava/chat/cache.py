@@ -4,8 +4,8 @@ import argparse
 import time
 
 from aot_cli.parser import Parser, cache_folder
+from llava.chat.answer import printable
 from llava.chat.options import command
-from llava.chat.streaming import printable
 from llava.chat.terminal import Terminal
 from llava.video_cache import VideoCache
 

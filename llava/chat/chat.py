@@ -5,11 +5,10 @@ import json
 from pathlib import Path
 
 from aot_cli.parser import Parser, share
-from llava.chat.answer_cost import as_json, cost, frames, stats
+from llava.chat.answer import ChatError, as_json, cost, frames, stats
 from llava.chat.options import add_model_options, command, model_path, open_session
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
-from llava.chat.types import ChatError
 from llava.model.long_video import STREAM_ABOVE
 from llava.video import check_path
 
@@ -54,10 +53,14 @@ def execute(options, terminal: Terminal) -> int:
         chat.show_image(path, quiet=options.json)
     if options.question is None:
         return chat.run()
-    if options.json:
-        print(json.dumps(_one_json(session, options), ensure_ascii=False))
-    else:
+    if not options.json:
         chat.ask(options.question)
+        return 0
+    whole, answer = session.compare(options.question) if options.compare else (None, session.ask(options.question))
+    result = as_json(answer, session, model_path(options))
+    if whole:
+        result["uncompressed"] = {"answer": whole.text, **cost(whole)}
+    print(json.dumps(result, ensure_ascii=False))
     return 0
 
 
@@ -76,19 +79,6 @@ def check_options(options: argparse.Namespace, path: str | None) -> None:
     for path in options.image_file:
         if not Path(path).is_file():
             raise ChatError(f"There is no image at {path}; check the path.")
-
-
-def _one_json(session: ChatSession, options) -> dict:
-    """The JSON object of --question --json; with --compare the uncompressed answer stands beside."""
-    whole = None
-    if options.compare:
-        whole, answer = session.compare(options.question)
-    else:
-        answer = session.ask(options.question)
-    result = as_json(answer, session, model_path(options))
-    if whole:
-        result["uncompressed"] = {"answer": whole.text, **cost(whole)}
-    return result
 
 
 class Chat:

@@ -5,9 +5,9 @@ from typing import Any
 
 from aot_cli.parser import Parser
 from aot_tiny.worlds import checkpoint_world, world_named
+from llava.chat.answer import Answer
 from llava.chat.options import add_model_options, command, model_path, open_session
 from llava.chat.terminal import Terminal
-from llava.chat.types import Answer
 
 
 def add_options(parser: Parser) -> None:

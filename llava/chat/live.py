@@ -1,19 +1,22 @@
 """A chat about a video that goes on: frames are pushed as they come and asked about at any time."""
 
+import re
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from aot import AOTConfig
+from aot import AOTConfig, LiveStream
 from aot.clips import MAX_CLIP_TOKENS
+from llava.chat.answer import Answer, ChatError, Loaded, Tokens
 from llava.chat.session import ChatSession
-from llava.chat.types import Answer, ChatError, Loaded, Tokens
 from llava.model.llava_arch import LlavaMetaForCausalLM
 from llava.model.long_video import pixel_chunks
-from llava.video import Video
+from llava.video import Video, VideoError
 
 NOW = MAX_CLIP_TOKENS  # newest frames whose times are known whatever becomes of them: an open clip has no more
 FPS = 1.0  # frames a second, where the model has no number of its own
@@ -34,7 +37,7 @@ class LiveSession:
         if config.max_tokens is None:
             config = config.replace(max_tokens=session.model.uncompressed_count(session.sampling.num_frames)[0])
         session.compression = session.model.config.aot = config
-        self.session, self.stream = session, session.model.live_stream()
+        self.session, self.stream = session, LiveStream(config, **session.model.arrangement())
         self.frames, self._begun = 0, time.monotonic()
         self.until: float | None = None
         self._times: dict[int, float] = {}  # seconds by frame
@@ -43,7 +46,7 @@ class LiveSession:
 
     @classmethod
     def beside(cls, session: ChatSession) -> "LiveSession":
-        """One of several on a session's model and settings; of what is read by `read_sent`, `fps` frames a second."""
+        """One of several on a session's model and settings; of what `read_sent` reads, `fps` frames a second."""
         sampling = replace(session.sampling, fps=session.sampling.fps or FPS, by_change=False)
         return cls(replace(session, sampling=sampling, force_sample=False, prompts_kept=1, loaded=None))
 
@@ -98,3 +101,21 @@ class LiveSession:
         """
         self.session.loaded = self.look()
         return self.session.ask(question, on_text=on_text, remember=False)
+
+
+def read_sent(session: ChatSession, data: bytes, folder: Path, *, ending: str = "", **limits) -> Video:
+    """The frames that a session's model looks at of a file that somebody sent, which lies in `folder` meanwhile.
+
+    ending: ".jpg" or ".png" of a picture, which is a single frame. limits: more arguments of `open_video`, whose
+    VideoError does not tell the file's name. Raises OSError where there is no room for it.
+    """
+    with tempfile.TemporaryDirectory(dir=folder, ignore_cleanup_errors=True) as place:
+        file = Path(place, f"0{ending}")
+        file.write_bytes(data)
+        try:
+            with session.open_video(place if ending else str(file), **limits) as frames:  # pictures lie in folders
+                return frames.read()
+        except VideoError as error:
+            kind = "the picture" if ending else "the video"
+            told = re.sub(rf"(The picture )?{re.escape(place)}(/0(\.\w+)?)?", kind, str(error))
+            raise VideoError(told[:1].upper() + told[1:]) from error

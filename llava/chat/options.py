@@ -12,17 +12,16 @@ import transformers
 
 from aot import AOTConfig
 from aot_cli.parser import Parser, add_cache_options, frame_count, pair, share
-from llava.chat.model_defaults import Sampling, default_sampling
+from llava.chat.answer import ChatError
+from llava.chat.prompt import Sampling, default_sampling
 from llava.chat.session import ChatSession
 from llava.chat.terminal import Terminal
-from llava.chat.types import ChatError
 from llava.hf import video_processor as hf
-from llava.hf.checkpoint import is_transformers_model, load_checkpoint
+from llava.hf.checkpoint import load_checkpoint
 from llava.hf.session import TransformersSession
-from llava.model.builder import attention_for, context_length, load_pretrained_model
+from llava.model.builder import FEW_BITS, attention_for, context_length, load_pretrained_model
 from llava.model.checkpoint import read_settings
 from llava.model.compression import warm_up_kernels
-from llava.model.quantised import FEW_BITS
 from llava.utils import shipped
 from llava.video import DECODERS
 from llava.video_cache import encoder_cache
@@ -79,16 +78,6 @@ def add_model_options(parser: Parser, *, answers: bool = True, cached: bool = Fa
     add("--temperature", type=float, default=0.0, metavar="T", help="0 takes the likeliest token (default)")
 
 
-def _check_model_options(options: argparse.Namespace) -> None:
-    """Raises ChatError for options that contradict each other or make no sense."""
-    if options.max_new_tokens < 1:
-        raise ChatError("--max-new-tokens must be at least 1.")
-    if options.num_frames == "auto" and (options.fps is not None or options.force_sample):
-        raise ChatError("--num-frames auto chooses the frames itself; leave --fps and --force-sample out.")
-    if not options.temperature >= 0:
-        raise ChatError("--temperature must be 0 or more.")
-
-
 def compression(options: argparse.Namespace) -> AOTConfig | None:
     """The settings of the token reduction; None when every token stays. ChatError or AOTError for bad ones."""
     for name, harmless in (("retention", (None, 1.0)), ("max_tokens", (None,)), ("tower_reuse", (None,))):
@@ -98,11 +87,8 @@ def compression(options: argparse.Namespace) -> AOTConfig | None:
     settings = dict(options.set)
     if isinstance(settings.get("retention"), str):
         settings["retention"] = share(settings["retention"])
-    if options.retention is not None:
-        settings["retention"] = options.retention
-    for name in ("max_tokens", "tower_reuse"):
-        if getattr(options, name) is not None:
-            settings[name] = getattr(options, name)
+    given = {name: getattr(options, name) for name in ("retention", "max_tokens", "tower_reuse")}
+    settings |= {name: value for name, value in given.items() if value is not None}
     config = AOTConfig.preset(options.preset, **settings)
     every = options.retention == 1 and config.keeps_all
     return None if options.no_aot or every else config
@@ -119,14 +105,19 @@ def model_path(options: argparse.Namespace) -> str:
 
 def load_session(options) -> ChatSession:
     """The model and a session on it; what is cheap to check comes first. Raises EXPECTED errors with one sentence."""
-    _check_model_options(options)
+    if options.max_new_tokens < 1:
+        raise ChatError("--max-new-tokens must be at least 1.")
+    if options.num_frames == "auto" and (options.fps is not None or options.force_sample):
+        raise ChatError("--num-frames auto chooses the frames itself; leave --fps and --force-sample out.")
+    if not options.temperature >= 0:
+        raise ChatError("--temperature must be 0 or more.")
     config = compression(options)
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
     path = model_path(options)
     device = _device(options.device)
     settings = read_settings(path)
-    if is_transformers_model(settings):
+    if settings.get("model_type") in hf.PROCESSORS:  # in transformers' own layout
         return transformers_session(options, config, path, settings, device)
     if options.max_pixels is not None or options.total_tokens is not None:
         raise ChatError("--max-pixels and --total-tokens are for Qwen-VL; this model reads frames of one size.")

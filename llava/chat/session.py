@@ -1,16 +1,18 @@
 """One conversation about one video: the video is encoded once, compressed and asked as often as wanted.
 
-`ChatSession.set_video` is the way of a video to its features (video_reading.py), `ChatSession.ask` that of a question
-to its answer.
+`ChatSession.set_video` is the way of a video to its features: from the cache, else decoded and encoded, or compressed
+while it is decoded. `ChatSession.ask` is the way of a question to its answer.
 Nothing here prints or reads; a terminal, a web page or a test drives it.
 """
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -18,25 +20,25 @@ from aot import AOTConfig, AOTError, CompressedVideo
 from aot.deprecated import renamed_attribute, renamed_keywords
 from aot.methods.in_llm import is_in_llm
 from aot.stream import tokens_at
-from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
-from llava.chat.prompt import Message, prompt_ids
+from llava.chat.answer import Answer, ChatError, Loaded, Picture, TextStream, Tokens
+from llava.chat.prompt import Message, PromptStyle, Sampling, default_prompt_style, default_sampling, prompt_ids
 from llava.chat.prompt_cache import KEPT, PromptCache, ReadPrompt
-from llava.chat.streaming import TextStream
-from llava.chat.types import Answer, ChatError, Loaded, Picture, Tokens
-from llava.chat.video_reading import Progress, VideoReading
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.decoders.pillow_reader import PICTURES, read_picture
 from llava.mm_utils import process_images
-from llava.model.long_video import can_stream
+from llava.model.compression import capture_plan
+from llava.model.long_video import Prefetcher, can_stream, compress_stream, pixel_chunks
 from llava.model.pruning import CACHE
 from llava.model.timing import peak_memory
-from llava.video import Video, time_text
+from llava.video import FrameStream, Video, load_video, open_video, time_text
 from llava.video_cache import VideoCache
+
+Progress = Callable[[str, int, int], None]  # (stage "decode" or "tower", done, total); total 0 when unknown
 
 
 @dataclass
-class ChatSession(VideoReading):
+class ChatSession:
     """A model, the video it looks at, and the turns so far.
 
     compression: the one in force, None for none. stream_above: a video of more frames is compressed while it is read
@@ -73,15 +75,13 @@ class ChatSession(VideoReading):
         if self.template not in conv_templates:
             known = ", ".join(conv_templates)
             raise ChatError(f"There is no conversation template {self.template!r}; choose one of {known}.")
-        if self.sampling is None:
-            self.sampling = default_sampling(self.model.config)
-        if self.prompt_style is None:
-            self.prompt_style = default_prompt_style(self.model.config)
+        self.sampling = self.sampling or default_sampling(self.model.config)
+        self.prompt_style = self.prompt_style or default_prompt_style(self.model.config)
         # what /retention goes back to after the compression was off
         self._base = self.compression or AOTConfig()
         self._prompts = PromptCache(self.model.config.get_text_config(), self._visual_token, most=self.prompts_kept)
 
-    # the video
+    # the video and the images
 
     def set_video(self, path: str, progress: Progress | None = None) -> Loaded:
         """Decodes and encodes a video and starts a new conversation; on an error everything stays as it was."""
@@ -95,17 +95,92 @@ class ChatSession(VideoReading):
         self.forget()
         return self.loaded
 
-    # the images
+    def open_video(self, path: str, **limits) -> AbstractContextManager[FrameStream]:
+        """The frames that the model looks at, one after another; limits: more arguments of `open_video`."""
+        return open_video(path, **self._frame_choice(), **limits)
+
+    def _load(self, path: str, progress: Progress | None = None) -> Loaded:
+        """A video from the cache, else read and kept there, unless its file changed meanwhile."""
+        if self.cache is None:
+            return self._read(path, progress)
+        started, may_stream = time.perf_counter(), self._may_stream
+        keys = {streamed: self._cache_key(path, streamed) for streamed in ((True, False) if may_stream else (False,))}
+        for streamed, key in keys.items():
+            found = self.cache.load(key, self.model.device)
+            if found is not None and (streamed or not may_stream or len(found[0].times) <= self.stream_above):
+                self.model.reset_statistics()
+                paid = {"decode": 1e3 * (time.perf_counter() - started), **({"compress": 0.0} if streamed else {})}
+                return replace(self._loaded(path, *found, **paid), cached=True)
+        loaded = self._read(path, progress)
+        if self._cache_key(path, loaded.streamed) == keys[loaded.streamed]:
+            self.cache.save(keys[loaded.streamed], path, loaded.video, loaded.features)
+        return loaded
+
+    @property
+    def _may_stream(self) -> bool:
+        """Is a video of as many frames as are asked for compressed while it is decoded?"""
+        above = self.stream_above
+        return above is not None and self.sampling.num_frames > above and can_stream(self.compression)
+
+    def _cache_key(self, path: str, streamed: bool) -> str:
+        """What a video's features depend on, or its kept tokens where it is streamed."""
+        plan = capture_plan(self.model.get_vision_tower(), self._base)
+        settings = self.compression.to_dict() if streamed else None
+        return self.cache.key(path, frames=self._frame_choice(), captured=asdict(plan), settings=settings)
+
+    def _read(self, path: str, progress: Progress | None = None) -> Loaded:
+        """A video decoded and encoded, or compressed while it is decoded when it is longer than `stream_above`."""
+        decoding = progress and partial(progress, "decode")
+        started = time.perf_counter()
+        if self._may_stream:
+            with self.open_video(path, progress=decoding) as frames:
+                if len(frames.times) > self.stream_above:
+                    return self._compress_while_decoding(path, frames)
+        video = load_video(path, progress=decoding, **self._frame_choice())
+        if progress:
+            progress("tower", 0, 0)
+        return self._encode(path, video, 1e3 * (time.perf_counter() - started))
+
+    def _frame_choice(self) -> dict:
+        """Which frames the model looks at, as `load_video` and `open_video` are told."""
+        return {
+            "num_frames": self.sampling.num_frames,
+            "fps": self.sampling.fps,
+            "force_sample": self.force_sample,
+            "decoder": self.decoder,
+            "repeat": self.force_sample,
+            "by_change": self.sampling.by_change,
+        }
+
+    @torch.inference_mode()
+    def _encode(self, path: str, video: Video, decode_ms: float) -> Loaded:
+        # attention is captured even while compression is off: /retention may turn it on for this video
+        self.model.config.aot = self._base
+        pixels = self.image_processor.resize(video.frames)
+        features = self.model.encode_video(pixels.to(self.model.device))
+        return self._loaded(path, video, features, decode=decode_ms)
+
+    @torch.inference_mode()
+    def _compress_while_decoding(self, path: str, frames: FrameStream) -> Loaded:
+        self.model.config.aot = self.compression
+        pinned = self.model.device.type == "cuda"
+        with Prefetcher(pixel_chunks(frames, self.image_processor), frames.stop, pinned=pinned) as chunks:
+            compressed = compress_stream(self.model, chunks, frames=len(frames.times))
+        spent = self.model.last_timing
+        return self._loaded(path, frames, compressed, decode=spent["wait"], compress=spent["compress"])
+
+    def _loaded(self, path: str, video: Video | FrameStream, features, **timings: float) -> Loaded:
+        timings["tower"] = self.model.last_timing["tower"]
+        before = Tokens(*self.model.uncompressed_count(len(video.times)))
+        return Loaded(path, video, features, before, timings, self.model.last_tower_flops)
 
     @torch.inference_mode()
     def add_image(self, path: str) -> Picture:
         """Puts an image beside the others, in front of the video, and starts a new conversation."""
         image = Image.fromarray(read_picture(Path(path), PICTURES)[0])
         pixels = process_images([image], self.image_processor, self.model.config)[0].to(self.model.device)
-        _, _, _, _, embeds, _ = self.model.prepare_inputs_labels_for_multimodal(
-            torch.tensor([[IMAGE_TOKEN_INDEX]], device=self.model.device),
-            *(None, None, None, None, [pixels], ["image"], [image.size]),
-        )
+        mark, prepare = torch.tensor([[IMAGE_TOKEN_INDEX]]), self.model.prepare_inputs_labels_for_multimodal
+        embeds = prepare(mark.to(pixels.device), None, None, None, None, [pixels], ["image"], [image.size])[4]
         picture = Picture(path, pixels, image.size, embeds.shape[1])
         self.images.append(picture)
         self.turns.clear()
@@ -141,8 +216,14 @@ class ChatSession(VideoReading):
         if self.loaded is None:
             raise ChatError("There is no video to draw yet; give one first.")
         self.model.config.aot = self.compression or AOTConfig(retention=1.0)
-        _, compressed = self.model.video_tokens(self.loaded.features, trace=True)
-        return compressed
+        return self.model.video_tokens(self.loaded.features, trace=True)[1]
+
+    @property
+    def drawn(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frames and times of the video, one for each frame of `traced`; one from the cache is decoded for it."""
+        if self.loaded.cached:
+            return load_video(self.loaded.path, **self._frame_choice()).frames, self.loaded.video.times
+        return self.loaded.video.frames, self.loaded.video.times
 
     @property
     def tower_dtype(self) -> torch.dtype:
@@ -163,9 +244,7 @@ class ChatSession(VideoReading):
         # the video: encoded already, unless it was compressed while it was read, for other settings
         if self.loaded and self._must_reload():
             self.loaded = self._load(self.loaded.path)
-        # the answer: the model compresses the video by `config.aot` and puts its tokens in the place of the mark, where
-        # it has not read them for an earlier question
-        self._use_compression()
+        # the answer, behind what the model has read for an earlier question
         stream = TextStream(self.tokenizer, on_text)
         read = self._prompts.take(ids[0].tolist(), [self.loaded, *self.images], self.compression)
         held = read.places
@@ -178,7 +257,8 @@ class ChatSession(VideoReading):
         after = Tokens(compressed.num_visual, compressed.num_newlines) if compressed else before
         pictures, text = sum(image.tokens for image in self.images), int((ids != self._visual_token).sum())
         paid = self.loaded.timings if self.loaded else {"decode": 0.0, "tower": self.model.last_timing["tower"]}
-        flops = self.loaded.tower_flops if self.loaded else self.model.last_tower_flops
+        if "compress" not in paid:  # a streamed video is compressed once, any other when the language model reads it
+            paid = {**paid, "compress": 0.0 if held else self.model.last_timing["compress"]}
         answer = Answer(
             question=question,
             text=stream.text().strip(),
@@ -187,9 +267,7 @@ class ChatSession(VideoReading):
             after=after,
             settings=None if self.compression is None else self.compression.to_dict(),
             timings={
-                **{stage: paid[stage] for stage in ("decode", "tower") if stage in paid},
-                # of a streamed video once, of any other when the language model reads it
-                "compress": paid.get("compress", 0.0 if held else self._compress_ms()),
+                **{stage: paid[stage] for stage in ("decode", "tower", "compress") if stage in paid},
                 "first_token": 1e3 * (stream.first - started) if stream.first else total,
                 "total": total,
             },
@@ -199,7 +277,7 @@ class ChatSession(VideoReading):
             prefilled=text + after.visual + after.newline + pictures - held,
             image_tokens=pictures,
             bound=compressed.bound if compressed else "all",
-            tower_flops=flops,
+            tower_flops=self.loaded.tower_flops if self.loaded else self.model.last_tower_flops,
             until=float(self.loaded.video.times[-1]) if self.loaded else None,
         )
         if remember:
@@ -279,15 +357,15 @@ class ChatSession(VideoReading):
 
     def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
         """Runs the model, which goes on behind what it has read; True when the person stopped it."""
+        self.model.config.aot = self.compression  # by which it compresses the video, whose tokens go where the mark is
         new, given = ids[:, len(read.ids) :], {}
         if unread := self._visual_token in new:  # images, and the video from where it is not read
-            video = self.loaded and self.loaded.features
-            left = tokens_at(video, slice(read.begun, None)) if read.begun else video
-            given = {
-                "images": [*(image.pixels for image in self.images), *([left] if self.loaded else [])],
-                "modalities": ["image"] * len(self.images) + ["video"] * bool(self.loaded),
-                "image_sizes": [*(image.size for image in self.images), *([(1, 1)] if self.loaded else [])],
-            }
+            shown = [(image.pixels, "image", image.size) for image in self.images]
+            if self.loaded:
+                video = self.loaded.features
+                shown.append((tokens_at(video, slice(read.begun, None)) if read.begun else video, "video", (1, 1)))
+            pixels, kinds, sizes = map(list, zip(*shown, strict=True))
+            given = {"images": pixels, "modalities": kinds, "image_sizes": sizes}
         # ids that end an answer
         stops = self.model.generation_config.eos_token_id
         stops = {*stops} if isinstance(stops, list) else {stops}
@@ -313,13 +391,6 @@ class ChatSession(VideoReading):
                 raise
             return True
         return False
-
-    def _use_compression(self) -> None:
-        self.model.config.aot = self.compression
-
-    def _compress_ms(self) -> float:
-        """Milliseconds of compression in the last call."""
-        return self.model.last_timing["compress"]
 
     aot = renamed_attribute("aot", "compression")
 

@@ -9,11 +9,10 @@ import time
 from datetime import timedelta
 
 from aot_cli.parser import Parser
-from llava.chat.answer_cost import stats
+from llava.chat.answer import ChatError, stats
 from llava.chat.live import LiveSession
 from llava.chat.options import add_model_options, command, open_session
 from llava.chat.terminal import Terminal
-from llava.chat.types import ChatError
 from llava.live_source import LiveSource
 
 TICK = 0.2  # seconds that a frame is waited for, before questions are looked for again

@@ -15,10 +15,9 @@ from gradio.context import LocalContext
 from starlette.middleware import Middleware
 
 from aot import AOTConfig
-from llava.chat.answer_cost import frames
+from llava.chat.answer import Answer, ChatError, Loaded, frames
 from llava.chat.live import FPS, LiveSession
 from llava.chat.options import one_sentence
-from llava.chat.types import Answer, ChatError, Loaded
 from llava.chat.web_uploads import UploadGuard, Uploads
 from llava.chat.web_worker import Worker
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from aot.visualize import draw
 from aot.visualize.scene import thumbnail
-from llava.chat.live import LiveSession
+from llava.chat.answer import Answer, ChatError, Loaded
+from llava.chat.live import LiveSession, read_sent
 from llava.chat.session import ChatSession
-from llava.chat.types import Answer, ChatError, Loaded
 from llava.live_source import LiveSource
 from llava.video import FrameStream, VideoError
 
@@ -161,7 +161,7 @@ class Worker:
             live = self._begin() if visitor.live is None or visitor.film else visitor.live
             with self._turn(self._decoders):
                 limits = {"ending": ".jpg", "time_limit": self.limits.decode_seconds}
-                frames = live.session.read_sent(picture, self._folder, **limits).frames
+                frames = read_sent(live.session, picture, self._folder, **limits).frames
             with self._turn(self._model):
                 live.push(frames)
             if live is not visitor.live:

@@ -19,9 +19,9 @@ from typing import Any
 
 from aot_cli.main import entry
 from aot_cli.parser import Parser, meant
-from llava.chat.model_defaults import default_prompt_style
+from llava.chat.answer import ChatError
 from llava.chat.options import add_model_options, compression, model_path
-from llava.chat.types import ChatError
+from llava.chat.prompt import default_prompt_style
 from llava.eval.jsonl import LineError, numbered_lines, parse_line, write_jsonl
 from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import checkpoint_fingerprint

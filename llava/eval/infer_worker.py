@@ -6,7 +6,7 @@ import torch
 import torch.distributed as dist
 
 from aot_cli.main import make_parser
-from llava.chat.answer_cost import cost
+from llava.chat.answer import cost
 from llava.chat.options import EXPECTED, load_session, one_sentence
 from llava.chat.session import ChatSession
 from llava.eval.infer import Asked, by_video, read_questions, work_folder

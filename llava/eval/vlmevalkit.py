@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from aot_cli.parser import Parser
+from llava.chat.answer import ChatError
 from llava.chat.options import add_model_options, load_session
-from llava.chat.types import ChatError
 
 
 class LlavaAOT:

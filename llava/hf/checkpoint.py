@@ -26,11 +26,6 @@ _PILLOW = {"backend": "pil"} if transformers.__version__ >= "5" else {"use_fast"
 _SETTINGS = ("video_preprocessor_config.json", "preprocessor_config.json")  # the first that is there
 
 
-def is_transformers_model(settings: Mapping[str, Any]) -> bool:
-    """Is a config.json of one of these families, in transformers' own layout?"""
-    return settings.get("model_type") in PROCESSORS
-
-
 @dataclass
 class Checkpoint:
     """model: transformers' own. tokenizer, template: of the prompt. processor: of its videos. tokens: around them.
@@ -121,7 +116,7 @@ class Checkpoint:
 def load_checkpoint(
     path: str, settings: Mapping[str, Any], *, device: Any, dtype: str, attention: str, sampling: Sampling
 ) -> Checkpoint:
-    """The parts of a checkpoint of `is_transformers_model`. settings: its config.json.
+    """The parts of a checkpoint of a family in `PROCESSORS`. settings: its config.json.
 
     Raises CheckpointError or ProcessorError (both ValueError) for one that cannot be used.
     """

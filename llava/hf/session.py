@@ -10,12 +10,11 @@ import torch
 
 import aot
 from aot import AOTConfig, CompressedVideo
-from llava.chat.model_defaults import PromptStyle
-from llava.chat.model_defaults import Sampling as ChatSampling
+from llava.chat.answer import ChatError, Loaded, Picture, TextStream, Tokens
+from llava.chat.prompt import PromptStyle
+from llava.chat.prompt import Sampling as ChatSampling
 from llava.chat.prompt_cache import ReadPrompt
 from llava.chat.session import ChatSession
-from llava.chat.streaming import TextStream
-from llava.chat.types import ChatError, Loaded, Picture, Tokens
 from llava.hf.checkpoint import Checkpoint
 from llava.video import Video
 
@@ -40,7 +39,7 @@ class TransformersSession(ChatSession):
         self._tower.register_forward_pre_hook(lambda *_: self._clock(started=True))
         self._tower.register_forward_hook(lambda *_: self._clock(started=False))
         self._since = 0.0
-        self._use_compression()  # tells settings that do not fit before a video is read
+        self._apply()  # tells settings that do not fit before a video is read
 
     def _clock(self, *, started: bool) -> None:
         """Counts the tower's milliseconds for the video that is asked about."""
@@ -108,21 +107,19 @@ class TransformersSession(ChatSession):
         left = visual if self.compression is None else self.compression.budget(1, visual)
         return prompt - visual + left + self.max_new_tokens
 
-    def _use_compression(self) -> None:
+    def _apply(self) -> None:
         if self.compression is None:
             aot.remove(self.model)
             self._applied = None
         else:
             self._applied = aot.apply(self.model, config=self.compression)
 
-    def _compress_ms(self) -> float:
-        return 0.0 if self._applied is None else 1e3 * self._applied.seconds
-
     @property
     def _visual_token(self) -> int:
         return self.tokenizer.convert_tokens_to_ids(self.checkpoint.tokens.video)
 
     def _generate(self, ids: torch.Tensor, stream: TextStream, read: ReadPrompt) -> bool:
+        self._apply()
         inputs, inner = dict(self._inputs), self.model.model
         if read.ids:  # the video is read; Qwen-VL keeps how its positions go on, others may have generated since
             inputs = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -131,6 +128,7 @@ class TransformersSession(ChatSession):
             inputs.pop("video_frames", None)  # which only aot.apply knows
         with torch.inference_mode():
             stopped = self._answered(stream, read, **inputs)
+        self.loaded.timings["compress"] = 0.0 if read.ids or self._applied is None else 1e3 * self._applied.seconds
         if not read.ids:
             read.rope_deltas = getattr(inner, "rope_deltas", None)
             read.video = None if self._applied is None else self._applied.last[0]

@@ -3,6 +3,7 @@
 import copy
 import os
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -10,16 +11,16 @@ from safetensors import SafetensorError
 
 from aot import AOTConfig
 from aot.deprecated import renamed_keywords
-from llava.model.adapter import adapter_folder, merge_adapter
-from llava.model.checkpoint import local_folder, model_config, read_settings
-from llava.model.folder import check_tokenizer_files, stored_tensors
-from llava.model.loading import CheckpointError, check_fit, reason_of
-from llava.model.quantised import few_bits, load_quantised
+from llava.model.checkpoint import local_folder, model_config, name_tower, read_settings, stored_tensors
+from llava.model.loading import CheckpointError, check_finite, check_fit, reason_of
 from llava.utils import gc_disabled
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
 _IGNORED_ARGUMENTS = ("multimodal", "low_cpu_mem_usage")  # upstream's; every model here is multimodal
 _DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32, "auto": "auto"}
+FEW_BITS = ("8bit", "4bit", "int8")  # names of what `few_bits` is asked for
+FULL_PRECISION = ["model.vision_tower", "model.mm_projector", "lm_head"]  # the tower above all: the method reads it
+_TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json")
 
 
 @renamed_keywords(aot="compression")
@@ -149,7 +150,10 @@ def load_tokenizer(folder: Path):
     """The tokenizer of a checkpoint's folder; CheckpointError when there is none that loads without code of its own."""
     import transformers
 
-    check_tokenizer_files(folder)
+    if not any((folder / name).is_file() for name in _TOKENIZERS):
+        raise CheckpointError(
+            f"{folder} holds no tokenizer; add tokenizer.json and tokenizer_config.json from where the weights came."
+        )
     try:
         return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of a file that does not parse, tokenizers raises Exception itself
@@ -166,7 +170,6 @@ def load_tokenizer(folder: Path):
 
 def _load_model(folder: Path, *, config, **arguments):
     from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
-    from llava.model.multimodal_encoder.geometry import name_tower
 
     stored = stored_tensors(folder)
     name_tower(config, stored)
@@ -179,3 +182,84 @@ def _load_model(folder: Path, *, config, **arguments):
         raise CheckpointError(
             f"The checkpoint {folder} cannot be read ({reason_of(error)}); download it again."
         ) from error
+
+
+def few_bits(eight: bool, four: bool, int8: bool):
+    """The configuration that transformers quantises by while it loads, or None.
+
+    eight, four: 8-bit or 4-bit (NF4) by bitsandbytes. int8: weights in int8 by torchao. Raises CheckpointError for
+    more than one, and where the library is not installed.
+    """
+    if eight + four + int8 > 1:
+        raise CheckpointError("load_8bit, load_4bit and load_int8 exclude each other; set one of them.")
+    if not (eight or four or int8):
+        return None
+    library = "torchao" if int8 else "bitsandbytes"
+    if find_spec(library) is None:
+        raise CheckpointError(f"Loading in few bits needs {library}; run pip install {library}.")
+    if int8:
+        from torchao.quantization import Int8WeightOnlyConfig
+        from transformers import TorchAoConfig
+
+        return TorchAoConfig(Int8WeightOnlyConfig(), modules_to_not_convert=FULL_PRECISION)
+    from transformers import BitsAndBytesConfig
+
+    if eight:
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=FULL_PRECISION)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if torch.cuda.is_available() else torch.float32,
+        llm_int8_skip_modules=FULL_PRECISION,
+    )
+
+
+def load_quantised(folder: Path, model_class: type, settings: dict, **arguments):
+    """A checkpoint that is quantised already, as transformers loads it; CheckpointError where it cannot be had here.
+
+    settings: its quantization_config.
+    """
+    from transformers.quantizers.auto import AutoQuantizationConfig
+
+    try:
+        AutoQuantizationConfig.from_dict(settings)  # else a method that is not known would be loaded as if it were none
+        return model_class.from_pretrained(folder, use_safetensors=True, **arguments)
+    except CheckpointError:
+        raise
+    except (ImportError, OSError, ValueError, RuntimeError, LookupError, AttributeError) as error:
+        reason = reason_of(error).split(" - ")[0]
+        raise CheckpointError(
+            f"{folder} is quantised ({settings.get('quant_method')}), which cannot be loaded here ({reason}); use the "
+            "original checkpoint in float16 or bfloat16."
+        ) from error
+
+
+def adapter_folder(path: str | os.PathLike) -> Path:
+    """The folder of an adapter; CheckpointError when it is none, or holds pickled weights."""
+    folder = Path(path)
+    if not (folder / "adapter_config.json").is_file():
+        raise CheckpointError(f"{folder} holds no adapter_config.json; leave model_base out for a whole checkpoint.")
+    pickled = [name for name in ("adapter_model.bin", "non_lora_trainables.bin") if (folder / name).exists()]
+    if pickled:
+        raise CheckpointError(
+            f"{folder} holds pickled weights ({pickled[0]}), which can run code and are never loaded; merge the "
+            "adapter where it was trained and save that as safetensors."
+        )
+    return folder
+
+
+def merge_adapter(model: torch.nn.Module, folder: Path) -> torch.nn.Module:
+    """The model with the adapter's changes in its own weights; CheckpointError where they do not fit."""
+    try:
+        from peft import PeftModel
+    except ImportError as error:
+        raise CheckpointError(f"{folder} is a LoRA adapter, which needs peft; run pip install peft.") from error
+    try:
+        merged = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    except (RuntimeError, ValueError, OSError, KeyError) as error:
+        raise CheckpointError(
+            f"The adapter {folder} does not fit its base ({reason_of(error)}); name the right one."
+        ) from error
+    check_finite(folder, merged.state_dict())
+    return merged

@@ -9,7 +9,7 @@ import torch
 from aot import AOTConfig, CompressedVideo, compress, warm_up
 from aot.methods.in_llm import is_in_llm
 from aot.ops.received_attention import needed_layers
-from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, TowerOutput, joined
+from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
 
 
 class TowerFlops(NamedTuple):
@@ -57,12 +57,6 @@ class VideoFeatures:
         extras = dict(outputs)
         return cls(features, grid, extras.pop("shallow", None), extras.pop("deep", None), extras)
 
-    @classmethod
-    def join(cls, parts: list["VideoFeatures"]) -> "VideoFeatures":
-        """Parts of a video that were encoded alike, one after another, as one."""
-        outputs = {name: joined([part.outputs[name] for part in parts]) for name in parts[0].outputs}
-        return cls.of(joined([part.features for part in parts]), parts[0].grid, outputs)
-
     def repeated(self, which: Sequence[int]) -> "VideoFeatures":
         """The video whose frames are these of its own, by number."""
         outputs = {name: output[which] for name, output in self.outputs.items()}
@@ -85,11 +79,6 @@ class CapturePlan:
     received: dict[str, int]
     keys: dict[str, int]
     reuse: float | None = None
-
-    def name(self, output: TowerOutput) -> dict[str, torch.Tensor]:
-        """Side outputs of a tower pass by name."""
-        named = {name: output.received[layer] for name, layer in self.received.items()}
-        return named | {name: output.keys[layer] for name, layer in self.keys.items()}
 
 
 def capture_plan(tower: SigLipVisionTower, config: AOTConfig | None) -> CapturePlan:

@@ -7,19 +7,18 @@ from typing import Any
 import torch
 from torch import nn
 
-from aot import AOTConfig, CompressedVideo, LiveStream, TokenKind, VideoStream, pool_tokens, pooled_grid
+from aot import AOTConfig, CompressedVideo, TokenKind, pool_tokens, pooled_grid
 from aot.methods.in_llm import is_in_llm
 from aot.reuse import distinct_frames
-from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX, IMAGE_TOKEN_INDEX
+from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.model.compression import CapturePlan, TowerFlops, VideoFeatures, capture_plan, compress_video
-from llava.model.fields import pool_of
+from llava.model.language_model.configuration_llava_qwen import pool_of
 from llava.model.long_video import CHUNK, STREAM_ABOVE, can_stream, compress_stream
-from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower
+from llava.model.multimodal_encoder.siglip_encoder import SigLipVisionTower, joined
 from llava.model.multimodal_projector.builder import build_vision_projector
 from llava.model.pruning import LayerCounts, roles_of
-from llava.model.splice import cut, pad_rows, share_out, splice_row
 from llava.model.timing import Timing
-from llava.model.visual_tokens import arrange_image, arrange_video
+from llava.model.visual_tokens import arrange_image, arrange_video, cut, pad_rows, splice_rows
 
 EVERY_TOKEN = AOTConfig(retention=1.0, newlines="all")
 TEXT_AND_NO_VIDEO = (
@@ -103,18 +102,10 @@ class LlavaMetaForCausalLM:
     def uncompressed_count(self, frames: int) -> tuple[int, int]:
         """(visual, newline) tokens of a video of so many frames without compression."""
         side = self.get_vision_tower().num_patches_per_side
-        arrangement = self._arrangement()
+        arrangement = self.arrangement()
         rows, columns = pooled_grid((side, side), arrangement["pool"])
         position = "no_token" if arrangement["newline"] is None else arrangement["newline_position"]
         return EVERY_TOKEN.token_count(frames, rows * columns, newline_position=position, rows=rows)
-
-    def video_stream(self, frames: int | None = None) -> VideoStream:
-        """A stream for this model's features under the settings of this moment; see `compress_stream`."""
-        return VideoStream(self.config.aot or AOTConfig(), **self._arrangement(), frames=frames)
-
-    def live_stream(self) -> LiveStream:
-        """A stream of a video that does not end, for this model's features under the settings of this moment."""
-        return LiveStream(self.config.aot, **self._arrangement())
 
     def _video_tokens(
         self, video: VideoFeatures, *, trace: bool = False, retention: float | None = None
@@ -122,7 +113,7 @@ class LlavaMetaForCausalLM:
         if isinstance(video, CompressedVideo):  # compressed while it was read
             self.last_compression.append(video)
             return video.tokens, video
-        arrangement = self._arrangement()
+        arrangement = self.arrangement()
         settings = self.config.aot
         if settings is None:
             pool = arrangement["pool"]
@@ -135,7 +126,7 @@ class LlavaMetaForCausalLM:
         self.last_compression.append(result)
         return result.tokens, result
 
-    def _arrangement(self) -> dict[str, Any]:
+    def arrangement(self) -> dict[str, Any]:
         """Pooling and newlines of a video by the fields as they are now, as `aot.compress` takes them."""
         merge = getattr(self.config, "mm_patch_merge_type", None) or "flat"
         position = getattr(self.config, "mm_newline_position", None) or "one_token"
@@ -147,24 +138,29 @@ class LlavaMetaForCausalLM:
     def _encode(self, pixels: torch.Tensor, plan: CapturePlan) -> VideoFeatures:
         tower, projector = self.get_vision_tower(), self.get_model().mm_projector
         tower.check_pixels(pixels)
-        side, parts, patches, frames = tower.num_patches_per_side, [], 0, len(pixels)
+        side, patches, frames = tower.num_patches_per_side, 0, len(pixels)
         which = range(frames)
         if plan.reuse is not None:
             with self.last_timing.stage("tower", tower.device):
                 pixels, which = distinct_frames(pixels)
         wanted = {"received": set(plan.received.values()), "keys": set(plan.keys.values()), "reuse": plan.reuse}
+        features, outputs = [], {name: [] for name in (*plan.received, *plan.keys)}
         # pass by pass through both: the tower's output and the inside of the projector are never held for all frames
         for part in pixels.split(tower.pass_length(plan.reuse)):
             with self.last_timing.stage("tower", tower.device):
                 output = tower.encode(part, **wanted)
             with self.last_timing.stage("projector", tower.device):
-                features = projector(output.features.to(next(projector.parameters())))
-            parts.append(VideoFeatures.of(features, (side, side), plan.name(output)))
+                features.append(projector(output.features.to(next(projector.parameters()))))
+            for name, layer in plan.received.items():
+                outputs[name].append(output.received[layer])
+            for name, layer in plan.keys.items():
+                outputs[name].append(output.keys[layer])
             patches += output.patches
         whole = tower.flops(frames, frames * tower.num_patches)
         flops = TowerFlops(tower.flops(len(pixels), patches), whole)
         self.last_tower_flops += flops
-        video = VideoFeatures.join(parts)
+        side_outputs = {name: joined(parts) for name, parts in outputs.items()}
+        video = VideoFeatures.of(joined(features), (side, side), side_outputs)
         return replace(video if len(pixels) == frames else video.repeated(which), flops=flops)
 
     def encode_videos(self, pixels: list[torch.Tensor], *, plan: CapturePlan | None = None) -> list[VideoFeatures]:
@@ -264,14 +260,14 @@ class LlavaMetaForCausalLM:
             entries = list(images)
             visual = self._visual_tokens(entries, _modality_of_each(modalities, len(entries)), image_sizes, retentions)
         # in the place of the marks, rows of one length
-        rows = self._splice(input_ids, attention_mask, labels, visual, self.get_model().embed_tokens)
+        rows = splice_rows(input_ids, attention_mask, labels, visual, self.get_model().embed_tokens)
         for video in self.last_compression:
             video.check()  # the splice has waited for the device
         rows = cut(rows, getattr(self.config, "tokenizer_model_max_length", None))
         side = getattr(self.config, "tokenizer_padding_side", "right")
         embeds, new_labels, mask, places = pad_rows(rows, side=side)
         if is_in_llm(self.config.aot):
-            marks = self._splice(input_ids, attention_mask, labels, self._droppable(visual), _no_marks)
+            marks = splice_rows(input_ids, attention_mask, labels, self._droppable(visual), _no_marks)
             marks = [(mark[: len(row)], to[: len(row)]) for (mark, to), (row, _) in zip(marks, rows, strict=True)]
             self.last_roles = roles_of(marks, embeds.shape[1], side=side)
         if attention_mask is not None:
@@ -288,18 +284,6 @@ class LlavaMetaForCausalLM:
             kinds[id(tokens)] != TokenKind.NEWLINE if id(tokens) in kinds else _no_marks(tokens) for tokens in visual
         ]
         return [mark.float().view(-1, 1) for mark in marks]
-
-    def _splice(self, input_ids, attention_mask, labels, visual, embed) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """(embeddings, labels) of each row, padding of the prompts removed. embed: ids (L,) -> (L, D)."""
-        keep = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-        if labels is None:
-            labels = torch.full_like(input_ids, IGNORE_INDEX)
-        ids = [row[kept] for row, kept in zip(input_ids, keep, strict=True)]
-        targets = [row[kept] for row, kept in zip(labels, keep, strict=True)]
-        return [
-            splice_row(row, target, share, embed)
-            for row, target, share in zip(ids, targets, share_out(ids, visual), strict=True)
-        ]
 
 
 def _no_marks(tokens: torch.Tensor) -> torch.Tensor:

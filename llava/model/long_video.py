@@ -8,7 +8,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 
-from aot import AOTConfig, CompressedVideo, join
+from aot import AOTConfig, CompressedVideo, VideoStream, join
 from aot.stream import append_parts
 from llava.model.compression import TowerFlops
 from llava.model.timing import Timing
@@ -28,7 +28,8 @@ def compress_stream(model, chunks: Iterable[torch.Tensor], *, frames: int | None
     how many they have in all, which max_tokens needs. The result goes into ``images=[...]`` as a `VideoFeatures` does.
     Raises AOTError for no frames.
     """
-    stream, timing = model.video_stream(frames), Timing(wait=0.0, compress=0.0)
+    stream = VideoStream(model.config.aot or AOTConfig(), **model.arrangement(), frames=frames)
+    timing = Timing(wait=0.0, compress=0.0)
     flops = TowerFlops(0, 0)
     parts: list[CompressedVideo] = []
     # on a CPU the tower uses the cores already, and buffers of two threads leave gaps that make the memory grow

@@ -13,10 +13,10 @@ from torch import nn
 
 from aot import CompressedVideo
 from aot.methods.in_llm import is_in_llm
-from llava.chat.live import LiveSession
+from llava.chat.answer import ChatError
+from llava.chat.live import LiveSession, read_sent
 from llava.chat.prompt import Message, prompt_ids
 from llava.chat.session import ChatSession
-from llava.chat.types import ChatError
 from llava.model.compression import VideoFeatures
 from llava.serve.client import ServerError
 from llava.video import Video, time_text
@@ -85,13 +85,13 @@ class PromptEncoder:
         session: ChatSession | None = None,
         ending: str = "",
     ) -> Video:
-        """The sampled frames of a file, as of `ChatSession.read_sent`. stopped: ends the decoder once it is set.
+        """The sampled frames of a file, as of `llava.chat.live.read_sent`. stopped: ends the decoder once it is set.
 
         session: whose sampling is used, None for the encoder's own. ServerError when there is no room for the file.
         """
-        reader, limits = session or self.session, {"time_limit": DECODE_SECONDS, "stopped": stopped}
+        limits = {"time_limit": DECODE_SECONDS, "stopped": stopped}
         try:
-            return reader.read_sent(data, folder, ending=ending, **limits)
+            return read_sent(session or self.session, data, folder, ending=ending, **limits)
         except OSError as error:
             raise ServerError(NO_ROOM, status=503) from error
 

@@ -19,13 +19,12 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from aot import AOTError
+from llava.chat.answer import ChatError
 from llava.chat.prompt import Message
-from llava.chat.types import ChatError
 from llava.serve.client import ServerError
 from llava.serve.encoder import PromptEncoder, read_messages
-from llava.serve.encoder_pool import EncoderPool
+from llava.serve.encoder_pool import EncoderPool, LiveSessions
 from llava.serve.guard import BUSY, JSON, BodyBudget, Guard, authorization, error_response, read_body, while_connected
-from llava.serve.live_sessions import LiveSessions
 from llava.serve.upstream import Upstream, chat_answer, completion_request
 from llava.video import VideoError
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from llava.chat.model_defaults import default_sampling
+from llava.chat.prompt import default_sampling
 from llava.constants import DEFAULT_IMAGE_TOKEN, IGNORE_INDEX
 from llava.decoders.pillow_reader import PICTURES, read_picture
 from llava.mm_utils import process_images

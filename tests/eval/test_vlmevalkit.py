@@ -14,9 +14,9 @@ from PIL import Image
 from aot import AOTConfig
 from aot_tiny.shapes.clips import sample_clip, write_clip
 from aot_tiny.shapes.questions import LETTERS, make_questions
-from llava.chat.model_defaults import Sampling
+from llava.chat.answer import ChatError
+from llava.chat.prompt import Sampling
 from llava.chat.session import ChatSession
-from llava.chat.types import ChatError
 from llava.decoders.base import VideoError
 from llava.eval import vlmevalkit
 from llava.model.builder import load_pretrained_model

@@ -8,9 +8,8 @@ import torch
 
 from aot_cli.main import make_parser
 from llava.chat import chat, visualize
+from llava.chat.answer import ChatError, printable
 from llava.chat.options import load_session
-from llava.chat.streaming import printable
-from llava.chat.types import ChatError
 from llava.eval import infer
 
 from .checkpoints import MARKS

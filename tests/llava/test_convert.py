@@ -9,9 +9,8 @@ from transformers import AutoConfig, AutoTokenizer, LlavaOnevisionForConditional
 from aot.vllm import ARCHITECTURE
 from aot_cli.main import main
 from llava.constants import IMAGE_TOKEN_INDEX
-from llava.model.convert import convert
+from llava.model.convert import convert, key_in_transformers, with_rows
 from llava.model.loading import CheckpointError
-from llava.model.transformers_layout import key_in_transformers, with_rows
 
 STOCK = {
     "mm_newline_position": "one_token",

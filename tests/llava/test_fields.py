@@ -8,11 +8,15 @@ import torch
 
 from aot import AOTError, pool_tokens, pooled_grid
 from llava.model.builder import load_pretrained_model
-from llava.model.fields import check_sizes, layers_in_use
-from llava.model.folder import Stored
+from llava.model.checkpoint import TOWER, Stored, name_tower
+from llava.model.language_model.configuration_llava_qwen import (
+    check_sizes,
+    layers_in_use,
+    tower_config,
+    unused_layers,
+)
 from llava.model.language_model.llava_qwen import LlavaQwenConfig, LlavaQwenForCausalLM
 from llava.model.loading import CheckpointError
-from llava.model.multimodal_encoder.geometry import PREFIX, name_tower, tower_config, unused_layers
 
 from .conftest import tiny_config
 
@@ -245,7 +249,7 @@ def so400m(**changes) -> dict[str, Stored]:
         "encoder.layers.0.mlp.fc1.weight": (4304, 1152),
         **changes,
     }
-    return {PREFIX + name: Stored(None, "BF16", shape) for name, shape in shapes.items()}
+    return {TOWER + name: Stored(None, "BF16", shape) for name, shape in shapes.items()}
 
 
 @pytest.mark.parametrize("name", ["/data/towers/mine", "./siglip", "checkpoints/tower", None])

@@ -13,7 +13,7 @@ from llava.mm_utils import (
     select_best_resolution,
     tokenizer_image_token,
 )
-from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
+from llava.model.multimodal_encoder.siglip_encoder import SigLipImageProcessor
 
 
 class Settings:

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from llava.model.splice import left_align
+from llava.model.visual_tokens import left_align
 
 IDS = torch.tensor([[5, 6, -200, 7, 0, 0], [5, -200, 6, 7, 8, 9]])
 MASK = torch.tensor([[1, 1, 1, 1, 0, 0], [1] * 6])

@@ -9,7 +9,7 @@ import torch
 
 from aot_cli.main import main, make_parser
 from llava.chat.options import load_session
-from llava.model import quantised
+from llava.model import builder
 from llava.model.builder import load_pretrained_model
 
 EMBEDDED = Path(__file__).parents[2] / "checkpoints" / "aot-tiny"  # 4-bit blocks are wider than a tiny random model
@@ -58,13 +58,13 @@ def test_a_checkpoint_that_is_quantised_already(video, tmp_path):
 
 @pytest.mark.parametrize(("name", "library"), [("load_4bit", "bitsandbytes"), ("load_int8", "torchao")])
 def test_a_library_that_is_not_there_is_one_sentence(checkpoint, monkeypatch, name, library):
-    monkeypatch.setattr(quantised, "find_spec", lambda _: None)
+    monkeypatch.setattr(builder, "find_spec", lambda _: None)
     with pytest.raises(ValueError, match=f"needs {library}; run pip install {library}"):
         load(checkpoint, **{name: True})
 
 
 def test_the_option_says_so_too(checkpoint, monkeypatch):
-    monkeypatch.setattr(quantised, "find_spec", lambda _: None)
+    monkeypatch.setattr(builder, "find_spec", lambda _: None)
     options = make_parser().parse_args(["chat", "--model-path", str(checkpoint), "--quantization", "int8"])
     with pytest.raises(ValueError, match="needs torchao; run pip install torchao"):
         load_session(options)

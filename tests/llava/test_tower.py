@@ -3,10 +3,10 @@ import pytest
 import torch
 from transformers import AttentionInterface, SiglipVisionConfig, SiglipVisionModel
 
-import llava.model.multimodal_encoder.attention_capture as capture
 import llava.model.multimodal_encoder.siglip_encoder as siglip_encoder
-from llava.model.multimodal_encoder.geometry import tower_config
-from llava.model.multimodal_encoder.image_processor import SigLipImageProcessor
+import llava.model.multimodal_encoder.tower_layers as capture
+from llava.model.language_model.configuration_llava_qwen import tower_config
+from llava.model.multimodal_encoder.siglip_encoder import SigLipImageProcessor
 
 
 @pytest.fixture

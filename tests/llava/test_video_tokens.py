@@ -180,7 +180,7 @@ def test_methods_get_the_tower_outputs_they_declare(model, video, first_tokens):
 
 def test_methods_that_declare_nothing_cost_no_attention(model, video, first_tokens, monkeypatch):
     first_tokens(())
-    monkeypatch.setattr("llava.model.multimodal_encoder.attention_capture.received_attention", None)
+    monkeypatch.setattr("llava.model.multimodal_encoder.tower_layers.received_attention", None)
     model.config.aot = {"retention": 0.1, "method": "first_tokens"}
     assert prepare(model, [[-200]], [video], "video").shape[1] == 27
 

@@ -10,9 +10,9 @@ import torch
 
 from aot import AOTConfig, AOTError
 from llava.chat import live as live_module
+from llava.chat.answer import ChatError
 from llava.chat.live import LiveSession
 from llava.chat.session import ChatSession
-from llava.chat.types import ChatError
 from llava.video import Video
 
 from .conftest import picture

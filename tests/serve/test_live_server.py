@@ -19,9 +19,9 @@ from PIL import Image
 from aot import AOTConfig
 from benchmarks.load_encoder import answering as model_answering
 from benchmarks.load_encoder import ask_about, post
+from llava.chat.answer import printable
 from llava.chat.live import LiveSession
 from llava.chat.session import ChatSession
-from llava.chat.streaming import printable
 from llava.model.builder import load_pretrained_model
 from llava.serve.encoder import PromptEncoder
 from llava.video import load_video

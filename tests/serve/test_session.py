@@ -9,12 +9,10 @@ import torch
 
 from aot import AOTConfig
 from aot_cli.main import make_parser
-from llava.chat.answer_cost import cost, stats
-from llava.chat.model_defaults import PromptStyle, Sampling, default_prompt_style, default_sampling
+from llava.chat.answer import ChatError, TextStream, Tokens, cost, printable, stats
 from llava.chat.options import load_session
+from llava.chat.prompt import PromptStyle, Sampling, default_prompt_style, default_sampling
 from llava.chat.session import ChatSession
-from llava.chat.streaming import TextStream, printable
-from llava.chat.types import ChatError, Tokens
 from llava.decoders.worker_process import WorkerProcess
 from llava.model.long_video import compress_stream, pixel_chunks
 from llava.video import VideoError, load_video

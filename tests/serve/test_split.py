@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from aot import AOTConfig
+from llava.chat.answer import ChatError
 from llava.chat.session import ChatSession
-from llava.chat.types import ChatError
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.conversation import conv_templates
 from llava.mm_utils import tokenizer_image_token

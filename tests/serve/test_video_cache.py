@@ -16,8 +16,8 @@ import llava.video_cache as module
 from aot import AOTConfig
 from aot_cli.main import main
 from aot_cli.parser import cache_folder
-from llava.chat import video_reading
-from llava.chat.model_defaults import Sampling
+from llava.chat import session as chat_session
+from llava.chat.prompt import Sampling
 from llava.chat.session import ChatSession
 from llava.model.compression import VideoFeatures
 from llava.video import Video, VideoError
@@ -30,7 +30,7 @@ fork = multiprocessing.get_context("fork")
 def new_session(loaded, tmp_path, monkeypatch):
     """Makes sessions as further runs of a program have them, which count what they decode and encode."""
     tokenizer, model, processor, context = loaded
-    tower, encode, load = model.get_vision_tower(), model.get_vision_tower().encode, video_reading.load_video
+    tower, encode, load = model.get_vision_tower(), model.get_vision_tower().encode, chat_session.load_video
 
     def make(retention=0.1, **changes):
         cache = VideoCache(tmp_path / "cache", most_bytes=10**9, identity={"model": "tiny"})
@@ -39,7 +39,7 @@ def new_session(loaded, tmp_path, monkeypatch):
         session.work = []
         monkeypatch.setattr(tower, "encode", lambda p, **w: (session.work.append("tower"), encode(p, **w))[1])
         monkeypatch.setattr(
-            video_reading, "load_video", lambda *a, **w: (session.work.append("decode"), load(*a, **w))[1]
+            chat_session, "load_video", lambda *a, **w: (session.work.append("decode"), load(*a, **w))[1]
         )
         return session
 

@@ -2,8 +2,7 @@ import json
 
 import pytest
 
-from aot_cli.main import main
-from aot_cli.renamed import renamed
+from aot_cli.main import main, renamed
 from llava.eval.embedded import embedded_checkpoint, stand_in
 from llava.eval.records import read_records
 from llava.eval.report import listing

@@ -13,7 +13,7 @@ from llava.eval.exam.evaluator import run_exam_sweep, weights_hash
 from llava.eval.exam.settings import PARTS, ExamSweep
 from llava.eval.report import LEFT_OUT, left_out, write_exam
 from llava.eval.sweep import SweepError, load_sweep
-from llava.model.quantised import FEW_BITS
+from llava.model.builder import FEW_BITS
 from llava.video_cache import encoder_cache
 
 _CHANGED = ("world", "tower_dtype", "quantization", "questions", "seed", "captioned", "ablations_at")

@@ -14,8 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from llava.chat.model_defaults import PromptStyle
-from llava.chat.prompt import Message
+from llava.chat.prompt import Message, PromptStyle
 from llava.chat.prompt import prompt_ids as chat_ids
 from llava.constants import IMAGE_TOKEN_INDEX
 from llava.model.pruning import CACHE

@@ -21,7 +21,7 @@ from aot_cli.parser import pair, share
 from aot_tiny.worlds import checkpoint_world
 from llava.eval.exam.perturb import PERTURBATIONS
 from llava.eval.sweep import SweepError, build, check_count
-from llava.model.quantised import FEW_BITS
+from llava.model.builder import FEW_BITS
 
 OWN_COUNTS = tuple(name for name, changes in PRESETS.items() if changes.get("variant") == "paper")
 KNOWN = "full, blank, METHOD@RETENTION[,FIELD=VALUE…] or PRESET@RETENTION[,FIELD=VALUE…], and +CHANGE"

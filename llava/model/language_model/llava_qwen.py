@@ -7,12 +7,11 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from aot.integrations.kv_cache import take_cache
 from aot.methods.in_llm import is_in_llm
-from llava.model.fields import check_fields
-from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig
+from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig, check_fields
 from llava.model.llava_arch import LlavaMetaForCausalLM, LlavaMetaModel
 from llava.model.loading import HARMLESS, UNUSED, check_finite, check_keys, quiet_report
 from llava.model.pruning import CACHE, run_pruned
-from llava.model.splice import left_align
+from llava.model.visual_tokens import left_align
 
 __all__ = ["LlavaQwenConfig", "LlavaQwenForCausalLM", "LlavaQwenModel"]
 
@@ -23,9 +22,10 @@ class LlavaQwenModel(LlavaMetaModel, Qwen2Model):
     def forward(self, input_ids: torch.LongTensor | None = None, *, roles: torch.Tensor | None = None, **kwargs):
         """As Qwen2's; with roles (B, L) of `llava.model.pruning.Role`, visual tokens are dropped on the way."""
         cache = take_cache(kwargs)
-        output = run_pruned(self, roles, cache, config=self.config.aot, input_ids=input_ids, **kwargs)
-        if output is not None:
-            return output
+        if roles is not None or hasattr(cache, "pruned_prompt"):
+            output = run_pruned(self, roles, cache, config=self.config.aot, input_ids=input_ids, **kwargs)
+            if output is not None:
+                return output
         return super().forward(input_ids=input_ids, **{CACHE: cache}, **kwargs)
 
 
