@@ -26,6 +26,8 @@ HEAD = 20  # frames looked at for their order: more than H.264 and HEVC may hold
 TURNS = np.array([(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
 MIRRORS = np.array([(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
 IDENTITY = tuple(TURNS[0])
+# what FFmpeg knows to lie beside a frame and PyAV does not, such as EXIF, would end the reading of all of it
+Type._missing_ = classmethod(lambda kinds, _: kinds.VIDEO_HINT)
 
 
 class MissingFrame(VideoError):
