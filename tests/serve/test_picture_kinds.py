@@ -1,13 +1,16 @@
 """Pictures as cameras and instruments write them: as videos of one frame, in folders, and alone."""
 
+import struct
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
+from benchmarks.odd_files import HEVC, encode
 from llava.decoders.pillow_reader import PICTURES, read_picture
-from llava.video import load_video
+from llava.video import VideoError, load_video
 
 
 def readings(path: Path) -> list[np.ndarray]:
@@ -61,3 +64,46 @@ def test_sixteen_bits_of_grey_are_not_white(tmp_path):
     Image.fromarray(grey).save(tmp_path / "a.png")
     for shown in readings(tmp_path / "a.png"):
         assert np.abs(shown.astype(int) - (grey // 257)[..., None]).max() <= 2
+
+
+def box(kind: bytes, *parts: bytes, version: int | None = None) -> bytes:
+    body = b"".join(parts) if version is None else struct.pack(">I", version << 24) + b"".join(parts)
+    return struct.pack(">I", len(body) + 8) + kind + body
+
+
+def heic(tile: Path) -> bytes:
+    """A photo of two equal tiles side by side, as phones store it. tile: an MP4 of one frame of HEVC, 80x48."""
+    with av.open(str(tile)) as film:
+        stream = film.streams.video[0]
+        codec, data = bytes(stream.codec_context.extradata), bytes(next(film.demux(stream)))
+    items = [struct.pack(">HH4s", item, 0, b"grid" if item == 3 else b"hvc1") for item in (1, 2, 3)]
+    grid = struct.pack(">BBBBHH", 0, 0, 0, 1, 160, 48)
+    sizes = [box(b"ispe", struct.pack(">II", width, 48), version=0) for width in (80, 160)]
+    uses = struct.pack(">I HBBB HBBB HBB", 3, 1, 2, 1, 2, 2, 2, 1, 2, 3, 1, 3)
+    head = box(b"ftyp", b"heic", bytes(4), b"mif1heic")
+
+    def meta(start: int) -> bytes:
+        places = [(item, 0, 0, 1, start + (item - 1) * len(data), len(data)) for item in (1, 2)]
+        places += [(3, 1, 0, 1, 0, len(grid))]
+        return box(
+            b"meta",
+            box(b"hdlr", struct.pack(">I4s12x", 0, b"pict"), b"\0", version=0),
+            box(b"pitm", struct.pack(">H", 3), version=0),
+            box(b"iinf", struct.pack(">H", 3), *(box(b"infe", i, b"\0", version=2) for i in items), version=0),
+            box(b"iloc", b"\x44\0\0\3", *(struct.pack(">HHHHII", *place) for place in places), version=1),
+            box(b"iref", box(b"dimg", struct.pack(">HHHH", 3, 2, 1, 2)), version=0),
+            box(b"iprp", box(b"ipco", box(b"hvcC", codec), *sizes), box(b"ipma", uses, version=0)),
+            box(b"idat", grid),
+            version=0,
+        )
+
+    return head + meta(len(head) + len(meta(0)) + 8) + box(b"mdat", data, data)
+
+
+def test_a_tile_of_a_photo_is_not_taken_for_the_photo(tmp_path):
+    encode(tmp_path / "tile.mp4", frames=1, **HEVC)
+    (tmp_path / "a.heic").write_bytes(heic(tmp_path / "tile.mp4"))
+    with av.open(str(tmp_path / "a.heic")) as photo:
+        assert len(photo.streams.video) == 2
+    with pytest.raises(VideoError, match="tiles of a photo"):
+        load_video(tmp_path / "a.heic", num_frames=1)
