@@ -13,7 +13,7 @@ from aot.deprecated import renamed_keywords
 from llava.model.adapter import adapter_folder, merge_adapter
 from llava.model.checkpoint import local_folder, model_config, read_settings
 from llava.model.folder import check_tokenizer_files, stored_tensors
-from llava.model.loading import CheckpointError, check_fit, reason_of
+from llava.model.loading import CheckpointError, check_fit, read_json, reason_of
 from llava.model.quantised import few_bits, load_quantised
 from llava.utils import gc_disabled
 
@@ -173,6 +173,8 @@ def _load_model(folder: Path, *, config, **arguments):
     if given := getattr(config, "quantization_config", None):
         return load_quantised(folder, LlavaQwenForCausalLM, given, config=config, **arguments)
     check_fit(folder, stored, LlavaQwenForCausalLM, config)
+    if (generation := folder / "generation_config.json").is_file():
+        read_json(generation)  # transformers takes what is no object for one
     try:
         return LlavaQwenForCausalLM.from_pretrained(folder, config=config, use_safetensors=True, **arguments)
     except (OSError, SafetensorError) as error:
