@@ -51,6 +51,8 @@ def check_convertible(source: str | os.PathLike, config: LlavaQwenConfig) -> Non
                 f"{source} has {name} {value!r}, which has no place in the layout of transformers; only checkpoints "
                 f"with {wanted!r} are converted."
             )
+    if not getattr(config, "image_grid_pinpoints", None):
+        raise CheckpointError(f"{source}: no image_grid_pinpoints in config.json; take it from where the weights came.")
     pool = pool_of(config)
     pooled_grid((2, 2), pool)
     if "/" in pool:
