@@ -1,6 +1,7 @@
 """Running a command line, and the tree of commands as one argparse parser; at the end, names of the release before."""
 
 import argparse
+import os
 import platform
 import signal
 import sys
@@ -16,7 +17,7 @@ SHOWN = ("torch", "transformers")  # beside our own version, for reports of defe
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code, 2 for a wrong command and 130 after Ctrl-C."""
+    """Runs a command; returns its exit code, 2 for a wrong command, 130 after Ctrl-C, 141 when nobody reads on."""
     words = sys.argv[1:] if arguments is None else list(arguments)
     parser = make_parser()
     if not words or words == ["help"]:
@@ -29,9 +30,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(words)
     with _keyboard_interrupts():
         try:
-            return options.execute(options)
+            code = options.execute(options)
+            print(end="", flush=True)
+            return code
         except KeyboardInterrupt:
             return 130
+        except BrokenPipeError:  # whoever reads, such as head, has enough
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest goes when Python ends
+            return 141
 
 
 def entry(name: str) -> Callable[[list[str] | None], int]:

@@ -185,6 +185,7 @@ READABLE: dict[str, tuple[str, Writer]] = {
     "MPEG-2": ("a.mpg", encoded(codec="mpeg2video", rate=25)),
     "WMV": ("a.wmv", encoded(codec="wmv2")),
     "Flash": ("a.flv", encoded(codec="flv")),
+    "RealMedia": ("a.rm", encoded(codec="rv20", size=(176, 144))),
     "2000 wide, 16 high": ("a.mp4", encoded(size=(2000, 16))),
     "20 wide, 16 high": ("a.mp4", encoded(size=(20, 16))),
     "one frame": ("a.mp4", encoded(frames=1)),

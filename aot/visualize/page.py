@@ -54,6 +54,7 @@ def write_page(scene: Scene, path: Path, *, picture: Image.Image, film: Path, na
 </body></html>
 """,
         encoding="utf-8",
+        errors="backslashreplace",  # a file's name may be no UTF-8
     )
 
 

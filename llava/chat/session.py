@@ -237,6 +237,10 @@ class ChatSession:
             raise ChatError("There is no video to ask about yet; give one first, with /video PATH.")
         if not question.strip():
             raise ChatError("The question is empty; type one.")
+        try:
+            question.encode()
+        except UnicodeEncodeError as error:  # bytes of another encoding become lone surrogates
+            raise ChatError("The question is no UTF-8 text; set the terminal to UTF-8 and type it again.") from error
         started = time.perf_counter()
         # the prompt: the turns so far and the question, with a mark where the video goes
         ids = self._prompt(question)

@@ -22,6 +22,7 @@ FORMATS = (
 OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # of decoders, also while a file is looked at
 CLOSED = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+NO_FILM |= Disposition.dependent  # the tiles that a phone's photo (HEIC) is made of
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,8 @@ def find_film(path: str, file: BinaryIO) -> Film:
         with open_file(file) as container:
             stream = _film_stream(container)
             if stream is None:
-                raise VideoError(f"{path} has no video in it, only streams such as audio; give a video file.")
+                what = "only streams such as audio or the tiles of a photo"
+                raise VideoError(f"{path} has no video in it, {what}; give a video file.")
             downscale_factor(path, stream.codec_context.width, stream.codec_context.height)
             seconds = max(0, container.duration or 0) / av.time_base
             alone = len(container.streams.video) == 1

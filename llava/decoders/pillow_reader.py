@@ -2,13 +2,15 @@
 
 import os
 import re
+import struct
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.Image import Transpose
 
 from llava.decoders.base import Ask, VideoError, downscale_factor
 from llava.decoders.sandbox import open_regular
@@ -17,6 +19,16 @@ SUFFIXES = {".png", ".jpg", ".jpeg"}
 FORMATS = ("PNG", "JPEG")  # of the frames of a folder
 PICTURES = (*FORMATS, "WEBP", "BMP", "GIF")  # of single pictures
 RATE = 1.0  # a folder has no clock: its pictures are taken as one second apart
+# how a picture is to be turned or mirrored, by the orientation that cameras write into EXIF
+UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
 
 
 def is_animation(file: BinaryIO) -> bool:
@@ -42,7 +54,7 @@ def read_animation(path: str, file: BinaryIO, ask: Ask) -> Iterator[np.ndarray]:
                 times, last = np.arange(len(times)) / 10.0, 0.1  # browsers take so long where nothing is stated
             for number in ask(times, len(times) / (times[-1] + last)):
                 image.seek(number)
-                yield np.asarray(image.convert("RGB").reduce(factor))
+                yield np.asarray(upright(image).convert("RGB").reduce(factor))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise VideoError(f"{path} is an animation that cannot be read; convert it to MP4 with H.264.") from error
 
@@ -75,6 +87,15 @@ def natural(file: Path) -> list:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts]
 
 
+def upright(image: Image.Image) -> Image.Image:
+    """The picture as it is to be seen; as it is stored where its EXIF is damaged."""
+    try:
+        orientation = image.getexif().get(ExifTags.Base.Orientation)
+    except (SyntaxError, struct.error):
+        return image
+    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
+
+
 def read_picture(path: Path, formats: tuple[str, ...] = FORMATS) -> tuple[np.ndarray, tuple[int, int]]:
     """((H, W, 3) uint8 pixels, (width, height) of the file); a large picture is averaged down.
 
@@ -85,7 +106,10 @@ def read_picture(path: Path, formats: tuple[str, ...] = FORMATS) -> tuple[np.nda
         try:
             with Image.open(file, formats=formats) as image:
                 factor = downscale_factor(str(path), *image.size)
-                return np.asarray(image.convert("RGB").reduce(factor)), image.size
+                seen = upright(image)
+                if seen.mode.startswith("I"):  # 16 bits of grey, of which conversion would make white
+                    seen = seen.point(lambda grey: grey / 256).convert("L")
+                return np.asarray(seen.convert("RGB").reduce(factor)), seen.size
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
             raise VideoError(f"The picture {path} is too large; scale it down first.") from error
         except (UnidentifiedImageError, OSError, SyntaxError) as error:

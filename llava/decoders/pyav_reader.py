@@ -26,6 +26,8 @@ HEAD = 20  # frames looked at for their order: more than H.264 and HEVC may hold
 TURNS = np.array([(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)])
 MIRRORS = np.array([(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)])
 IDENTITY = tuple(TURNS[0])
+# what FFmpeg knows to lie beside a frame and PyAV does not, such as EXIF, would end the reading of all of it
+Type._missing_ = classmethod(lambda kinds, _: kinds.VIDEO_HINT)
 
 
 class MissingFrame(VideoError):
@@ -231,6 +233,8 @@ def _read_by_header(film: Film, ask: Ask, picture: FrameConverter) -> Generator[
         if stream.frames and abs(stream.frames - total) > 1:  # part of them is hidden
             return False
         total = stream.frames or total
+        if total > os.fstat(film.file.fileno()).st_size:  # less than a byte each
+            return False
         for index in ask(np.arange(total) / float(rate), float(rate)):
             target = start * base + int(index) / rate
             # a little early: times are rounded to the time base
@@ -252,7 +256,10 @@ def _read_by_seeking(film: Film, index: Index, wanted: Sequence[int], picture: F
             target = index.stamps[left[0]]
             before = bisect_right(index.keys, target)
             if before and index.keys[before - 1] > position:
-                container.seek(index.keys[before - 1], stream=stream)
+                try:
+                    container.seek(index.keys[before - 1], stream=stream)
+                except av.error.FFmpegError:  # as in RealMedia without an index
+                    break
                 frames = _frames(container, stream)
             frame = _first_from(frames, target)
             if frame is None or frame.pts > target:

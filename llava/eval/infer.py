@@ -22,7 +22,7 @@ from aot_cli.parser import Parser, meant
 from llava.chat.answer import ChatError
 from llava.chat.options import add_model_options, compression, model_path
 from llava.chat.prompt import default_prompt_style
-from llava.eval.jsonl import LineError, numbered_lines, parse_line, write_jsonl
+from llava.eval.jsonl import LineError, numbered_lines, parse_line, to_line, write_jsonl
 from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import checkpoint_fingerprint
 from llava.eval.runner import Launch, add_launch_options, last_log_line, launch_of, run_module
@@ -126,6 +126,10 @@ def by_video(lines: list[Asked]) -> dict[str, list[Asked]]:
 
 def read_questions(options: Namespace) -> list[Asked]:
     """All lines of the input, in order. Raises ChatError for a file without a question, AOTError for bad settings."""
+    if options.output.is_dir():
+        raise ChatError(f"--output {options.output} is a folder; name a file in it.")
+    if options.output.exists() and options.input.exists() and options.output.samefile(options.input):
+        raise ChatError("--output would write over --input; name another file.")
     aot = compression(options)
     identity = {  # what the answers depend on
         "checkpoint": checkpoint_fingerprint(model_path(options)),
@@ -174,6 +178,10 @@ def _check(row: Mapping[str, Any], where: str, folder: Path, further: Mapping[st
         raise LineError(f"{where}: id must be a text or a whole number.")
     if not all(isinstance(row[name], str) and row[name].strip() for name in ("video", "question")):
         raise LineError(f"{where}: video and question must be texts that are not empty.")
+    try:
+        to_line(further)
+    except ValueError as error:
+        raise LineError(f"{where} holds NaN or an infinite number, which JSON does not have; write null.") from error
     try:
         f"{row['id']}{row['question']}".encode()
         video = (folder / row["video"]).resolve()

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from aot import AOTConfig
 from aot.deprecated import renamed_keywords
 from llava.model.checkpoint import local_folder, model_config, name_tower, read_settings, stored_tensors
-from llava.model.loading import CheckpointError, check_finite, check_fit, reason_of
+from llava.model.loading import CheckpointError, check_finite, check_fit, read_json, reason_of
 from llava.utils import gc_disabled
 
 _HUB_ARGUMENTS = ("revision", "cache_dir", "token", "local_files_only")
@@ -176,6 +176,8 @@ def _load_model(folder: Path, *, config, **arguments):
     if given := getattr(config, "quantization_config", None):
         return load_quantised(folder, LlavaQwenForCausalLM, given, config=config, **arguments)
     check_fit(folder, stored, LlavaQwenForCausalLM, config)
+    if (generation := folder / "generation_config.json").is_file():
+        read_json(generation)  # transformers takes what is no object for one
     try:
         return LlavaQwenForCausalLM.from_pretrained(folder, config=config, use_safetensors=True, **arguments)
     except (OSError, SafetensorError) as error:

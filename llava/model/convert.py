@@ -19,7 +19,7 @@ from llava.model.builder import load_tokenizer
 from llava.model.checkpoint import local_folder, model_config, name_tower, read_settings, stored_tensors, weight_files
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig, pool_of, tower_config
 from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
-from llava.model.loading import CheckpointError, check_finite, check_fit
+from llava.model.loading import CheckpointError, check_finite, check_fit, reason_of
 
 STOCK = "LlavaOnevisionForConditionalGeneration"
 MARKS = ("<image>", "<video>")
@@ -59,6 +59,8 @@ def check_convertible(source: str | os.PathLike, config: LlavaQwenConfig) -> Non
                 f"{source} has {name} {value!r}, which has no place in the layout of transformers; only checkpoints "
                 f"with {wanted!r} are converted."
             )
+    if not getattr(config, "image_grid_pinpoints", None):
+        raise CheckpointError(f"{source}: no image_grid_pinpoints in config.json; take it from where the weights came.")
     pool = pool_of(config)
     pooled_grid((2, 2), pool)
     if "/" in pool:
@@ -181,16 +183,19 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, pool: str |
     keys = check_fit(folder, stored, LlavaQwenForCausalLM, config)
     part = target.with_name(f"{target.name}.part")
     shutil.rmtree(part, ignore_errors=True)
-    part.mkdir(parents=True)
-    marks, length = _write_tokenizer(folder, part)
-    rows = max(config.vocab_size, length)
-    _write_weights(folder, part, rows, keys)
-    _write_json(part / "config.json", transformers_config(config, marks=marks, vocab_size=rows))
-    for name, content in processor_files(config).items():
-        _write_json(part / name, content)
-    if (folder / "generation_config.json").is_file():
-        shutil.copyfile(folder / "generation_config.json", part / "generation_config.json")
-    part.rename(target)
+    try:
+        part.mkdir(parents=True)
+        marks, length = _write_tokenizer(folder, part)
+        rows = max(config.vocab_size, length)
+        _write_weights(folder, part, rows, keys)
+        _write_json(part / "config.json", transformers_config(config, marks=marks, vocab_size=rows))
+        for name, content in processor_files(config).items():
+            _write_json(part / name, content)
+        if (folder / "generation_config.json").is_file():
+            shutil.copyfile(folder / "generation_config.json", part / "generation_config.json")
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
     return target
 
 
@@ -200,7 +205,10 @@ def _write_tokenizer(folder: Path, target: Path) -> tuple[dict[str, int], int]:
 
     tokenizer = load_tokenizer(folder)
     tokenizer.add_tokens([AddedToken(mark, special=True, normalized=False) for mark in MARKS], special_tokens=True)
-    tokenizer.save_pretrained(target)
+    try:
+        tokenizer.save_pretrained(target)
+    except Exception as error:  # where there is no room, tokenizers raises Exception itself
+        raise CheckpointError(f"{target} cannot be written ({reason_of(error)}); make room for it.") from error
     return {mark: tokenizer.convert_tokens_to_ids(mark) for mark in MARKS}, len(tokenizer)
 
 
@@ -216,7 +224,10 @@ def _write_weights(folder: Path, target: Path, rows: int, keys: Set[str]) -> Non
         except SafetensorError as error:
             raise CheckpointError(f"{file} cannot be read ({error}); download the checkpoint again.") from error
         check_finite(folder, tensors)
-        save_file(tensors, target / name, metadata={"format": "pt"})
+        try:
+            save_file(tensors, target / name, metadata={"format": "pt"})
+        except SafetensorError as error:
+            raise CheckpointError(f"{target / name} cannot be written ({error}); make room for it.") from error
         places |= dict.fromkeys(tensors, name)
         size += sum(t.numel() * t.element_size() for t in tensors.values())
     if len(files) > 1:

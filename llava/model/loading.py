@@ -25,7 +25,7 @@ def read_json(file: Path) -> dict:
     """The settings that a file holds. Raises CheckpointError."""
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); download it again.") from error
     if not isinstance(settings, dict):
         raise CheckpointError(f"{file} holds no settings; download it again.")

@@ -47,17 +47,17 @@ def read_mixture(path: str, *, seed: int = 0) -> list[dict]:
         return _read_file(Path(path))
     try:
         mixture = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        parts = [(part["json_path"], str(part.get("sampling_strategy", "all"))) for part in mixture["datasets"]]
-    except (OSError, yaml.YAMLError, TypeError, LookupError, AttributeError) as error:
+        parts = [(Path(part["json_path"]), str(part.get("sampling_strategy", "all"))) for part in mixture["datasets"]]
+    except (OSError, ValueError, yaml.YAMLError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise DataError(f"{path} is no mixture; write `datasets:` with a json_path each.") from error
     draw = random.Random(seed)
-    return [sample for file, strategy in parts for sample in _drawn(_read_file(Path(file)), strategy, draw)]
+    return [sample for file, strategy in parts for sample in _drawn(_read_file(file), strategy, draw)]
 
 
 def _read_file(file: Path) -> list[dict]:
     try:
         samples = read_jsonl(file) if file.suffix == ".jsonl" else json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DataError(f"{file} cannot be read as conversations ({error}); check the path and the format.") from error
     if not isinstance(samples, list) or not all(isinstance(sample, dict) for sample in samples):
         raise DataError(f"{file} holds no list of conversations; see docs/training.md for the format.")
@@ -90,14 +90,18 @@ def parse_sample(raw: Mapping, number: int) -> Sample:
         turns = [(turn.get("from", turn.get("role")), turn.get("value", turn.get("content"))) for turn in
                  raw["conversations"]]  # fmt: skip
         system = turns.pop(0)[1] if turns[0][0] == "system" else None
-        turns = [(SPEAKERS[speaker], str(text)) for speaker, text in turns]
+        turns = [(SPEAKERS[speaker], text) for speaker, text in turns]
     except (LookupError, TypeError, AttributeError) as error:
         raise DataError(f"Sample {name} holds no conversation of human and gpt turns.") from error
+    if not all(isinstance(text, str) for _, text in turns):  # learnt as "None", were it not refused
+        raise DataError(f"Sample {name} has a turn whose value is no text; write it in quotes.")
     if turns and turns[0][0] == 1:
         turns = turns[1:]
     if not any(speaker == 1 for speaker, _ in turns):
         raise DataError(f"Sample {name} holds no answer to learn from.")
     images, videos = _paths(raw.get("image")), _paths(raw.get("video"))
+    if not all(isinstance(path, str) for path in images + videos):
+        raise DataError(f"Sample {name} has an image or a video that is no path; write a path or a list of them.")
     marks = [mark for _, text in turns for mark in re.findall(f"{DEFAULT_IMAGE_TOKEN}|{VIDEO_MARK}", text)]
     if not marks and (images or videos):
         turns[0] = (turns[0][0], f"{DEFAULT_IMAGE_TOKEN}\n" * len(images + videos) + turns[0][1])
@@ -125,7 +129,7 @@ def _mark_first(turns: list[tuple[int, str]], marks: int) -> list[tuple[int, str
 
 
 def _paths(value) -> list[str]:
-    return [] if value in (None, "", []) else [value] if isinstance(value, str) else [str(path) for path in value]
+    return [] if value in (None, "", []) else value if isinstance(value, list) else [value]
 
 
 def tokenize(

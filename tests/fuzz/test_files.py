@@ -114,6 +114,15 @@ def test_long_video_whose_header_is_wrong_is_read_through(tmp_path):
     assert shown == np.linspace(0, 23, 8).astype(int).tolist()
 
 
+def test_a_length_that_counts_from_1970(tmp_path):
+    """Recorders write it where times are those of the clock; as many frames would not fit into the file."""
+    path = tmp_path / "a.mkv"
+    encode(path, muxer={"output_ts_offset": "1700000000"})
+    told, shown = read_in_this_process(path)
+    np.testing.assert_allclose(told, np.arange(24) / 10, atol=2e-3)
+    assert shown == np.linspace(0, 23, 8).astype(int).tolist()
+
+
 def test_a_decoder_that_crashes_or_hangs_is_one_sentence(tmp_path, monkeypatch):
     path, worker = tmp_path / "a.mp4", tmp_path / "worker.py"
     encode(path)

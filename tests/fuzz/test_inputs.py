@@ -92,6 +92,13 @@ def test_config_json_that_is_none(checkpoint, content):
     said(caught.value)
 
 
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+@pytest.mark.parametrize("content", [b"null", b"[1]", b"\xff", b"[" * 100_000])
+def test_settings_that_are_none(checkpoint, name, content):
+    (checkpoint / name).write_bytes(content)
+    assert name in refusal(checkpoint)
+
+
 @settings(QUICK, max_examples=12)
 @given(st.integers(0, 10_000), st.sampled_from(["cut", "flip", "header", "empty"]), st.integers(1, 255))
 def test_damaged_weights(folder, tmp_path_factory, place, kind, value):

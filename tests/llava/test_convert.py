@@ -1,6 +1,7 @@
 """The layout of transformers: what was converted gives the same tokens there."""
 
 import json
+import resource
 
 import pytest
 import torch
@@ -139,3 +140,27 @@ def test_the_command_says_one_sentence(write, tmp_path, capsys):
     assert capsys.readouterr().err.count("\n") == 1
     assert main(["convert", str(tmp_path / "target"), str(tmp_path / "again")]) == 1
     assert "layout of transformers" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_its_grids_is_one_sentence(write, tmp_path):
+    _, source = write()
+    fields = json.loads((source / "config.json").read_text())
+    del fields["image_grid_pinpoints"]
+    (source / "config.json").write_text(json.dumps(fields))
+    with pytest.raises(CheckpointError, match="no image_grid_pinpoints"):
+        convert(source, tmp_path / "target")
+
+
+@pytest.mark.parametrize("file", ["tokenizer.json", "model.safetensors"])
+def test_no_room_is_one_sentence_and_leaves_nothing(write, tmp_path, capsys, file):
+    _, source = write()
+    room, hard = (source / file).stat().st_size // 2, resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    before = sorted(tmp_path.iterdir())
+    capsys.readouterr()
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        code = main(["convert", str(source), str(tmp_path / "target")])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    said = capsys.readouterr().err
+    assert code == 1 and "make room" in said and said.count("\n") == 1 and sorted(tmp_path.iterdir()) == before

@@ -171,3 +171,15 @@ def test_an_installation_carries_the_embedded_model(tmp_path):
     assert answer["model"]["path"] == str(tmp_path / "lib" / "llava" / "checkpoints" / "aot-tiny")
     assert "aot-tiny" in answer["note"] and "--model-path" in answer["note"]
     assert (tmp_path / "lib" / "llava" / "lmms_eval_tasks" / "aot_clips" / "_defaults").is_file()
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_traceback(tmp_path, unbuffered):
+    """As behind `| head`: what is printed at once, and what is left for the end of Python."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "aot_cli", "clip", str(tmp_path / "a.mp4")]
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    run = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, env=environment, timeout=120)
+    os.close(writing)
+    assert (run.returncode, run.stderr) == (141, b"") and (tmp_path / "a.mp4").is_file()

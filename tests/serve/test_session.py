@@ -378,6 +378,8 @@ def test_empty_question_and_unknown_template(session, loaded, clip):
     session.set_video(clip)
     with pytest.raises(ChatError, match="empty"):
         session.ask("  ")
+    with pytest.raises(ChatError, match="no UTF-8"):
+        session.ask("What moves \udce9?")
     with pytest.raises(ChatError, match="template"):
         ChatSession(*(loaded[i] for i in (1, 0, 2, 3)), template="vicuna")
 

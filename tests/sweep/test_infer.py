@@ -104,6 +104,8 @@ def test_everything_there_already_is_written_without_a_model(clips, tmp_path, mo
         ('{"id": 1, "video": "a\\u0000", "question": "b"}', "no path"),
         (json.dumps({"id": 1, "video": 5000 * "a", "question": "b"}), "name too long"),
         ('{"id": 1, "video": "a", "question": "\\ud800"}', "lone surrogate"),
+        ('{"id": 1, "video": "a", "question": "b", "score": {"mean": NaN}}', "NaN or an infinite number"),
+        ('{"id": 1, "video": "a", "question": "b", "score": -1e999}', "NaN or an infinite number"),
         (f'{{"id": {"9" * 5000}, "video": "a", "question": "b"}}', "is no JSON"),
         (10_000 * "[", "is no JSON"),
         ("[1]", "no JSON object"),
@@ -160,3 +162,14 @@ def test_a_bad_line_fails_its_own_question_and_is_named(tmp_path, monkeypatch, c
 def test_commands_that_make_no_sense(clips, tmp_path, capsys, more, words):
     assert infer.main(["--input", str(clips), "--output", str(tmp_path / "a"), *more]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_no_work_begins_where_the_output_cannot_be_or_is_the_input(clips, tmp_path, capsys):
+    before = clips.read_bytes()
+    link = tmp_path / "link.jsonl"
+    link.symlink_to(clips)
+    for output, words in ((tmp_path, "is a folder"), (clips, "over --input"), (link, "over --input")):
+        assert infer.main(["--input", str(clips), "--output", str(output)]) == 2
+        said = capsys.readouterr().err
+        assert words in said and said.count("\n") == 1
+    assert clips.read_bytes() == before and list(tmp_path.iterdir()) == [link]

@@ -1,5 +1,7 @@
 """`aot visualize` on a real file."""
 
+from pathlib import Path
+
 import pytest
 
 from aot_cli.main import main
@@ -16,12 +18,14 @@ def files(tmp_path_factory) -> tuple[str, str]:
 def test_writes_three_files_and_says_where(files, tmp_path, capsys):
     checkpoint, clip = files
     output = tmp_path / "new" / "pictures"
-    arguments = ["visualize", clip, "--model-path", checkpoint, "--retention", "0.25", "--output", str(output)]
+    named = tmp_path / "a <b>clip\udce9.mp4"  # bytes that are no UTF-8, and marks of HTML
+    named.write_bytes(Path(clip).read_bytes())
+    arguments = ["visualize", str(named), "--model-path", checkpoint, "--retention", "0.25", "--output", str(output)]
     assert main([*arguments, "--num-frames", "4", "--device", "cpu"]) == 0
     lines = capsys.readouterr().out.split("\n")
     assert [str(output / name) for name in ("kept.png", "kept.mp4", "index.html")] == lines[:3]
     page = (output / "index.html").read_text(encoding="utf-8")
-    assert "36 of 144 visual tokens kept (25 %)" in page and "What was kept of a clip.mp4" in page
+    assert "36 of 144 visual tokens kept (25 %)" in page and "What was kept of a &lt;b&gt;clip\\udce9.mp4" in page
 
 
 def test_mistakes_are_one_sentence(files, tmp_path, capsys):

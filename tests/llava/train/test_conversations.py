@@ -83,6 +83,11 @@ def test_marks_meet_their_images_and_videos():
         ({"conversations": [{"from": "human", "value": "?"}]}, "Sample 7 holds no answer"),
         ({"image": "a", "conversations": turns("<image> <image>", "x")}, "2 marks for 1 images"),
         ({"conversations": turns("<image>", "x")}, "1 marks for 0 images"),
+        ({"conversations": turns("?", None)}, "Sample 7 has a turn whose value is no text"),
+        ({"conversations": [{"from": "human", "text": "?"}, *turns("?", "x")]}, "whose value is no text"),
+        ({"conversations": turns([{"type": "text", "text": "?"}], "x")}, "whose value is no text"),
+        ({"video": 3, "conversations": turns("?", "x")}, "Sample 7 has an image or a video that is no path"),
+        ({"image": [None], "conversations": turns("?", "x")}, "that is no path"),
     ],
 )
 def test_a_bad_sample_is_one_sentence(raw, told):
@@ -101,10 +106,18 @@ def test_mixtures(tmp_path):
     assert ids[:7] == ["a0", "a1", "a2", "b8", "b9", "c0", "c1"] and len(set(ids[7:])) == 3
     assert ids == [sample["id"] for sample in read_mixture(str(tmp_path / "mix.yaml"), seed=3)]
     assert len(read_mixture(str(tmp_path / "{a,b}.json"))) == 20
-    for content in ("datasets: 3", "datasets:\n  - json_path: nowhere.json"):
-        (tmp_path / "bad.yaml").write_text(content)
-        with pytest.raises(DataError):
-            read_mixture(str(tmp_path / "bad.yaml"))
+    bad = (
+        b"datasets: 3",
+        b"datasets:\n  - json_path: nowhere.json",
+        b"datasets:\n  - json_path: 3",
+        b"\xff",
+        b"[" * 5000,
+    )
+    for content in bad:
+        for name in ("bad.yaml", "bad.json", "bad.jsonl"):
+            (tmp_path / name).write_bytes(content)
+            with pytest.raises(DataError, match=name if content != bad[1] else None):
+                read_mixture(str(tmp_path / name))
 
 
 def test_a_line_separator_in_a_text_ends_no_line(tmp_path):
