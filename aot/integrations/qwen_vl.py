@@ -52,7 +52,7 @@ class QwenVL(Family):
                 features[v].unflatten(0, (t, -1)),
                 outputs[v],
                 (h // merge, w // merge),
-                levels=tuple(level[v].detach() for level in levels),
+                levels=tuple(level[v] for level in levels),
             )
             for v, (t, h, w) in enumerate(grids)
         ]

@@ -9,7 +9,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -282,7 +282,9 @@ def kept_of(state: State, encoded: Encoded, compress_one: Callable[[EncodedVideo
         if one is not None:
             one.video.check()  # which places stay is read from the device anyway
     state.seconds = time.perf_counter() - started
-    state.last = [one.video for one in kept if one is not None]
+    videos = [one.video for one in kept if one is not None]
+    # without what a backward pass holds on to
+    state.last = [replace(video, tokens=video.tokens.detach()) for video in videos]
     if encoded.whole is not None:
         encoded.whole.kept = kept
     return kept

@@ -29,7 +29,7 @@ def watch(module: nn.Module, name: str) -> RemovableHandle:
 def _keep(name: str, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
     store = _store.get()
     if store is not None and name in store:
-        store[name] = output.detach()
+        store[name] = output
 
 
 def watch_call(module: nn.Module, name: str) -> RemovableHandle:

@@ -183,6 +183,21 @@ def test_low_precision_and_training_mode(theirs):
     assert low.dtype == torch.bfloat16 and low.shape == expected.shape and bool(low.isfinite().all())
 
 
+def test_all_tokens_have_the_gradients_of_the_model_itself(theirs):
+    """Of tower, projector and newline as well; and a trained model can be copied."""
+    inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == 299, -100)
+    grads = []
+    with torch.enable_grad():
+        for _ in range(2):
+            theirs.zero_grad()
+            theirs(**inputs, labels=labels).loss.backward()
+            grads.append({name: p.grad for name, p in theirs.named_parameters() if p.grad is not None})
+            aot.apply(theirs, 1.0)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-5)
+    copy.deepcopy(theirs)
+
+
 def test_several_sequences_of_one_prompt(theirs):
     aot.apply(theirs, 0.2)
     found = new_ids(theirs, [ASKED], pixels(1)[None], num_beams=3, num_return_sequences=3)
