@@ -71,7 +71,7 @@ def register(
 
 def get_method(name: str) -> Method:
     """The method called `name`; AOTError lists the known names when there is none."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise AOTError(f"Unknown method {name!r}; choose one of: {', '.join(method_names())}.")
     return METHODS[name]
 
@@ -84,7 +84,7 @@ def method_names(kind: str | None = None) -> list[str]:
 def resolve_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """Options of a method with its defaults filled in; unknown ones raise AOTError."""
     method = get_method(name)
-    unknown = sorted(set(options) - set(method.options))
+    unknown = sorted(str(option) for option in options if option not in method.options)
     if unknown:
         known = ", ".join(sorted(method.options)) or "none"
         raise AOTError(f"Method {name!r} has no option {', '.join(unknown)}; its options are: {known}.")

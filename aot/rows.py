@@ -6,7 +6,6 @@ from .ops import merge
 from .types import CompressedVideo
 
 
-@torch.no_grad()
 def merged_rows(video: CompressedVideo, rows: torch.Tensor) -> torch.Tensor:
     """(S, R) rows of the kept tokens, merged as these were.
 

@@ -53,7 +53,7 @@ class VideoStream:
         self._newline, self._position = newline, newline_position
         self._settings: dict[str, Any] = {"pool": pool, "newline_position": newline_position, "grid": grid}
         self._most_frames = None if frames is None else count("frames", frames, 1)
-        self._frames, self._kept = 0, 0
+        self._frames, self._kept, self._finished = 0, 0, False
         self._pending: dict[str, torch.Tensor] = {}
         self._before: torch.Tensor | None = None
 
@@ -69,6 +69,8 @@ class VideoStream:
 
         Frame numbers in the results count from the start of the stream.
         """
+        if self._finished:
+            raise AOTError("This stream is finished; make a new one for another video.")
         new = {"features": features, "shallow": shallow, "deep": deep, **(extras or {})}
         new = {name: value for name, value in new.items() if value is not None or name == "features"}
         if self._pending and new.keys() != self._pending.keys():
@@ -97,7 +99,7 @@ class VideoStream:
 
     def finish(self) -> list[CompressedVideo]:
         """The last clip; the stream takes no frames after it. Empty when nothing is left to say."""
-        held = self._held()
+        self._finished, held = True, self._held()
         return [self._close(held, last=True)] if held and self._budget(held) else []
 
     def _held(self) -> int:

@@ -33,8 +33,7 @@ class LlavaOnevision(Family):
         return result, split_videos(captured[_PROJECTED], reader.read(captured, skip=skip), frames, (side, side))
 
     def arrangement(self, model: Any) -> dict[str, Any]:
-        newline = model.model.image_newline.detach()
-        return {"pool": "bilinear", "newline": newline, "newline_position": "one_token"}
+        return {"pool": "bilinear", "newline": model.model.image_newline, "newline_position": "one_token"}
 
     def size(self, video: EncodedVideo) -> int:
         height, width = pooled_grid(video.grid, "bilinear")

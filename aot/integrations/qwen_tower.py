@@ -10,16 +10,9 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 
 from ..errors import AOTError
 from ..ops.received_attention import needed_layers, received_attention
-from .vision_outputs import watch_call
-
-
-def watch_blocks(tower: nn.Module) -> list[RemovableHandle]:
-    """Watches what the attention of every layer gets."""
-    return [watch_call(block.attn, f"attention{number}") for number, block in enumerate(tower.blocks)]
 
 
 class TowerReader:

@@ -10,10 +10,10 @@ from ..errors import AOTError
 from . import steps
 from .prompt import positions
 from .qwen_reuse import reuse_blocks
-from .qwen_tower import TowerReader, watch_blocks
+from .qwen_tower import TowerReader
 from .shortening import Family, Step
 from .steps import EncodedVideo
-from .vision_outputs import capturing
+from .vision_outputs import capturing, watch_attention
 
 
 class QwenVL(Family):
@@ -33,7 +33,8 @@ class QwenVL(Family):
         TowerReader(model.model.visual, needs)
 
     def watch(self, model: Any) -> list:
-        return [*watch_blocks(model.model.visual), *reuse_blocks(model.model.visual)]
+        tower = model.model.visual
+        return [*watch_attention([block.attn for block in tower.blocks]), *reuse_blocks(tower)]
 
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
         thw = inspect.signature(original).bind(inner, *args, **kwargs).arguments["video_grid_thw"]
@@ -51,7 +52,7 @@ class QwenVL(Family):
                 features[v].unflatten(0, (t, -1)),
                 outputs[v],
                 (h // merge, w // merge),
-                levels=tuple(level[v].detach() for level in levels),
+                levels=tuple(level[v] for level in levels),
             )
             for v, (t, h, w) in enumerate(grids)
         ]

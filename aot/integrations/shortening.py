@@ -106,7 +106,7 @@ class Family(ABC):
 
     def watch(self, model: Any) -> list:
         """Hooks on the tower, as handles."""
-        return watch_attention(self.tower(model))
+        return watch_attention(attention_layers(self.tower(model)))
 
     @abstractmethod
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:

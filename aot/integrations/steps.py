@@ -9,7 +9,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from .prompt import PrunedPrompt
 
 PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
 ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
+NO_IDS = "aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds."
 generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=None)
 
 
@@ -113,6 +114,8 @@ def generating(original: Any, forward: Callable, argument: str | None) -> Any:
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
         ids = kwargs.get("input_ids") if inputs is None else inputs
         told = take_told(kwargs, argument)
+        if told and ids is None:
+            raise AOTError(NO_IDS)
         token = generated.set(None if ids is None else _uncovered(self, forward, ids, args, kwargs, told))
         try:
             return original(self, inputs, *args, **kwargs)
@@ -186,7 +189,7 @@ def check_step(kwargs: dict, *, shortens: bool) -> None:
     if mask is not None and not (isinstance(mask, torch.Tensor) and mask.dim() == 2):
         raise AOTError("aot.apply works with the growing cache that generate uses by itself; leave static caches out.")
     if kwargs.get("input_ids") is None:
-        raise AOTError("aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds.")
+        raise AOTError(NO_IDS)
     if shortens and isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
         raise AOTError("logits_to_keep names places of the unshortened prompt; give a number of last places.")
 
@@ -279,7 +282,9 @@ def kept_of(state: State, encoded: Encoded, compress_one: Callable[[EncodedVideo
         if one is not None:
             one.video.check()  # which places stay is read from the device anyway
     state.seconds = time.perf_counter() - started
-    state.last = [one.video for one in kept if one is not None]
+    videos = [one.video for one in kept if one is not None]
+    # without what a backward pass holds on to
+    state.last = [replace(video, tokens=video.tokens.detach()) for video in videos]
     if encoded.whole is not None:
         encoded.whole.kept = kept
     return kept

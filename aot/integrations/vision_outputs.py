@@ -29,7 +29,7 @@ def watch(module: nn.Module, name: str) -> RemovableHandle:
 def _keep(name: str, module: nn.Module, args: tuple, output: torch.Tensor) -> None:
     store = _store.get()
     if store is not None and name in store:
-        store[name] = output.detach()
+        store[name] = output
 
 
 def watch_call(module: nn.Module, name: str) -> RemovableHandle:
@@ -69,13 +69,9 @@ def attention_layers(tower: nn.Module) -> list[nn.Module]:
     return found
 
 
-def watch_attention(tower: nn.Module) -> list[RemovableHandle]:
-    """Watches queries and keys of every layer of the tower, behind the norm that InternViT has for them."""
-    return [
-        watch(getattr(attention, f"{side}_norm", getattr(attention, f"{side}_proj")), f"{side}{number}")
-        for number, attention in enumerate(attention_layers(tower))
-        for side in "qk"
-    ]
+def watch_attention(layers: Sequence[nn.Module]) -> list[RemovableHandle]:
+    """Watches what the attention of every layer gets; adapters may later take the place of its projections."""
+    return [watch_call(attention, f"attention{number}") for number, attention in enumerate(layers)]
 
 
 class Reader:
@@ -93,24 +89,29 @@ class Reader:
     @property
     def names(self) -> list[str]:
         """What `capturing` must be asked for."""
-        queries = {f"q{layer}" for layer in self.received.values()}
-        return sorted(queries | {f"k{layer}" for layer in (*self.received.values(), *self.keys.values())})
+        return sorted({f"attention{layer}" for layer in (*self.received.values(), *self.keys.values())})
 
-    def read(self, captured: Mapping[str, torch.Tensor], *, skip: int) -> dict[str, torch.Tensor]:
+    @torch.no_grad()
+    def read(self, captured: Mapping[str, Any], *, skip: int) -> dict[str, torch.Tensor]:
         """By name: received attention (F, N) float32, keys (F, N, d) as mean over heads.
 
-        captured: queries and keys (F, skip + N, heads·d). skip: class tokens in front, which are left out.
+        captured: what the layers' attention was called with, on skip + N tokens. skip: class tokens in front, which are
+        left out.
         """
         outputs = {}
         for name, layer in self.received.items():
-            queries, keys = self._heads(captured[f"q{layer}"], layer), self._heads(captured[f"k{layer}"], layer)
+            queries, keys = (self._heads(side, captured, layer) for side in "qk")
             outputs[name] = received_attention(queries, keys, queries.shape[-1] ** -0.5)[:, skip:]
         for name, layer in self.keys.items():
-            outputs[name] = self._heads(captured[f"k{layer}"], layer).mean(dim=1)[:, skip:]
+            outputs[name] = self._heads("k", captured, layer).mean(dim=1)[:, skip:]
         return outputs
 
-    def _heads(self, values: torch.Tensor, layer: int) -> torch.Tensor:
-        return values.unflatten(-1, (self.attention[layer].num_heads, -1)).transpose(1, 2)
+    def _heads(self, side: str, captured: Mapping[str, Any], layer: int) -> torch.Tensor:
+        """(F, H, N, d) queries or keys, behind the norm that InternViT has for them."""
+        attention, (args, kwargs) = self.attention[layer], captured[f"attention{layer}"]
+        projected = getattr(attention, f"{side}_proj")(args[0] if args else kwargs["hidden_states"])
+        normed = getattr(attention, f"{side}_norm", nn.Identity())(projected)
+        return normed.unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
 
 
 def reader_of(inner: Any, call: Mapping[str, Any], needs: Sequence[str]) -> tuple[Reader, int]:

@@ -39,10 +39,10 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec, MultiModalKwargsItems
 from vllm.multimodal.parse import MultiModalDataItems
 from vllm.multimodal.processing import PromptUpdate, PromptUpdateDetails
 
-from ..integrations.qwen_tower import TowerReader, watch_blocks
+from ..integrations.qwen_tower import TowerReader
 from ..integrations.qwen_vl import FAMILY
 from ..integrations.steps import EncodedVideo
-from ..integrations.vision_outputs import capturing
+from ..integrations.vision_outputs import capturing, watch_attention
 from .processing import SettingsInModelId
 from .settings import VideoSettings
 
@@ -165,7 +165,7 @@ class Reader(TowerReader):
 
     def __init__(self, tower: Any, needs: Sequence[str]):
         super().__init__(tower, needs)
-        watch_blocks(tower)
+        watch_attention([block.attn for block in tower.blocks])
 
     def read(self, captured: Mapping[str, Any], thw: torch.Tensor) -> list[dict[str, torch.Tensor]]:
         videos = super().read(captured, thw)

@@ -52,8 +52,9 @@ def execute(options) -> int:
 def entry_of(run: Mapping[str, Any], model: str | None = None) -> dict[str, Any]:
     """The entry of a run as `read_runs` gives it. Raises SweepError for a model that nobody has named."""
     head, setting = run["header"], parse_setting(run["header"]["setting"])
-    if model is None and head["weights"] != weights_hash(embedded_checkpoint()):
-        raise SweepError("The runs are not of the embedded model; say by --model NAME what it is called.")
+    changed = head.get("tower_dtype") or head.get("quantization")
+    if model is None and (changed or head["weights"] != weights_hash(embedded_checkpoint())):
+        raise SweepError("The runs are not of the embedded model as it is; say by --model NAME what it is called.")
     made = {
         "model": {"name": model or embedded_checkpoint().name, "weights": head["weights"]},
         "exam": {"world": head.get("world", "shapes"), "questions": head["questions"], "seed": head["seed"]},

@@ -36,7 +36,10 @@ def checkpoint_hash(folder: Path, cache: Path) -> str:
     cache: a JSON file that remembers the hash of each file by its path, size and time, since reading the weights
     of a large model takes a minute.
     """
-    known = json.loads(cache.read_text()) if cache.is_file() else {}
+    try:
+        known = json.loads(cache.read_text())
+    except (FileNotFoundError, ValueError):  # none, or damaged: they are made anew
+        known = {}
     whole = hashlib.sha256()
     for path in sorted({path for pattern in WEIGHTS for path in folder.glob(pattern)}):
         stat = path.stat()

@@ -3,7 +3,7 @@
 All settings answer the same questions, so each draw takes the same questions for all of them: what makes a draw of
 questions hard is then taken out of the comparison. Questions are drawn within the groups that a benchmark averages
 first, and benchmarks are averaged last, as in the tables. The exam asks several questions about a clip, which share its
-tokens, so there clips are drawn.
+tokens, so there clips are drawn. Where every draw is the same single question or clip, there is no interval: NaN.
 """
 
 from collections.abc import Hashable, Sequence
@@ -23,12 +23,17 @@ class Interval(NamedTuple):
     high: float
 
 
+UNKNOWN = Interval(float("nan"), float("nan"))
+
+
 def compare(tasks: list[list[np.ndarray]], *, draws: int = DRAWS) -> list[tuple[Interval, Interval]]:
     """Bootstrap of all settings against setting 0: for each the intervals of its average as a percentage of setting
     0's, and of its difference to that in points.
 
     tasks: for each task its groups, each an array (S, n) of scores in 0..1: S settings, the same n questions.
     """
+    if all(group.shape[1] < 2 for groups in tasks for group in groups):
+        return [(UNKNOWN, UNKNOWN)] * len(tasks[0][0])
     rng = np.random.default_rng(0)
     drawn = []
     for start in range(0, draws, _BLOCK):
@@ -47,6 +52,8 @@ def cluster_difference(scores: np.ndarray, others: np.ndarray, clusters: Sequenc
     """
     number = {cluster: i for i, cluster in enumerate(dict.fromkeys(clusters))}
     member = np.array([number[cluster] for cluster in clusters])
+    if len(number) < 2:
+        return UNKNOWN
     sums, sizes = np.bincount(member, scores - others), np.bincount(member)
     picks = np.random.default_rng(0).integers(len(sums), size=(CLUSTER_DRAWS, len(sums)))
     return _interval(100 * sums[picks].sum(1) / sizes[picks].sum(1))
@@ -62,6 +69,6 @@ def _means(rng: np.random.Generator, scores: np.ndarray, draws: int) -> np.ndarr
 def _interval(values: np.ndarray) -> Interval:
     """Of a reference that draws no right answer at all the relative value does not exist: NaN."""
     if not np.isfinite(values).all():
-        return Interval(float("nan"), float("nan"))
+        return UNKNOWN
     low, high = np.percentile(values, [2.5, 97.5])
     return Interval(float(low), float(high))

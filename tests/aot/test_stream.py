@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from aot import AOTConfig, AOTError, TokenKind, VideoStream, compress, join
+from aot import AOTConfig, AOTError, LiveStream, TokenKind, VideoStream, compress, join
 from aot.stream import append_parts
 
 NEWLINE = torch.zeros(16)
@@ -104,6 +104,15 @@ def test_other_troubles_are_said(make_video):
         ours.push(torch.rand(1, 36, 16))
     with pytest.raises(AOTError, match="one frame"):
         compress(*make_video(2, (6, 6), 16), AOTConfig(), before=torch.rand(2, 36, 16))
+
+
+@pytest.mark.parametrize("made", [VideoStream(AOTConfig()), LiveStream(AOTConfig(max_tokens=64))])
+def test_another_video_needs_another_stream(make_video, made):
+    """Its first frames would pass for what followed the last video, in numbers, budget and change."""
+    made.push(*make_video(9, (6, 6), 16))
+    made.finish()
+    with pytest.raises(AOTError, match="make a new one"):
+        made.push(*make_video(9, (6, 6), 16))
 
 
 def test_gathered_clips_are_few_parts_and_the_same_video(make_video):

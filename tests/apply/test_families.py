@@ -17,6 +17,7 @@ from .families import (
     GREEDY,
     IMAGE,
     NEW,
+    START,
     VIDEO,
     close,
     greedy_by_hand,
@@ -195,6 +196,21 @@ def test_labels_give_the_loss_of_what_is_left(family, kit):
     torch.testing.assert_close(output.loss, torch.cat(losses).mean(), **CLOSE)
     assert torch.equal(as_tuple[0], output.loss) and torch.equal(as_tuple[1], output.logits)
     assert all(p.grad is not None for p in model.model.language_model.layers[-1].self_attn.parameters())
+
+
+def test_all_tokens_have_the_gradients_of_the_model_itself(family, kit):
+    """Of the tower as well, and of the rows that go to earlier layers; and a trained model can be copied."""
+    model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"])
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] >= START, -100)
+    grads = []
+    with torch.enable_grad():
+        for given in (plain(inputs), inputs):
+            model.zero_grad()
+            model(**given, labels=labels).loss.backward()
+            grads.append({name: p.grad for name, p in model.named_parameters() if p.grad is not None})
+            aot.apply(model, 1.0)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-5)
+    copy.deepcopy(model)
 
 
 def left_of(ids: list[int], of_frames: list[bool], kept: list) -> list[int]:

@@ -100,8 +100,9 @@ def test_what_cannot_work_is_refused(family, kit):
     model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"])
     aot.apply(model, 0.2)
     embeds = model.get_input_embeddings()(inputs["input_ids"])
-    with pytest.raises(aot.AOTError, match="inputs_embeds"):
-        model(**{**inputs, "input_ids": None}, inputs_embeds=embeds)
+    for call in (model, model.generate):
+        with pytest.raises(aot.AOTError, match="inputs_embeds"):
+            call(**{**inputs, "input_ids": None}, inputs_embeds=embeds)
     with pytest.raises(aot.AOTError, match="logits_to_keep"):
         model(**inputs, logits_to_keep=torch.tensor([1, 2]))
     if (family, NEW) != ("Qwen2VL", False):  # which does not know the argument

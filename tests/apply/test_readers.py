@@ -44,12 +44,11 @@ def test_a_tower_of_one_layer_gives_what_needs_no_two(names):
         names(0, ("keys",))
 
 
-def test_layers_are_those_of_the_rule():
+@pytest.mark.parametrize("names", [names_of_siglip, names_of_qwen])
+def test_layers_are_those_of_the_rule(names):
     """(L + 1) // 5 and the last but one, of 9 layers 2 and 7."""
-    assert names_of_siglip(9, ("shallow", "deep")) == ["k2", "k7", "q2", "q7"]
-    assert names_of_siglip(9, ("attention_last",)) == ["k8", "q8"] and names_of_siglip(9, ("keys",)) == ["k8"]
-    assert names_of_qwen(9, ("shallow", "deep")) == ["attention2", "attention7"]
-    assert names_of_qwen(9, ("attention_last", "keys")) == ["attention8"]
+    assert names(9, ("shallow", "deep")) == ["attention2", "attention7"]
+    assert names(9, ("attention_last", "keys")) == ["attention8"]
 
 
 def test_where_few_layers_see_a_whole_frame_the_nearest_of_them_is_read():

@@ -183,6 +183,21 @@ def test_low_precision_and_training_mode(theirs):
     assert low.dtype == torch.bfloat16 and low.shape == expected.shape and bool(low.isfinite().all())
 
 
+def test_all_tokens_have_the_gradients_of_the_model_itself(theirs):
+    """Of tower, projector and newline as well; and a trained model can be copied."""
+    inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == 299, -100)
+    grads = []
+    with torch.enable_grad():
+        for _ in range(2):
+            theirs.zero_grad()
+            theirs(**inputs, labels=labels).loss.backward()
+            grads.append({name: p.grad for name, p in theirs.named_parameters() if p.grad is not None})
+            aot.apply(theirs, 1.0)
+    torch.testing.assert_close(grads[1], grads[0], rtol=1e-3, atol=1e-5)
+    copy.deepcopy(theirs)
+
+
 def test_several_sequences_of_one_prompt(theirs):
     aot.apply(theirs, 0.2)
     found = new_ids(theirs, [ASKED], pixels(1)[None], num_beams=3, num_return_sequences=3)
@@ -255,3 +270,29 @@ def test_the_class_token_of_a_clip_tower_is_left_out():
     assert encoded.features.shape[:2] == (len(video), 144)
     logits = model(**batch(ASKED), pixel_values_videos=video[None]).logits
     assert F.softmax(logits, -1).isfinite().all() and logits.shape[1] == 6 + 44
+
+
+@pytest.mark.parametrize("applied_first", [True, False])
+def test_importance_is_that_of_a_tower_with_adapters(theirs, applied_first):
+    """Adapters take the place of a layer's projections, before or after aot.apply, and may be merged into it."""
+    from peft import LoraConfig, get_peft_model
+
+    inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
+    settings = {"retention": 0.2, "method": "visionzip"}
+    adapters = LoraConfig(target_modules=r".*vision_tower.*[qk]_proj", init_lora_weights=False)
+    if applied_first:
+        aot.apply(theirs, **settings)
+    torch.manual_seed(0)
+    adapted = get_peft_model(theirs, adapters).eval()
+    applied = aot.apply(theirs, **settings)
+    adapted(**inputs)
+    (kept,) = applied.last
+    merged = adapted.merge_and_unload()
+    merged(**inputs)
+    (kept_by_merged,) = applied.last
+    aot.remove(merged)
+    applied = aot.apply(merged, **settings)
+    merged(**inputs)
+    (expected,) = applied.last
+    for found in (kept, kept_by_merged):
+        assert torch.equal(found.frame, expected.frame) and torch.equal(found.position, expected.position)

@@ -8,6 +8,7 @@ import pytest
 from aot_cli.main import main
 from llava.eval.jsonl import write_json
 from llava.eval.records import Record, write_records
+from llava.eval.statistics import compare
 from llava.eval.sweep import SweepError
 from llava.eval.tables.exam import interval, read_runs, scores
 from llava.eval.tables.exam_page import exam_section, label
@@ -59,7 +60,7 @@ def test_questions_of_one_clip_are_drawn_together():
 
 
 def test_replies_to_other_questions_are_not_compared():
-    with pytest.raises(AssertionError):
+    with pytest.raises(SweepError, match="other questions"):
         interval(replies([1, 0], [1, 0]), replies([1, 0], [1, 0], clips=[3, 4]))
 
 
@@ -90,14 +91,29 @@ def test_a_section_is_replaced_and_the_others_stay(tmp_path):
     assert text.startswith("# Results") and text.count("exam:begin") == text.count("exam:end") == 1
 
 
-def test_a_folder_of_two_exams_is_refused(tmp_path):
-    def leave(setting, questions):
-        folder = tmp_path / f"{setting}-0-{questions}"
+def test_one_clip_alone_has_no_interval():
+    one, other = replies([1, 0], [1, 1], clips=[5, 5]), replies([0, 0], [1, 1], clips=[5, 5])
+    assert np.isnan(interval(one, other)).all()
+    assert np.isnan(compare([[np.ones((2, 1))], [np.zeros((2, 1)), np.ones((2, 1))]])).all()
+    assert np.isfinite(compare([[np.ones((2, 1))], [np.ones((2, 2))]])).all()
+
+
+@pytest.fixture
+def leave(tmp_path):
+    """Leaves a run of the exam in the folder."""
+
+    def run(setting, questions=8, **loaded):
+        folder = tmp_path / "-".join([setting, "0", str(questions), *loaded.values()])
         folder.mkdir()
-        header = {"setting": setting, "weights": "w", "questions": questions, "seed": 0}
+        header = {"setting": setting, "weights": "w", "questions": questions, "seed": 0, "torch": "2", **loaded}
         write_json(folder / "result.json", {"header": header})
         write_records(folder / "questions.jsonl", replies([1, 0], [1, 1]))
+        return folder
 
+    return run
+
+
+def test_a_folder_of_two_exams_is_refused(tmp_path, leave):
     leave("full", 8)
     (run,) = read_runs(tmp_path).values()
     assert run["header"]["setting"] == "full" and run["questions"] == replies([1, 0], [1, 1])
@@ -109,11 +125,30 @@ def test_a_folder_of_two_exams_is_refused(tmp_path):
         read_runs(tmp_path, questions=16)
 
 
-def test_report_takes_the_folder_of_an_exam(tmp_path, capsys):
-    folder, page = tmp_path / "exam" / "full-0-8", tmp_path / "results.md"
-    folder.mkdir(parents=True)
-    header = {"setting": "full", "weights": "w", "questions": 8, "seed": 0, "torch": "2"}
-    write_json(folder / "result.json", {"header": header})
-    write_records(folder / "questions.jsonl", replies([1, 0], [1, 1]))
-    assert main(["report", str(tmp_path / "exam"), "--page", str(page)]) == 0
+@pytest.mark.parametrize("loaded", [{"quantization": "int8"}, {"tower_dtype": "bfloat16"}])
+def test_a_model_that_was_loaded_otherwise_is_another(tmp_path, leave, loaded):
+    leave("full")
+    leave("full", **loaded)
+    (name,) = loaded
+    with pytest.raises(SweepError, match=f"differ in {name}"):
+        read_runs(tmp_path)
+    for value in (None, loaded[name]):
+        (run,) = read_runs(tmp_path, **{name: value}).values()
+        assert run["header"].get(name) == value
+
+
+@pytest.mark.parametrize("left", ["", "{", "[1"])
+def test_a_damaged_result_is_one_sentence(tmp_path, leave, left, capsys):
+    leave("full")
+    path = leave("aot@0.1") / "result.json"
+    path.write_text(left)
+    for words in (["report", "--page", str(tmp_path / "page.md")], ["leaderboard", "--entries", str(tmp_path / "e")]):
+        assert main([*words, str(tmp_path)]) == 2
+        assert f"{path} is damaged" in capsys.readouterr().err
+
+
+def test_report_takes_the_folder_of_an_exam(tmp_path, leave, capsys):
+    page = tmp_path / "results.md"
+    leave("full")
+    assert main(["report", str(tmp_path), "--page", str(page)]) == 0
     assert "| all tokens | 75.0 | – | 100.0 |" in page.read_text() and capsys.readouterr().out.strip() == str(page)

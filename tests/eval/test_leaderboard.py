@@ -109,6 +109,15 @@ def test_another_model_must_be_named(exam, tmp_path, weights, capsys):
     assert (tmp_path / "entries" / "my-model_full_shapes_7000_16.json").is_file()
 
 
+def test_the_embedded_model_loaded_otherwise_must_be_named(exam, tmp_path, capsys):
+    for path in exam.glob("*/result.json"):
+        made = json.loads(path.read_text())
+        write_json(path, {**made, "header": {**made["header"], "quantization": "int8"}})
+    assert leaderboard(exam, "--entries", tmp_path / "entries") == 2
+    assert "--model NAME" in capsys.readouterr().err
+    assert leaderboard(exam, "--entries", tmp_path / "entries", "--model", "aot-tiny in int8") == 0
+
+
 def test_a_name_cannot_end_the_script(exam, tmp_path):
     assert leaderboard(exam, "--entries", tmp_path / "entries", "--model", "</script><b>") == 0
     page = (tmp_path / "entries" / "index.html").read_text()

@@ -86,6 +86,9 @@ def test_other_weights_are_another_run(tmp_path, sweep, harness, checkpoint):
     (checkpoint / "model.safetensors").write_bytes(b"retrained")
     (after,) = make_plan(sweep_from(sweep), tmp_path)
     assert before.folder != after.folder
+    (tmp_path / "hashes.json").write_text("{")  # damaged, so made anew
+    (again,) = make_plan(sweep_from(sweep), tmp_path)
+    assert again.folder == after.folder
 
 
 def test_a_failed_question_is_counted_wrong_named_and_asked_again(tmp_path, sweep, harness):

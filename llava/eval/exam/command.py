@@ -13,6 +13,7 @@ from llava.eval.exam.evaluator import run_exam_sweep, weights_hash
 from llava.eval.exam.settings import PARTS, ExamSweep
 from llava.eval.report import LEFT_OUT, left_out, write_exam
 from llava.eval.sweep import SweepError, load_sweep
+from llava.eval.tables.exam import IDENTITY
 from llava.model.builder import FEW_BITS
 from llava.video_cache import encoder_cache
 
@@ -76,8 +77,8 @@ def _run(sweep: ExamSweep, options: argparse.Namespace) -> int:
             (options.output / LEFT_OUT).write_text("".join(lines))
     if options.page or options.report:
         page = options.page or Path("docs/results.md")
-        identity = {"weights": weights_hash(Path(sweep.checkpoint)), "questions": sweep.questions, "seed": sweep.seed}
-        identity |= sweep.header
+        identity = {"questions": sweep.questions, "seed": sweep.seed, **dict.fromkeys(IDENTITY), **sweep.header}
+        identity |= {"weights": weights_hash(Path(sweep.checkpoint))}
         write_exam(options.output, page, sweep, identity)
         print(page)
     return 1 if any(name in refused for name in sweep.settings) else 0

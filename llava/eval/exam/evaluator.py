@@ -6,7 +6,6 @@ made with and what the reduction cost. What is there is not made again, and what
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +24,7 @@ from llava.eval.exam.query import Query, Reply, generate_plain, query
 from llava.eval.exam.questions import FORMS, Item, clip_files, make_exam
 from llava.eval.exam.settings import ExamSetting, ExamSweep, parse_setting
 from llava.eval.jsonl import write_json
+from llava.eval.plan import read_result
 from llava.eval.progress import QuestionProgress
 from llava.eval.provenance import folder_hash, processor
 from llava.eval.records import Record, write_records
@@ -130,7 +130,7 @@ def _missing(
         }  # fmt: skip
         ending = "".join(f"-{name}" for name in sweep.header.values())
         folder = output / f"{setting.name.replace('/', '_')}-{sweep.seed}-{count}{ending}"
-        if not (made := folder / "result.json").exists() or json.loads(made.read_text())["header"] != header:
+        if (read_result(folder) or {}).get("header") != header:
             wanted[folder] = setting, header
     return wanted, refused
 

@@ -5,7 +5,6 @@ A run of the exam is a dict: what `result.json` holds, and under "questions" the
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -16,37 +15,44 @@ import numpy as np
 from aot_tiny.worlds import WORLDS, World
 from llava.eval.exam.questions import FORMS, Item, make_exam
 from llava.eval.exam.settings import ExamSetting, parse_setting
+from llava.eval.plan import read_result
 from llava.eval.records import Record, read_records
 from llava.eval.statistics import Interval, cluster_difference
 from llava.eval.sweep import SweepError
 
 BOTH = ("open", "choice")  # the forms that count
 FLOOR = "pool"  # plain down-sampling: what it gets right tells methods little
+# of a header: what the runs that are compared have in common
+IDENTITY = ("weights", "questions", "seed", "world", "tower_dtype", "quantization")
 SLACK = 1.05  # of the asked share that still counts as equal: presets reach it in steps of an anchor a frame
 
 
 def read_runs(folder: Path, **wanted) -> dict[str, dict]:
     """What `aot exam` left in a folder, by setting.
 
-    wanted: fields of the header that must be so; runs of other checkpoints or exams are passed over. ValueError when
-    no full run is among the rest or when they are of several checkpoints or exams.
+    wanted: fields of the header that must be so, None for those that it has not; other runs are passed over. SweepError
+    when no full run is among the rest, or when they are of several checkpoints or exams or one cannot be read.
     """
     found = []
     for path in sorted(folder.glob("*/result.json")):
-        run = json.loads(path.read_text())
-        if wanted.items() <= run["header"].items():
+        run = read_result(path.parent)
+        if run is None:
+            raise SweepError(f"{path} is damaged; remove it and run aot exam again, which goes on from the replies.")
+        header = run.get("header")  # runs of lmms-eval have none
+        if header is not None and all(header.get(key) == value for key, value in wanted.items()):
             found.append({**run, "questions": read_records(path.with_name("questions.jsonl"))})
     runs = {run["header"]["setting"]: run for run in found}
     if "full" not in runs:
         raise SweepError(f"{folder} holds no such replies under 'full'; run aot exam first.")
-    if len({tuple(run["header"].get(key) for key in ("weights", "questions", "seed", "world")) for run in found}) > 1:
-        raise SweepError(f"{folder} mixes checkpoints or exams; keep one folder for each.")
+    differ = [key for key in IDENTITY if len({run["header"].get(key) for run in found}) > 1]
+    if differ:
+        raise SweepError(f"{folder} mixes runs that differ in {', '.join(differ)}; keep one folder for each.")
     return runs
 
 
 def holds_exam(folder: Path) -> bool:
     """Whether runs of the exam are in a folder; those of lmms-eval have no header."""
-    return any("header" in json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json")))
+    return any("header" in (read_result(path.parent) or {}) for path in sorted(folder.glob("*/result.json")))
 
 
 def world_of(runs: dict[str, dict]) -> World:
@@ -116,10 +122,14 @@ def strata_of(records: list[Record]) -> dict[str, list[str]]:
 
 
 def interval(records: list[Record], others: list[Record]) -> Interval:
-    """95 % interval of how far records are ahead of others, in points: open answers and letters, drawn by clip."""
+    """95 % interval of how far records are ahead of others, in points: open answers and letters, drawn by clip.
+
+    Raises SweepError for replies to other questions.
+    """
     ours, theirs = ([r for r in them if r.task in BOTH] for them in (records, others))
     asked = [[(r.source, r.task, r.prompt) for r in them] for them in (ours, theirs)]
-    assert asked[0] == asked[1], "the two runs were asked other questions"
+    if asked[0] != asked[1]:
+        raise SweepError("Two runs were asked other questions, as by another release; run aot exam into a new folder.")
     return cluster_difference(scores(ours), scores(theirs), [r.source for r in ours])
 
 

@@ -166,8 +166,7 @@ def verdict(rows: Sequence[Ranked]) -> str:
     if ours is first:
         text += "first" + (f" (`{equal[1].setting.method}` is second)" if len(equal) > 1 else "")
     else:
-        low, high = ours.to_first
-        level = "statistically level with" if low <= 0 <= high else "behind"
+        level = "behind" if ours.to_first.high < 0 else "statistically level with"
         text += f"{level} the first, `{first.setting.method}` ({between(ours.to_first)} points)"
     gaps = {
         family: ours.families[family] - max(row.families[family] for row in equal)
