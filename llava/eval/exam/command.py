@@ -77,9 +77,8 @@ def _run(sweep: ExamSweep, options: argparse.Namespace) -> int:
             (options.output / LEFT_OUT).write_text("".join(lines))
     if options.page or options.report:
         page = options.page or Path("docs/results.md")
-        identity = {"questions": sweep.questions, "seed": sweep.seed, **dict.fromkeys(IDENTITY), **sweep.header}
-        identity |= {"weights": weights_hash(Path(sweep.checkpoint))}
-        write_exam(options.output, page, sweep, identity)
+        said = {"weights": weights_hash(Path(sweep.checkpoint)), "questions": sweep.questions, "seed": sweep.seed}
+        write_exam(options.output, page, sweep, dict.fromkeys(IDENTITY) | said | sweep.header)
         print(page)
     return 1 if any(name in refused for name in sweep.settings) else 0
 
