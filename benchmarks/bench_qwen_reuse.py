@@ -2,8 +2,9 @@
 
     python -m benchmarks.bench_qwen_reuse [--shares 0 50 90] [--layers 4] [--pairs 8]
 
-Published widths, random weights in bfloat16, and pairs of frames of 16x16 blocks, of which a share in percent stands
-still. "flops" is the ratio that is counted. A wrong result ends the run without a time. The last line is JSON.
+Published widths, random weights in the faster of bfloat16 and float32, and pairs of frames of 16x16 blocks, of which a
+share in percent stands still. "flops" is the ratio that is counted. A wrong result ends the run without a time. The
+last line is JSON.
 """
 
 import sys
@@ -17,6 +18,7 @@ from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 from aot.integrations.equal_frames import encode_once, encoding_once
 from aot.integrations.qwen_reuse import reuse_blocks
 from aot.integrations.vision_outputs import capturing
+from aot_tiny.training.train import faster_dtype
 from benchmarks.measure import environment, make_parser, measure_parts, reuse_ratios
 
 SIDE = 16  # blocks
@@ -33,7 +35,7 @@ def make_tower(name: str, layers: int) -> Any:
         shape = {"hidden_size": 1152, "intermediate_size": 4304, "out_hidden_size": 2560}
         shape["deepstack_visual_indexes"] = [*range(min(3, layers))]
     config = tower.config_class(depth=layers, num_heads=16, attn_implementation="sdpa", **shape)
-    made = tower(config).to(torch.bfloat16).eval()
+    made = tower(config).to(faster_dtype()).eval()
     encode_once(made)
     reuse_blocks(made)
     return made
@@ -44,7 +46,7 @@ def still_clip(tower: Any, pairs: int, share: float) -> torch.Tensor:
     blocks = torch.randn(pairs, SIDE**2, tower.spatial_merge_size**2 * tower.patch_embed.proj.weight[0].numel())
     still = round(share * SIDE**2)
     blocks[1:, :still] = blocks[0, :still]
-    return blocks.reshape(pairs * SIDE**2 * tower.spatial_merge_size**2, -1).bfloat16()
+    return blocks.reshape(pairs * SIDE**2 * tower.spatial_merge_size**2, -1).to(tower.dtype)
 
 
 def tower_ratios(name: str, options) -> dict:
@@ -59,7 +61,8 @@ def tower_ratios(name: str, options) -> dict:
         return getattr(output, "pooler_output", output), work.share
 
     clips = {share / 100: still_clip(tower, pairs, share / 100) for share in options.shares}
-    return {"pairs": pairs, "layers": options.layers, **reuse_ratios(encode, clips, repeats=options.repeats)}
+    made = {"pairs": pairs, "layers": options.layers, "dtype": str(tower.dtype)}
+    return made | reuse_ratios(encode, clips, repeats=options.repeats)
 
 
 def main() -> int:
