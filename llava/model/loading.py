@@ -23,6 +23,8 @@ def reason_of(error: Exception) -> str:
 
 def read_json(file: Path) -> dict:
     """The settings that a file holds. Raises CheckpointError."""
+    if file.exists() and not file.is_file():  # reading a pipe would wait for ever
+        raise CheckpointError(f"{file} is no file; download it again.")
     try:
         settings = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -1,6 +1,7 @@
 """Settings, checkpoints and prompts that are damaged or hostile: a clear error, and no code of theirs runs."""
 
 import json
+import os
 import pickle
 import subprocess
 import sys
@@ -97,6 +98,12 @@ def test_config_json_that_is_none(checkpoint, content):
 def test_settings_that_are_none(checkpoint, name, content):
     (checkpoint / name).write_bytes(content)
     assert name in refusal(checkpoint)
+
+
+def test_a_pipe_in_place_of_the_settings_is_not_waited_for(checkpoint):
+    (checkpoint / "config.json").unlink()
+    os.mkfifo(checkpoint / "config.json")
+    assert "is no file" in refusal(checkpoint)
 
 
 @settings(QUICK, max_examples=12)
