@@ -110,3 +110,10 @@ def greedy_by_hand(model, call: dict, count: int) -> list[int]:
         if "visual_pos_masks" in call:
             call["visual_pos_masks"] = torch.nn.functional.pad(call["visual_pos_masks"], (0, 1))
     return found
+
+
+def reads_in_pieces() -> bool:
+    """From transformers 5.21 on, generate keeps a video's features when it cuts the prompt."""
+    from transformers.generation import utils
+
+    return hasattr(utils, "_slice_mm_encoder_output")

@@ -12,6 +12,7 @@ from aot.integrations import hf_onevision, kv_cache
 from aot.integrations.kv_cache import cache_name, take_cache
 
 from .conftest import TEXT, VISION, batch, make_theirs, pixels, prompt
+from .families import reads_in_pieces
 
 GREEDY = {"max_new_tokens": 5, "do_sample": False}
 ASKED = prompt(5, 6, 7, "video", 9, 10, 11)
@@ -31,13 +32,6 @@ def new_ids(model, rows, videos=None, **settings):
     inputs = batch(*rows)
     brought = {} if videos is None else {"pixel_values_videos": videos}
     return model.generate(**inputs, **brought, **{**GREEDY, **settings})[:, inputs["input_ids"].shape[1] :]
-
-
-def reads_in_pieces() -> bool:
-    """From transformers 5.21 on, generate keeps a video's features when it cuts the prompt."""
-    from transformers.generation import utils
-
-    return hasattr(utils, "_slice_mm_encoder_output")
 
 
 @pytest.mark.skipif(not reads_in_pieces(), reason="this release of transformers loses videos of prompts in pieces")
