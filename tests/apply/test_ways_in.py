@@ -269,15 +269,14 @@ def test_the_class_token_of_a_clip_tower_is_left_out():
 @pytest.mark.parametrize("applied_first", [True, False])
 def test_importance_is_that_of_a_tower_with_adapters(theirs, applied_first):
     """Adapters take the place of a layer's projections, before or after aot.apply, and may be merged into it."""
-    from peft import LoraConfig, get_peft_model
-
+    peft = pytest.importorskip("peft")
     inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
     settings = {"retention": 0.2, "method": "visionzip"}
-    adapters = LoraConfig(target_modules=r".*vision_tower.*[qk]_proj", init_lora_weights=False)
+    adapters = peft.LoraConfig(target_modules=r".*vision_tower.*[qk]_proj", init_lora_weights=False)
     if applied_first:
         aot.apply(theirs, **settings)
     torch.manual_seed(0)
-    adapted = get_peft_model(theirs, adapters).eval()
+    adapted = peft.get_peft_model(theirs, adapters).eval()
     applied = aot.apply(theirs, **settings)
     adapted(**inputs)
     (kept,) = applied.last
