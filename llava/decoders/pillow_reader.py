@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import ExifTags, Image, UnidentifiedImageError
-from PIL.Image import Transpose
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from llava.decoders.base import Ask, VideoError, downscale_factor
 from llava.decoders.sandbox import open_regular
@@ -19,16 +18,6 @@ SUFFIXES = {".png", ".jpg", ".jpeg"}
 FORMATS = ("PNG", "JPEG")  # of the frames of a folder
 PICTURES = (*FORMATS, "WEBP", "BMP", "GIF")  # of single pictures
 RATE = 1.0  # a folder has no clock: its pictures are taken as one second apart
-# how a picture is to be turned or mirrored, by the orientation that cameras write into EXIF
-UPRIGHT = {
-    2: Transpose.FLIP_LEFT_RIGHT,
-    3: Transpose.ROTATE_180,
-    4: Transpose.FLIP_TOP_BOTTOM,
-    5: Transpose.TRANSPOSE,
-    6: Transpose.ROTATE_270,
-    7: Transpose.TRANSVERSE,
-    8: Transpose.ROTATE_90,
-}
 
 
 def is_animation(file: BinaryIO) -> bool:
@@ -90,10 +79,9 @@ def natural(file: Path) -> list:
 def upright(image: Image.Image) -> Image.Image:
     """The picture as it is to be seen; as it is stored where its EXIF is damaged."""
     try:
-        orientation = image.getexif().get(ExifTags.Base.Orientation)
+        return ImageOps.exif_transpose(image)
     except (SyntaxError, struct.error):
         return image
-    return image.transpose(UPRIGHT[orientation]) if orientation in UPRIGHT else image
 
 
 def read_picture(path: Path, formats: tuple[str, ...] = FORMATS) -> tuple[np.ndarray, tuple[int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from math import isnan
 
 from llava.eval.exam.compress_clip import TIMED
 from llava.eval.exam.questions import FORMS, chance_rate, guess_rate
@@ -35,8 +36,8 @@ def label(setting: str) -> str:
 
 
 def between(ends: Interval | None) -> str:
-    """An interval in points; nothing for none."""
-    return "" if ends is None else "{:+.1f} … {:+.1f}".format(*ends)
+    """An interval in points; nothing for none, or for one that is unknown."""
+    return "" if ends is None or isnan(ends.low) else "{:+.1f} … {:+.1f}".format(*ends)
 
 
 # the columns of all tables of settings, by their titles
