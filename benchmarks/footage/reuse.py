@@ -152,12 +152,14 @@ def main() -> int:
     parser = make_parser(__doc__)
     parser.add_argument("cache", type=Path, help="folder for the packages")
     parser.add_argument("--timed", type=int, default=8, help="frames of each clip whose time is measured; 0: none")
+    parser.add_argument("--layers", type=int, default=26, help="of so400m, where time is measured")
     options = parser.parse_args()
     torch.set_num_threads(1)
     for package in (*sources.PACKAGES, sources.DESKTOP):
         sources.fetch(package, options.cache)
     dtype = faster_dtype()
-    tower, known, clips = so400m().to(dtype), encoders(options.cache), {}
+    tower, known, clips = so400m(options.layers).to(dtype), encoders(options.cache), {}
+    tower.config.num_hidden_layers = options.layers  # by which operations are counted
     result = {"benchmark": "reuse", **environment(CPU), "bound": REUSE, "dtype": str(dtype), "errors": []}
     result["a_second"] = {1: {}, 4: {}}
     for name, file in CLIPS.items():

@@ -143,14 +143,8 @@ class ChatSession:
 
     def _frame_choice(self) -> dict:
         """Which frames the model looks at, as `load_video` and `open_video` are told."""
-        return {
-            "num_frames": self.sampling.num_frames,
-            "fps": self.sampling.fps,
-            "force_sample": self.force_sample,
-            "decoder": self.decoder,
-            "repeat": self.force_sample,
-            "by_change": self.sampling.by_change,
-        }
+        sampled = {name: getattr(self.sampling, name) for name in ("num_frames", "fps", "by_change")}
+        return sampled | {"force_sample": self.force_sample, "repeat": self.force_sample, "decoder": self.decoder}
 
     @torch.inference_mode()
     def _encode(self, path: str, video: Video, decode_ms: float) -> Loaded:

@@ -11,6 +11,7 @@ from llava.eval.exam.questions import make_exam
 from llava.eval.jsonl import write_json
 from llava.eval.leaderboard import entry_of, leaderboard_page, read_entries
 from llava.eval.records import Record, write_records
+from llava.eval.tables.bars import published_cells, spearman
 from llava.eval.tables.exam import read_runs
 
 ROOT = Path(__file__).parents[2]
@@ -131,3 +132,16 @@ def test_entries_of_the_repository_follow_from_their_replies():
     required = set(json.loads((folder / "schema.json").read_text())["required"])
     assert entries and all(set(entry) == required for entry in entries)
     assert (folder / "index.html").read_text(encoding="utf-8") == leaderboard_page(entries)
+
+
+def test_the_agreement_that_the_results_name_follows_from_the_entries():
+    exam = {"world": "shapes", "questions": 1040, "seed": 0}
+    entries = [made for made in read_entries(ROOT / "docs/leaderboard") if made["exam"] == exam]
+    measured = {made["setting"]: made["scores"]["both"] for made in entries}
+    pairs = [
+        (measured[setting], value)
+        for (method, share), value in published_cells().items()
+        if (setting := f"{method}@{share:g}") in measured
+    ]
+    said = f"Spearman {spearman(pairs):.2f} over {len(pairs)} cells"
+    assert said in (ROOT / "docs/results.md").read_text()
