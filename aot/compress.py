@@ -7,10 +7,9 @@ from typing import Any
 import torch
 
 from .config import AOTConfig
-from .errors import AOTError
 from .registry import METHODS
 from .types import CompressedVideo, Selection, TokenKind, VideoTokens
-from .validation import check_clips, check_grid, check_newline_position, check_video
+from .validation import check_arguments, check_clips, check_grid, check_newline_position, check_video
 
 
 def compress(
@@ -43,14 +42,7 @@ def compress(
     """
     # check what came
     config = AOTConfig.from_dict({} if config is None else config)
-    if not isinstance(features, torch.Tensor) or features.dim() != 3:
-        found = f"{tuple(features.shape)}" if isinstance(features, torch.Tensor) else type(features).__name__
-        raise AOTError(f"features must be a (T, N, D) tensor; got {found}.")
-    if extras is not None and not isinstance(extras, Mapping):
-        raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
-    for name, given in (("shallow", shallow), ("deep", deep)):
-        if given is not None and name in (extras or {}):
-            raise AOTError(f"{name} is given twice; leave it out of extras, or out of the arguments.")
+    check_arguments(features, {"shallow": shallow, "deep": deep}, extras)
     check_newline_position(newline_position)
     # what decides passes no gradient on
     deciding = {"shallow": shallow, "deep": deep, **(extras or {}), "before": before}

@@ -6,7 +6,7 @@ somebody asks. On a CPU `compress` refuses such values itself.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, field
 from decimal import Decimal
 from functools import partial
@@ -86,6 +86,18 @@ def read_setting(name: str, value: Any, setting: Field) -> Any:
     """value as a plain float, int or word; AOTError, with the name, for one that the setting cannot have."""
     read = setting.metadata.get("read")
     return value if read is None or (value is None and setting.default is None) else read(name, value)
+
+
+def check_arguments(features: Any, named: Mapping[str, Any], extras: Any) -> None:
+    """AOTError unless features are (T, N, D), extras a mapping or None, and no tower output of `named` is in extras."""
+    if not isinstance(features, torch.Tensor) or features.dim() != 3:
+        found = f"{tuple(features.shape)}" if isinstance(features, torch.Tensor) else type(features).__name__
+        raise AOTError(f"features must be a (T, N, D) tensor; got {found}.")
+    if extras is not None and not isinstance(extras, Mapping):
+        raise AOTError(f"extras is a {type(extras).__name__}; give a mapping of names to tensors.")
+    for name, given in named.items():
+        if given is not None and name in (extras or {}):
+            raise AOTError(f"{name} is given twice; leave it out of extras, or out of the arguments.")
 
 
 def check_newline_position(position: str) -> None:

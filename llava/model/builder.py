@@ -65,12 +65,7 @@ def load_pretrained_model(
     dtype, folder = _dtype(torch_dtype, device), local_folder(model_path, **hub)
     # the weights, and the tokenizer that must fit them
     with gc_disabled():  # the modelling code is imported here
-        tokenizer = load_tokenizer(folder)
-        if len(tokenizer) > config.vocab_size:
-            raise CheckpointError(
-                f"The tokenizer of {folder} has {len(tokenizer)} tokens and the model only {config.vocab_size}; take "
-                "both from the same checkpoint."
-            )
+        tokenizer = load_tokenizer(folder, config.vocab_size)
         model = _load_model(
             folder,
             config=config,
@@ -146,8 +141,11 @@ def attention_for(name: str | None, device: torch.device, dtype: torch.dtype | s
     return "flash_attention_2" if usable else "sdpa"
 
 
-def load_tokenizer(folder: Path):
-    """The tokenizer of a checkpoint's folder; CheckpointError when there is none that loads without code of its own."""
+def load_tokenizer(folder: Path, vocab_size: int | None = None):
+    """The tokenizer of a checkpoint's folder.
+
+    Raises CheckpointError when there is none that loads without code of its own, or it has more than vocab_size tokens.
+    """
     import transformers
 
     if not any((folder / name).is_file() for name in _TOKENIZERS):
@@ -155,7 +153,7 @@ def load_tokenizer(folder: Path):
             f"{folder} holds no tokenizer; add tokenizer.json and tokenizer_config.json from where the weights came."
         )
     try:
-        return transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of a file that does not parse, tokenizers raises Exception itself
         if "trust_remote_code" in str(error):
             raise CheckpointError(
@@ -166,6 +164,12 @@ def load_tokenizer(folder: Path):
             f"{folder} holds no tokenizer that transformers {transformers.__version__} loads ({reason_of(error)}); "
             "add its tokenizer.json and tokenizer_config.json, saved by this version or an older one."
         ) from error
+    if vocab_size is not None and len(tokenizer) > vocab_size:
+        raise CheckpointError(
+            f"The tokenizer of {folder} has {len(tokenizer)} tokens and the model only {vocab_size}; take both from "
+            "the same checkpoint."
+        )
+    return tokenizer
 
 
 def _load_model(folder: Path, *, config, **arguments):
