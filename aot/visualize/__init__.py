@@ -32,15 +32,15 @@ def visualize(
 
     Arguments and errors as in `draw`. name: what the page calls the video.
     """
-    scene, grid, film, page = _modules()
+    scene, grid, mp4, page = _modules()
     shown = scene.make_scene(video, frames, times)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     paths = {"png": folder / "kept.png", "mp4": folder / "kept.mp4", "html": folder / "index.html"}
     picture = grid.grid_image(shown)
     picture.save(paths["png"], optimize=True)
-    film.write_film(shown, paths["mp4"])
-    page.write_page(shown, paths["html"], picture=picture, film=paths["mp4"], name=name)
+    mp4.write_mp4(shown, paths["mp4"])
+    page.write_page(shown, paths["html"], picture=picture, mp4=paths["mp4"], name=name)
     return paths
 
 
@@ -51,7 +51,7 @@ def require() -> None:
 
 def _modules() -> tuple[Any, Any, Any, Any]:
     try:
-        from . import film, grid, page, scene
+        from . import grid, mp4, page, scene
     except ImportError as error:
         raise AOTError(f"Pictures need {error.name}; run pip install 'aot-video[visualize]'.") from error
-    return scene, grid, film, page
+    return scene, grid, mp4, page

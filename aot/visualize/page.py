@@ -25,8 +25,8 @@ pre { background: #f4f4f4; padding: 1rem; overflow: auto; }
 """
 
 
-def write_page(scene: Scene, path: Path, *, picture: Image.Image, film: Path, name: str) -> None:
-    """Writes the page. picture: the frame grid. film: the MP4, which is copied into the page."""
+def write_page(scene: Scene, path: Path, *, picture: Image.Image, mp4: Path, name: str) -> None:
+    """Writes the page. picture: the frame grid. mp4: the video, which is copied into the page."""
     frames = range(len(scene.frames))
     title = html.escape(f"What was kept of {name}")
     strips = "\n".join(
@@ -43,7 +43,7 @@ def write_page(scene: Scene, path: Path, *, picture: Image.Image, film: Path, na
 <h2>All frames</h2>
 <img alt="Every frame with what was kept, why, and where the rest went" src="{_png(picture)}">
 <h2>One frame after the other</h2>
-<video controls loop muted src="{_uri("video/mp4", film.read_bytes())}"></video>
+<video controls loop muted src="{_uri("video/mp4", mp4.read_bytes())}"></video>
 <h2>Tokens of each frame</h2>
 {_table(scene)}
 <h2>Frame by frame</h2>

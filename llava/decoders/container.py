@@ -1,4 +1,4 @@
-"""Looks at a file's container before anything is decoded: is there a film, and is all of it there?"""
+"""Looks at a file's container before anything is decoded: which of its streams is the video, and is all of it there?"""
 
 import os
 import struct
@@ -13,7 +13,7 @@ from av.stream import Disposition
 
 from llava.decoders.base import MOST_PIXELS, VideoError, downscale_factor
 
-# FFmpeg's demuxers that may be used: those that hold their pictures themselves and are no text drawn as a film
+# FFmpeg's demuxers that may be used: those that hold their pictures themselves and are no text drawn as a video
 FORMATS = (
     "mov,matroska,avi,flv,asf,mpegts,mpeg,mpegvideo,m4v,h261,h263,h264,hevc,vvc,av1,obu,ivf,vc1,dirac,cavsvideo,mjpeg,"
     "mjpeg_2000,gif,apng,ogg,mxf,gxf,nut,dv,rm,wtv,yuv4mpegpipe,jpeg_pipe,png_pipe,bmp_pipe,tiff_pipe,webp_pipe,"
@@ -21,13 +21,13 @@ FORMATS = (
 )
 OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # of decoders, also while a file is looked at
 CLOSED = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
-NO_FILM = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
-NO_FILM |= Disposition.dependent  # the tiles that a phone's photo (HEIC) is made of
+NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+NOT_VIDEO |= Disposition.dependent  # the tiles that a phone's photo (HEIC) is made of
 
 
 @dataclass(frozen=True)
-class Film:
-    """One stream of a file. container: FFmpeg's name such as "mpegts"; seconds: the stated length, 0 for none.
+class VideoTrack:
+    """One video stream of a file. container: FFmpeg's name such as "mpegts"; seconds: the stated length, 0 for none.
 
     alone: whether it is the only video stream.
     """
@@ -52,22 +52,22 @@ def open_file(file: BinaryIO) -> av.container.InputContainer:
     return av.open(file, options=OPTIONS, container_options=CLOSED, metadata_errors="replace")
 
 
-def find_film(path: str, file: BinaryIO) -> Film:
-    """The film of a file.
+def find_video_track(path: str, file: BinaryIO) -> VideoTrack:
+    """The video stream of a file that is to be read.
 
     Raises VideoError when the file holds no video stream, is of no known format, has too large pictures, or ends
     before its own header says it does.
     """
     try:
         with open_file(file) as container:
-            stream = _film_stream(container)
+            stream = _choose_stream(container)
             if stream is None:
                 what = "only streams such as audio or the tiles of a photo"
                 raise VideoError(f"{path} has no video in it, {what}; give a video file.")
             downscale_factor(path, stream.codec_context.width, stream.codec_context.height)
             seconds = max(0, container.duration or 0) / av.time_base
             alone = len(container.streams.video) == 1
-            film = Film(path, file, container.format.name, stream.index, seconds, alone)
+            track = VideoTrack(path, file, container.format.name, stream.index, seconds, alone)
     except av.error.FFmpegError as error:
         if cut := missing_bytes(file):
             raise VideoError(
@@ -78,15 +78,15 @@ def find_film(path: str, file: BinaryIO) -> Film:
             "give a complete video file such as MP4."
         ) from error
     if cut := missing_bytes(file):
-        readable, total = count_frames(film)
+        readable, total = count_frames(track)
         lost = f"only {readable} of about {total} frames" if readable < total else f"all but its last {cut} bytes"
         raise VideoError(f"{path} is cut short: {lost} can be read; copy or download it again.")
-    return film
+    return track
 
 
-def _film_stream(container: av.container.InputContainer) -> av.VideoStream | None:
-    """The default video stream that moves, else the first: no cover picture of a song, no still in front of a film."""
-    streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & NO_FILM]
+def _choose_stream(container: av.container.InputContainer) -> av.VideoStream | None:
+    """The default video stream that moves, else the first: no cover picture of a song, no still in front of a video."""
+    streams = [s for s in container.streams.video if s.codec_context is not None and not s.disposition & NOT_VIDEO]
     if len(streams) > 1:
         packets: Counter[int] = Counter()
         for packet in container.demux(*streams):
@@ -98,12 +98,12 @@ def _film_stream(container: av.container.InputContainer) -> av.VideoStream | Non
     return next((s for s in streams if s.disposition & Disposition.default), first)
 
 
-def count_frames(film: Film) -> tuple[int, int]:
+def count_frames(track: VideoTrack) -> tuple[int, int]:
     """(frames whose data is in the file, frames its header promises)."""
-    with film.opened() as (container, stream):
+    with track.opened() as (container, stream):
         promised = stream.frames
-        if not promised and film.seconds and stream.average_rate:
-            promised = round(film.seconds * float(stream.average_rate))
+        if not promised and track.seconds and stream.average_rate:
+            promised = round(track.seconds * float(stream.average_rate))
         readable = 0
         try:
             for packet in container.demux(stream):

@@ -13,7 +13,7 @@ from av.sidedata.sidedata import Type
 from av.video.reformatter import Interpolation
 
 from llava.decoders.base import Ask, VideoError, downscale_factor, plausible_times
-from llava.decoders.container import OPTIONS, Film
+from llava.decoders.container import OPTIONS, VideoTrack
 
 # beyond this, a video of constant rate is not gone through packet by packet
 LONG = 1800.0  # seconds
@@ -36,7 +36,7 @@ class MissingFrame(VideoError):
 
 @dataclass(frozen=True)
 class Index:
-    """All frames of a film: times (N,) s from the first one; rate a second.
+    """All frames of a track: times (N,) s from the first one; rate a second.
 
     stamps: (N,) presentation times in the stream's units, rising; None where packets do not say which frame they
     become, so that frames are counted. keys: stamps of keyframes. hidden: packets that show nothing. leading: does a
@@ -55,36 +55,36 @@ class Index:
     damaged: bool = False
 
 
-def read_pyav(film: Film, ask: Ask, *, trust_header: bool) -> Iterator[np.ndarray]:
+def read_pyav(track: VideoTrack, ask: Ask, *, trust_header: bool) -> Iterator[np.ndarray]:
     """Frames (H,W,3) that `ask` names, each once and in order; from the first again when it is asked once more.
 
     trust_header: a long video of constant rate may be read without a pass over its packets. When that fails, and
     where packets turn out to show nothing, `ask` is asked again with other times.
     Raises VideoError when a frame cannot be delivered.
     """
-    picture = FrameConverter(film.path)
-    if trust_header and film.seconds > LONG and film.container.startswith(INDEXED):
-        whole = yield from _read_by_header(film, ask, picture)
+    picture = FrameConverter(track.path)
+    if trust_header and track.seconds > LONG and track.container.startswith(INDEXED):
+        whole = yield from _read_by_header(track, ask, picture)
         if whole:
             return
-    index = index_packets(film)
+    index = index_packets(track)
     wanted = ask(index.times, index.rate)
     if index.stamps is None:
-        yield from _read_in_order(film, index, wanted, picture)
+        yield from _read_in_order(track, index, wanted, picture)
         return
     try:
-        yield from _read_by_seeking(film, index, wanted, picture)
+        yield from _read_by_seeking(track, index, wanted, picture)
     except MissingFrame:
-        seen = index_frames(film)
+        seen = index_frames(track)
         if seen.damaged:
             raise
-        yield from _read_in_order(film, seen, ask(seen.times, seen.rate), picture)
+        yield from _read_in_order(track, seen, ask(seen.times, seen.rate), picture)
 
 
-def index_packets(film: Film) -> Index:
+def index_packets(track: VideoTrack) -> Index:
     """What the packets say about the frames; decodes only where they do not say enough."""
     shown, keys, hidden = [], [], 0
-    with film.opened() as (container, stream):
+    with track.opened() as (container, stream):
         vp8 = stream.codec_context.name == "vp8"
         for packet in container.demux(stream):
             if packet.is_keyframe and packet.pts is not None:
@@ -99,19 +99,19 @@ def index_packets(film: Film) -> Index:
     rising = None not in order and order == sorted(order)
     # a recording cut inside a picture group starts with orphans; and the frames of a file that states decoding times
     # alone come out in another order than its times
-    with film.opened() as (container, stream):
+    with track.opened() as (container, stream):
         head = list(islice(_frames(container, stream), HEAD if reorders and rising else 1))
     first, stamps = head[0] if head else None, [frame.pts for frame in head]
     unknown = None in (first, *stamps, *order)
-    if unknown or stamps != sorted(stamps) or len(set(order)) < len(order) or _times_are_guessed(film, shown):
-        return index_frames(film)
+    if unknown or stamps != sorted(stamps) or len(set(order)) < len(order) or _times_are_guessed(track, shown):
+        return index_frames(track)
     stamps = sorted(pts for pts in order if pts >= first.pts)
     latest, leading = order[0], False
     for pts, _, key in shown:
         latest = pts if key else latest
         leading |= pts < latest
     return Index(
-        *_clock(film, stamps, base, rate),
+        *_clock(track, stamps, base, rate),
         stamps=stamps,
         keys=tuple(sorted(keys)),
         hidden=hidden + len(order) - len(stamps),
@@ -121,15 +121,15 @@ def index_packets(film: Film) -> Index:
     )
 
 
-def index_frames(film: Film) -> Index:
+def index_frames(track: VideoTrack) -> Index:
     """What decoding says about the frames; each counts."""
     damage: list[Exception] = []
-    with film.opened() as (container, stream):
+    with track.opened() as (container, stream):
         frames = [(frame.pts, frame.is_corrupt) for frame in _frames(container, stream, damage)]
         base, rate = stream.time_base, float(stream.average_rate or 0)
     if not frames:
-        raise VideoError(f"{film.path} holds no frame that can be decoded; convert it to MP4 with H.264.")
-    times, rate = _clock(film, [stamp for stamp, _ in frames], base, rate)
+        raise VideoError(f"{track.path} holds no frame that can be decoded; convert it to MP4 with H.264.")
+    times, rate = _clock(track, [stamp for stamp, _ in frames], base, rate)
     return Index(times, rate, damaged=bool(damage) or any(corrupt for _, corrupt in frames))
 
 
@@ -139,15 +139,15 @@ def first_after(container: av.container.InputContainer, stream: av.VideoStream, 
     return next((frame.pts for frame in _frames(container, stream)), None)
 
 
-def _times_are_guessed(film: Film, packets: list[tuple]) -> bool:
+def _times_are_guessed(track: VideoTrack, packets: list[tuple]) -> bool:
     """Does the container store decoding times alone, of which FFmpeg has guessed those of presentation?"""
     delays = {pts - dts for pts, dts, _ in packets if dts is not None} or {0}
-    if film.container == "avi":
+    if track.container == "avi":
         return delays != {0}
-    return film.container.startswith("matroska") and len(delays) == 1 and delays != {0}
+    return track.container.startswith("matroska") and len(delays) == 1 and delays != {0}
 
 
-def _clock(film: Film, stamps: Sequence[int | None], base: Fraction, rate: float) -> tuple[np.ndarray, float]:
+def _clock(track: VideoTrack, stamps: Sequence[int | None], base: Fraction, rate: float) -> tuple[np.ndarray, float]:
     """(times (N,) in seconds from the first frame, rate): by the stamps, by the rate where they cannot be true."""
     count = len(stamps)
     known = np.array([number for number, stamp in enumerate(stamps) if stamp is not None])
@@ -163,7 +163,7 @@ def _clock(film: Film, stamps: Sequence[int | None], base: Fraction, rate: float
     times = even + offsets
     times[known] = seconds
     times -= times[0]
-    return (times if plausible_times(times, rate, film.seconds) else even), rate
+    return (times if plausible_times(times, rate, track.seconds) else even), rate
 
 
 def _frames(container, stream, damage: list | None = None) -> Iterator[av.VideoFrame]:
@@ -203,7 +203,7 @@ def apply_transform(pixels: np.ndarray, transform: tuple[int, int, int, int]) ->
 
 
 class FrameConverter:
-    """Converts the frames of one film.
+    """Converts the frames of one track.
 
     Colours are those of swscale: by the matrix and range that the stream states, as BT.601 and limited range where it
     states none, as ffmpeg does. HDR is not mapped to SDR, and transparency is left out.
@@ -223,17 +223,17 @@ class FrameConverter:
         return apply_transform(pixels, display_transform(frame))
 
 
-def _read_by_header(film: Film, ask: Ask, picture: FrameConverter) -> Generator[np.ndarray, None, bool]:
+def _read_by_header(track: VideoTrack, ask: Ask, picture: FrameConverter) -> Generator[np.ndarray, None, bool]:
     """Takes header and rate at their word, seeks, and checks every frame's time; False when they are wrong."""
-    with film.opened() as (container, stream):
+    with track.opened() as (container, stream):
         rate, start, base = stream.average_rate, stream.start_time, stream.time_base
         if not rate or rate != stream.base_rate or start is None:
             return False
-        total = round(film.seconds * rate)
+        total = round(track.seconds * rate)
         if stream.frames and abs(stream.frames - total) > 1:  # part of them is hidden
             return False
         total = stream.frames or total
-        if total > os.fstat(film.file.fileno()).st_size:  # less than a byte each
+        if total > os.fstat(track.file.fileno()).st_size:  # less than a byte each
             return False
         for index in ask(np.arange(total) / float(rate), float(rate)):
             target = start * base + int(index) / rate
@@ -247,10 +247,12 @@ def _read_by_header(film: Film, ask: Ask, picture: FrameConverter) -> Generator[
     return True
 
 
-def _read_by_seeking(film: Film, index: Index, wanted: Sequence[int], picture: FrameConverter) -> Iterator[np.ndarray]:
+def _read_by_seeking(
+    track: VideoTrack, index: Index, wanted: Sequence[int], picture: FrameConverter
+) -> Iterator[np.ndarray]:
     """The frames numbered `wanted`; without seeks from where one lands behind its target, as in some containers."""
     left = list(wanted)
-    with film.opened() as (container, stream):
+    with track.opened() as (container, stream):
         frames, position = _frames(container, stream), index.stamps[0] - 1
         while left:
             target = index.stamps[left[0]]
@@ -268,12 +270,14 @@ def _read_by_seeking(film: Film, index: Index, wanted: Sequence[int], picture: F
             left.pop(0)
             yield picture(frame)
     if left:
-        yield from _read_in_order(film, index, left, picture)
+        yield from _read_in_order(track, index, left, picture)
 
 
-def _read_in_order(film: Film, index: Index, wanted: Sequence[int], picture: FrameConverter) -> Iterator[np.ndarray]:
+def _read_in_order(
+    track: VideoTrack, index: Index, wanted: Sequence[int], picture: FrameConverter
+) -> Iterator[np.ndarray]:
     """The frames numbered `wanted`, decoding from the start; by their stamps where they have any, else counted."""
-    with film.opened() as (container, stream):
+    with track.opened() as (container, stream):
         frames, passed = _frames(container, stream), 0
         for number in wanted:
             if index.stamps is None:
@@ -283,7 +287,7 @@ def _read_in_order(film: Film, index: Index, wanted: Sequence[int], picture: Fra
                 frame = _first_from(frames, index.stamps[number])
             if frame is None or (index.stamps and frame.pts > index.stamps[number]):
                 raise MissingFrame(
-                    f"Only {number} of {len(index.times)} frames of {film.path} can be read (up to "
+                    f"Only {number} of {len(index.times)} frames of {track.path} can be read (up to "
                     f"{index.times[number]:.1f} s): the file is damaged or cut short; copy or download it again."
                 )
             yield picture(frame)

@@ -1,7 +1,7 @@
 """The process that decodes one video; started by file name with: task, path, process id of the parent.
 
-Tasks: "read"; "index", which does not trust the header of a long file; "judge", the index of a film that decord may
-read; "decord", given a line of [frame numbers, frames of the film]; "watch", a source that goes on, given a line of
+Tasks: "read"; "index", which does not trust the header of a long file; "judge", the index of a video that decord may
+read; "decord", given a line of [frame numbers, frames of the video]; "watch", a source that goes on, given a line of
 settings. It speaks as `llava.decoders.worker_process` says.
 """
 
@@ -102,14 +102,14 @@ def watched(source: str, send: Callable) -> Iterator:
     begun, last = None, -1.0
     for picture in pictures("read", source, send, choose):
         if (seconds := float(coming.pop())) <= last:
-            continue  # a film whose header was wrong is read from its start again
+            continue  # a video whose header was wrong is read from its start again
         begun, last = time.monotonic() if begun is None else begun, seconds
         time.sleep(max(0.0, begun + seconds - time.monotonic()))
         yield picture, seconds
 
 
 def pictures(task: str, path: str, send: Callable, choose: Callable | None = None) -> Iterator:
-    """Pictures (H,W,3) of a film, an animation or a folder, once the parent, or `choose`, chose among the times."""
+    """Pictures (H,W,3) of a video, an animation or a folder, once the parent, or `choose`, chose among the times."""
     from PIL import Image
 
     from llava.decoders.base import DecoderFailed, VideoError
@@ -138,24 +138,24 @@ def pictures(task: str, path: str, send: Callable, choose: Callable | None = Non
         decoder = "pillow"
         yield from read_animation(path, file, ask)
         return
-    # a film
+    # a video
     import av
     import av.subtitles.codeccontext
     import av.subtitles.stream  # PyAV would load these two late, when nothing can be opened any more
 
-    from llava.decoders.container import find_film
+    from llava.decoders.container import find_video_track
     from llava.decoders.decord_check import unsupported
     from llava.decoders.pyav_reader import index_packets, read_pyav
 
     limit_open_files()
     try:
-        film = find_film(path, file)
-        seconds, decoder = film.seconds, "pyav"
+        track = find_video_track(path, file)
+        seconds, decoder = track.seconds, "pyav"
         if task != "judge":
-            yield from read_pyav(film, ask, trust_header=task == "read")
+            yield from read_pyav(track, ask, trust_header=task == "read")
             return
-        index = index_packets(film)
-        if reason := unsupported(film, index):
+        index = index_packets(track)
+        if reason := unsupported(track, index):
             raise DecoderFailed(f"it {reason}")
         ask(index.times, index.rate)
     except av.error.FFmpegError as error:

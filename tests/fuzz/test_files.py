@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.odd_files import CUT, FRAMES, READABLE, REFUSED, TURNS, encode, long, number, picture
 from benchmarks.reliability import cut_file, try_file, try_read
-from llava.decoders.container import find_film
+from llava.decoders.container import find_video_track
 from llava.decoders.pyav_reader import read_pyav
 from llava.video import VideoError, load_video, open_video
 
@@ -90,7 +90,7 @@ def read_in_this_process(path: Path) -> tuple[np.ndarray, list[int]]:
         return np.linspace(0, len(times) - 1, 8).astype(int)
 
     with open(path, "rb", buffering=0) as file:
-        for frame in read_pyav(find_film(str(path), file), ask, trust_header=True):
+        for frame in read_pyav(find_video_track(str(path), file), ask, trust_header=True):
             shown.append(number(frame))
     return told[-1], shown
 

@@ -150,7 +150,7 @@ def in_worker(tmp_path, monkeypatch, patch: str) -> None:
 
 @pytest.mark.parametrize("trick", ["open('/etc/hostname')", "__import__('socket').socket()"])
 def test_the_kernel_refuses_a_second_file(tmp_path, monkeypatch, trick):
-    patch = f"import llava.decoders.container as c, socket\nc.find_film = lambda path, file: {trick}"
+    patch = f"import llava.decoders.container as c, socket\nc.find_video_track = lambda path, file: {trick}"
     in_worker(tmp_path, monkeypatch, patch)
     encode(tmp_path / "a.mp4")
     with pytest.raises(RuntimeError, match="Too many open files"):
@@ -297,7 +297,7 @@ def test_decoders_die_with_their_parent(tmp_path, monkeypatch, decoder):
     if decoder == "decord":
         patch += "import decord; decord.VideoReader = busy"
     else:
-        patch += "import llava.decoders.container as f; f.find_film = busy"
+        patch += "import llava.decoders.container as f; f.find_video_track = busy"
     in_worker(tmp_path, monkeypatch, patch)
     encode(tmp_path / "a.mp4")
     command = [sys.executable, "-c", PARENT, str(worker_process.WORKER), str(tmp_path / "a.mp4"), decoder]

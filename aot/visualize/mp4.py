@@ -18,7 +18,7 @@ RATE = 8  # pictures a second, so that every player can seek
 DPI = 100
 
 
-def write_film(scene: Scene, path: Path) -> None:
+def write_mp4(scene: Scene, path: Path) -> None:
     """Writes an H.264 MP4 of 1280×720 pixels; every sampled frame stays for a second."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=RATE)
