@@ -41,8 +41,9 @@ class AOTConfig:
     # newline tokens of a grid or frame host: one a frame, one a row that kept a token, all of the host's, none
     newlines: str = one_of("frame", "row", "all", "none")
     backend: str = one_of(*BACKENDS)  # of the operations, see `aot.ops`
-    # of the vision tower, see `aot.reuse`. None: every frame is encoded; 0: equal frames once; above: patches too keep
-    # their features while their pixels, from 0 to 1, differ by less than this (root mean square) from a key frame's
+    # of the vision tower, see `aot.patch_reuse`. None: every frame is encoded; 0: equal frames once; above: patches too
+    # keep their features while their pixels, from 0 to 1, differ by less than this (root mean square) from a key
+    # frame's
     tower_reuse: float | None = number_in(None, 0, 1)
 
     # "default": exact budget, one choice and one transport a clip, on the pooled grid

@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from .clips import COST_BYTES, MAX_CLIP_TOKENS, default_clip_length
 from .config import AOTConfig
 from .errors import AOTError
-from .ops import facility_location, merge, sketch, softmax_plan
+from .ops import count_sketch, facility_location, merge, softmax_plan
 from .ops.common import at_least_float32, true_indices, unit
 from .ops.pair_cost import grid_distances
 from .stream import VideoStream, join, tokens_at
@@ -136,7 +136,7 @@ def _recompress(videos: list[CompressedVideo], visual: list[torch.Tensor], count
     times = [(v.frame[held] - v.frame[0]).float() * scale for (v, held), scale in zip(each, scales, strict=True)]
     # 2. cost (B, N, N): features, places, and times in clips
     wide = tokens.shape[-1] >= 2 * config.cost_channels
-    direction = unit(sketch(tokens, config.cost_channels) if wide else tokens)
+    direction = unit(count_sketch(tokens, config.cost_channels) if wide else tokens)
     cost = 1 - direction @ direction.mT
     distances = grid_distances(grid, cost.device)
     cost += config.spatial_weight * distances[place.unsqueeze(2), place.unsqueeze(1)]

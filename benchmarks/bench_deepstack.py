@@ -27,7 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from torch.nn.functional import cosine_similarity, scaled_dot_product_attention
 
 from aot import AOTConfig, compress, pool_tokens
-from aot.rows import merged_rows
+from aot.deepstack import merge_deepstack
 from aot_tiny.drawing import SHAPES
 from aot_tiny.shapes.clips import COLORS, TIMES, Clip, render, sample_clip
 from benchmarks.models import make_model
@@ -88,8 +88,8 @@ def main() -> None:
             attended = scaled_dot_product_attention(queries, tokens, rows)
             for name, left, keys in (
                 ("all", rows, tokens),
-                ("stay", merged_rows(replace(result, trace=None), rows), result.tokens),
-                ("merged", merged_rows(result, rows), result.tokens),
+                ("stay", merge_deepstack(replace(result, trace=None), rows), result.tokens),
+                ("merged", merge_deepstack(result, rows), result.tokens),
             ):
                 mean, read = left.mean(0), scaled_dot_product_attention(queries, keys, left)
                 found = [cosine_similarity(mean, rows.mean(0), dim=0), cosine_similarity(read, attended).mean()]

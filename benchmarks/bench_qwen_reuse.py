@@ -15,8 +15,8 @@ import torch
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen2_5
 from transformers.models.qwen3_vl import modeling_qwen3_vl as qwen3
 
-from aot.integrations.equal_frames import encode_once, encoding_once
-from aot.integrations.qwen_reuse import reuse_blocks
+from aot.integrations.duplicate_frames import encode_once, encoding_once
+from aot.integrations.qwen_patch_reuse import reuse_blocks
 from aot.integrations.vision_outputs import capturing
 from aot_tiny.training.train import faster_dtype
 from benchmarks.measure import environment, make_parser, measure_parts, reuse_ratios

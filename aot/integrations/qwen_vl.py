@@ -9,7 +9,7 @@ import torch
 from ..errors import AOTError
 from . import steps
 from .prompt import positions
-from .qwen_reuse import reuse_blocks
+from .qwen_patch_reuse import reuse_blocks
 from .qwen_tower import TowerReader
 from .shortening import Family, Step
 from .steps import EncodedVideo

@@ -21,12 +21,12 @@ from torch import nn
 
 from ..compress import compress
 from ..config import AOTConfig
+from ..deepstack import merge_deepstack
 from ..errors import AOTError
 from ..registry import get_method
-from ..rows import merged_rows
 from ..types import CompressedVideo
 from . import steps
-from .equal_frames import encode_once, encoding_once
+from .duplicate_frames import encode_once, encoding_once
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
 from .steps import Encoded, EncodedVideo, Generated, Kept, State, entries
@@ -130,7 +130,7 @@ class Family(ABC):
     def kept(self, model: Any, video: EncodedVideo, config: AOTConfig) -> Kept:
         """One video, compressed, and its DeepStack rows, merged as its tokens are."""
         found = self.compress(model, video, config, trace=bool(video.levels))
-        return Kept(replace(found, trace=None), tuple(merged_rows(found, level) for level in video.levels))
+        return Kept(replace(found, trace=None), tuple(merge_deepstack(found, level) for level in video.levels))
 
     def size(self, video: EncodedVideo) -> int:
         """How many placeholders a video has."""

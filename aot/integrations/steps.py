@@ -18,7 +18,7 @@ from torch import nn
 from ..config import AOTConfig
 from ..errors import AOTError
 from ..types import CompressedVideo
-from .equal_frames import TowerWork
+from .duplicate_frames import TowerWork
 from .kv_cache import NAMES, take_cache
 from .prompt import PrunedPrompt
 

@@ -32,12 +32,12 @@ from ..clips import (
 from ..config import AOTConfig
 from ..ops import (
     aggregate,
+    count_sketch,
     facility_location,
     fewest_below,
     merge,
     pair_cost,
     sinkhorn,
-    sketch,
     softmax_plan,
     temporal_change,
 )
@@ -96,8 +96,8 @@ def compress_clips(
     # says what there is, and leaves open whether it still is; wide tokens are compared by sketches
     compared, before = video.pooled, video.pooled_before
     if compared.shape[-1] >= 2 * config.cost_channels:
-        compared = sketch(compared, config.cost_channels)
-        before = None if before is None else sketch(before, config.cost_channels)
+        compared = count_sketch(compared, config.cost_channels)
+        before = None if before is None else count_sketch(before, config.cost_channels)
     weights = {"spatial_weight": config.spatial_weight, "temporal_weight": config.temporal_weight}
     cost = pair_cost(compared, layout.start_frame, longest, grid=video.pooled_grid, backend=config.backend, **weights)
     max_cost = 2 + 2**0.5 * config.spatial_weight + (longest - 1) * config.temporal_weight

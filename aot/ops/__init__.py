@@ -8,12 +8,12 @@ kernel.
 
 from .aggregate import aggregate, merge
 from .common import BACKENDS, use_triton
+from .count_sketch import count_sketch
 from .facility_location import facility_location, fewest_below
 from .inter_frame import merge_clips
 from .pair_cost import pair_cost
 from .received_attention import received_attention
 from .sinkhorn import STOPS, sinkhorn
-from .sketch import sketch
 from .softmax_plan import softmax_plan
 from .temporal_change import temporal_change
 
@@ -28,7 +28,7 @@ __all__ = [
     "pair_cost",
     "received_attention",
     "sinkhorn",
-    "sketch",
+    "count_sketch",
     "softmax_plan",
     "temporal_change",
     "use_triton",

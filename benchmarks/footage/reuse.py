@@ -20,7 +20,7 @@ import torch
 from torch import nn
 from torch.nn.functional import pad
 
-from aot.reuse import ChangedPatches, ReusePlan, distinct_frames, patches_of, plan_reuse
+from aot.patch_reuse import ChangedPatches, ReusePlan, distinct_frames, patches_of, plan_reuse
 from aot_tiny.training.train import faster_dtype
 from benchmarks.bench_cpu import CPU, so400m
 from benchmarks.footage import sources, vit

@@ -9,7 +9,7 @@ from torch import nn
 
 from aot import AOTConfig, CompressedVideo, TokenKind, pool_tokens, pooled_grid
 from aot.methods.in_llm import is_in_llm
-from aot.reuse import distinct_frames
+from aot.patch_reuse import distinct_frames
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
 from llava.model.compression import CapturePlan, TowerFlops, VideoFeatures, capture_plan, compress_video
 from llava.model.language_model.configuration_llava_qwen import pool_of

@@ -13,10 +13,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import aot
 from aot import AOTError
-from aot.integrations.equal_frames import TowerWork, encoding_once
+from aot.integrations.duplicate_frames import TowerWork, encoding_once
 from aot.integrations.qwen_tower import TowerReader, tower_flops, window_order
 from aot.integrations.vision_outputs import capturing
-from aot.reuse import plan_reuse
+from aot.patch_reuse import plan_reuse
 
 from . import qwen
 from .families import CLOSE, NEW

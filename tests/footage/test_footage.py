@@ -129,7 +129,7 @@ def test_layers_with_their_scale_folded_in_are_those_of_transformers(dino):
 @torch.no_grad()
 def test_errors_of_reuse_grow_layer_by_layer_where_patches_changed(dino):
     """Frame 0 is a key frame, frame 1 is near it in all patches, of frame 2 a corner of nine patches changed."""
-    from aot.reuse import patches_of, plan_reuse
+    from aot.patch_reuse import patches_of, plan_reuse
     from benchmarks.footage import vit
     from benchmarks.footage.reuse import Encoder, frame_errors
 

@@ -6,7 +6,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from aot import AOTConfig
-from aot.reuse import patches_of, plan_reuse
+from aot.patch_reuse import patches_of, plan_reuse
 from llava.model.long_video import compress_stream
 
 CAPTURED = {"received": (1, 3), "keys": (4,)}

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import SiglipVisionConfig
 from transformers.models.siglip.modeling_siglip import SiglipEncoder, SiglipVisionEmbeddings
 
-from aot.reuse import KEY_EVERY, patches_of, plan_reuse
+from aot.patch_reuse import KEY_EVERY, patches_of, plan_reuse
 from llava.model.language_model.configuration_llava_qwen import tower_config, unused_layers
 from llava.model.multimodal_encoder.modes import Replay, check_mode
 from llava.model.multimodal_encoder.tower_layers import layer_with_outputs, reusing_layers
@@ -171,8 +171,8 @@ class SigLipVisionTower(nn.Module):
         """Features of (F, 3, S, S) pixels, normalised or uint8, with side outputs of the layers named by 0-based index.
 
         Layers that are not named run plain fused attention. reuse: patches whose pixels changed by no more since a key
-        frame keep its features, see `aot.reuse.plan_reuse`; layers then run in eager mode. 0 and None: every patch is
-        computed. Raises ValueError for pixels of another shape.
+        frame keep its features, see `aot.patch_reuse.plan_reuse`; layers then run in eager mode. 0 and None: every
+        patch is computed. Raises ValueError for pixels of another shape.
         """
         self.check_pixels(pixels)
         one_pass = partial(self._reusing_pass, bound=reuse) if reuse else self._one_pass

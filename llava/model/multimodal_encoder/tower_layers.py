@@ -8,7 +8,7 @@ from torch.backends.cuda import SDPAParams
 from torch.nn.functional import scaled_dot_product_attention
 
 from aot.ops import received_attention
-from aot.reuse import ReusePlan
+from aot.patch_reuse import ReusePlan
 
 
 def layer_with_outputs(

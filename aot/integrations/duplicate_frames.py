@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils._pytree import tree_map
 from torch.utils.hooks import RemovableHandle
 
-from ..reuse import distinct_frames
+from ..patch_reuse import distinct_frames
 from .qwen_tower import packed_videos, tower_flops
 from .vision_outputs import captured
 

@@ -17,8 +17,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from torch.utils._pytree import tree_map
 
 from ..errors import AOTError
-from ..reuse import plan_reuse
-from .equal_frames import tower_work
+from ..patch_reuse import plan_reuse
+from .duplicate_frames import tower_work
 from .qwen_tower import block_products, packed_videos, window_order
 from .vision_outputs import captured
 

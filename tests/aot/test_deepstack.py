@@ -5,7 +5,7 @@ import torch
 
 import aot
 from aot.compress import compress
-from aot.rows import merged_rows
+from aot.deepstack import merge_deepstack
 
 
 def video(frames: int = 11, side: int = 6, width: int = 8):
@@ -24,22 +24,24 @@ def test_tokens_as_rows_are_merged_as_the_tokens(settings, retention):
     config = aot.AOTConfig(retention=retention, **settings)
     found = compress(features, shallow, deep, config, pool=None, trace=True)
     rows = features.flatten(0, 1)
-    torch.testing.assert_close(merged_rows(found, rows), found.tokens, rtol=1e-5, atol=1e-6)
-    twice = merged_rows(found, torch.cat([rows, 2 * rows], dim=1))
+    torch.testing.assert_close(merge_deepstack(found, rows), found.tokens, rtol=1e-5, atol=1e-6)
+    twice = merge_deepstack(found, torch.cat([rows, 2 * rows], dim=1))
     torch.testing.assert_close(twice[:, rows.shape[1] :], 2 * found.tokens, rtol=1e-5, atol=1e-6)
-    assert not torch.equal(merged_rows(found, rows), rows[(found.frame * 36 + found.position @ torch.tensor([6, 1]))])
+    assert not torch.equal(
+        merge_deepstack(found, rows), rows[(found.frame * 36 + found.position @ torch.tensor([6, 1]))]
+    )
 
 
 @pytest.mark.parametrize("settings", [{"merge_strength": 0.0}, {"retention": 1.0}, {"method": "random"}])
 def test_rows_stay_where_nothing_is_merged(settings):
     features, shallow, deep = video()
     found = compress(features, shallow, deep, aot.AOTConfig(**{"retention": 0.2, **settings}), pool=None, trace=True)
-    assert torch.equal(merged_rows(found, features.flatten(0, 1)), found.tokens)
+    assert torch.equal(merge_deepstack(found, features.flatten(0, 1)), found.tokens)
 
 
 def test_groups_of_clips_and_low_precision(monkeypatch):
     monkeypatch.setattr(aot.methods.aot, "COST_BYTES", 4 * (4 * 36) ** 2)  # a clip at a time
     features, shallow, deep = video()
     found = compress(features, shallow, deep, aot.AOTConfig(retention=0.1), pool=None, trace=True)
-    torch.testing.assert_close(merged_rows(found, features.flatten(0, 1)), found.tokens, rtol=1e-5, atol=1e-6)
-    assert merged_rows(found, features.flatten(0, 1).bfloat16()).dtype == torch.bfloat16
+    torch.testing.assert_close(merge_deepstack(found, features.flatten(0, 1)), found.tokens, rtol=1e-5, atol=1e-6)
+    assert merge_deepstack(found, features.flatten(0, 1).bfloat16()).dtype == torch.bfloat16

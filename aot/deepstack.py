@@ -1,4 +1,4 @@
-"""Rows of other layers that go with the tokens of a video."""
+"""DeepStack: rows of earlier vision layers, which go with the tokens of a video and are merged as these are."""
 
 import torch
 
@@ -6,7 +6,7 @@ from .ops import merge
 from .types import CompressedVideo
 
 
-def merged_rows(video: CompressedVideo, rows: torch.Tensor) -> torch.Tensor:
+def merge_deepstack(video: CompressedVideo, rows: torch.Tensor) -> torch.Tensor:
     """(S, R) rows of the kept tokens, merged as these were.
 
     rows: (T·P, R), one for each pooled token. video: without newline tokens, with the trace of the method "aot". By the

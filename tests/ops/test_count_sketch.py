@@ -4,15 +4,15 @@ import pytest
 import torch
 
 from aot import AOTConfig, compress
-from aot.ops import sketch
-from aot.ops.sketch import signs
+from aot.ops import count_sketch
+from aot.ops.count_sketch import signs
 
 
 def test_by_hand():
     sign = signs(5, torch.device("cpu"))
     token = torch.tensor([[1.0, 2.0, 3.0, 4.0, 5.0]])
     expected = [sign[0] + 3 * sign[2] + 5 * sign[4], 2 * sign[1] + 4 * sign[3]]
-    assert sketch(token, 2)[0].tolist() == [float(x) for x in expected]
+    assert count_sketch(token, 2)[0].tolist() == [float(x) for x in expected]
 
 
 def test_signs_are_those_of_the_published_hash():
@@ -36,7 +36,7 @@ def test_squared_distances_are_off_by_a_sixteenth(dtype):
         near = base + apart * torch.randn(60, 3584, generator=generator)
         left, right = base.to(dtype), near.to(dtype)
         exact = (left.double() - right.double()).square().sum(-1)
-        found = (sketch(left, 512).double() - sketch(right, 512).double()).square().sum(-1)
+        found = (count_sketch(left, 512).double() - count_sketch(right, 512).double()).square().sum(-1)
         error = found / exact - 1
         # 60 samples: the mean within four of its standard deviations, and the spread within a third of 1/16
         assert abs(float(error.mean())) < 4 / 16 / 60**0.5 and 0.67 / 16 < float(error.std()) < 1.33 / 16
@@ -49,7 +49,7 @@ def test_wide_tokens_are_compared_by_sketches():
     shallow, deep = torch.rand(2, 6, 16, generator=generator)
     config = AOTConfig(cost_channels=10, merge_strength=0, retention=0.2)
     found = compress(features, shallow, deep, config, pool=None)
-    plain = compress(sketch(features, 10), shallow, deep, config, pool=None)
+    plain = compress(count_sketch(features, 10), shallow, deep, config, pool=None)
     assert torch.equal(found.frame, plain.frame) and torch.equal(found.position, plain.position)
     index = found.frame * 16 + found.position[:, 0] * 4 + found.position[:, 1]
     assert torch.equal(found.tokens, features.flatten(0, 1)[index])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from aot import AOTConfig, AOTError
-from aot.reuse import KEY_EVERY, distinct_frames, patches_of, plan_reuse
+from aot.patch_reuse import KEY_EVERY, distinct_frames, patches_of, plan_reuse
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.bfloat16])

@@ -5,7 +5,7 @@ from functools import lru_cache
 import torch
 
 
-def sketch(tokens: torch.Tensor, channels: int) -> torch.Tensor:
+def count_sketch(tokens: torch.Tensor, channels: int) -> torch.Tensor:
     """Sums of every `channels`-th channel with random signs, (..., channels) float32: a count sketch.
 
     tokens: (..., D) of any float dtype, D at least twice the channels. On average the squared distance of two sketches
