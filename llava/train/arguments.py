@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 
+import torch
 from transformers import TrainingArguments
 
 PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
@@ -67,3 +68,9 @@ class TrainArguments(TrainingArguments):
         if self.ddp_find_unused_parameters is None:  # a text-only batch leaves the projector without a gradient
             self.ddp_find_unused_parameters = True
         super().__post_init__()
+
+    @property
+    def device(self) -> torch.device:
+        found = super().device
+        # with several processes accelerate says cpu:0, where torch.load of transformers 4 cannot put an optimizer
+        return torch.device("cpu") if found.type == "cpu" else found
