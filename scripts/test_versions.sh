@@ -48,7 +48,8 @@ whole() {
     environment=.versions/$1
     [ -x "$environment/bin/python" ] || "$(find_python)" -m venv "$environment"
     say "installing ${*:2} (several GB)"
-    install "${@:2}" $(sed -nE 's/^((pytest|hypothesis|pexpect|POT|matplotlib)==[^; ]+).*/\1/p' requirements/test.txt | sort -u -t= -k1,1)
+    install "${@:2}" $(sed -nE 's/^((pytest|hypothesis|pexpect|POT|matplotlib|decord)==[^; ]+).*/\1/p' \
+        requirements/test.txt requirements/demo.txt | sort -u -t= -k1,1)
     install -e .
     export PYTHONPATH=$PWD
 }

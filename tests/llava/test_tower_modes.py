@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 import torch
+from packaging.version import Version
 
 from llava.model.builder import load_pretrained_model
 from llava.model.multimodal_encoder.modes import Replay
@@ -45,7 +46,8 @@ def test_compiled_layers_give_the_same_features(model, video):
         tower.set_mode("compile")
         next(steps)
     assert tower.mode == "compile" and torch._dynamo.utils.counters["stats"]["unique_graphs"] > 1
-    assert not torch._dynamo.utils.counters["graph_break"]
+    if Version(torch.__version__) >= Version("2.6"):  # earlier ones do not follow how transformers finds its attention
+        assert not torch._dynamo.utils.counters["graph_break"]
     tower.set_mode("eager")
     assert tower.mode == "eager"
 

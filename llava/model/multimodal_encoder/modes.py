@@ -20,7 +20,8 @@ def check_mode(mode: str, device: torch.device) -> None:
         try:
             torch.compile(_probe)(torch.ones(2, device=device))
         except (RuntimeError, OSError, ImportError) as error:  # a compiler or triton is missing
-            reason = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
             raise ValueError(f"Tower mode 'compile' cannot be had here ({reason}); use 'eager'.") from error
 
 

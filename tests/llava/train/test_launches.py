@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from aot_cli.main import main
-from tests.llava.train.runs import MODES, ROOT, finish, losses, start, weights, words
+from tests.llava.train.runs import MODES, ROOT, finish, goes_on, losses, start, weights, words
 
 
+@goes_on
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_run_goes_on_as_if_it_had_not_been(ranks, checkpoint, data, media, tmp_path):
     """Ten steps are two epochs and a half; the kill comes while the third checkpoint is written, or just behind."""

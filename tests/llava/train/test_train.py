@@ -16,13 +16,14 @@ from llava.eval.exam.evaluator import run_exam_sweep
 from llava.eval.exam.settings import ExamSweep
 from llava.model.builder import load_pretrained_model
 from llava.train.exam import SEED, TrainingExam
-from tests.llava.train.runs import MODES, ROOT, losses, weights, words
+from tests.llava.train.runs import MODES, ROOT, goes_on, losses, weights, words
 
 EMBEDDED = ROOT / "checkpoints" / "aot-tiny"
 needs_peft = pytest.mark.skipif(find_spec("peft") is None, reason="peft is not installed")
 EACH = [pytest.param(mode, marks=needs_peft if mode == "lora" else ()) for mode in MODES]
 
 
+@goes_on
 @pytest.mark.parametrize("mode", EACH)
 def test_a_run_that_is_taken_up_again_equals_one_that_never_stopped(mode, checkpoint, data, media, tmp_path):
     more = [*MODES[mode], "--retention", "0.2", "0.6"]
