@@ -5,7 +5,7 @@ import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, metadata
 from typing import NoReturn
@@ -43,7 +43,8 @@ def _run(words: list[str]) -> int:
         print(f"aot: there is no command {words[0]!r}{meant(words[0], COMMANDS)}; see aot --help.", file=sys.stderr)
         return 2
     options = parser.parse_args(words)
-    with _interrupts():
+    # as exceptions, so that answers can be stopped and child processes are ended
+    with handling({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}):
         try:
             return options.execute(options)
         except KeyboardInterrupt:
@@ -68,12 +69,11 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def _interrupts() -> Iterator[None]:
-    """Inside, Ctrl-C is a KeyboardInterrupt, so that answers can be stopped and child processes are ended."""
+def handling(handlers: Mapping[signal.Signals, Callable]) -> Iterator[None]:
+    """Inside, these signals are handled so; outside of the main thread none can be."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
