@@ -23,12 +23,16 @@ class Applied:
 
     @property
     def last(self) -> list[CompressedVideo]:
-        """What became of each video of the model's last call."""
+        """What became of each video of the last prompt that the model read, in `generate` or a call of its own.
+
+        In the order of the videos; empty where none came: after a text or an image alone, after a call that was
+        refused, and after a later turn, whose cache holds the videos. Steps of one token change nothing.
+        """
         return self._integration.last(self.model)
 
     @property
     def seconds(self) -> float:
-        """Seconds that compressing the videos of the model's last call took, on a GPU without waiting for it."""
+        """Seconds that compressing the videos of `last` took, on a GPU without waiting for it."""
         return self._integration.cost(self.model)[0]
 
     @property

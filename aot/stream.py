@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -141,8 +142,8 @@ class VideoStream:
         # clones, so that what was pushed can be freed
         self._before = self._pending["features"][frames - 1 : frames].clone()
         self._pending = {name: value[frames:].clone() for name, value in self._pending.items()}
-        counted = {"frame": result.frame + self._frames, "clips": [frames], "whole_frames": self._most_frames}
-        result = replace(result, config=self.config, **counted)
+        counted = {"frame": result.frame + self._frames, "first_frame": self._frames, "clips": [frames]}
+        result = replace(result, config=self.config, whole_frames=self._most_frames, **counted)
         self._frames += frames
         self._kept += kept
         return result
@@ -173,9 +174,16 @@ def tokens_at(video: CompressedVideo, places: torch.Tensor | slice) -> Compresse
 
 
 def join(parts: Sequence[CompressedVideo]) -> CompressedVideo:
-    """The clips of a stream as one video. Raises AOTError for none."""
+    """The clips of one stream, in its order, as one video. Raises AOTError for none, and where one is missing."""
     if not parts:
         raise AOTError("No frame was pushed; there is nothing to join.")
+    for part, later in pairwise(parts):
+        if later.first_frame != part.first_frame + part.frames:
+            raise AOTError(
+                f"A part that begins with frame {later.first_frame} does not go on behind one that ends before frame "
+                f"{part.first_frame + part.frames}; join the clips of one stream in their order, and give the model "
+                "separate videos one by one."
+            )
     joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in PER_TOKEN}
     clips = [length for part in parts for length in part.clips or [part.frames]]
     usable = joined_masks(parts)

@@ -239,6 +239,7 @@ class CompressedVideo:
     usable: masks of the input's places that could be used, by name, where the tensors lie on a device; see `check`
     whole_frames: frames of the video that this is a part of, where its stream knows them
     budget: visual tokens that retention and max_tokens allowed, where a distortion may keep fewer, else None
+    first_frame: the number of its first frame in the video that this is a part of
     """
 
     tokens: torch.Tensor
@@ -254,6 +255,7 @@ class CompressedVideo:
     usable: dict[str, torch.Tensor] = field(default_factory=dict)
     whole_frames: int | None = None
     budget: int | None = None
+    first_frame: int = 0
 
     def check(self) -> None:
         """AOTError when the input held values that cannot be used: NaN, Inf, a negative importance.

@@ -1,16 +1,17 @@
 """The tree of commands as one argparse parser, and running a command line."""
 
 import argparse
-import os
 import platform
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module, metadata
+from typing import NoReturn
 
 from aot_cli.commands import COMMANDS, EXAMPLES, GROUPS, Command
+from aot_cli.output import OutputLost, exit_code, guard
 from aot_cli.parser import Parser, meant
 from aot_cli.renamed import renamed
 
@@ -18,8 +19,21 @@ SHOWN = ("torch", "transformers")  # beside our own version, for reports of defe
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs a command; returns its exit code, 2 for a wrong command, 130 after Ctrl-C, 141 when nobody reads on."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    """Runs a command; returns its exit code.
+
+    2 for a wrong command, 130 after Ctrl-C, 143 after SIGTERM, 141 when nobody reads on, 1 when what it prints is lost.
+    """
+    try:
+        guard()
+        try:
+            return _run(sys.argv[1:] if arguments is None else list(arguments))
+        finally:
+            sys.stdout.flush()
+    except OutputLost as lost:
+        return exit_code(lost)
+
+
+def _run(words: list[str]) -> int:
     parser = make_parser()
     if not words or words == ["help"]:
         parser.print_help()
@@ -29,16 +43,16 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"aot: there is no command {words[0]!r}{meant(words[0], COMMANDS)}; see aot --help.", file=sys.stderr)
         return 2
     options = parser.parse_args(words)
-    with _keyboard_interrupts():
+    # as exceptions, so that answers can be stopped and child processes are ended
+    with handling({signal.SIGINT: signal.default_int_handler, signal.SIGTERM: _terminate}):
         try:
-            code = options.execute(options)
-            print(end="", flush=True)
-            return code
+            return options.execute(options)
         except KeyboardInterrupt:
+            print(f"aot {options.command}: stopped.", file=sys.stderr)
             return 130
-        except BrokenPipeError:  # whoever reads, such as head, has enough
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # where the rest goes when Python ends
-            return 141
+        except Terminated:
+            print(f"aot {options.command}: ended by SIGTERM.", file=sys.stderr)
+            return 143
 
 
 def entry(name: str) -> Callable[[list[str] | None], int]:
@@ -50,17 +64,27 @@ def entry(name: str) -> Callable[[list[str] | None], int]:
     return run
 
 
+class Terminated(BaseException):
+    """SIGTERM came; what is half done is cleared away."""
+
+
 @contextmanager
-def _keyboard_interrupts() -> Iterator[None]:
-    """Inside, Ctrl-C is a KeyboardInterrupt, so that answers can be stopped and child processes are ended."""
+def handling(handlers: Mapping[signal.Signals, Callable]) -> Iterator[None]:
+    """Inside, these signals are handled so; outside of the main thread none can be."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _terminate(*_: object) -> NoReturn:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one waits for nothing
+    raise Terminated
 
 
 def make_parser() -> "_Tree":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -57,15 +58,20 @@ def signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
 
 
 def write_video(path: str | Path, frames: np.ndarray, *, fps: int, crf: int = 18) -> None:
-    """Writes frames (T, S, S, 3) uint8 as an H.264 MP4."""
+    """Writes frames (T, S, S, 3) uint8 as an H.264 MP4 that is there whole or not at all; several processes may."""
     import av
 
-    size = frames.shape[1]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("libx264", rate=fps)
-        stream.width = stream.height = size
-        stream.pix_fmt = "yuv420p"
-        stream.options = {"crf": str(crf), "preset": "veryfast"}
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
+    path, size = Path(path), frames.shape[1]
+    part = path.with_name(f".{uuid.uuid4().hex[:8]}.part{path.suffix}")
+    try:
+        with av.open(str(part), "w") as container:
+            stream = container.add_stream("libx264", rate=fps)
+            stream.width = stream.height = size
+            stream.pix_fmt = "yuv420p"
+            stream.options = {"crf": str(crf), "preset": "veryfast"}
+            for frame in frames:
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+            container.mux(stream.encode())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

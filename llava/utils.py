@@ -74,11 +74,11 @@ def scratch_folder(name: str) -> Iterator[Path]:
     with open(base / "lock", "w") as sweeping:
         fcntl.flock(sweeping, fcntl.LOCK_EX)  # nobody sweeps a folder between its making and its lock
         for left in base.iterdir():
-            if left.is_dir() and (lock := _lock(left)) is not None:
+            if left.is_dir() and (lock := lock_folder(left)) is not None:
                 shutil.rmtree(left, ignore_errors=True)
                 os.close(lock)
         folder = Path(tempfile.mkdtemp(dir=base))
-        lock = _lock(folder)
+        lock = lock_folder(folder)
     try:
         yield folder
     finally:
@@ -86,7 +86,7 @@ def scratch_folder(name: str) -> Iterator[Path]:
         os.close(lock)
 
 
-def _lock(folder: Path) -> int | None:
+def lock_folder(folder: Path) -> int | None:
     """The descriptor that locks a folder until it is closed; None when another process holds it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import time
+import uuid
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -110,7 +111,7 @@ class VideoCache:
         if sum(tensor.nbytes for tensor in tensors.values()) > self.most_bytes:
             return
         written = json.dumps(facts)
-        part = self.folder / f".{key}.{os.getpid()}.part"
+        part = self.folder / f".{key}.{uuid.uuid4().hex[:8]}.part"
         try:
             self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)  # what videos show is their owner's
             save_file(tensors, part, {"facts": written, "checksum": _checksum(key, written, tensors)})

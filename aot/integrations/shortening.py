@@ -26,13 +26,12 @@ from ..errors import AOTError
 from ..registry import get_method
 from ..types import CompressedVideo
 from . import steps
-from .duplicate_frames import encode_once, encoding_once
+from .duplicate_frames import TowerWork, encode_once, encoding_once
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
-from .steps import Encoded, EncodedVideo, Generated, Kept, State, entries
+from .steps import STATE, Encoded, EncodedVideo, Generated, Kept, State, entries
 from .vision_outputs import Reader, attention_layers, watch_attention
 
-_STATE = "_aot_applied"  # on the model and on its inner one, a State
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
 
 
@@ -171,12 +170,12 @@ class Family(ABC):
 
     def settings(self, model: nn.Module) -> AOTConfig | None:
         """The applied settings, None when there are none."""
-        state = model.__dict__.get(_STATE)
+        state = model.__dict__.get(STATE)
         return None if state is None else state.config
 
     def trace(self, model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
         """What becomes of the videos of a call's inputs, with traces; the language model is not asked."""
-        inner, state = model.model, model.__dict__[_STATE]
+        inner, state = model.model, model.__dict__[STATE]
         original = getattr(type(inner), f"get_{self.modality}_features")
         _, pixels, *others = inspect.signature(original).parameters.values()
         call = {p.name: inputs[p.name] for p in others if p.name in inputs}
@@ -194,12 +193,12 @@ class Family(ABC):
 
     def cost(self, model: nn.Module) -> tuple[float, float]:
         """Of the last videos: seconds that compressing them took, and the share of the tower's operations spent."""
-        state = model.__dict__.get(_STATE)
+        state = model.__dict__.get(STATE)
         return (0.0, 1.0) if state is None else (state.seconds, state.work.share)
 
     def last(self, model: nn.Module) -> list[CompressedVideo]:
-        """What became of each video of the last call that brought one."""
-        state = model.__dict__.get(_STATE)
+        """What became of each video of the last prompt."""
+        state = model.__dict__.get(STATE)
         return [] if state is None else state.last
 
     def attach(self, model: Any, config: AOTConfig) -> None:
@@ -216,8 +215,8 @@ class Family(ABC):
                 "tower_reuse=0, leave it out, or use a Qwen-VL model or LlavaQwenForCausalLM."
             )
         self.check(model, config.requires)
-        if _STATE in model.__dict__:
-            model.__dict__[_STATE].config = config
+        if STATE in model.__dict__:
+            model.__dict__[STATE].config = config
             return
         forward, inner = self.base(model).forward, model.model
         cache_name(forward)  # raises for a release that calls it otherwise
@@ -237,31 +236,31 @@ class Family(ABC):
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),
         ]
         replaced = [(inner, encoder), *((model, name) for name in owners)]
-        inner.__dict__[_STATE] = model.__dict__[_STATE] = State(config, handles, replaced)
+        inner.__dict__[STATE] = model.__dict__[STATE] = State(config, handles, replaced)
 
     def detach(self, model: Any) -> None:
         """Takes hooks and wrapped methods off this instance."""
-        state = model.__dict__.pop(_STATE, None)
+        state = model.__dict__.pop(STATE, None)
         if state is None:
             return
-        del model.model.__dict__[_STATE]
+        del model.model.__dict__[STATE]
         for handle in state.handles:
             handle.remove()
         for owner, name in state.replaced:
             delattr(owner, name)
 
-    def _encode(self, inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[Any, list]:
-        """`encode` with what the settings in force ask for."""
-        state = inner.__dict__[_STATE]
-        with encoding_once(state.config.tower_reuse) as state.work:
-            return self.encode(inner, original, args, kwargs, state.config.requires)
+    def _encode(self, inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[Any, list, TowerWork]:
+        """`encode` with what the settings in force ask for, and what it cost the tower."""
+        config = inner.__dict__[STATE].config
+        with encoding_once(config.tower_reuse) as work:
+            return *self.encode(inner, original, args, kwargs, config.requires), work
 
     def _encoding(self, original: Any) -> Any:
         """The model's own encoding that leaves with its result, or with the step, what compression needs."""
 
         @functools.wraps(original)  # generate reads its signature
         def get_features(inner, *args: Any, **kwargs: Any) -> Any:
-            result, encoded = self._encode(inner, original, args, kwargs)
+            result, encoded, inner.__dict__[STATE].work = self._encode(inner, original, args, kwargs)
             if not isinstance(result, (tuple, torch.Tensor)):
                 setattr(result, steps.ENCODED, encoded)
             if (call := steps.generated.get()) is not None:
@@ -278,10 +277,13 @@ class Family(ABC):
         _pending.set(None)
         kwargs = steps.call_arguments(model, args, kwargs)
         cache, token, call = take_cache(dict(kwargs)), self.token(model), steps.generated.get()
-        told = steps.take_told(kwargs, self.argument) or (() if call is None else call.told)
-        known = getattr(cache, steps.PROMPT, None)
         # transformers 5 encodes before it generates
         ready = (kwargs.get("mm_encoder_outputs") or {}).get(self.modality)
+        if call is None and not steps.decodes(kwargs, cache):
+            state = model.__dict__[STATE]
+            state.forget(None if ready is None else state.work)
+        told = steps.take_told(kwargs, self.argument) or (() if call is None else call.told)
+        known = getattr(cache, steps.PROMPT, None)
         pixels = {"video": "pixel_values_videos", "image": "pixel_values"}[self.modality]
         given = ready is not None or kwargs.get(pixels) is not None
         brings = given and (self.argument is None or bool(told) or known is not None)
@@ -330,7 +332,7 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     if step is None or not step.shortens:
         return None
     kwargs, family = dict(kwargs), step.family
-    state, encoded = step.model.__dict__[_STATE], step.encoded
+    state, encoded = step.model.__dict__[STATE], step.encoded
     found = steps.kept_of(state, encoded, partial(family.kept, step.model, config=state.config))
     videos = [one for one in found if one is not None]
     # which columns stay, and the token at each; padding goes, and what belongs to other pieces of the prompt

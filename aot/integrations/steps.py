@@ -22,6 +22,7 @@ from .duplicate_frames import TowerWork
 from .kv_cache import NAMES, take_cache
 from .prompt import PrunedPrompt
 
+STATE = "_aot_applied"  # on a model and on its inner one, a State
 PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
 ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
 NO_IDS = "aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds."
@@ -30,7 +31,7 @@ generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=
 
 @dataclass
 class State:
-    """What is in force on one model: settings, hooks, and what became of the last videos.
+    """What is in force on one model: settings, hooks, and what became of the videos of the last prompt.
 
     replaced: (owner, name) of the methods that stand on an instance in front of its class's. seconds: that compressing
     them took. work: the tower's for the last of them.
@@ -42,6 +43,10 @@ class State:
     last: list[CompressedVideo] = field(default_factory=list)
     seconds: float = 0.0
     work: TowerWork = field(default_factory=lambda: TowerWork(None))
+
+    def forget(self, work: TowerWork | None = None) -> None:
+        """A prompt comes; work: the tower's for what of it was encoded before."""
+        self.last, self.seconds, self.work = [], 0.0, work or TowerWork(None)
 
 
 @dataclass(frozen=True)
@@ -112,6 +117,7 @@ def generating(original: Any, forward: Callable, argument: str | None) -> Any:
 
     @functools.wraps(original)
     def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
+        self.__dict__[STATE].forget()
         ids = kwargs.get("input_ids") if inputs is None else inputs
         told = take_told(kwargs, argument)
         if told and ids is None:
@@ -181,6 +187,12 @@ def call_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any
     """A copy of the arguments of a call of the model, all of them by name."""
     names = list(inspect.signature(type(model).forward).parameters)[1:] if args else []
     return {**dict(zip(names, args, strict=False)), **kwargs}
+
+
+def decodes(kwargs: dict, cache: Any) -> bool:
+    """Is this a step of one token behind a prompt?"""
+    ids = kwargs.get("input_ids")
+    return ids is not None and ids.shape[1] == 1 and entries(cache) > 0
 
 
 def check_step(kwargs: dict, *, shortens: bool) -> None:

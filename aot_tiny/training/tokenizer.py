@@ -10,6 +10,7 @@ import numpy as np
 
 from aot_tiny.film import questions as qa
 from aot_tiny.film.clips import COLORS, SHAPES, sample_clip
+from llava.eval.jsonl import write_whole
 
 VOCABULARY = 1024
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -65,4 +66,4 @@ def save_tokenizer(folder: str | Path) -> None:
         "clean_up_tokenization_spaces": False,
         "chat_template": CHAT_TEMPLATE,
     }
-    (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=1) + "\n")
+    write_whole(folder / "tokenizer_config.json", f"{json.dumps(config, indent=1)}\n".encode())

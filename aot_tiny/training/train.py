@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import shutil
 import sys
 import timeit
 from pathlib import Path
@@ -29,6 +28,7 @@ from aot_tiny.training.recipe import GEOMETRY, PATCH, SIZE, STAGES, TRACKED_LAYE
 from aot_tiny.training.tokenizer import save_tokenizer
 from aot_tiny.training.tower import DenseTower
 from aot_tiny.worlds import WORLDS
+from llava.eval.jsonl import write_whole
 from llava.train.trainer import last_checkpoint
 
 SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"
@@ -201,7 +201,7 @@ def execute(args) -> int:
     )  # fmt: skip
     set_seed(args.seed)
     tokenizer_folder = args.output / "tokenizer"
-    if not (tokenizer_folder / "tokenizer.json").exists():
+    if not (tokenizer_folder / "tokenizer_config.json").exists():  # written last
         if stage.world == "shapes":  # its words are those of the checkpoint that it goes on from
             known = [part for folder in args.init for part in (folder, folder / "tokenizer")]
             words = next((folder for folder in known if (folder / "tokenizer.json").exists()), None)
@@ -209,7 +209,7 @@ def execute(args) -> int:
                 raise SystemExit("The stage shapes goes on from a checkpoint or its own run; name one with --init.")
             tokenizer_folder.mkdir(parents=True, exist_ok=True)
             for name in ("tokenizer.json", "tokenizer_config.json"):
-                shutil.copy(words / name, tokenizer_folder)
+                write_whole(tokenizer_folder / name, (words / name).read_bytes())
         else:
             save_tokenizer(tokenizer_folder)
     objective, data, collator = build(stage, tokenizer_folder)
@@ -249,8 +249,10 @@ def execute(args) -> int:
         if all(torch.equal(value, exact[name].to(dtype).float()) for name, value in tower.state_dict().items()):
             tower.load_state_dict(exact)
     # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
-    torch.save({k: v.half() for k, v in objective.state_dict().items()}, args.output / WEIGHTS)
-    (args.output / "log.json").write_text(json.dumps(trainer.state.log_history, indent=0))
+    part = args.output / f"{WEIGHTS}.part"  # what has its name is whole
+    torch.save({k: v.half() for k, v in objective.state_dict().items()}, part)
+    part.replace(args.output / WEIGHTS)
+    write_whole(args.output / "log.json", json.dumps(trainer.state.log_history, indent=0).encode())
     return 0
 
 

@@ -23,6 +23,9 @@ OPTIONS = {"max_pixels": str(MOST_PIXELS)}  # of decoders, also while a file is 
 CLOSED = {"format_whitelist": FORMATS, "protocol_whitelist": "none"}
 NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 NOT_VIDEO |= Disposition.dependent  # the tiles that a phone's photo (HEIC) is made of
+SUBFILE_TYPE, SUB_IFDS = 254, 330  # tags of TIFF
+ASIDE = 1 | 4  # bits of the first: a preview, and a mask
+MOST_PAGES = 1000  # of a TIFF file that are looked at
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,12 @@ def find_video_track(path: str, file: BinaryIO) -> VideoTrack:
     Raises VideoError when the file holds no video stream, is of no known format, has too large pictures, or ends
     before its own header says it does.
     """
+    previews = _tiff_previews(file)
+    if previews[:1] == [True] or previews.count(False) > 1:
+        raise VideoError(
+            f"{path} is a TIFF file of {len(previews)} pictures, of which the first alone would be read; save what is "
+            "meant as PNG, or several as a folder of PNG pictures."
+        )
     try:
         with open_file(file) as container:
             stream = _choose_stream(container)
@@ -127,6 +136,30 @@ def missing_bytes(file: BinaryIO) -> int:
     else:
         return 0
     return max(0, end - size)
+
+
+def _tiff_previews(file: BinaryIO) -> list[bool]:
+    """Of each picture of a TIFF file, whether it is another's preview or mask; none where FFmpeg looks itself."""
+    file.seek(0)
+    head = file.read(8)
+    order = {b"II*\0": "<", b"MM\0*": ">"}.get(head[:4])
+    if order is None or len(head) < 8:
+        return []
+    found, (place,) = [], struct.unpack(f"{order}I", head[4:])
+    while place and len(found) < MOST_PAGES:
+        file.seek(place)
+        data = file.read(2)
+        count = struct.unpack(f"{order}H", data)[0] if len(data) == 2 else 0
+        data = file.read(12 * count + 4)
+        if len(data) < 12 * count + 4:  # damaged
+            return []
+        fields = [struct.unpack_from(f"{order}HHI4s", data, 12 * number) for number in range(count)]
+        tags = {tag: value for tag, _, _, value in fields}
+        if SUB_IFDS in tags:
+            return []
+        found.append(bool(struct.unpack(f"{order}I", tags.get(SUBFILE_TYPE, bytes(4)))[0] & ASIDE))
+        (place,) = struct.unpack_from(f"{order}I", data, 12 * count)
+    return found
 
 
 def _mp4_media_end(file: BinaryIO, size: int) -> int:

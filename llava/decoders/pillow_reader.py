@@ -17,6 +17,11 @@ from llava.decoders.sandbox import open_regular
 SUFFIXES = {".png", ".jpg", ".jpeg"}
 FORMATS = ("PNG", "JPEG")  # of the frames of a folder
 PICTURES = (*FORMATS, "WEBP", "BMP", "GIF")  # of single pictures
+# markers of a JPEG file behind their 0xff: the end, a segment of applications, entropy-coded data
+END, APP2, SCAN = b"\xd9", b"\xe2", b"\xda"
+MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")  # that ends such data
+PADDING = b"\xff\0\r\n"  # between two pictures
+LARGEST_PHOTO = 2**26  # bytes of it that are looked at
 RATE = 1.0  # a folder has no clock: its pictures are taken as one second apart
 
 
@@ -27,14 +32,36 @@ def is_animation(file: BinaryIO) -> bool:
     return (head[:4] == b"RIFF" and head[8:] == b"WEBP") or head[4:] in (b"ftypavis", b"ftypavif")
 
 
+def is_photo(file: BinaryIO) -> bool:
+    """A JPEG file that holds more than its picture and is no film of pictures one behind another?
+
+    Cameras add a second view, a preview, a gain map (MPF, CIPA DC-007), or what they know behind the picture's end.
+    """
+    file.seek(0)
+    if file.read(3) != b"\xff\xd8\xff":
+        return False
+    file.seek(0)
+    data, place = file.read(LARGEST_PHOTO), 2
+    while (kind := data[place + 1 : place + 2]) != END:
+        if data[place : place + 1] != b"\xff" or place + 4 > len(data):
+            return False
+        if kind == APP2 and data[place + 4 : place + 8] == b"MPF\0":
+            return True
+        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        if kind == SCAN:
+            place = found.start() if (found := MARKER.search(data, place)) else len(data)
+    behind = data[place + 2 :].lstrip(PADDING)
+    return bool(behind) and not behind.startswith(b"\xd8\xff")
+
+
 def read_animation(path: str, file: BinaryIO, ask: Ask) -> Iterator[np.ndarray]:
-    """Frames (H,W,3) of a WebP or AVIF file that `ask` names; their times are those that the file states."""
+    """Frames (H,W,3) that `ask` names, of a WebP or AVIF file by the times that it states, or a photo's one."""
     file.seek(0)
     try:
-        with Image.open(file, formats=("WEBP", "AVIF")) as image:
+        with Image.open(file, formats=("WEBP", "AVIF", "JPEG")) as image:
             factor = downscale_factor(path, *image.size)
             durations = []
-            for number in range(getattr(image, "n_frames", 1)):
+            for number in range(1 if image.format in ("JPEG", "MPO") else getattr(image, "n_frames", 1)):
                 image.seek(number)
                 image.load()
                 durations.append(image.info.get("duration", 0) / 1000)
@@ -45,7 +72,7 @@ def read_animation(path: str, file: BinaryIO, ask: Ask) -> Iterator[np.ndarray]:
                 image.seek(number)
                 yield np.asarray(upright(image).convert("RGB").reduce(factor))
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise VideoError(f"{path} is an animation that cannot be read; convert it to MP4 with H.264.") from error
+        raise VideoError(f"{path} is an animation or photo that cannot be read; convert it to MP4 or PNG.") from error
 
 
 def read_folder(path: str, ask: Ask) -> Iterator[np.ndarray]:

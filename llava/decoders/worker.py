@@ -113,7 +113,7 @@ def pictures(task: str, path: str, send: Callable, choose: Callable | None = Non
     from PIL import Image
 
     from llava.decoders.base import DecoderFailed, VideoError
-    from llava.decoders.pillow_reader import is_animation, read_animation, read_folder
+    from llava.decoders.pillow_reader import is_animation, is_photo, read_animation, read_folder
     from llava.decoders.sandbox import limit_open_files, open_regular
 
     Image.MAX_IMAGE_PIXELS = None  # in this process `downscale_factor` bounds them, before anything is decoded
@@ -131,10 +131,11 @@ def pictures(task: str, path: str, send: Callable, choose: Callable | None = Non
         yield from read_folder(path, ask)
         return
     file = os.fdopen(open_regular(path), "rb", buffering=0)
-    if is_animation(file):
+    what = "animations" if is_animation(file) else "photos of several pictures" if is_photo(file) else None
+    if what is not None:
         limit_open_files(1)  # Pillow loads modules late
         if task == "judge":
-            raise DecoderFailed("it does not read animations")
+            raise DecoderFailed(f"it does not read {what}")
         decoder = "pillow"
         yield from read_animation(path, file, ask)
         return

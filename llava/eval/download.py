@@ -4,15 +4,18 @@ Before anything is fetched it tells what each holds, under which licence, how la
 already, and asks. What was interrupted goes on with the same command; lmms-eval and the loader find the files.
 """
 
+import os
 import shutil
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from rich.filesize import decimal
 
+from aot_cli.main import handling
 from aot_cli.parser import Parser
 
 
@@ -91,7 +94,7 @@ def execute(options, *, hub: Any = None, ask: Callable[[str], str] = input) -> i
     cache = options.cache_dir or Path(hub.constants.HF_HUB_CACHE)
     try:
         offers = _offers(expand(options.names), hub, cache, network)
-        print(overview(offers, cache))
+        print(overview(offers, cache), flush=True)
         missing = [offer for offer in offers if offer.missing]
         if options.list or not missing:
             return 0
@@ -174,11 +177,18 @@ def fetch(what: Offer, hub: Any, cache: Path, network: tuple) -> bool:
     source = what.source
     print(f"{what.name}: {decimal(what.missing)}", file=sys.stderr)
     try:
-        hub.snapshot_download(source.repository, repo_type=source.kind, revision=source.revision, cache_dir=cache)
+        with handling(dict.fromkeys((signal.SIGINT, signal.SIGTERM), _stop)):
+            hub.snapshot_download(source.repository, repo_type=source.kind, revision=source.revision, cache_dir=cache)
     except network as error:
         print(f"aot download: {what.name} broke off ({_first_line(error)}); the same command goes on.", file=sys.stderr)
         return False
     return True
+
+
+def _stop(number: int, _: object) -> NoReturn:
+    """At once: an exception would wait until each of the hub's threads has its file, gigabytes later."""
+    os.write(2, b"\naot download: stopped; the same command goes on.\n")
+    os._exit(128 + number)
 
 
 def _first_line(error: BaseException) -> str:

@@ -59,5 +59,8 @@ def write_json(path: Path, value: Any) -> None:
 def write_whole(path: Path, data: bytes) -> None:
     """Writes a file that is there whole or not at all; several processes may."""
     part = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.part")
-    part.write_bytes(data)
-    part.replace(path)
+    try:
+        part.write_bytes(data)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -259,6 +260,11 @@ def run_module(words: list[str], log: Path, *, on_poll: Callable[[], None], prel
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *preloaded])
     log.touch()
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what starts here leaves Ctrl-C to this process
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.signal(signal.SIGINT, before)
     child = context.Process(target=_run_forked, args=(words, log, dict(os.environ)))
     child.start()
     try:

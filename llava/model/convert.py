@@ -5,6 +5,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator, Mapping, Set
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -20,6 +21,7 @@ from llava.model.checkpoint import local_folder, model_config, name_tower, read_
 from llava.model.language_model.configuration_llava_qwen import LlavaQwenConfig, pool_of, tower_config
 from llava.model.language_model.llava_qwen import LlavaQwenForCausalLM
 from llava.model.loading import CheckpointError, check_finite, check_fit, reason_of
+from llava.utils import lock_folder
 
 STOCK = "LlavaOnevisionForConditionalGeneration"
 MARKS = ("<image>", "<video>")
@@ -174,17 +176,13 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, pool: str |
     if pool is not None:
         config.mm_spatial_pool_mode = pool
     target = Path(target)
-    if target.exists():
-        raise FileExistsError(f"{target} is there already; give a folder that does not exist yet.")
+    _check_new(target)
     folder = local_folder(source)
     stored = stored_tensors(folder)
     name_tower(config, stored)
     check_convertible(source, config)
     keys = check_fit(folder, stored, LlavaQwenForCausalLM, config)
-    part = target.with_name(f"{target.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
-    try:
-        part.mkdir(parents=True)
+    with _whole(target) as part:
         marks, length = _write_tokenizer(folder, part)
         rows = max(config.vocab_size, length)
         _write_weights(folder, part, rows, keys)
@@ -193,10 +191,36 @@ def convert(source: str | os.PathLike, target: str | os.PathLike, *, pool: str |
             _write_json(part / name, content)
         if (folder / "generation_config.json").is_file():
             shutil.copyfile(folder / "generation_config.json", part / "generation_config.json")
-        part.rename(target)
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _check_new(target: Path) -> None:
+    if target.exists():
+        raise FileExistsError(f"{target} is there already; give a folder that does not exist yet.")
+
+
+@contextmanager
+def _whole(target: Path) -> Iterator[Path]:
+    """An empty folder of this process alone, which becomes the target at the end or goes.
+
+    Raises FileExistsError when another process is at it. What a killed one left is removed.
+    """
+    part = target.with_name(f"{target.name}.part")
+    part.mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(part)
+    if lock is None:
+        raise FileExistsError(f"Another process writes {target}; wait for it, or give another folder.")
+    try:
+        _check_new(target)  # which the other one may have finished by now
+        for left in part.iterdir():
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+        yield part
+        part.rename(target)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    finally:
+        os.close(lock)
 
 
 def _write_tokenizer(folder: Path, target: Path) -> tuple[dict[str, int], int]:

@@ -50,7 +50,7 @@ class LlavaMetaModel:
 class LlavaMetaForCausalLM:
     """The multimodal side of a causal language model whose ``get_model()`` is a `LlavaMetaModel`.
 
-    ``last_compression``: CompressedVideo of every video of the last call, empty without compression.
+    ``last_compression``: CompressedVideo of every video of the last prompt, empty without one and without compression.
     ``last_timing``: milliseconds of the last call in "tower", "projector" and "compress". ``last_tower_flops``: counted
     operations of the tower in it, see `TowerFlops`. ``last_roles``: for methods
     that drop tokens inside the language model, (B, L) `Role` of each place of the last prepared prompts.
@@ -242,16 +242,18 @@ class LlavaMetaForCausalLM:
         with embeds None. Raises ValueError for missing or unequal numbers of images, AOTError for a video whose
         features hold NaN or the like.
         """
+        decoding = past_key_values is not None and input_ids is not None and input_ids.shape[1] == 1
+        if not decoding:
+            self.reset_statistics()
         if images is None:
             if "video" in ([modalities] if isinstance(modalities, str) else modalities):
                 raise ValueError(TEXT_AND_NO_VIDEO)
             if input_ids is not None and bool((input_ids == IMAGE_TOKEN_INDEX).any()):
                 raise ValueError(TEXT_AND_NO_VIDEO)
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
-        if past_key_values is not None and input_ids.shape[1] == 1:
+        if decoding:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         # the tokens of each entry
-        self.reset_statistics()
         if isinstance(images, torch.Tensor) and images.ndim == 4:
             if "video" in ([modalities] if isinstance(modalities, str) else modalities):
                 raise ValueError("A (n, 3, S, S) tensor means n images; give a video as a list: images=[pixels].")

@@ -1,5 +1,7 @@
 """A video that does not end: an exact budget at every moment, old clips compressed further, nothing that grows."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -153,7 +155,7 @@ def test_the_newest_give_first_and_none_more_than_an_even_share():
 
 def test_one_pair_is_joined_at_a_time(make_video):
     clip = compress(*make_video(1, (2, 2), 8), AOTConfig(retention=1.0), pool=None)
-    parts = [clip] * 5
+    parts = [replace(clip, first_frame=number) for number in range(5)]
     assert join_newest([]) == [] and len(join_newest(parts[:3])) == 3
     assert [part.frames for part in join_newest(parts)] == [1, 2, 1, 1]
 

@@ -1,5 +1,7 @@
 """Videos that come in pushes: running budgets, and nothing depends on how the frames were pushed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -161,8 +163,23 @@ def test_masks_of_parts_that_read_different_things(make_video, monkeypatch):
     settings = {"pool": None, "before": features[1:2]}
     first = compress(features[:2], None, None, AOTConfig(method="uniform", retention=0.5), pool=None)
     second = compress(features[2:], shallow[2:], deep[2:], AOTConfig(attention_power=0.5), **settings)
-    usable = join([first, second]).usable
+    usable = join([first, replace(second, first_frame=2)]).usable
     assert usable.keys() == {"features", "shallow", "deep"}
     assert all(mask.shape == (6, 36) for mask in usable.values())
     assert (~usable["features"]).nonzero().tolist() == [[1, 0]] and (~usable["deep"]).nonzero().tolist() == [[5, 7]]
-    assert join([second, first]).usable["before"].tolist() == second.usable["before"].tolist()
+    behind = replace(first, first_frame=second.frames)
+    assert join([second, behind]).usable["before"].tolist() == second.usable["before"].tolist()
+
+
+def test_parts_that_do_not_go_on_are_refused(make_video):
+    """Two videos number their frames from 0, so that joined they would be one whose frames come twice."""
+    video = make_video(24, (6, 6), 16)
+    whole = compress(*video, AOTConfig())
+    with pytest.raises(AOTError, match="begins with frame 0 does not go on behind one that ends before frame 24; join"):
+        join([whole, whole])
+    first, second, third = stream(video, {"retention": 0.3, "clip_length": 8}, pushes=5)
+    for parts in ([first, third], [second, first], [first, first]):
+        with pytest.raises(AOTError, match="join the clips of one stream in their order"):
+            join(parts)
+    later = join([second, third])
+    assert later.first_frame == 8 and torch.equal(join([first, later]).frame, join([first, second, third]).frame)

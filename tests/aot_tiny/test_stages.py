@@ -66,6 +66,27 @@ def test_a_stage_goes_on_from_its_last_checkpoint(tokenizer, tmp_path, monkeypat
     assert [row["step"] for row in log if "loss" in row] == [20, 40, 60, 80, 100, 120]
 
 
+def test_a_stage_that_is_stopped_while_it_writes_is_not_taken_for_finished(tokenizer, tmp_path, monkeypatch):
+    """Nor are words of which only the beginning was written."""
+    output, save = tmp_path / "tower", torch.save
+
+    def stopped(value, file, **settings):
+        if Path(file).parent != output:  # the folder of a step
+            return save(value, file, **settings)
+        Path(file).write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(recipe, "GEOMETRY", SMALL)
+    monkeypatch.setattr(torch, "save", stopped)
+    made = "aot_tiny.training.train.save_tokenizer"
+    monkeypatch.setattr(made, lambda folder: shutil.copytree(tokenizer, folder, dirs_exist_ok=True))
+    (output / "tokenizer").mkdir(parents=True)
+    (output / "tokenizer" / "tokenizer.json").write_text("{")
+    once = str(1 / recipe.STAGES["tower"].steps)
+    assert main(["--stage", "tower", "--output", str(output), "--batch", "1", "--times", once]) == 130
+    assert not (output / WEIGHTS).exists() and not (output / "log.json").exists()
+
+
 def test_another_seed_draws_other_clips(tokenizer, tmp_path, monkeypatch):
     starts, made = [], FrameLabels.__init__
 

@@ -1,12 +1,16 @@
 """The layout of transformers: what was converted gives the same tokens there."""
 
 import json
+import os
 import resource
+import signal
+import time
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoTokenizer, LlavaOnevisionForConditionalGeneration
 
+import llava.model.convert as module
 from aot.vllm import ARCHITECTURE
 from aot_cli.main import main
 from llava.constants import IMAGE_TOKEN_INDEX
@@ -164,3 +168,52 @@ def test_no_room_is_one_sentence_and_leaves_nothing(write, tmp_path, capsys, fil
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     said = capsys.readouterr().err
     assert code == 1 and "make room" in said and said.count("\n") == 1 and sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_what_is_stopped_leaves_nothing(write, tmp_path, capsys, monkeypatch, number, code):
+    _, source = write()
+    before = sorted(tmp_path.iterdir())
+
+    def stop(*_):
+        assert (tmp_path / "target.part" / "tokenizer.json").exists()
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+
+    monkeypatch.setattr(module, "_write_weights", stop)
+    capsys.readouterr()
+    assert main(["convert", str(source), str(tmp_path / "target")]) == code
+    assert capsys.readouterr().err.startswith("aot convert: ") and sorted(tmp_path.iterdir()) == before
+
+
+def test_two_at_once_do_not_mix(write, tmp_path, monkeypatch):
+    """The second is told; what a killed one left is neither in the way nor in the result."""
+    _, source = write()
+    target, part, write_weights = tmp_path / "target", tmp_path / "target.part", module._write_weights
+    (part / "folder").mkdir(parents=True)
+    (part / "left.json").touch()
+
+    def meanwhile(*arguments):
+        with pytest.raises(FileExistsError, match="Another process writes .*target; wait for it"):
+            convert(source, target)
+        write_weights(*arguments)
+
+    monkeypatch.setattr(module, "_write_weights", meanwhile)
+    convert(source, target)
+    names = {file.name for file in target.iterdir()}
+    assert "model.safetensors" in names and "left.json" not in names and "folder" not in names and not part.exists()
+
+
+def test_one_that_was_finished_meanwhile_is_not_written_over(write, tmp_path, monkeypatch):
+    _, source = write()
+    target = tmp_path / "target"
+
+    def finished(folder):
+        target.mkdir()
+        return stored_tensors(folder)
+
+    stored_tensors = module.stored_tensors
+    monkeypatch.setattr(module, "stored_tensors", finished)
+    with pytest.raises(FileExistsError, match="is there already"):
+        convert(source, target)
+    assert list(target.iterdir()) == [] and not (tmp_path / "target.part").exists()

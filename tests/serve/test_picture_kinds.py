@@ -1,5 +1,6 @@
 """Pictures as cameras and instruments write them: as videos of one frame, in folders, and alone."""
 
+import io
 import struct
 from pathlib import Path
 
@@ -106,3 +107,82 @@ def test_a_tile_of_a_photo_is_not_taken_for_the_photo(tmp_path):
         assert len(photo.streams.video) == 2
     with pytest.raises(VideoError, match="tiles of a photo"):
         load_video(tmp_path / "a.heic", num_frames=1)
+
+
+def jpeg(color: str, size: tuple[int, int] = (48, 32), **settings) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", size, color).save(file, "JPEG", quality=95, **settings)
+    return file.getvalue()
+
+
+def of_two_views(second: Image.Image) -> bytes:
+    """As cameras of two lenses write photos, and phones those with a gain map (MPF, CIPA DC-007)."""
+    file, exif = io.BytesIO(), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.new("RGB", (48, 32), "red").save(file, "MPO", save_all=True, append_images=[second], exif=exif, quality=95)
+    return file.getvalue()
+
+
+RED, BLUE, PREVIEW = jpeg("red"), jpeg("blue"), jpeg("blue", (12, 8))
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [
+        (of_two_views(Image.new("RGB", (48, 32), "blue")), (48, 32, 3)),
+        (of_two_views(Image.new("RGB", (12, 8), "blue")), (48, 32, 3)),
+        (RED + b"a phone's own notes" + PREVIEW + b"SEFT", (32, 48, 3)),
+        (jpeg("red", progressive=True) + b"notes" + BLUE, (32, 48, 3)),
+        (RED + b"\0\0\0\x18ftypmp42" + b"a film of the moment" * 99, (32, 48, 3)),
+    ],
+    ids=["stereo", "preview", "notes", "progressive", "film"],
+)
+def test_a_photo_with_more_in_its_file_is_one_frame(tmp_path, data, shape):
+    (tmp_path / "a.jpg").write_bytes(data)
+    for shown in readings(tmp_path / "a.jpg"):
+        assert shown.shape == shape and np.abs(shown.astype(int) - [254, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize("between", [b"", b"\0\0\xff", b"\r\n"])
+def test_pictures_behind_one_another_are_a_film(tmp_path, between):
+    (tmp_path / "a.mjpeg").write_bytes((RED + between + BLUE + between) * 4)
+    video = load_video(tmp_path / "a.mjpeg", num_frames=8, repeat=False)
+    assert video.total_frames == 8 and (video.frames.mean((1, 2)).argmax(-1) == [0, 2] * 4).all()
+
+
+def tiff(order: str, *pictures: tuple[Image.Image, int]) -> bytes:
+    """Pictures with their NewSubfileType, uncompressed."""
+    data, link = bytearray(struct.pack(f"{order}2sHI", b"II" if order == "<" else b"MM", 42, 0)), 4
+    for image, kind in pictures:
+        strip, depths = len(data), len(data) + len(image.tobytes())
+        data += image.tobytes() + struct.pack(f"{order}3H", 8, 8, 8)
+        struct.pack_into(f"{order}I", data, link, len(data))
+        long = {254: kind, 256: image.width, 257: image.height, 258: depths, 273: strip, 278: image.height}
+        long |= {279: len(image.tobytes())}
+        tags = [(tag, 4, 3 if tag == 258 else 1, struct.pack(f"{order}I", value)) for tag, value in long.items()]
+        tags[3] = (258, 3, 3, tags[3][3])
+        tags += [(tag, 3, 1, struct.pack(f"{order}Hxx", value)) for tag, value in ((259, 1), (262, 2), (277, 3))]
+        data += struct.pack(f"{order}H", len(tags)) + b"".join(
+            struct.pack(f"{order}HHI4s", *tag) for tag in sorted(tags)
+        )
+        link = len(data)
+        data += bytes(4)
+    return bytes(data)
+
+
+SIZES = (((48, 32), "red"), ((48, 32), "blue"), ((12, 8), "green"))
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_file_of_several_pictures(tmp_path, order):
+    """FFmpeg reads its first one, which is the photo or not."""
+    path = tmp_path / "a.tif"
+    red, blue, preview = (Image.new("RGB", size, color) for size, color in SIZES)
+    for pictures in ([(red, 0)], [(red, 0), (preview, 1), (blue, 4)]):
+        path.write_bytes(tiff(order, *pictures))
+        frames = load_video(path, num_frames=4, repeat=False).frames
+        assert frames.shape == (1, 32, 48, 3) and (frames == [255, 0, 0]).all()
+    for pictures in ([(red, 0), (blue, 0)], [(preview, 1), (red, 0)], [(red, 0), (preview, 1), (blue, 2)]):
+        path.write_bytes(tiff(order, *pictures))
+        with pytest.raises(VideoError, match=f"a TIFF file of {len(pictures)} pictures, .* save what is meant as PNG"):
+            load_video(path, num_frames=4)

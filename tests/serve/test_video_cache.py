@@ -200,6 +200,21 @@ def test_a_process_killed_while_it_writes_leaves_nothing_that_is_read(tmp_path, 
     assert not part.exists() and loads_right(cache, key)
 
 
+def test_one_video_written_twice_at_once(tmp_path, clip, monkeypatch, caplog):
+    """Two threads, or processes of one number on two machines: each has a file of its own until it is whole."""
+    cache = VideoCache(tmp_path, most_bytes=10**6)
+    key, write = cache.key(clip), module.save_file
+
+    def meanwhile(*arguments):
+        monkeypatch.setattr(module, "save_file", write)
+        write(*arguments)
+        cache.save(key, clip, *entry())
+
+    monkeypatch.setattr(module, "save_file", meanwhile)
+    cache.save(key, clip, *entry())
+    assert loads_right(cache, key) and not caplog.records and len(list(tmp_path.iterdir())) == 1
+
+
 def test_what_was_used_the_longest_ago_goes_first(tmp_path, clip, caplog):
     size = 2 * 4 * 8 * 4
     cache = VideoCache(tmp_path, most_bytes=3000)

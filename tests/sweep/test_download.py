@@ -1,3 +1,7 @@
+import os
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -109,3 +113,27 @@ def test_names(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["everything"])
     assert ended.value.code == 2 and "'everything'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_download_is_stopped_at_once(tmp_path, number, code):
+    """The hub fetches in threads, and would first bring each of their files to its end."""
+    (tmp_path / "start.py").write_text(
+        "import sys, time\n"
+        "from concurrent.futures import ThreadPoolExecutor\n"
+        "from tests.sweep.test_download import Hub, main\n"
+        "def slow(self, *_, **__):\n"
+        "    with ThreadPoolExecutor() as threads:\n"
+        "        threads.submit(lambda: (print('begun', flush=True), time.sleep(300)))\n"
+        "        threads.submit(time.sleep, 300).result()\n"
+        "Hub.snapshot_download = slow\n"
+        "sys.exit(main(['mlvu-dev', '--yes'], hub=Hub('.', bytes_a_file=1)))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    started = subprocess.Popen([sys.executable, "start.py"], cwd=tmp_path, env=environment, **pipes)
+    while "begun" not in (line := started.stdout.readline()):
+        assert line, started.stderr.read()
+    started.send_signal(number)
+    _, err = started.communicate(timeout=60)
+    assert started.returncode == code and err.endswith("\naot download: stopped; the same command goes on.\n")

@@ -6,7 +6,6 @@ The clips are of a world, which draws them and asks questions about them (`aot_t
 from __future__ import annotations
 
 import math
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +118,5 @@ def clip_file(number: int, folder: Path, *, world: World = WORLDS["shapes"]) -> 
     path = folder / f"clip-{number}.mp4"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}.part.mp4")
-        world.write_clip(part, number)
-        part.rename(path)
+        world.write_clip(path, number)
     return path

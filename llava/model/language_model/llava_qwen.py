@@ -144,6 +144,7 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         something already, the ids are what follows. Other arguments go to transformers' generate. Raises ValueError for
         missing prompts, or a video prompt without images.
         """
+        self.reset_statistics()
         if inputs is None:
             inputs = kwargs.pop("input_ids", None)
         if inputs is None or "inputs_embeds" in kwargs:
@@ -154,7 +155,6 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         )
         roles = self.last_roles
         if embeds is None:
-            self.reset_statistics()
             embeds, roles = self.get_model().embed_tokens(inputs), None
         if roles is None and is_in_llm(self.config.aot):
             roles = torch.zeros_like(embeds[..., 0], dtype=torch.long)
