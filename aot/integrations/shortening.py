@@ -143,6 +143,7 @@ class Family(ABC):
 
     def places(self, step: Step, kwargs: dict) -> tuple[torch.Tensor | None, bool]:
         """Positions of the step's places, None where they count tokens; is the cache to remember a prompt's end?"""
+        steps.check_positions(kwargs.get("position_ids"), kwargs, step.covered, step.mask)
         return None, False
 
     def tiles(self, video: EncodedVideo) -> int:
@@ -288,6 +289,7 @@ class Family(ABC):
         if known is None and not brings:
             if not given:
                 steps.check_unknown(kwargs, cache, token)
+            model.__dict__[_STATE].forget()
             return None if self.argument is None else ((), kwargs)
         steps.check_step(kwargs, shortens=brings)
         # what is new in this step
@@ -389,8 +391,5 @@ def _after(model: Any, args: tuple, kwargs: dict, output: Any) -> Any:
         steps.remember(output, step.prompt)
     if step.labels is None or not step.shortens:
         return None
-    logits = output[0] if isinstance(output, tuple) else output.logits
-    items = {name: value for name, value in kwargs.items() if name == "num_items_in_batch"}
-    vocabulary = model.config.get_text_config().vocab_size
-    loss = model.loss_function(logits=logits, labels=step.labels, vocab_size=vocabulary, **items)
+    loss = steps.loss_of(model, kwargs, output, step.labels)
     return (loss, *output) if isinstance(output, tuple) else type(output)(**{**output, "loss": loss})

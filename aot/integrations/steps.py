@@ -20,7 +20,7 @@ from ..errors import AOTError
 from ..types import CompressedVideo
 from .equal_frames import TowerWork
 from .kv_cache import NAMES, take_cache
-from .prompt import PrunedPrompt
+from .prompt import PrunedPrompt, positions
 
 PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
 ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
@@ -42,6 +42,10 @@ class State:
     last: list[CompressedVideo] = field(default_factory=list)
     seconds: float = 0.0
     work: TowerWork = field(default_factory=lambda: TowerWork(None))
+
+    def forget(self) -> None:
+        """A call without videos begins."""
+        self.last, self.seconds, self.work = [], 0.0, TowerWork(None)
 
 
 @dataclass(frozen=True)
@@ -192,6 +196,25 @@ def check_step(kwargs: dict, *, shortens: bool) -> None:
         raise AOTError(NO_IDS)
     if shortens and isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
         raise AOTError("logits_to_keep names places of the unshortened prompt; give a number of last places.")
+    if shortens and kwargs.get("shift_labels") is not None:
+        raise AOTError("shift_labels belong to the unshortened prompt; give labels.")
+
+
+def check_positions(given: torch.Tensor | None, kwargs: dict, covered: int, new: torch.Tensor) -> None:
+    """AOTError for positions that do not count the tokens, as those of several prompts packed in a row do not.
+
+    given: (1 or B, >= n) or None. kwargs: of the call, with its mask. new: (B, n) which of the places count. A step of
+    one token is not looked at, which would wait for the device.
+    """
+    count = new.shape[1]
+    if given is None or count == 1:
+        return
+    mask = kwargs.get("attention_mask")
+    expected = positions(new.new_ones(len(new), covered + count) if mask is None else mask, count)
+    if bool(((given[:, -count:] != expected) & new.bool()).any()):
+        raise AOTError(
+            "position_ids do not count the tokens of each prompt; leave them out, and give packed prompts as rows."
+        )
 
 
 def check_unknown(kwargs: dict, cache: Any, token: int) -> None:
@@ -241,7 +264,8 @@ def new_part(kwargs: dict, covered: int, cached: int) -> tuple[torch.Tensor, tor
     elif given > 1 and cached and call is not None and call.start == covered:
         total = covered + call.ids.shape[1]  # generate drops a mask without padding
     # generate takes the cache for as long as it is, and cuts the whole prompt there
-    if given not in (total - covered, total - cached, total) or total <= covered:
+    fits = [given == one for one in (total - covered, total - cached, total)]  # torch.compile gets `in` wrong here
+    if not any(fits) or total <= covered:
         raise AOTError(
             f"A step of {given} tokens does not go on from the {covered} behind it; aot.apply does not work with "
             "a cache that was cut, as the assisted generation of transformers 4 does."
@@ -296,3 +320,18 @@ def remember(output: Any, prompt: PrunedPrompt) -> None:
     cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
     if cache is not None:
         setattr(cache, PROMPT, prompt)
+
+
+def loss_of(model: Any, kwargs: dict, output: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The model's own loss of a call without labels; labels: (B, L'), -100 where there is none."""
+    parts = output if isinstance(output, tuple) else tuple(output.values())
+    known = inspect.signature(type(model).forward).parameters
+    passed = {name: value for name, value in kwargs.items() if name not in known}  # as forward passes them on
+    labels = labels.masked_fill(labels == -100, passed.get("ignore_index", -100))
+    text = model.config.get_text_config()
+    logits = next(part for part in parts if isinstance(part, torch.Tensor) and part.dim() == 3)
+    loss = model.loss_function(logits=logits, labels=labels, vocab_size=text.vocab_size, **passed)
+    # a mixture of experts tells in a single number how unevenly they were chosen
+    for uneven in (part for part in parts if isinstance(part, torch.Tensor) and part.dim() == 0):
+        loss = loss + text.router_aux_loss_coef * uneven.to(loss.device)
+    return loss

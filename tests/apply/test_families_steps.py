@@ -8,7 +8,7 @@ import torch
 
 import aot
 
-from .families import CACHE, FAMILIES, NEW, close, module_of, new_ids, reads_in_pieces
+from .families import CACHE, FAMILIES, NEW, QWEN, START, close, module_of, new_ids, plain, reads_in_pieces
 from .test_families import rows_of
 
 
@@ -125,3 +125,42 @@ def test_what_cannot_work_is_refused(family, kit):
         model.model.language_model(input_ids=torch.tensor([[5, 6]]))[0],
         alone.model.language_model(input_ids=torch.tensor([[5, 6]]))[0],
     )
+
+
+def test_positions_that_do_not_count_are_refused(family, kit):
+    """As of prompts packed in one row, which would see each other; those that count change nothing."""
+    model, inputs = kit.make(family), kit.batch(family, *rows_of(family)[:2])
+    count = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    again = torch.cat([count[:, :-3], count[:, :3]], dim=1)
+    if family in QWEN:  # of text, before three planes of its own
+        if not NEW:
+            return
+        count, again = (torch.cat([one[None], kit.rope(model, inputs)]) for one in (count, again))
+    aot.apply(model, 0.2)
+    assert torch.equal(model(**inputs, position_ids=count).logits, model(**inputs).logits)
+    with pytest.raises(aot.AOTError, match="position_ids do not count"):
+        model(**inputs, position_ids=again)
+
+
+def test_a_call_without_videos_has_none(family, kit):
+    model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["video"])
+    applied = aot.apply(model, 0.2)
+    new_ids(model, inputs)
+    assert len(applied.last) == 1 and applied.seconds > 0
+    new_ids(model, kit.batch(family, (20, 21, 22)))
+    assert applied.last == [] and applied.seconds == 0 and applied.tower_share == 1
+
+
+def test_the_loss_has_all_that_the_models_own_has(family, kit):
+    """How many labels there are in all, which are left out, and of a mixture how unevenly its experts are chosen."""
+    model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"])
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] >= START, 21)
+    call = {"labels": labels, "num_items_in_batch": 7, "ignore_index": 21}
+    if family.endswith("Moe"):
+        call["output_router_logits"] = True
+    own = model(**plain(inputs), **call).loss
+    aot.apply(model, 1.0)
+    torch.testing.assert_close(model(**inputs, **call).loss, own, **close(family))
+    torch.testing.assert_close(model(**inputs, **call, return_dict=False)[0], own, **close(family))
+    with pytest.raises(aot.AOTError, match="shift_labels"):
+        model(**inputs, labels=labels, shift_labels=labels)

@@ -163,6 +163,14 @@ def test_wrappers_come_after(theirs, ours, wrap):
     assert wrapped(**inputs).logits.shape[1] == 6 + 44
 
 
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="torch 2.4 cannot compile this model of transformers 4.57")
+def test_a_compiled_model_goes_on_from_its_cache(theirs):
+    aot.apply(theirs, 0.2)
+    expected = new_ids(theirs, [ASKED], pixels(1)[None], max_new_tokens=2)
+    theirs.compile(backend="eager")
+    assert torch.equal(new_ids(theirs, [ASKED], pixels(1)[None], max_new_tokens=2), expected)
+
+
 def test_low_precision_and_training_mode(theirs):
     inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
     aot.apply(theirs, 0.2)
