@@ -280,7 +280,7 @@ class Family(ABC):
         kwargs = steps.call_arguments(model, args, kwargs)
         cache, token, call = take_cache(dict(kwargs)), self.token(model), steps.generated.get()
         told = steps.take_told(kwargs, self.argument) or (() if call is None else call.told)
-        known = getattr(cache, steps.PROMPT, None)
+        known = steps.known_of(cache, kwargs.get("input_ids"))
         # transformers 5 encodes before it generates
         ready = (kwargs.get("mm_encoder_outputs") or {}).get(self.modality)
         pixels = {"video": "pixel_values_videos", "image": "pixel_values"}[self.modality]
@@ -314,6 +314,7 @@ class Family(ABC):
         if brings:
             kwargs |= {"position_ids": step.places, "attention_mask": None, "labels": None}
         else:
+            steps.check_gaps(model, entered, new)
             full = step.place(kwargs, new, step.places)
             step.prompt = step.remembered(full) if of_prompt else None
         _pending.set(step)
@@ -343,8 +344,7 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     real = torch.nn.functional.pad(step.mask.bool(), (at, whole.shape[1] - at - step.mask.shape[1]))
     here = [one[column] for one, column in zip(real, columns, strict=True)]
     order, counts = left_filled([column[piece] - at for column, piece in zip(columns, here, strict=True)], 0)
-    if step.entered.shape[1] and steps.has_linear_attention(step.model) and not bool(counts.all()):
-        raise AOTError("Linear attention takes padding behind a turn for tokens; go on with one prompt at a time.")
+    steps.check_gaps(step.model, step.entered, counts)
     number, _ = left_filled([number[piece] for number, piece in zip(numbers, here, strict=True)], -1)
     # embeddings, mask and positions
     embeds = kwargs["inputs_embeds"]

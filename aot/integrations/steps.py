@@ -19,7 +19,7 @@ from ..config import AOTConfig
 from ..errors import AOTError
 from ..types import CompressedVideo
 from .equal_frames import TowerWork
-from .kv_cache import NAMES, take_cache
+from .kv_cache import NAMES, rows_of, take_cache
 from .prompt import PrunedPrompt, positions
 
 PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
@@ -165,7 +165,7 @@ def _uncovered(
     if in_pieces and has_linear_attention(model):
         raise AOTError("Linear attention takes gaps between pieces for tokens; leave prefill_chunk_size out.")
     cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
-    known = getattr(cache, PROMPT, None)
+    known = known_of(cache, ids)
     if in_pieces and known is not None:
         raise AOTError("Behind a shortened prompt generate does not find the pieces; leave prefill_chunk_size out.")
     if known is not None and known.following is not None:
@@ -179,6 +179,12 @@ def _uncovered(
 def has_linear_attention(model: Any) -> bool:
     """Are there layers whose state runs on through padding, which must not stand between tokens?"""
     return "linear_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())
+
+
+def check_gaps(model: Any, entered: torch.Tensor, counts: torch.Tensor) -> None:
+    """AOTError for padding behind a turn (B, cached) that linear attention would read; counts: (B, n) of what comes."""
+    if entered.shape[1] and counts.shape[1] > 1 and has_linear_attention(model) and not bool(counts.all()):
+        raise AOTError("Linear attention takes padding behind a turn for tokens; go on with one prompt at a time.")
 
 
 def call_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -245,6 +251,12 @@ def check_text(ids: torch.Tensor, token: int) -> None:
 def entries(cache: Any) -> int:
     """Entries of a cache, 0 for None."""
     return 0 if cache is None else int(cache.get_seq_length())
+
+
+def known_of(cache: Any, ids: torch.Tensor | None) -> PrunedPrompt | None:
+    """What a cache knows of itself for the rows of ids (B, n); None where its prompt was not shortened."""
+    known = getattr(cache, PROMPT, None)
+    return known if known is None or ids is None else known.for_rows(len(ids), rows_of(cache))
 
 
 def start_of(known: PrunedPrompt | None, ids: torch.Tensor, mask: torch.Tensor | None, cached: int) -> PrunedPrompt:

@@ -164,3 +164,21 @@ def test_the_loss_has_all_that_the_models_own_has(family, kit):
     torch.testing.assert_close(model(**inputs, **call, return_dict=False)[0], own, **close(family))
     with pytest.raises(aot.AOTError, match="shift_labels"):
         model(**inputs, labels=labels, shift_labels=labels)
+
+
+def test_several_questions_on_one_cache(family, kit):
+    """On a cache whose prompt is repeated, in one batch; without that the rows are not its own."""
+    if family.startswith("Qwen3_5"):
+        pytest.skip("caches of linear attention cannot be repeated")
+    model, begin, questions = kit.make(family), (5, 6, kit.clip(family), 7), ((20, 21, 22), (30, 31, 32))
+    aot.apply(model, 0.3)
+    expected = [new_ids(model, kit.batch(family, begin + question)) for question in questions]
+    asked = {"input_ids": kit.batch(family, *(begin + question for question in questions))["input_ids"]}
+    asked["attention_mask"] = torch.ones_like(asked["input_ids"])
+    cache = {CACHE: model(**kit.batch(family, begin), use_cache=True)[CACHE]}
+    with pytest.raises(aot.AOTError, match="The cache is of 1 prompts, but 2 came"):
+        new_ids(model, asked, **copy.deepcopy(cache))
+    cache[CACHE].batch_repeat_interleave(2)
+    step = model(input_ids=torch.tensor(questions), **copy.deepcopy(cache)).logits[:, -1].argmax(-1)
+    found = new_ids(model, asked, **cache)
+    assert torch.equal(found, torch.cat(expected)) and torch.equal(step, found[:, 0])
