@@ -8,7 +8,7 @@ import torch
 
 import aot
 
-from .families import CACHE, FAMILIES, NEW, QWEN, START, close, module_of, new_ids, plain, reads_in_pieces
+from .families import CACHE, CLOSE, FAMILIES, NEW, QWEN, START, close, module_of, new_ids, plain, reads_in_pieces
 from .test_families import rows_of
 
 
@@ -153,6 +153,8 @@ def test_a_call_without_videos_has_none(family, kit):
 
 def test_the_loss_has_all_that_the_models_own_has(family, kit):
     """How many labels there are in all, which are left out, and of a mixture how unevenly its experts are chosen."""
+    if family in ("Qwen3VL", "Qwen3VLMoe") and not NEW:
+        pytest.skip("transformers 4 passes none of it on")
     model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"])
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] >= START, 21)
     call = {"labels": labels, "num_items_in_batch": 7, "ignore_index": 21}
@@ -179,6 +181,8 @@ def test_several_questions_on_one_cache(family, kit):
     with pytest.raises(aot.AOTError, match="The cache is of 1 prompts, but 2 came"):
         new_ids(model, asked, **copy.deepcopy(cache))
     cache[CACHE].batch_repeat_interleave(2)
-    step = model(input_ids=torch.tensor(questions), **copy.deepcopy(cache)).logits[:, -1].argmax(-1)
-    found = new_ids(model, asked, **cache)
-    assert torch.equal(found, torch.cat(expected)) and torch.equal(step, found[:, 0])
+    step = model(input_ids=torch.tensor(questions), **copy.deepcopy(cache)).logits
+    for row, question in zip(step, questions, strict=True):
+        whole = model(**kit.batch(family, begin + question)).logits[0]
+        torch.testing.assert_close(row, whole[-len(question) :], **CLOSE)
+    assert torch.equal(new_ids(model, asked, **cache), torch.cat(expected))
