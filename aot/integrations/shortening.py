@@ -177,14 +177,18 @@ class Family(ABC):
 
     def trace(self, model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
         """What becomes of the videos of a call's inputs, with traces; the language model is not asked."""
-        inner, state = model.model, model.__dict__[_STATE]
+        inner, state = model.model, model.__dict__.get(_STATE)
+        if state is None:
+            raise AOTError("Reduction was taken off this model; call aot.apply again before trace.")
+        given = inputs.get("pixel_values_videos" if self.modality == "video" else "pixel_values")
+        if given is None:
+            return []
         original = getattr(type(inner), f"get_{self.modality}_features")
         _, pixels, *others = inspect.signature(original).parameters.values()
         call = {p.name: inputs[p.name] for p in others if p.name in inputs}
         for p in others:  # transformers 4 takes them from the model's forward
             if p.default is p.empty and p.name not in call and hasattr(inner.config, p.name):
                 call[p.name] = getattr(inner.config, p.name)
-        given = inputs["pixel_values_videos" if self.modality == "video" else "pixel_values"]
         token = steps.generated.set(Generated(inputs["input_ids"], 0, inputs.get(self.argument) or ()))
         try:
             with torch.no_grad():

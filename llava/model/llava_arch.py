@@ -247,6 +247,7 @@ class LlavaMetaForCausalLM:
                 raise ValueError(TEXT_AND_NO_VIDEO)
             if input_ids is not None and bool((input_ids == IMAGE_TOKEN_INDEX).any()):
                 raise ValueError(TEXT_AND_NO_VIDEO)
+            self.reset_statistics()
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         if past_key_values is not None and input_ids.shape[1] == 1:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels

@@ -149,6 +149,10 @@ def test_a_call_without_videos_has_none(family, kit):
     assert len(applied.last) == 1 and applied.seconds > 0
     new_ids(model, kit.batch(family, (20, 21, 22)))
     assert applied.last == [] and applied.seconds == 0 and applied.tower_share == 1
+    assert applied.trace(kit.batch(family, (20, 21, 22))) == []
+    aot.remove(model)
+    with pytest.raises(aot.AOTError, match="taken off this model"):
+        applied.trace(inputs)
 
 
 def test_the_loss_has_all_that_the_models_own_has(family, kit):

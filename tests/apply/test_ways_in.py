@@ -163,6 +163,15 @@ def test_wrappers_come_after(theirs, ours, wrap):
     assert wrapped(**inputs).logits.shape[1] == 6 + 44
 
 
+def test_a_call_of_our_model_without_videos_has_none(ours):
+    applied, text = aot.apply(ours, 0.2), torch.tensor([[5, 6, 7]])
+    for call in (ours, ours.generate):
+        ours(torch.tensor([[5, -200, 9]]), images=[pixels(1)], modalities="video")
+        assert len(applied.last) == 1
+        call(text)
+        assert applied.last == [] and applied.seconds == 0
+
+
 @pytest.mark.skipif(torch.__version__ < "2.5", reason="torch 2.4 cannot compile this model of transformers 4.57")
 def test_a_compiled_model_goes_on_from_its_cache(theirs):
     aot.apply(theirs, 0.2)

@@ -154,7 +154,6 @@ class LlavaQwenForCausalLM(LlavaMetaForCausalLM, Qwen2ForCausalLM):
         )
         roles = self.last_roles
         if embeds is None:
-            self.reset_statistics()
             embeds, roles = self.get_model().embed_tokens(inputs), None
         if roles is None and is_in_llm(self.config.aot):
             roles = torch.zeros_like(embeds[..., 0], dtype=torch.long)
