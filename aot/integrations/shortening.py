@@ -6,14 +6,12 @@ leaves that of kept places: a kept token stays at its own placeholder. The key-v
 was, so that later steps, which `generate` counts on by itself, are put right before the model sees them.
 """
 
-import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -226,14 +224,16 @@ class Family(ABC):
             return
         forward, inner = self.base(model).forward, model.model
         cache_name(forward)  # raises for a release that calls it otherwise
-        owners = {"generate": steps.generating(type(model).generate, forward, self.argument)}
-        if not hasattr(model, "_expand_multimodal_outputs"):
-            repeat = "_expand_inputs_for_generation"
-            owners[repeat] = steps.repeating(inspect.getattr_static(type(model), repeat), self.cannot_repeat)
-        for name, method in owners.items():
-            setattr(model, name, MethodType(method, model))
         encoder = f"get_{self.modality}_features"
-        setattr(inner, encoder, MethodType(self._encoding(getattr(type(inner), encoder)), inner))
+        methods = [
+            steps.Before(model, "generate", partial(steps.generate, forward, self.argument)),
+            steps.Before(inner, encoder, self._encoding),
+        ]
+        if not hasattr(model, "_expand_multimodal_outputs"):
+            repeat = partial(steps.repeat, self.cannot_repeat)
+            methods.append(steps.Before(model, "_expand_inputs_for_generation", repeat))
+        for method in methods:
+            setattr(method.model, method.name, method)
         handles = [
             *encode_once(self.tower(model)),  # before the next ones, which see what it leaves
             *self.watch(model),
@@ -241,8 +241,7 @@ class Family(ABC):
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),
         ]
-        replaced = [(inner, encoder), *((model, name) for name in owners)]
-        inner.__dict__[_STATE] = model.__dict__[_STATE] = State(config, handles, replaced)
+        inner.__dict__[_STATE] = model.__dict__[_STATE] = State(config, handles, methods)
 
     def detach(self, model: Any) -> None:
         """Takes hooks and wrapped methods off this instance."""
@@ -252,8 +251,8 @@ class Family(ABC):
         del model.model.__dict__[_STATE]
         for handle in state.handles:
             handle.remove()
-        for owner, name in state.replaced:
-            delattr(owner, name)
+        for method in state.methods:
+            delattr(method.model, method.name)
 
     def _encode(self, inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[Any, list]:
         """`encode` with what the settings in force ask for."""
@@ -261,22 +260,17 @@ class Family(ABC):
         with encoding_once(state.config.tower_reuse) as state.work:
             return self.encode(inner, original, args, kwargs, state.config.requires)
 
-    def _encoding(self, original: Any) -> Any:
-        """The model's own encoding that leaves with its result, or with the step, what compression needs."""
-
-        @functools.wraps(original)  # generate reads its signature
-        def get_features(inner, *args: Any, **kwargs: Any) -> Any:
-            result, encoded = self._encode(inner, original, args, kwargs)
-            if not isinstance(result, (tuple, torch.Tensor)):
-                setattr(result, steps.ENCODED, encoded)
-            if (call := steps.generated.get()) is not None:
-                call.encoded = encoded
-            if (step := _pending.get()) is not None and step.shortens:
-                step.encoded = Encoded(encoded)
-                step.rows()  # tells what does not fit before the model does
-            return result
-
-        return get_features
+    def _encoding(self, original: Any, inner: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model's own encoding; leaves with its result, or with the step, what compression needs."""
+        result, encoded = self._encode(inner, original, args, kwargs)
+        if not isinstance(result, (tuple, torch.Tensor)):
+            setattr(result, steps.ENCODED, encoded)
+        if (call := steps.generated.get()) is not None:
+            call.encoded = encoded
+        if (step := _pending.get()) is not None and step.shortens:
+            step.encoded = Encoded(encoded)
+            step.rows()  # tells what does not fit before the model does
+        return result
 
     def _before(self, model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Forward pre-hook of the model: the places that its cache does not cover; None leaves the call as it is."""

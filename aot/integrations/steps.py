@@ -4,7 +4,6 @@ A step is one call of the model's forward. `generate` may bring a prompt in piec
 from a cache that is shorter than the caller knows; what a step adds to its cache is found out here.
 """
 
-import functools
 import inspect
 import time
 from collections.abc import Callable, Sequence
@@ -32,13 +31,13 @@ generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=
 class State:
     """What is in force on one model: settings, hooks, and what became of the last videos.
 
-    replaced: (owner, name) of the methods that stand on an instance in front of its class's. seconds: that compressing
-    them took. work: the tower's for the last of them.
+    methods: what stands on the model in front of its class's. seconds: that compressing them took. work: the tower's
+    for the last of them.
     """
 
     config: AOTConfig
     handles: list = field(default_factory=list)
-    replaced: list[tuple[nn.Module, str]] = field(default_factory=list)
+    methods: list["Before"] = field(default_factory=list)
     last: list[CompressedVideo] = field(default_factory=list)
     seconds: float = 0.0
     work: TowerWork = field(default_factory=lambda: TowerWork(None))
@@ -108,41 +107,59 @@ def split_videos(
     ]
 
 
-def generating(original: Any, forward: Callable, argument: str | None) -> Any:
-    """generate that lets the hook of the model see the whole prompt, which it may get in pieces.
+class Before:
+    """Stands on a model in front of a method of its class: a call goes to `function`, with that method and the model.
 
-    argument: by which it is told of videos, or None.
+    It can be copied and saved with the model.
     """
 
-    @functools.wraps(original)
-    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        ids = kwargs.get("input_ids") if inputs is None else inputs
-        told = take_told(kwargs, argument)
-        if told and ids is None:
-            raise AOTError(NO_IDS)
-        token = generated.set(None if ids is None else _uncovered(self, forward, ids, args, kwargs, told))
-        try:
-            return original(self, inputs, *args, **kwargs)
-        finally:
-            generated.reset(token)
+    def __init__(self, model: nn.Module, name: str, function: Callable):
+        self.model, self.name, self.function = model, name, function
 
-    return generate
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self._original(), self.model, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:  # generate reads that of the method
+        return inspect.signature(self._original().__get__(self.model))
+
+    def _original(self) -> Any:
+        return inspect.getattr_static(type(self.model), self.name)
 
 
-def repeating(original: Any, cannot: Callable) -> Any:
+def generate(
+    forward: Callable,
+    argument: str | None,
+    original: Any,
+    model: Any,
+    inputs: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The model's generate, which lets the hook of the model see the whole prompt that it may get in pieces.
+
+    forward: of the model's class. argument: by which it is told of videos, or None.
+    """
+    ids = kwargs.get("input_ids") if inputs is None else inputs
+    told = take_told(kwargs, argument)
+    if told and ids is None:
+        raise AOTError(NO_IDS)
+    token = generated.set(None if ids is None else _uncovered(model, forward, ids, args, kwargs, told))
+    try:
+        return original(model, inputs, *args, **kwargs)
+    finally:
+        generated.reset(token)
+
+
+def repeat(cannot: Callable, original: Any, model: Any, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
     """The step of generate that repeats prompts, where transformers 4 may mix up their videos: `cannot` says when."""
-
-    @functools.wraps(original)
-    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
-        ids = kwargs.get("input_ids")
-        if expand_size > 1 and ids is not None and cannot(self, ids, kwargs):
-            raise AOTError(
-                "This release of transformers cannot repeat these prompts with their videos; leave num_beams and "
-                "num_return_sequences at 1, or install transformers 5."
-            )
-        return original.__get__(self)(expand_size, *args, **kwargs)  # a static method of most models
-
-    return _expand_inputs_for_generation
+    ids = kwargs.get("input_ids")
+    if expand_size > 1 and ids is not None and cannot(model, ids, kwargs):
+        raise AOTError(
+            "This release of transformers cannot repeat these prompts with their videos; leave num_beams and "
+            "num_return_sequences at 1, or install transformers 5."
+        )
+    return original.__get__(model)(expand_size, *args, **kwargs)  # a static method of most models
 
 
 def take_told(kwargs: dict, argument: str | None) -> Sequence[range]:

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import io
 
 import pytest
 import torch
@@ -190,3 +191,17 @@ def test_several_questions_on_one_cache(family, kit):
         whole = model(**kit.batch(family, begin + question)).logits[0]
         torch.testing.assert_close(row, whole[-len(question) :], **CLOSE)
     assert torch.equal(new_ids(model, asked, **cache), torch.cat(expected))
+
+
+def test_a_saved_model_comes_back_with_its_settings(family, kit):
+    """As torch.save keeps a whole model, and processes hand it over; each is a model of its own."""
+    model, inputs, file = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"]), io.BytesIO()
+    aot.apply(model, 0.2)
+    torch.save(model, file)  # before a call, in which transformers may put hooks on a tower that cannot be saved
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    expected, ids = model(**inputs).logits, new_ids(model, inputs)
+    aot.remove(model)
+    assert torch.equal(loaded(**inputs).logits, expected) and torch.equal(new_ids(loaded, inputs), ids)
+    aot.remove(loaded)
+    assert torch.equal(loaded(**plain(inputs)).logits, model(**plain(inputs)).logits)
