@@ -27,10 +27,9 @@ from . import steps
 from .equal_frames import encode_once, encoding_once
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
-from .steps import Encoded, EncodedVideo, Generated, Kept, State, entries
+from .steps import APPLIED, Encoded, EncodedVideo, Generated, Kept, State, entries
 from .vision_outputs import Reader, attention_layers, watch_attention
 
-_STATE = "_aot_applied"  # on the model and on its inner one, a State
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
 
 
@@ -170,12 +169,12 @@ class Family(ABC):
 
     def settings(self, model: nn.Module) -> AOTConfig | None:
         """The applied settings, None when there are none."""
-        state = model.__dict__.get(_STATE)
+        state = model.__dict__.get(APPLIED)
         return None if state is None else state.config
 
     def trace(self, model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
         """What becomes of the videos of a call's inputs, with traces; the language model is not asked."""
-        inner, state = model.model, model.__dict__.get(_STATE)
+        inner, state = model.model, model.__dict__.get(APPLIED)
         if state is None:
             raise AOTError("Reduction was taken off this model; call aot.apply again before trace.")
         given = inputs.get("pixel_values_videos" if self.modality == "video" else "pixel_values")
@@ -197,12 +196,12 @@ class Family(ABC):
 
     def cost(self, model: nn.Module) -> tuple[float, float]:
         """Of the last videos: seconds that compressing them took, and the share of the tower's operations spent."""
-        state = model.__dict__.get(_STATE)
+        state = model.__dict__.get(APPLIED)
         return (0.0, 1.0) if state is None else (state.seconds, state.work.share)
 
     def last(self, model: nn.Module) -> list[CompressedVideo]:
         """What became of each video of the last call that brought one."""
-        state = model.__dict__.get(_STATE)
+        state = model.__dict__.get(APPLIED)
         return [] if state is None else state.last
 
     def attach(self, model: Any, config: AOTConfig) -> None:
@@ -219,8 +218,8 @@ class Family(ABC):
                 "tower_reuse=0, leave it out, or use a Qwen-VL model or LlavaQwenForCausalLM."
             )
         self.check(model, config.requires)
-        if _STATE in model.__dict__:
-            model.__dict__[_STATE].config = config
+        if APPLIED in model.__dict__:
+            model.__dict__[APPLIED].config = config
             return
         forward, inner = self.base(model).forward, model.model
         cache_name(forward)  # raises for a release that calls it otherwise
@@ -241,14 +240,14 @@ class Family(ABC):
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),
         ]
-        inner.__dict__[_STATE] = model.__dict__[_STATE] = State(config, handles, methods)
+        inner.__dict__[APPLIED] = model.__dict__[APPLIED] = State(config, handles, methods)
 
     def detach(self, model: Any) -> None:
         """Takes hooks and wrapped methods off this instance."""
-        state = model.__dict__.pop(_STATE, None)
+        state = model.__dict__.pop(APPLIED, None)
         if state is None:
             return
-        del model.model.__dict__[_STATE]
+        del model.model.__dict__[APPLIED]
         for handle in state.handles:
             handle.remove()
         for method in state.methods:
@@ -256,7 +255,7 @@ class Family(ABC):
 
     def _encode(self, inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[Any, list]:
         """`encode` with what the settings in force ask for."""
-        state = inner.__dict__[_STATE]
+        state = inner.__dict__[APPLIED]
         with encoding_once(state.config.tower_reuse) as state.work:
             return self.encode(inner, original, args, kwargs, state.config.requires)
 
@@ -287,7 +286,8 @@ class Family(ABC):
         if known is None and not brings:
             if not given:
                 steps.check_unknown(kwargs, cache, token)
-            model.__dict__[_STATE].forget()
+            if steps.generated.get() is None:  # in generate, others may ask beside the prompt
+                model.__dict__[APPLIED].forget()
             return None if self.argument is None else ((), kwargs)
         steps.check_step(kwargs, shortens=brings)
         # what is new in this step
@@ -331,7 +331,7 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     if step is None or not step.shortens:
         return None
     kwargs, family = dict(kwargs), step.family
-    state, encoded = step.model.__dict__[_STATE], step.encoded
+    state, encoded = step.model.__dict__[APPLIED], step.encoded
     found = steps.kept_of(state, encoded, partial(family.kept, step.model, config=state.config))
     videos = [one for one in found if one is not None]
     # which columns stay, and the token at each; padding goes, and what belongs to other pieces of the prompt

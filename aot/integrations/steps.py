@@ -21,6 +21,7 @@ from .equal_frames import TowerWork
 from .kv_cache import NAMES, rows_of, take_cache
 from .prompt import PrunedPrompt, positions
 
+APPLIED = "_aot_applied"  # on the model and on its inner one, a State
 PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
 ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
 NO_IDS = "aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds."
@@ -183,6 +184,8 @@ def _uncovered(
         raise AOTError("Linear attention takes gaps between pieces for tokens; leave prefill_chunk_size out.")
     cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
     known = known_of(cache, ids)
+    if known is None:
+        model.__dict__[APPLIED].forget()
     if in_pieces and known is not None:
         raise AOTError("Behind a shortened prompt generate does not find the pieces; leave prefill_chunk_size out.")
     if known is not None and known.following is not None:

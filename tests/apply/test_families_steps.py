@@ -150,6 +150,14 @@ def test_a_call_without_videos_has_none(family, kit):
     assert len(applied.last) == 1 and applied.seconds > 0
     new_ids(model, kit.batch(family, (20, 21, 22)))
     assert applied.last == [] and applied.seconds == 0 and applied.tower_share == 1
+
+    def asks_beside(ids, scores):  # as guidance by a prompt without the video does
+        return scores + model(input_ids=torch.tensor([[20, 21, 22]])).logits[:, -1]
+
+    new_ids(model, inputs, logits_processor=[asks_beside])
+    assert len(applied.last) == 1
+    model(**kit.batch(family, (20, 21, 22)))
+    assert applied.last == []
     assert applied.trace(kit.batch(family, (20, 21, 22))) == []
     aot.remove(model)
     with pytest.raises(aot.AOTError, match="taken off this model"):
