@@ -22,7 +22,7 @@ from ..config import AOTConfig
 from ..errors import AOTError
 from ..registry import get_method
 from ..rows import merged_rows
-from ..types import CompressedVideo
+from ..types import CompressedVideo, TokenKind
 from . import steps
 from .equal_frames import encode_once, encoding_once
 from .kv_cache import cache_name, take_cache
@@ -349,6 +349,8 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     embeds = embeds.gather(1, order.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))
     kept = number >= 0
     if videos:
+        newline = torch.cat([one.video.kind for one in videos]) == int(TokenKind.NEWLINE)
+        kept &= ~newline[number.clamp_min(0)]  # the model's own, in its own precision
         embeds[kept] = torch.cat([one.video.tokens for one in videos]).to(embeds)[number[kept]]
     kwargs["inputs_embeds"] = embeds
     places = None if step.places is None else step.places.gather(2, order.expand(3, -1, -1))

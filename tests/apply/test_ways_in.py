@@ -194,6 +194,15 @@ def test_low_precision_and_training_mode(theirs):
     assert low.dtype == torch.bfloat16 and low.shape == expected.shape and bool(low.isfinite().all())
 
 
+def test_all_tokens_are_the_model_itself_under_autocast(theirs):
+    """Its newline too, which stays in float32 beside features in bfloat16."""
+    inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = theirs(**inputs).logits
+        aot.apply(theirs, 1.0)
+        assert torch.equal(theirs(**inputs).logits, expected)
+
+
 def test_all_tokens_have_the_gradients_of_the_model_itself(theirs):
     """Of tower, projector and newline as well; and a trained model can be copied."""
     inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
