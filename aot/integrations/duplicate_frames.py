@@ -57,31 +57,32 @@ def tower_work() -> TowerWork | None:
 
 def encode_once(tower: nn.Module) -> list[RemovableHandle]:
     """Hooks on a tower, in force inside `encoding_once`."""
+    return [tower.register_forward_pre_hook(_before, with_kwargs=True), tower.register_forward_hook(_behind)]
 
-    def before(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        _rows.set(None)
-        work = tower_work()
-        if work is None:
-            return None
-        take_out = _packed if hasattr(module, "spatial_merge_size") else _frames
-        args, kwargs, rows = take_out(module, args, kwargs, work)
-        _rows.set(rows)
-        return args, kwargs
 
-    def behind(module: Any, args: tuple, output: Any) -> Any:
-        rows, store = _rows.get(), captured()
-        _rows.set(None)
-        if rows is None or store is None:
-            return None
+def _before(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    _rows.set(None)
+    work = tower_work()
+    if work is None:
+        return None
+    take_out = _packed if hasattr(module, "spatial_merge_size") else _frames
+    args, kwargs, rows = take_out(module, args, kwargs, work)
+    _rows.set(rows)
+    return args, kwargs
 
-        def put_back(value: Any) -> Any:
-            fits = isinstance(value, torch.Tensor) and value.dim() and len(value) in rows
-            return value[rows[len(value)]] if fits else value
 
-        store.update({name: tree_map(put_back, value) for name, value in store.items()})
-        return tree_map(put_back, output)
+def _behind(module: Any, args: tuple, output: Any) -> Any:
+    rows, store = _rows.get(), captured()
+    _rows.set(None)
+    if rows is None or store is None:
+        return None
 
-    return [tower.register_forward_pre_hook(before, with_kwargs=True), tower.register_forward_hook(behind)]
+    def put_back(value: Any) -> Any:
+        fits = isinstance(value, torch.Tensor) and value.dim() and len(value) in rows
+        return value[rows[len(value)]] if fits else value
+
+    store.update({name: tree_map(put_back, value) for name, value in store.items()})
+    return tree_map(put_back, output)
 
 
 def _frames(tower: Any, args: tuple, kwargs: dict, work: TowerWork) -> tuple[tuple, dict, Rows | None]:

@@ -30,3 +30,9 @@ def take_cache(kwargs: dict[str, Any], given: Any = None) -> Any:
     if cache is not None and not hasattr(cache, "get_seq_length"):
         raise AOTError(f"The cache is a {type(cache).__name__}; give one of transformers' Cache classes.")
     return cache
+
+
+def rows_of(cache: Any) -> int | None:
+    """How many prompts a cache of transformers holds; None when it does not tell."""
+    keys = (getattr(layer, "keys", None) for layer in getattr(cache, "layers", ()))
+    return next((len(key) for key in keys if key is not None and key.dim() == 4), None)

@@ -1,7 +1,7 @@
 """Prompts with fewer placeholders: pure functions of ids, masks and tokens, and what a cache remembers."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 
 import torch
@@ -22,6 +22,22 @@ class PrunedPrompt:
     attention_mask: torch.Tensor
     following: torch.Tensor | None = None
 
+    def for_rows(self, rows: int, held: int | None) -> "PrunedPrompt":
+        """The same for a call of so many prompts, each of which may have been repeated in turn in a cache of `held`.
+
+        AOTError for prompts that are not those of the cache.
+        """
+        repeats = rows // len(self.attention_mask)
+        if repeats == 1 and rows == len(self.attention_mask):
+            return self
+        if rows != held or rows % len(self.attention_mask):
+            raise AOTError(
+                f"The cache is of {len(self.attention_mask)} prompts, but {rows} came; go on with the same, or call "
+                "batch_repeat_interleave of the cache before."
+            )
+        following = None if self.following is None else self.following.repeat_interleave(repeats, 0)
+        return replace(self, attention_mask=self.attention_mask.repeat_interleave(repeats, 0), following=following)
+
     def original_length_of(self, cached: int) -> int:
         """Places of the caller's count that a cache of `cached` entries stands for."""
         return self.original_length + cached - self.attention_mask.shape[1]
@@ -35,8 +51,6 @@ class PrunedPrompt:
         later = cached - entered.shape[1]
         if mask is None:
             return torch.cat([entered, entered.new_ones(len(entered), later)], dim=1)
-        if len(mask) != len(entered):
-            raise AOTError(f"The cache holds {len(entered)} prompts, but {len(mask)} came; go on with the same.")
         return torch.cat([entered, mask[:, self.original_length : self.original_length + later].to(entered)], dim=1)
 
 
@@ -59,7 +73,8 @@ def videos_of_rows(ids: torch.Tensor, token: int, sizes: Sequence[int], *, repea
     if len(rows) < len(ids) or start < len(sizes):
         raise AOTError(
             f"The prompts hold {sum(counts)} video placeholders, which does not fit {len(sizes)} videos of "
-            f"{', '.join(map(str, sizes))}; make prompts and videos with the model's processor in one call."
+            f"{', '.join(map(str, sizes))}; make prompts and videos with the model's processor in one call, "
+            "and behind a cache give those that are new."
         )
     return rows
 

@@ -8,7 +8,7 @@ unchanged blocks have the key frame's keys and values, which are rotated for the
 import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from types import MethodType
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,62 +83,69 @@ _reuse: ContextVar[Reuse | None] = ContextVar("aot_qwen_reuse", default=None)
 def reuse_blocks(tower: Any) -> list:
     """Handles of what lets a tower reuse blocks where `encoding_once` asks for it; to come behind `encode_once`."""
 
-    def before(module: Any, args: tuple, kwargs: dict) -> None:
-        work = tower_work()
-        _reuse.set(None)
-        if work is None or not work.reuse:
-            return
-        if any(block.training and getattr(block, "gradient_checkpointing", False) for block in module.blocks):
-            raise AOTError(
-                "Gradient checkpointing runs layers again without what they reused; turn it off in the vision tower, "
-                "or set tower_reuse=0."
-            )
-        _reuse.set(_plan(module, *packed_videos(args, kwargs), work.reuse))
-
-    def pixels_alone(module: Any, args: tuple) -> tuple | None:
-        reuse = _reuse.get()
-        return None if reuse is None else (args[0][reuse.packed],)
-
-    def in_places(module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        reuse = _reuse.get()  # what stands at the other places is not read
-        empty = None if reuse is None else output.new_zeros(len(reuse.shown), output.shape[-1])
-        return None if empty is None else empty.index_copy(0, reuse.packed, output)
-
-    def rows_alone(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        reuse = _reuse.get()
-        return None if reuse is None else ((args[0][reuse.rows], *args[1:]), kwargs)
-
-    def all_blocks(module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
-        reuse, unit = _reuse.get(), tower.spatial_merge_size**2
-        return None if reuse is None else output[reuse.shown[::unit] // unit]
-
-    def behind(module: Any, args: tuple, output: Any) -> None:
-        reuse, work, store = _reuse.get(), tower_work(), captured()
-        _reuse.set(None)
-        if reuse is None or work is None or store is None:
-            return
-
-        def put_back(value: Any) -> Any:
-            fits = isinstance(value, torch.Tensor) and value.dim() and len(value) == len(reuse.rows)
-            return value[reuse.shown] if fits else value
-
-        store.update({name: tree_map(put_back, value) for name, value in store.items()})
-        if hasattr(output, "last_hidden_state"):
-            output.last_hidden_state = put_back(output.last_hidden_state)
-        still = (len(reuse.shown) - len(reuse.rows)) // module.spatial_merge_size**2
-        width = module.blocks[0].attn.qkv.in_features
-        work.spent -= 2 * (still * block_products(module) + 2 * width * reuse.pairs)
-
+    all_blocks = partial(_all_blocks, tower.spatial_merge_size**2)
     mergers = [tower.merger, *getattr(tower, "deepstack_merger_list", ())]
     return [
-        tower.register_forward_pre_hook(before, with_kwargs=True),
-        tower.patch_embed.register_forward_pre_hook(pixels_alone),
-        tower.patch_embed.register_forward_hook(in_places),
-        tower.blocks[0].register_forward_pre_hook(rows_alone, with_kwargs=True),
+        tower.register_forward_pre_hook(_before, with_kwargs=True),
+        tower.patch_embed.register_forward_pre_hook(_pixels_alone),
+        tower.patch_embed.register_forward_hook(_in_places),
+        tower.blocks[0].register_forward_pre_hook(_rows_alone, with_kwargs=True),
         *(Attending(block.attn) for block in tower.blocks),
         *(merger.register_forward_hook(all_blocks) for merger in mergers),
-        tower.register_forward_hook(behind, prepend=True),
+        tower.register_forward_hook(_behind, prepend=True),
     ]
+
+
+def _before(module: Any, args: tuple, kwargs: dict) -> None:
+    work = tower_work()
+    _reuse.set(None)
+    if work is None or not work.reuse:
+        return
+    if any(block.training and getattr(block, "gradient_checkpointing", False) for block in module.blocks):
+        raise AOTError(
+            "Gradient checkpointing runs layers again without what they reused; turn it off in the vision tower, "
+            "or set tower_reuse=0."
+        )
+    _reuse.set(_plan(module, *packed_videos(args, kwargs), work.reuse))
+
+
+def _pixels_alone(module: Any, args: tuple) -> tuple | None:
+    reuse = _reuse.get()
+    return None if reuse is None else (args[0][reuse.packed],)
+
+
+def _in_places(module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+    reuse = _reuse.get()  # what stands at the other places is not read
+    empty = None if reuse is None else output.new_zeros(len(reuse.shown), output.shape[-1])
+    return None if empty is None else empty.index_copy(0, reuse.packed, output)
+
+
+def _rows_alone(module: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
+    reuse = _reuse.get()
+    return None if reuse is None else ((args[0][reuse.rows], *args[1:]), kwargs)
+
+
+def _all_blocks(unit: int, module: Any, args: tuple, output: torch.Tensor) -> torch.Tensor | None:
+    reuse = _reuse.get()
+    return None if reuse is None else output[reuse.shown[::unit] // unit]
+
+
+def _behind(module: Any, args: tuple, output: Any) -> None:
+    reuse, work, store = _reuse.get(), tower_work(), captured()
+    _reuse.set(None)
+    if reuse is None or work is None or store is None:
+        return
+
+    def put_back(value: Any) -> Any:
+        fits = isinstance(value, torch.Tensor) and value.dim() and len(value) == len(reuse.rows)
+        return value[reuse.shown] if fits else value
+
+    store.update({name: tree_map(put_back, value) for name, value in store.items()})
+    if hasattr(output, "last_hidden_state"):
+        output.last_hidden_state = put_back(output.last_hidden_state)
+    still = (len(reuse.shown) - len(reuse.rows)) // module.spatial_merge_size**2
+    width = module.blocks[0].attn.qkv.in_features
+    work.spent -= 2 * (still * block_products(module) + 2 * width * reuse.pairs)
 
 
 class Attending:
@@ -147,7 +154,7 @@ class Attending:
     def __init__(self, attention: nn.Module):
         self.attention, self.had = attention, attention.__dict__.get("forward")
         attention._aot_forward = attention.forward
-        attention.forward = MethodType(_attend, attention)
+        attention.forward = partial(_attend, attention)
 
     def remove(self) -> None:
         del self.attention._aot_forward, self.attention.forward

@@ -61,6 +61,8 @@ class QwenVL(Family):
         given, call, known = kwargs.get("position_ids"), steps.generated.get(), step.known
         reads_prompt = call is not None and call.start == 0 and step.covered < call.ids.shape[1]
         first = known.following is None or reads_prompt
+        if given is not None and given.dim() == 3 and len(given) == 4:  # those of text are in front
+            steps.check_positions(given[0], kwargs, step.covered, step.mask)
         if first and given is not None:
             given = given if given.dim() == 3 else given.unsqueeze(0)
             return given[-3:, :, -step.ids.shape[1] :].expand(3, len(step.ids), -1), True

@@ -6,14 +6,12 @@ leaves that of kept places: a kept token stays at its own placeholder. The key-v
 was, so that later steps, which `generate` counts on by itself, are put right before the model sees them.
 """
 
-import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
-from types import MethodType
 from typing import Any
 
 import torch
@@ -24,12 +22,12 @@ from ..config import AOTConfig
 from ..deepstack import merge_deepstack
 from ..errors import AOTError
 from ..registry import get_method
-from ..types import CompressedVideo
+from ..types import CompressedVideo, TokenKind
 from . import steps
 from .duplicate_frames import TowerWork, encode_once, encoding_once
 from .kv_cache import cache_name, take_cache
 from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
-from .steps import STATE, Encoded, EncodedVideo, Generated, Kept, State, entries
+from .steps import APPLIED, Encoded, EncodedVideo, Generated, Kept, State, entries
 from .vision_outputs import Reader, attention_layers, watch_attention
 
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
@@ -142,6 +140,7 @@ class Family(ABC):
 
     def places(self, step: Step, kwargs: dict) -> tuple[torch.Tensor | None, bool]:
         """Positions of the step's places, None where they count tokens; is the cache to remember a prompt's end?"""
+        steps.check_positions(kwargs.get("position_ids"), kwargs, step.covered, step.mask)
         return None, False
 
     def tiles(self, video: EncodedVideo) -> int:
@@ -170,19 +169,23 @@ class Family(ABC):
 
     def settings(self, model: nn.Module) -> AOTConfig | None:
         """The applied settings, None when there are none."""
-        state = model.__dict__.get(STATE)
+        state = model.__dict__.get(APPLIED)
         return None if state is None else state.config
 
     def trace(self, model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
         """What becomes of the videos of a call's inputs, with traces; the language model is not asked."""
-        inner, state = model.model, model.__dict__[STATE]
+        inner, state = model.model, model.__dict__.get(APPLIED)
+        if state is None:
+            raise AOTError("Reduction was taken off this model; call aot.apply again before trace.")
+        given = inputs.get("pixel_values_videos" if self.modality == "video" else "pixel_values")
+        if given is None:
+            return []
         original = getattr(type(inner), f"get_{self.modality}_features")
         _, pixels, *others = inspect.signature(original).parameters.values()
         call = {p.name: inputs[p.name] for p in others if p.name in inputs}
         for p in others:  # transformers 4 takes them from the model's forward
             if p.default is p.empty and p.name not in call and hasattr(inner.config, p.name):
                 call[p.name] = getattr(inner.config, p.name)
-        given = inputs["pixel_values_videos" if self.modality == "video" else "pixel_values"]
         token = steps.generated.set(Generated(inputs["input_ids"], 0, inputs.get(self.argument) or ()))
         try:
             with torch.no_grad():
@@ -193,12 +196,12 @@ class Family(ABC):
 
     def cost(self, model: nn.Module) -> tuple[float, float]:
         """Of the last videos: seconds that compressing them took, and the share of the tower's operations spent."""
-        state = model.__dict__.get(STATE)
+        state = model.__dict__.get(APPLIED)
         return (0.0, 1.0) if state is None else (state.seconds, state.work.share)
 
     def last(self, model: nn.Module) -> list[CompressedVideo]:
         """What became of each video of the last prompt."""
-        state = model.__dict__.get(STATE)
+        state = model.__dict__.get(APPLIED)
         return [] if state is None else state.last
 
     def attach(self, model: Any, config: AOTConfig) -> None:
@@ -215,19 +218,21 @@ class Family(ABC):
                 "tower_reuse=0, leave it out, or use a Qwen-VL model or LlavaQwenForCausalLM."
             )
         self.check(model, config.requires)
-        if STATE in model.__dict__:
-            model.__dict__[STATE].config = config
+        if APPLIED in model.__dict__:
+            model.__dict__[APPLIED].config = config
             return
         forward, inner = self.base(model).forward, model.model
         cache_name(forward)  # raises for a release that calls it otherwise
-        owners = {"generate": steps.generating(type(model).generate, forward, self.argument)}
-        if not hasattr(model, "_expand_multimodal_outputs"):
-            repeat = "_expand_inputs_for_generation"
-            owners[repeat] = steps.repeating(inspect.getattr_static(type(model), repeat), self.cannot_repeat)
-        for name, method in owners.items():
-            setattr(model, name, MethodType(method, model))
         encoder = f"get_{self.modality}_features"
-        setattr(inner, encoder, MethodType(self._encoding(getattr(type(inner), encoder)), inner))
+        methods = [
+            steps.Before(model, "generate", partial(steps.generate, forward, self.argument)),
+            steps.Before(inner, encoder, self._encoding),
+        ]
+        if not hasattr(model, "_expand_multimodal_outputs"):
+            repeat = partial(steps.repeat, self.cannot_repeat)
+            methods.append(steps.Before(model, "_expand_inputs_for_generation", repeat))
+        for method in methods:
+            setattr(method.model, method.name, method)
         handles = [
             *encode_once(self.tower(model)),  # before the next ones, which see what it leaves
             *self.watch(model),
@@ -235,42 +240,36 @@ class Family(ABC):
             inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
             model.register_forward_hook(_after, with_kwargs=True, always_call=True),
         ]
-        replaced = [(inner, encoder), *((model, name) for name in owners)]
-        inner.__dict__[STATE] = model.__dict__[STATE] = State(config, handles, replaced)
+        inner.__dict__[APPLIED] = model.__dict__[APPLIED] = State(config, handles, methods)
 
     def detach(self, model: Any) -> None:
         """Takes hooks and wrapped methods off this instance."""
-        state = model.__dict__.pop(STATE, None)
+        state = model.__dict__.pop(APPLIED, None)
         if state is None:
             return
-        del model.model.__dict__[STATE]
+        del model.model.__dict__[APPLIED]
         for handle in state.handles:
             handle.remove()
-        for owner, name in state.replaced:
-            delattr(owner, name)
+        for method in state.methods:
+            delattr(method.model, method.name)
 
     def _encode(self, inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[Any, list, TowerWork]:
         """`encode` with what the settings in force ask for, and what it cost the tower."""
-        config = inner.__dict__[STATE].config
+        config = inner.__dict__[APPLIED].config
         with encoding_once(config.tower_reuse) as work:
             return *self.encode(inner, original, args, kwargs, config.requires), work
 
-    def _encoding(self, original: Any) -> Any:
-        """The model's own encoding that leaves with its result, or with the step, what compression needs."""
-
-        @functools.wraps(original)  # generate reads its signature
-        def get_features(inner, *args: Any, **kwargs: Any) -> Any:
-            result, encoded, inner.__dict__[STATE].work = self._encode(inner, original, args, kwargs)
-            if not isinstance(result, (tuple, torch.Tensor)):
-                setattr(result, steps.ENCODED, encoded)
-            if (call := steps.generated.get()) is not None:
-                call.encoded = encoded
-            if (step := _pending.get()) is not None and step.shortens:
-                step.encoded = Encoded(encoded)
-                step.rows()  # tells what does not fit before the model does
-            return result
-
-        return get_features
+    def _encoding(self, original: Any, inner: Any, *args: Any, **kwargs: Any) -> Any:
+        """The model's own encoding; leaves with its result, or with the step, what compression needs."""
+        result, encoded, inner.__dict__[APPLIED].work = self._encode(inner, original, args, kwargs)
+        if not isinstance(result, (tuple, torch.Tensor)):
+            setattr(result, steps.ENCODED, encoded)
+        if (call := steps.generated.get()) is not None:
+            call.encoded = encoded
+        if (step := _pending.get()) is not None and step.shortens:
+            step.encoded = Encoded(encoded)
+            step.rows()  # tells what does not fit before the model does
+        return result
 
     def _before(self, model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Forward pre-hook of the model: the places that its cache does not cover; None leaves the call as it is."""
@@ -279,11 +278,11 @@ class Family(ABC):
         cache, token, call = take_cache(dict(kwargs)), self.token(model), steps.generated.get()
         # transformers 5 encodes before it generates
         ready = (kwargs.get("mm_encoder_outputs") or {}).get(self.modality)
-        if call is None and not steps.decodes(kwargs, cache):
-            state = model.__dict__[STATE]
+        if call is None and not steps.decodes(kwargs, cache):  # in generate, others may ask beside the prompt
+            state = model.__dict__[APPLIED]
             state.forget(None if ready is None else state.work)
         told = steps.take_told(kwargs, self.argument) or (() if call is None else call.told)
-        known = getattr(cache, steps.PROMPT, None)
+        known = steps.known_of(cache, kwargs.get("input_ids"))
         pixels = {"video": "pixel_values_videos", "image": "pixel_values"}[self.modality]
         given = ready is not None or kwargs.get(pixels) is not None
         brings = given and (self.argument is None or bool(told) or known is not None)
@@ -314,6 +313,7 @@ class Family(ABC):
         if brings:
             kwargs |= {"position_ids": step.places, "attention_mask": None, "labels": None}
         else:
+            steps.check_gaps(model, entered, new)
             full = step.place(kwargs, new, step.places)
             step.prompt = step.remembered(full) if of_prompt else None
         _pending.set(step)
@@ -332,7 +332,7 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     if step is None or not step.shortens:
         return None
     kwargs, family = dict(kwargs), step.family
-    state, encoded = step.model.__dict__[STATE], step.encoded
+    state, encoded = step.model.__dict__[APPLIED], step.encoded
     found = steps.kept_of(state, encoded, partial(family.kept, step.model, config=state.config))
     videos = [one for one in found if one is not None]
     # which columns stay, and the token at each; padding goes, and what belongs to other pieces of the prompt
@@ -343,14 +343,15 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     real = torch.nn.functional.pad(step.mask.bool(), (at, whole.shape[1] - at - step.mask.shape[1]))
     here = [one[column] for one, column in zip(real, columns, strict=True)]
     order, counts = left_filled([column[piece] - at for column, piece in zip(columns, here, strict=True)], 0)
-    if step.entered.shape[1] and steps.has_linear_attention(step.model) and not bool(counts.all()):
-        raise AOTError("Linear attention takes padding behind a turn for tokens; go on with one prompt at a time.")
+    steps.check_gaps(step.model, step.entered, counts)
     number, _ = left_filled([number[piece] for number, piece in zip(numbers, here, strict=True)], -1)
     # embeddings, mask and positions
     embeds = kwargs["inputs_embeds"]
     embeds = embeds.gather(1, order.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))
     kept = number >= 0
     if videos:
+        newline = torch.cat([one.video.kind for one in videos]) == int(TokenKind.NEWLINE)
+        kept &= ~newline[number.clamp_min(0)]  # the model's own, in its own precision
         embeds[kept] = torch.cat([one.video.tokens for one in videos]).to(embeds)[number[kept]]
     kwargs["inputs_embeds"] = embeds
     places = None if step.places is None else step.places.gather(2, order.expand(3, -1, -1))
@@ -391,8 +392,5 @@ def _after(model: Any, args: tuple, kwargs: dict, output: Any) -> Any:
         steps.remember(output, step.prompt)
     if step.labels is None or not step.shortens:
         return None
-    logits = output[0] if isinstance(output, tuple) else output.logits
-    items = {name: value for name, value in kwargs.items() if name == "num_items_in_batch"}
-    vocabulary = model.config.get_text_config().vocab_size
-    loss = model.loss_function(logits=logits, labels=step.labels, vocab_size=vocabulary, **items)
+    loss = steps.loss_of(model, kwargs, output, step.labels)
     return (loss, *output) if isinstance(output, tuple) else type(output)(**{**output, "loss": loss})

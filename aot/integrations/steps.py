@@ -4,7 +4,6 @@ A step is one call of the model's forward. `generate` may bring a prompt in piec
 from a cache that is shorter than the caller knows; what a step adds to its cache is found out here.
 """
 
-import functools
 import inspect
 import time
 from collections.abc import Callable, Sequence
@@ -19,10 +18,10 @@ from ..config import AOTConfig
 from ..errors import AOTError
 from ..types import CompressedVideo
 from .duplicate_frames import TowerWork
-from .kv_cache import NAMES, take_cache
-from .prompt import PrunedPrompt
+from .kv_cache import NAMES, rows_of, take_cache
+from .prompt import PrunedPrompt, positions
 
-STATE = "_aot_applied"  # on a model and on its inner one, a State
+APPLIED = "_aot_applied"  # on the model and on its inner one, a State
 PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
 ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
 NO_IDS = "aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds."
@@ -33,13 +32,13 @@ generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=
 class State:
     """What is in force on one model: settings, hooks, and what became of the videos of the last prompt.
 
-    replaced: (owner, name) of the methods that stand on an instance in front of its class's. seconds: that compressing
-    them took. work: the tower's for the last of them.
+    methods: what stands on the model in front of its class's. seconds: that compressing them took. work: the tower's
+    for the last of them.
     """
 
     config: AOTConfig
     handles: list = field(default_factory=list)
-    replaced: list[tuple[nn.Module, str]] = field(default_factory=list)
+    methods: list["Before"] = field(default_factory=list)
     last: list[CompressedVideo] = field(default_factory=list)
     seconds: float = 0.0
     work: TowerWork = field(default_factory=lambda: TowerWork(None))
@@ -109,42 +108,60 @@ def split_videos(
     ]
 
 
-def generating(original: Any, forward: Callable, argument: str | None) -> Any:
-    """generate that lets the hook of the model see the whole prompt, which it may get in pieces.
+class Before:
+    """Stands on a model in front of a method of its class: a call goes to `function`, with that method and the model.
 
-    argument: by which it is told of videos, or None.
+    It can be copied and saved with the model.
     """
 
-    @functools.wraps(original)
-    def generate(self, inputs: torch.Tensor | None = None, *args: Any, **kwargs: Any) -> Any:
-        self.__dict__[STATE].forget()
-        ids = kwargs.get("input_ids") if inputs is None else inputs
-        told = take_told(kwargs, argument)
-        if told and ids is None:
-            raise AOTError(NO_IDS)
-        token = generated.set(None if ids is None else _uncovered(self, forward, ids, args, kwargs, told))
-        try:
-            return original(self, inputs, *args, **kwargs)
-        finally:
-            generated.reset(token)
+    def __init__(self, model: nn.Module, name: str, function: Callable):
+        self.model, self.name, self.function = model, name, function
 
-    return generate
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.function(self._original(), self.model, *args, **kwargs)
+
+    @property
+    def __signature__(self) -> inspect.Signature:  # generate reads that of the method
+        return inspect.signature(self._original().__get__(self.model))
+
+    def _original(self) -> Any:
+        return inspect.getattr_static(type(self.model), self.name)
 
 
-def repeating(original: Any, cannot: Callable) -> Any:
+def generate(
+    forward: Callable,
+    argument: str | None,
+    original: Any,
+    model: Any,
+    inputs: torch.Tensor | None = None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """The model's generate, which lets the hook of the model see the whole prompt that it may get in pieces.
+
+    forward: of the model's class. argument: by which it is told of videos, or None.
+    """
+    model.__dict__[APPLIED].forget()
+    ids = kwargs.get("input_ids") if inputs is None else inputs
+    told = take_told(kwargs, argument)
+    if told and ids is None:
+        raise AOTError(NO_IDS)
+    token = generated.set(None if ids is None else _uncovered(model, forward, ids, args, kwargs, told))
+    try:
+        return original(model, inputs, *args, **kwargs)
+    finally:
+        generated.reset(token)
+
+
+def repeat(cannot: Callable, original: Any, model: Any, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
     """The step of generate that repeats prompts, where transformers 4 may mix up their videos: `cannot` says when."""
-
-    @functools.wraps(original)
-    def _expand_inputs_for_generation(self, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
-        ids = kwargs.get("input_ids")
-        if expand_size > 1 and ids is not None and cannot(self, ids, kwargs):
-            raise AOTError(
-                "This release of transformers cannot repeat these prompts with their videos; leave num_beams and "
-                "num_return_sequences at 1, or install transformers 5."
-            )
-        return original.__get__(self)(expand_size, *args, **kwargs)  # a static method of most models
-
-    return _expand_inputs_for_generation
+    ids = kwargs.get("input_ids")
+    if expand_size > 1 and ids is not None and cannot(model, ids, kwargs):
+        raise AOTError(
+            "This release of transformers cannot repeat these prompts with their videos; leave num_beams and "
+            "num_return_sequences at 1, or install transformers 5."
+        )
+    return original.__get__(model)(expand_size, *args, **kwargs)  # a static method of most models
 
 
 def take_told(kwargs: dict, argument: str | None) -> Sequence[range]:
@@ -167,7 +184,7 @@ def _uncovered(
     if in_pieces and has_linear_attention(model):
         raise AOTError("Linear attention takes gaps between pieces for tokens; leave prefill_chunk_size out.")
     cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
-    known = getattr(cache, PROMPT, None)
+    known = known_of(cache, ids)
     if in_pieces and known is not None:
         raise AOTError("Behind a shortened prompt generate does not find the pieces; leave prefill_chunk_size out.")
     if known is not None and known.following is not None:
@@ -181,6 +198,12 @@ def _uncovered(
 def has_linear_attention(model: Any) -> bool:
     """Are there layers whose state runs on through padding, which must not stand between tokens?"""
     return "linear_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())
+
+
+def check_gaps(model: Any, entered: torch.Tensor, counts: torch.Tensor) -> None:
+    """AOTError for padding behind a turn (B, cached) that linear attention would read; counts: (B, n) of what comes."""
+    if entered.shape[1] and counts.shape[1] > 1 and has_linear_attention(model) and not bool(counts.all()):
+        raise AOTError("Linear attention takes padding behind a turn for tokens; go on with one prompt at a time.")
 
 
 def call_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
@@ -204,6 +227,25 @@ def check_step(kwargs: dict, *, shortens: bool) -> None:
         raise AOTError(NO_IDS)
     if shortens and isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
         raise AOTError("logits_to_keep names places of the unshortened prompt; give a number of last places.")
+    if shortens and kwargs.get("shift_labels") is not None:
+        raise AOTError("shift_labels belong to the unshortened prompt; give labels.")
+
+
+def check_positions(given: torch.Tensor | None, kwargs: dict, covered: int, new: torch.Tensor) -> None:
+    """AOTError for positions that do not count the tokens, as those of several prompts packed in a row do not.
+
+    given: (1 or B, >= n) or None. kwargs: of the call, with its mask. new: (B, n) which of the places count. A step of
+    one token is not looked at, which would wait for the device.
+    """
+    count = new.shape[1]
+    if given is None or count == 1:
+        return
+    mask = kwargs.get("attention_mask")
+    expected = positions(new.new_ones(len(new), covered + count) if mask is None else mask, count)
+    if bool(((given[:, -count:] != expected) & new.bool()).any()):
+        raise AOTError(
+            "position_ids do not count the tokens of each prompt; leave them out, and give packed prompts as rows."
+        )
 
 
 def check_unknown(kwargs: dict, cache: Any, token: int) -> None:
@@ -236,6 +278,12 @@ def entries(cache: Any) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
+def known_of(cache: Any, ids: torch.Tensor | None) -> PrunedPrompt | None:
+    """What a cache knows of itself for the rows of ids (B, n); None where its prompt was not shortened."""
+    known = getattr(cache, PROMPT, None)
+    return known if known is None or ids is None else known.for_rows(len(ids), rows_of(cache))
+
+
 def start_of(known: PrunedPrompt | None, ids: torch.Tensor, mask: torch.Tensor | None, cached: int) -> PrunedPrompt:
     """What a cache of `cached` entries knows of itself, else that they are all tokens of the mask (B, >= cached)."""
     if known is not None:
@@ -253,7 +301,8 @@ def new_part(kwargs: dict, covered: int, cached: int) -> tuple[torch.Tensor, tor
     elif given > 1 and cached and call is not None and call.start == covered:
         total = covered + call.ids.shape[1]  # generate drops a mask without padding
     # generate takes the cache for as long as it is, and cuts the whole prompt there
-    if given not in (total - covered, total - cached, total) or total <= covered:
+    fits = [given == one for one in (total - covered, total - cached, total)]  # torch.compile gets `in` wrong here
+    if not any(fits) or total <= covered:
         raise AOTError(
             f"A step of {given} tokens does not go on from the {covered} behind it; aot.apply does not work with "
             "a cache that was cut, as the assisted generation of transformers 4 does."
@@ -308,3 +357,18 @@ def remember(output: Any, prompt: PrunedPrompt) -> None:
     cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
     if cache is not None:
         setattr(cache, PROMPT, prompt)
+
+
+def loss_of(model: Any, kwargs: dict, output: Any, labels: torch.Tensor) -> torch.Tensor:
+    """The model's own loss of a call without labels; labels: (B, L'), -100 where there is none."""
+    parts = output if isinstance(output, tuple) else tuple(output.values())
+    known = inspect.signature(type(model).forward).parameters
+    passed = {name: value for name, value in kwargs.items() if name not in known}  # as forward passes them on
+    labels = labels.masked_fill(labels == -100, passed.get("ignore_index", -100))
+    text = model.config.get_text_config()
+    logits = next(part for part in parts if isinstance(part, torch.Tensor) and part.dim() == 3)
+    loss = model.loss_function(logits=logits, labels=labels, vocab_size=text.vocab_size, **passed)
+    # a mixture of experts tells in a single number how unevenly they were chosen
+    for uneven in (part for part in parts if isinstance(part, torch.Tensor) and part.dim() == 0):
+        loss = loss + text.router_aux_loss_coef * uneven.to(loss.device)
+    return loss

@@ -2,13 +2,14 @@
 
 import copy
 import functools
+import io
 
 import pytest
 import torch
 
 import aot
 
-from .families import CACHE, FAMILIES, NEW, close, module_of, new_ids, reads_in_pieces
+from .families import CACHE, CLOSE, FAMILIES, NEW, QWEN, START, close, module_of, new_ids, plain, reads_in_pieces
 from .test_families import rows_of
 
 
@@ -125,3 +126,90 @@ def test_what_cannot_work_is_refused(family, kit):
         model.model.language_model(input_ids=torch.tensor([[5, 6]]))[0],
         alone.model.language_model(input_ids=torch.tensor([[5, 6]]))[0],
     )
+
+
+def test_positions_that_do_not_count_are_refused(family, kit):
+    """As of prompts packed in one row, which would see each other; those that count change nothing."""
+    model, inputs = kit.make(family), kit.batch(family, *rows_of(family)[:2])
+    count = (inputs["attention_mask"].cumsum(1) - 1).clamp_min(0)
+    again = torch.cat([count[:, :-3], count[:, :3]], dim=1)
+    if family in QWEN:  # of text, before three planes of its own
+        if not NEW:
+            return
+        count, again = (torch.cat([one[None], kit.rope(model, inputs)]) for one in (count, again))
+    aot.apply(model, 0.2)
+    assert torch.equal(model(**inputs, position_ids=count).logits, model(**inputs).logits)
+    with pytest.raises(aot.AOTError, match="position_ids do not count"):
+        model(**inputs, position_ids=again)
+
+
+def test_a_call_without_videos_has_none(family, kit):
+    model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["video"])
+    applied = aot.apply(model, 0.2)
+    new_ids(model, inputs)
+    assert len(applied.last) == 1 and applied.seconds > 0
+    new_ids(model, kit.batch(family, (20, 21, 22)))
+    assert applied.last == [] and applied.seconds == 0 and applied.tower_share == 1
+
+    def asks_beside(ids, scores):  # as guidance by a prompt without the video does
+        return scores + model(input_ids=torch.tensor([[20, 21, 22]])).logits[:, -1]
+
+    new_ids(model, inputs, logits_processor=[asks_beside])
+    assert len(applied.last) == 1
+    model(**kit.batch(family, (20, 21, 22)))
+    assert applied.last == []
+    assert applied.trace(kit.batch(family, (20, 21, 22))) == []
+    aot.remove(model)
+    with pytest.raises(aot.AOTError, match="taken off this model"):
+        applied.trace(inputs)
+
+
+def test_the_loss_has_all_that_the_models_own_has(family, kit):
+    """How many labels there are in all, which are left out, and of a mixture how unevenly its experts are chosen."""
+    if family in ("Qwen3VL", "Qwen3VLMoe") and not NEW:
+        pytest.skip("transformers 4 passes none of it on")
+    model, inputs = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"])
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] >= START, 21)
+    call = {"labels": labels, "num_items_in_batch": 7, "ignore_index": 21}
+    if family.endswith("Moe"):
+        call["output_router_logits"] = True
+    own = model(**plain(inputs), **call).loss
+    aot.apply(model, 1.0)
+    torch.testing.assert_close(model(**inputs, **call).loss, own, **close(family))
+    torch.testing.assert_close(model(**inputs, **call, return_dict=False)[0], own, **close(family))
+    with pytest.raises(aot.AOTError, match="shift_labels"):
+        model(**inputs, labels=labels, shift_labels=labels)
+
+
+def test_several_questions_on_one_cache(family, kit):
+    """On a cache whose prompt is repeated, in one batch; without that the rows are not its own."""
+    if family.startswith("Qwen3_5"):
+        pytest.skip("caches of linear attention cannot be repeated")
+    model, begin, questions = kit.make(family), (5, 6, kit.clip(family), 7), ((20, 21, 22), (30, 31, 32))
+    aot.apply(model, 0.3)
+    expected = [new_ids(model, kit.batch(family, begin + question)) for question in questions]
+    asked = {"input_ids": kit.batch(family, *(begin + question for question in questions))["input_ids"]}
+    asked["attention_mask"] = torch.ones_like(asked["input_ids"])
+    cache = {CACHE: model(**kit.batch(family, begin), use_cache=True)[CACHE]}
+    with pytest.raises(aot.AOTError, match="The cache is of 1 prompts, but 2 came"):
+        new_ids(model, asked, **copy.deepcopy(cache))
+    cache[CACHE].batch_repeat_interleave(2)
+    step = model(input_ids=torch.tensor(questions), **copy.deepcopy(cache)).logits
+    for row, question in zip(step, questions, strict=True):
+        whole = model(**kit.batch(family, begin + question)).logits[0]
+        torch.testing.assert_close(row, whole[-len(question) :], **CLOSE)
+    assert torch.equal(new_ids(model, asked, **cache), torch.cat(expected))
+
+
+def test_a_saved_model_comes_back_with_its_settings(family, kit):
+    """As torch.save keeps a whole model, and processes hand it over; each is a model of its own."""
+    model, inputs, file = kit.make(family), kit.batch(family, kit.prompts(family)["image and video"]), io.BytesIO()
+    aot.apply(model, 0.2)
+    torch.save(model, file)  # before a call, in which transformers may put hooks on a tower that cannot be saved
+    file.seek(0)
+    loaded = torch.load(file, weights_only=False)
+    expected, ids = model(**inputs).logits, new_ids(model, inputs)
+    aot.remove(model)
+    assert torch.equal(loaded(**inputs).logits, expected) and torch.equal(new_ids(loaded, inputs), ids)
+    aot.remove(loaded)
+    assert torch.equal(loaded(**plain(inputs)).logits, model(**plain(inputs)).logits)

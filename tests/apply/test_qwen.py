@@ -1,5 +1,6 @@
 """aot.apply on the Qwen-VL models: what their towers' attention gives, positions, and layers of linear attention."""
 
+import copy
 import sys
 
 import pytest
@@ -88,6 +89,14 @@ def test_padding_behind_an_earlier_turn_is_refused_by_linear_attention(family):
     cache = model(**first, use_cache=True)[CACHE]
     with pytest.raises(aot.AOTError, match="one prompt at a time"):
         model(**later, **{CACHE: cache})
+    text = {
+        "input_ids": torch.tensor([[9, 8], [0, 8]]),
+        "attention_mask": torch.ones(2, first["input_ids"].shape[1] + 2),
+    }
+    model(**text, **{CACHE: copy.deepcopy(cache)})
+    text["attention_mask"][1, -2] = 0
+    with pytest.raises(aot.AOTError, match="one prompt at a time"):
+        model(**text, **{CACHE: cache})
 
 
 def test_positions_are_those_of_the_release():

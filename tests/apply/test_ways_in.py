@@ -163,6 +163,23 @@ def test_wrappers_come_after(theirs, ours, wrap):
     assert wrapped(**inputs).logits.shape[1] == 6 + 44
 
 
+def test_a_call_of_our_model_without_videos_has_none(ours):
+    applied, text = aot.apply(ours, 0.2), torch.tensor([[5, 6, 7]])
+    for call in (ours, ours.generate):
+        ours(torch.tensor([[5, -200, 9]]), images=[pixels(1)], modalities="video")
+        assert len(applied.last) == 1
+        call(text)
+        assert applied.last == [] and applied.seconds == 0
+
+
+@pytest.mark.skipif(torch.__version__ < "2.5", reason="torch 2.4 cannot compile this model of transformers 4.57")
+def test_a_compiled_model_goes_on_from_its_cache(theirs):
+    aot.apply(theirs, 0.2)
+    expected = new_ids(theirs, [ASKED], pixels(1)[None], max_new_tokens=2)
+    theirs.compile(backend="eager")
+    assert torch.equal(new_ids(theirs, [ASKED], pixels(1)[None], max_new_tokens=2), expected)
+
+
 def test_low_precision_and_training_mode(theirs):
     inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
     aot.apply(theirs, 0.2)
@@ -175,6 +192,15 @@ def test_low_precision_and_training_mode(theirs):
     theirs.eval().to(torch.bfloat16)
     low = theirs(**{**inputs, "pixel_values_videos": inputs["pixel_values_videos"].bfloat16()}).logits
     assert low.dtype == torch.bfloat16 and low.shape == expected.shape and bool(low.isfinite().all())
+
+
+def test_all_tokens_are_the_model_itself_under_autocast(theirs):
+    """Its newline too, which stays in float32 beside features in bfloat16."""
+    inputs = {**batch(ASKED), "pixel_values_videos": pixels(1)[None]}
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = theirs(**inputs).logits
+        aot.apply(theirs, 1.0)
+        assert torch.equal(theirs(**inputs).logits, expected)
 
 
 def test_all_tokens_have_the_gradients_of_the_model_itself(theirs):
