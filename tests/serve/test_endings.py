@@ -74,7 +74,15 @@ def test_a_clip_that_is_stopped_is_not_there(number, code, tmp_path, monkeypatch
     assert list(tmp_path.iterdir()) == [] and signal.getsignal(number) is before
 
 
-def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
+@pytest.fixture
+def ctrl_c():
+    """Ctrl-C is an exception, also in a process that was started in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch, ctrl_c):
     """Also when it cannot be finished: nothing is left beside it."""
     path = tmp_path / "a"
     write_whole(path, b"before")
@@ -90,7 +98,7 @@ def test_a_file_is_whole_or_as_it_was(tmp_path, monkeypatch):
     assert all(file.read_bytes() == b"before" for file in tmp_path.iterdir())
 
 
-def test_ctrl_c_while_a_process_is_made_ready_is_told_by_one(tmp_path):
+def test_ctrl_c_while_a_process_is_made_ready_is_told_by_one(tmp_path, ctrl_c):
     """The terminal sends it to all of them; the one that imports what others need says nothing."""
     (tmp_path / "slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(3)\n")
     (tmp_path / "start.py").write_text(
