@@ -8,8 +8,8 @@ import torch
 
 from ..spatial_pooling import pooled_grid
 from ..types import CompressedVideo, TokenKind
-from .shortening import Family
-from .steps import EncodedVideo, split_videos
+from .hf_base import Family
+from .hf_generate import EncodedVideo, split_videos
 from .vision_outputs import capturing, reader_of, watch
 
 _PROJECTED = "projected"
@@ -35,16 +35,16 @@ class LlavaOnevision(Family):
     def arrangement(self, model: Any) -> dict[str, Any]:
         return {"pool": "bilinear", "newline": model.model.image_newline, "newline_position": "one_token"}
 
-    def size(self, video: EncodedVideo) -> int:
+    def placeholder_count(self, video: EncodedVideo) -> int:
         height, width = pooled_grid(video.grid, "bilinear")
         return len(video.features) * height * width + 1
 
     def cannot_repeat(self, model: Any, ids: torch.Tensor, inputs: dict) -> bool:
-        return several_a_row(ids, self.token(model), inputs)
+        return several_a_row(ids, self.placeholder(model), inputs)
 
-    def own(self, compressed: CompressedVideo) -> torch.Tensor:
+    def placeholder_index(self, compressed: CompressedVideo) -> torch.Tensor:
         newline = compressed.kind == int(TokenKind.NEWLINE)  # stands behind the last frame
-        return super().own(compressed).masked_fill(newline, compressed.tokens_before)
+        return super().placeholder_index(compressed).masked_fill(newline, compressed.tokens_before)
 
 
 FAMILY = LlavaOnevision()

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from ..errors import AOTError
-from .shortening import Family, told
-from .steps import EncodedVideo, split_videos
+from .hf_base import Family, frame_ranges_of_call
+from .hf_generate import EncodedVideo, split_videos
 from .vision_outputs import capturing, merged, reader_of
 
 
@@ -22,7 +22,7 @@ class InternVL(Family):
     modality, argument = "image", "video_frames"
 
     def encode(self, inner: Any, original: Any, args: tuple, kwargs: dict, needs: Sequence[str]) -> tuple[Any, list]:
-        videos = told()
+        videos = frame_ranges_of_call()
         reader, skip = reader_of(inner, kwargs, needs if videos else ())
         with capturing(reader.names) as captured:
             result = original(inner, *args, **kwargs)
@@ -45,7 +45,7 @@ class InternVL(Family):
         return len(video.features)
 
     def cannot_repeat(self, model: Any, ids: torch.Tensor, inputs: dict) -> bool:
-        return bool(told())
+        return bool(frame_ranges_of_call())
 
 
 FAMILY = InternVL()

@@ -5,9 +5,9 @@ from typing import Any
 
 import torch
 
+from .hf_base import Family
+from .hf_generate import split_videos
 from .hf_onevision import given_videos, several_a_row
-from .shortening import Family
-from .steps import split_videos
 from .vision_outputs import capturing, merged, reader_of
 
 
@@ -30,7 +30,7 @@ class LlavaNextVideo(Family):
         return result, split_videos(tokens, outputs, [len(video) for video in videos], grid)
 
     def cannot_repeat(self, model: Any, ids: torch.Tensor, inputs: dict) -> bool:
-        return several_a_row(ids, self.token(model), inputs)
+        return several_a_row(ids, self.placeholder(model), inputs)
 
 
 FAMILY = LlavaNextVideo()

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 
 from ..errors import AOTError
-from . import steps
-from .prompt import positions
+from . import hf_generate
+from .hf_base import Family, Step
+from .hf_generate import EncodedVideo
+from .pruned_prompt import positions
 from .qwen_patch_reuse import reuse_blocks
 from .qwen_tower import TowerReader
-from .shortening import Family, Step
-from .steps import EncodedVideo
 from .vision_outputs import capturing, watch_attention
 
 
@@ -57,27 +57,27 @@ class QwenVL(Family):
             for v, (t, h, w) in enumerate(grids)
         ]
 
-    def places(self, step: Step, kwargs: dict) -> tuple[torch.Tensor, bool]:
-        given, call, known = kwargs.get("position_ids"), steps.generated.get(), step.known
-        reads_prompt = call is not None and call.start == 0 and step.covered < call.ids.shape[1]
-        first = known.following is None or reads_prompt
+    def position_ids(self, step: Step, kwargs: dict) -> tuple[torch.Tensor, bool]:
+        given, call, past = kwargs.get("position_ids"), hf_generate.generate_call.get(), step.past
+        reads_prompt = call is not None and call.start == 0 and step.past_length < call.ids.shape[1]
+        first = past.following is None or reads_prompt
         if given is not None and given.dim() == 3 and len(given) == 4:  # those of text are in front
-            steps.check_positions(given[0], kwargs, step.covered, step.mask)
+            hf_generate.check_positions(given[0], kwargs, step.past_length, step.mask)
         if first and given is not None:
             given = given if given.dim() == 3 else given.unsqueeze(0)
             return given[-3:, :, -step.ids.shape[1] :].expand(3, len(step.ids), -1), True
-        if first and step.entered.shape[1]:
+        if first and step.cache_mask.shape[1]:
             raise AOTError("A video came behind a prompt without one; give the whole conversation, without a cache.")
         seen = (step.model.config.image_token_id, step.model.config.video_token_id)
         vision = step.ids.shape[1] > 1 and any(bool((step.ids == token).any()) for token in seen)
         if vision or first:
-            places = _rope_index(step, kwargs)
+            position_ids = _rope_index(step, kwargs)
         else:
-            places = positions(step.mask, step.mask.shape[1]).expand(3, -1, -1)
+            position_ids = positions(step.mask, step.mask.shape[1]).expand(3, -1, -1)
         if not first:  # the prompt's end, and what entered the cache since, or was cut from it
-            since = step.entered.sum(1, keepdim=True) - known.attention_mask.sum(1, keepdim=True)
-            places = places + known.following + since
-        return places, vision or first
+            since = step.cache_mask.sum(1, keepdim=True) - past.attention_mask.sum(1, keepdim=True)
+            position_ids = position_ids + past.following + since
+        return position_ids, vision or first
 
     def cannot_repeat(self, model: Any, ids: torch.Tensor, inputs: dict) -> bool:
         """Qwen3-VL takes every frame for a video."""
@@ -101,7 +101,8 @@ def _rope_index(step: Step, kwargs: dict) -> torch.Tensor:
         thw = [[len(v.features), v.grid[0] * merge, v.grid[1] * merge] for v in videos]
         grids["video_grid_thw"] = torch.tensor(thw, device=ids.device)
     types = (ids == config.image_token_id).int() + 2 * (ids == config.video_token_id).int()
-    known = inspect.signature(inner.get_rope_index).parameters
+    parameters = inspect.signature(inner.get_rope_index).parameters
     call = {**grids, "attention_mask": step.mask, "mm_token_type_ids": types}
-    places, inner.rope_deltas = inner.get_rope_index(ids, **{name: v for name, v in call.items() if name in known})
-    return places
+    taken = {name: value for name, value in call.items() if name in parameters}
+    position_ids, inner.rope_deltas = inner.get_rope_index(ids, **taken)
+    return position_ids

@@ -39,9 +39,9 @@ from vllm.multimodal.inputs import MultiModalFeatureSpec, MultiModalKwargsItems
 from vllm.multimodal.parse import MultiModalDataItems
 from vllm.multimodal.processing import PromptUpdate, PromptUpdateDetails
 
+from ..integrations.hf_generate import EncodedVideo
 from ..integrations.qwen_tower import TowerReader
 from ..integrations.qwen_vl import FAMILY
-from ..integrations.steps import EncodedVideo
 from ..integrations.vision_outputs import capturing, watch_attention
 from .processing import SettingsInModelId
 from .settings import VideoSettings
@@ -231,7 +231,7 @@ class ReducedVideos:
             grid = (sides[0] // merge, sides[1] // merge)
             video = EncodedVideo(features.unflatten(0, (frames, -1)), outputs[number], grid, levels=tuple(levels))
             kept = FAMILY.kept(self, video, self.videos.config)
-            places, order = FAMILY.own(kept.video).sort(stable=True)
+            places, order = FAMILY.placeholder_index(kept.video).sort(stable=True)
             rows = torch.cat([kept.video.tokens, *kept.levels], dim=-1)[order]
             runs.append(self.run(rows, places, video_input, number))
         return tuple(runs)

@@ -7,7 +7,7 @@ import torch
 
 import aot
 from aot.compress import compress
-from aot.integrations import shortening
+from aot.integrations import hf_base
 from aot.registry import get_method
 
 from .families import (
@@ -58,7 +58,7 @@ def traced(monkeypatch):
         found.append(compress(*args, **{**kwargs, "trace": True}))
         return found[-1]
 
-    monkeypatch.setattr(shortening, "compress", tracing)
+    monkeypatch.setattr(hf_base, "compress", tracing)
     return found
 
 

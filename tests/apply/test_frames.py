@@ -8,7 +8,7 @@ import torch
 
 import aot
 from aot.compress import compress
-from aot.integrations import shortening
+from aot.integrations import hf_base
 
 from .families import CLOSE, FRAMES, NEW, logits_by_hand, new_ids, plain
 from .frames import SIDE, batch, by_hand, encoded, image, make, prompts, video
@@ -43,7 +43,7 @@ def test_received_attention_is_that_of_an_eager_map(family, attention, monkeypat
         tower(pixels, **({} if family == "InternVL" else {"output_attentions": True}))
     read = []
     monkeypatch.setattr(
-        shortening, "compress", lambda *args, **kwargs: read.append((args, kwargs)) or compress(*args, **kwargs)
+        hf_base, "compress", lambda *args, **kwargs: read.append((args, kwargs)) or compress(*args, **kwargs)
     )
     aot.apply(model, 0.2, attention_power=0.5)
     model(**inputs)

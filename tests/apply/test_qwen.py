@@ -8,7 +8,7 @@ import torch
 
 import aot
 from aot.compress import compress
-from aot.integrations import shortening
+from aot.integrations import hf_base
 
 from .families import CACHE, CLOSE, NEW, QWEN, VIDEO
 from .qwen import batch, make, rope, video
@@ -55,7 +55,7 @@ def test_received_attention_is_that_of_an_eager_map(family, attention, monkeypat
         tower(inputs["pixel_values_videos"], grid_thw=inputs["video_grid_thw"])
     read = []
     monkeypatch.setattr(
-        shortening, "compress", lambda *args, **kwargs: read.append((args, kwargs)) or compress(*args, **kwargs)
+        hf_base, "compress", lambda *args, **kwargs: read.append((args, kwargs)) or compress(*args, **kwargs)
     )
     aot.apply(model, 0.2, attention_power=0.5)
     model(**inputs)

@@ -13,8 +13,8 @@ from ..errors import AOTError
 class PrunedPrompt:
     """What a key-value cache holds of a prompt that was shortened.
 
-    original_length: places of the prompt as the caller counts them
-    attention_mask: (B, L') the places that entered, 0 for padding
+    original_length: tokens of the prompt as the caller counts them
+    attention_mask: (B, L') the tokens that entered, 0 for padding
     following: (B, 1) position of the token behind the prompt, in models whose positions are no count of tokens
     """
 
@@ -42,19 +42,20 @@ class PrunedPrompt:
         """Places of the caller's count that a cache of `cached` entries stands for."""
         return self.original_length + cached - self.attention_mask.shape[1]
 
-    def entered_mask(self, cached: int, mask: torch.Tensor | None) -> torch.Tensor:
+    def cache_mask(self, cached: int, mask: torch.Tensor | None) -> torch.Tensor:
         """(B, cached) mask of the cache's entries; mask: (B, >= original length) of the caller or None, all tokens.
 
         A cache that was cut behind its videos has fewer entries than the prompt.
         """
-        entered = self.attention_mask[:, :cached]
-        later = cached - entered.shape[1]
+        cache_mask = self.attention_mask[:, :cached]
+        later = cached - cache_mask.shape[1]
         if mask is None:
-            return torch.cat([entered, entered.new_ones(len(entered), later)], dim=1)
-        return torch.cat([entered, mask[:, self.original_length : self.original_length + later].to(entered)], dim=1)
+            return torch.cat([cache_mask, cache_mask.new_ones(len(cache_mask), later)], dim=1)
+        since = mask[:, self.original_length : self.original_length + later]
+        return torch.cat([cache_mask, since.to(cache_mask)], dim=1)
 
 
-def videos_of_rows(ids: torch.Tensor, token: int, sizes: Sequence[int], *, repeats: int = 1) -> list[list[int]]:
+def videos_per_row(ids: torch.Tensor, token: int, sizes: Sequence[int], *, repeats: int = 1) -> list[list[int]]:
     """Which of the videos each row shows, by number.
 
     ids: (B, L), with as many placeholders `token` for every video as sizes say. repeats: how many rows in turn are the
@@ -79,28 +80,28 @@ def videos_of_rows(ids: torch.Tensor, token: int, sizes: Sequence[int], *, repea
     return rows
 
 
-def own_places(
-    ids: torch.Tensor, token: int, rows: Sequence[Sequence[int]], places: Sequence[tuple[torch.Tensor | None, int]]
+def kept_columns(
+    ids: torch.Tensor, token: int, rows: Sequence[Sequence[int]], kept: Sequence[tuple[torch.Tensor | None, int]]
 ) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What is left of each row when every kept token stands at its own placeholder: columns and, for each, its token.
 
-    ids: (B, L). rows: the videos of each row. places: of each video the placeholder of each of its tokens, (S,), and
+    ids: (B, L). rows: the videos of each row. kept: of each video the placeholder of each of its tokens, (S,), and
     how many placeholders it has; None for an image, whose places all stay and are no video's. Returns for each row
     ascending columns (L',) and as many numbers of tokens, counted over all videos, -1 for a column that is no video's.
     A place that a method emits twice is there twice.
     """
-    firsts = [0, *accumulate(0 if place is None else len(place) for place, _ in places)]
+    firsts = [0, *accumulate(0 if index is None else len(index) for index, _ in kept)]
     columns, numbers = [], []
     for row, videos in zip(ids, rows, strict=True):
         video = row == token
         slots, text = video.nonzero().flatten(), (~video).nonzero().flatten()
         column, number, start = [text], [torch.full_like(text, -1)], 0
         for v in videos:
-            place, size = places[v]
+            index, size = kept[v]
             run = slots[start : start + size]
-            column.append(run if place is None else run[place])
+            column.append(run if index is None else run[index])
             number.append(
-                torch.full_like(run, -1) if place is None else torch.arange(len(place), device=ids.device) + firsts[v]
+                torch.full_like(run, -1) if index is None else torch.arange(len(index), device=ids.device) + firsts[v]
             )
             start += size
         order = torch.cat(column).argsort(stable=True)
@@ -109,7 +110,7 @@ def own_places(
     return columns, numbers
 
 
-def left_filled(rows: Sequence[torch.Tensor], value: int) -> tuple[torch.Tensor, torch.Tensor]:
+def left_pad(rows: Sequence[torch.Tensor], value: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(B, L') of the rows with `value` in front of shorter ones, and which places count; one place at least."""
     longest = max(1, *(len(row) for row in rows))
     table = rows[0].new_full((len(rows), longest), value)
@@ -121,8 +122,8 @@ def left_filled(rows: Sequence[torch.Tensor], value: int) -> tuple[torch.Tensor,
 
 def shortened_labels(labels: torch.Tensor, order: torch.Tensor, counts: torch.Tensor) -> torch.Tensor:
     """(B, L') labels at the columns left, -100 for what fills, and for the first token, which nothing foretells."""
-    told = counts & torch.nn.functional.pad(counts, (1, -1))
-    return labels.gather(1, order).masked_fill(~told, -100)
+    predicted = counts & torch.nn.functional.pad(counts, (1, -1))
+    return labels.gather(1, order).masked_fill(~predicted, -100)
 
 
 def positions(mask: torch.Tensor, count: int) -> torch.Tensor:

@@ -23,11 +23,11 @@ from ..deepstack import merge_deepstack
 from ..errors import AOTError
 from ..registry import get_method
 from ..types import CompressedVideo, TokenKind
-from . import steps
+from . import hf_generate
 from .duplicate_frames import TowerWork, encode_once, encoding_once
+from .hf_generate import APPLIED, EncodedVideo, EncodedVideos, GenerateCall, KeptVideo, State, entries
 from .kv_cache import cache_name, take_cache
-from .prompt import PrunedPrompt, left_filled, own_places, positions, shortened_labels, videos_of_rows
-from .steps import APPLIED, Encoded, EncodedVideo, Generated, Kept, State, entries
+from .pruned_prompt import PrunedPrompt, kept_columns, left_pad, positions, shortened_labels, videos_per_row
 from .vision_outputs import Reader, attention_layers, watch_attention
 
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
@@ -37,57 +37,57 @@ _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
 class Step:
     """A call of the model on its way through it.
 
-    ids, mask: (B, n) of the places behind the `covered` ones of the cache (in the caller's count), and which count.
-    known: what the cache holds. entered: (B, cached) mask of its entries. encoded: the call's videos, once there are
-    any. shortens: it brings videos. told: what the caller said of them. places: (3, B, n) positions, None where they
-    count tokens. prompt, labels: what the cache is to remember, and the labels left.
+    ids, mask: (B, n) input ids behind the cached prompt, and which of them count. past_length, past: tokens of that
+    prompt as the caller counts them, and what the cache remembers of it. cache_mask: (B, cached). encoded: the call's
+    videos, once there are any. frame_ranges: which images are the frames of a video, from the caller. labels: those
+    left. position_ids: (3, B, n), None where positions count tokens. prompt: what the cache is to remember.
     """
 
     model: Any
     family: "Family"
     ids: torch.Tensor
     mask: torch.Tensor
-    covered: int
-    known: PrunedPrompt
-    entered: torch.Tensor
-    encoded: Encoded | None
-    shortens: bool
-    told: Sequence[range] = ()
+    past_length: int
+    past: PrunedPrompt
+    cache_mask: torch.Tensor
+    encoded: EncodedVideos | None
+    has_video: bool
+    frame_ranges: Sequence[range] = ()
     labels: torch.Tensor | None = None
-    places: torch.Tensor | None = None
+    position_ids: torch.Tensor | None = None
     prompt: PrunedPrompt | None = None
 
     def rows(self) -> list[list[int]]:
         """The videos of each prompt; AOTError when its placeholders are not theirs."""
-        whole, _ = steps.whole_prompt(self.encoded, self.ids, self.covered)
-        sizes = [self.family.size(video) for video in self.encoded.videos]
-        return videos_of_rows(whole, self.family.token(self.model), sizes, repeats=self.encoded.repeats)
+        whole, _ = hf_generate.whole_prompt(self.encoded, self.ids, self.past_length)
+        sizes = [self.family.placeholder_count(video) for video in self.encoded.videos]
+        return videos_per_row(whole, self.family.placeholder(self.model), sizes, repeats=self.encoded.repeats)
 
-    def place(self, kwargs: dict, mask: torch.Tensor, places: torch.Tensor | None) -> torch.Tensor:
-        """Puts mask and positions of the places (B, n') that enter now in kwargs; returns the mask (B, L') of all."""
-        full = torch.cat([self.entered.to(mask), mask], dim=1)
+    def set_positions(self, kwargs: dict, mask: torch.Tensor, position_ids: torch.Tensor | None) -> torch.Tensor:
+        """Puts mask and positions of the tokens (B, n') that come now in kwargs; returns the mask (B, L') of all."""
+        full = torch.cat([self.cache_mask.to(mask), mask], dim=1)
         count = positions(full, mask.shape[1])
-        if places is not None:  # three planes, behind a row without gaps by which masks are made
-            count = torch.cat([count.unsqueeze(0).to(places), places])
+        if position_ids is not None:  # three planes, behind a row without gaps by which masks are made
+            count = torch.cat([count.unsqueeze(0).to(position_ids), position_ids])
         kwargs |= {"attention_mask": full, "position_ids": count}
         if kwargs.get("cache_position") is not None:  # transformers 4
-            kwargs["cache_position"] = torch.arange(self.entered.shape[1], full.shape[1], device=full.device)
+            kwargs["cache_position"] = torch.arange(self.cache_mask.shape[1], full.shape[1], device=full.device)
         return full
 
-    def remembered(self, full: torch.Tensor) -> PrunedPrompt:
-        """What the cache knows afterwards; full: (B, L') mask of all that entered."""
+    def pruned_prompt(self, full: torch.Tensor) -> PrunedPrompt:
+        """What the cache is to remember afterwards; full: (B, L') mask of all its entries."""
         following = None
-        if self.places is not None:
+        if self.position_ids is not None:
             ends = self.mask * torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
-            following = self.places.amax(0).gather(1, ends.argmax(1, keepdim=True)) + 1
-        return PrunedPrompt(self.covered + self.ids.shape[1], full, following)
+            following = self.position_ids.amax(0).gather(1, ends.argmax(1, keepdim=True)) + 1
+        return PrunedPrompt(self.past_length + self.ids.shape[1], full, following)
 
 
 class Family(ABC):
     """The hooks on models of one kind, and what `aot.apply` does with them.
 
     names: classes of transformers. modality: as what it encodes frames, "video" or "image". argument: of the model's
-    call, by which it is told which images are the frames of a video; None when it has videos. Subclasses say how a
+    call, that says which images are the frames of a video; None when it has videos. Subclasses say how a
     family encodes its videos and what a place is. reuses: its tower can reuse patches in time, by hooks of `watch`.
     """
 
@@ -124,23 +124,23 @@ class Family(ABC):
         """Pooling and newlines of a video in the language model, as `aot.compress` takes them."""
         return {"pool": None, "newline_position": "no_token"}
 
-    def kept(self, model: Any, video: EncodedVideo, config: AOTConfig) -> Kept:
+    def kept(self, model: Any, video: EncodedVideo, config: AOTConfig) -> KeptVideo:
         """One video, compressed, and its DeepStack rows, merged as its tokens are."""
         found = self.compress(model, video, config, trace=bool(video.levels))
-        return Kept(replace(found, trace=None), tuple(merge_deepstack(found, level) for level in video.levels))
+        return KeptVideo(replace(found, trace=None), tuple(merge_deepstack(found, level) for level in video.levels))
 
-    def size(self, video: EncodedVideo) -> int:
+    def placeholder_count(self, video: EncodedVideo) -> int:
         """How many placeholders a video has."""
         return video.features.shape[0] * video.features.shape[1]
 
-    def own(self, compressed: CompressedVideo) -> torch.Tensor:
+    def placeholder_index(self, compressed: CompressedVideo) -> torch.Tensor:
         """(S,) which of its video's placeholders each token stands at."""
         height, width = compressed.grid
         return (compressed.frame * height + compressed.position[:, 0]) * width + compressed.position[:, 1]
 
-    def places(self, step: Step, kwargs: dict) -> tuple[torch.Tensor | None, bool]:
-        """Positions of the step's places, None where they count tokens; is the cache to remember a prompt's end?"""
-        steps.check_positions(kwargs.get("position_ids"), kwargs, step.covered, step.mask)
+    def position_ids(self, step: Step, kwargs: dict) -> tuple[torch.Tensor | None, bool]:
+        """Position ids of the step, None where they count tokens; is the cache to remember the prompt's end?"""
+        hf_generate.check_positions(kwargs.get("position_ids"), kwargs, step.past_length, step.mask)
         return None, False
 
     def tiles(self, video: EncodedVideo) -> int:
@@ -155,7 +155,7 @@ class Family(ABC):
         """The vision tower."""
         return getattr(model.model, "visual", None) or model.model.vision_tower
 
-    def token(self, model: Any) -> int:
+    def placeholder(self, model: Any) -> int:
         """The placeholder of a frame."""
         return getattr(model.config, f"{self.modality}_token_id")
 
@@ -186,12 +186,12 @@ class Family(ABC):
         for p in others:  # transformers 4 takes them from the model's forward
             if p.default is p.empty and p.name not in call and hasattr(inner.config, p.name):
                 call[p.name] = getattr(inner.config, p.name)
-        token = steps.generated.set(Generated(inputs["input_ids"], 0, inputs.get(self.argument) or ()))
+        token = hf_generate.generate_call.set(GenerateCall(inputs["input_ids"], 0, inputs.get(self.argument) or ()))
         try:
             with torch.no_grad():
                 videos = self._encode(inner, original, (given,), call)[1]
         finally:
-            steps.generated.reset(token)
+            hf_generate.generate_call.reset(token)
         return [self.compress(model, video, state.config, trace=True) for video in videos if not video.still]
 
     def cost(self, model: nn.Module) -> tuple[float, float]:
@@ -225,12 +225,12 @@ class Family(ABC):
         cache_name(forward)  # raises for a release that calls it otherwise
         encoder = f"get_{self.modality}_features"
         methods = [
-            steps.Before(model, "generate", partial(steps.generate, forward, self.argument)),
-            steps.Before(inner, encoder, self._encoding),
+            hf_generate.Before(model, "generate", partial(hf_generate.generate, forward, self.argument)),
+            hf_generate.Before(inner, encoder, self._encoding),
         ]
         if not hasattr(model, "_expand_multimodal_outputs"):
-            repeat = partial(steps.repeat, self.cannot_repeat)
-            methods.append(steps.Before(model, "_expand_inputs_for_generation", repeat))
+            repeat = partial(hf_generate.repeat, self.cannot_repeat)
+            methods.append(hf_generate.Before(model, "_expand_inputs_for_generation", repeat))
         for method in methods:
             setattr(method.model, method.name, method)
         handles = [
@@ -263,88 +263,91 @@ class Family(ABC):
         """The model's own encoding; leaves with its result, or with the step, what compression needs."""
         result, encoded, inner.__dict__[APPLIED].work = self._encode(inner, original, args, kwargs)
         if not isinstance(result, (tuple, torch.Tensor)):
-            setattr(result, steps.ENCODED, encoded)
-        if (call := steps.generated.get()) is not None:
+            setattr(result, hf_generate.ENCODED, encoded)
+        if (call := hf_generate.generate_call.get()) is not None:
             call.encoded = encoded
-        if (step := _pending.get()) is not None and step.shortens:
-            step.encoded = Encoded(encoded)
+        if (step := _pending.get()) is not None and step.has_video:
+            step.encoded = EncodedVideos(encoded)
             step.rows()  # tells what does not fit before the model does
         return result
 
     def _before(self, model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
-        """Forward pre-hook of the model: the places that its cache does not cover; None leaves the call as it is."""
+        """Forward pre-hook of the model: the tokens that its cache does not hold; None leaves the call as it is."""
         _pending.set(None)
-        kwargs = steps.call_arguments(model, args, kwargs)
-        cache, token, call = take_cache(dict(kwargs)), self.token(model), steps.generated.get()
+        kwargs = hf_generate.call_arguments(model, args, kwargs)
+        cache, token, call = take_cache(dict(kwargs)), self.placeholder(model), hf_generate.generate_call.get()
         # transformers 5 encodes before it generates
         ready = (kwargs.get("mm_encoder_outputs") or {}).get(self.modality)
-        if call is None and not steps.decodes(kwargs, cache):  # in generate, others may ask beside the prompt
+        if call is None and not hf_generate.decodes(kwargs, cache):  # in generate, others may ask beside the prompt
             state = model.__dict__[APPLIED]
             state.forget(None if ready is None else state.work)
-        told = steps.take_told(kwargs, self.argument) or (() if call is None else call.told)
-        known = steps.known_of(cache, kwargs.get("input_ids"))
+        frame_ranges = hf_generate.take_frame_ranges(kwargs, self.argument)
+        if not frame_ranges and call is not None:
+            frame_ranges = call.frame_ranges
+        past = hf_generate.pruned_prompt_of(cache, kwargs.get("input_ids"))
         pixels = {"video": "pixel_values_videos", "image": "pixel_values"}[self.modality]
         given = ready is not None or kwargs.get(pixels) is not None
-        brings = given and (self.argument is None or bool(told) or known is not None)
-        if known is None and not brings:
+        has_video = given and (self.argument is None or bool(frame_ranges) or past is not None)
+        if past is None and not has_video:
             if not given:
-                steps.check_unknown(kwargs, cache, token)
+                hf_generate.check_unknown(kwargs, cache, token)
             return None if self.argument is None else ((), kwargs)
-        steps.check_step(kwargs, shortens=brings)
+        hf_generate.check_step(kwargs, has_video=has_video)
         # what is new in this step
         mask, cached = kwargs.get("attention_mask"), entries(cache)
-        known = steps.start_of(known, kwargs["input_ids"], mask, cached)
-        covered = known.original_length_of(cached)
-        ids, mask = steps.new_part(kwargs, covered, cached)
-        if not brings:
-            steps.check_text(ids, token)
-        new = ids.new_ones(ids.shape) if mask is None else mask[:, covered:].to(ids)
-        encoded = None if ready is None else steps.taken_before(ready, ids, self.tiles)
-        entered = known.entered_mask(cached, mask)
-        step = Step(model, self, ids, new, covered, known, entered, encoded, brings, told, kwargs.get("labels"))
+        past = hf_generate.past_prompt(past, kwargs["input_ids"], mask, cached)
+        past_length = past.original_length_of(cached)
+        ids, mask = hf_generate.new_ids(kwargs, past_length, cached)
+        if not has_video:
+            hf_generate.check_text(ids, token)
+        new = ids.new_ones(ids.shape) if mask is None else mask[:, past_length:].to(ids)
+        encoded = None if ready is None else hf_generate.encoded_before(ready, ids, self.tiles)
+        cache_mask = past.cache_mask(cached, mask)
+        labels = kwargs.get("labels")
+        step = Step(model, self, ids, new, past_length, past, cache_mask, encoded, has_video, frame_ranges, labels)
         if encoded is not None:
             step.rows()
-        step.places, of_prompt = self.places(step, kwargs)
+        step.position_ids, of_prompt = self.position_ids(step, kwargs)
         # the call
         kwargs["input_ids"] = ids
         kwargs.pop("mm_token_type_ids", None)  # only for positions, which are there
         if kwargs.get("mm_encoder_outputs") is not None:
             kwargs["mm_encoder_outputs"] = dict(kwargs["mm_encoder_outputs"])  # the model writes into it
-        if brings:
-            kwargs |= {"position_ids": step.places, "attention_mask": None, "labels": None}
+        if has_video:
+            kwargs |= {"position_ids": step.position_ids, "attention_mask": None, "labels": None}
         else:
-            steps.check_gaps(model, entered, new)
-            full = step.place(kwargs, new, step.places)
-            step.prompt = step.remembered(full) if of_prompt else None
+            hf_generate.check_gaps(model, cache_mask, new)
+            full = step.set_positions(kwargs, new, step.position_ids)
+            step.prompt = step.pruned_prompt(full) if of_prompt else None
         _pending.set(step)
         return (), kwargs
 
 
-def told() -> Sequence[range]:
+def frame_ranges_of_call() -> Sequence[range]:
     """What the caller of the model, or of its generate, said of the videos."""
-    step, call = _pending.get(), steps.generated.get()
-    return step.told if step is not None else () if call is None else call.told
+    step, call = _pending.get(), hf_generate.generate_call.get()
+    return step.frame_ranges if step is not None else () if call is None else call.frame_ranges
 
 
 def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
     """Forward pre-hook of the language model: of all it gets, what belongs to kept places, with the tokens there."""
     step = _pending.get()
-    if step is None or not step.shortens:
+    if step is None or not step.has_video:
         return None
     kwargs, family = dict(kwargs), step.family
     state, encoded = step.model.__dict__[APPLIED], step.encoded
-    found = steps.kept_of(state, encoded, partial(family.kept, step.model, config=state.config))
+    found = hf_generate.compress_videos(state, encoded, partial(family.kept, step.model, config=state.config))
     videos = [one for one in found if one is not None]
     # which columns stay, and the token at each; padding goes, and what belongs to other pieces of the prompt
-    whole, at = steps.whole_prompt(encoded, step.ids, step.covered)
-    own = [None if one is None else family.own(one.video) for one in found]
-    sizes = map(family.size, encoded.videos)
-    columns, numbers = own_places(whole, family.token(step.model), step.rows(), list(zip(own, sizes, strict=True)))
+    whole, at = hf_generate.whole_prompt(encoded, step.ids, step.past_length)
+    index = [None if one is None else family.placeholder_index(one.video) for one in found]
+    kept = list(zip(index, map(family.placeholder_count, encoded.videos), strict=True))
+    columns, numbers = kept_columns(whole, family.placeholder(step.model), step.rows(), kept)
     real = torch.nn.functional.pad(step.mask.bool(), (at, whole.shape[1] - at - step.mask.shape[1]))
     here = [one[column] for one, column in zip(real, columns, strict=True)]
-    order, counts = left_filled([column[piece] - at for column, piece in zip(columns, here, strict=True)], 0)
-    steps.check_gaps(step.model, step.entered, counts)
-    number, _ = left_filled([number[piece] for number, piece in zip(numbers, here, strict=True)], -1)
+    order, counts = left_pad([column[piece] - at for column, piece in zip(columns, here, strict=True)], 0)
+    hf_generate.check_gaps(step.model, step.cache_mask, counts)
+    number, _ = left_pad([number[piece] for number, piece in zip(numbers, here, strict=True)], -1)
     # embeddings, mask and positions
     embeds = kwargs["inputs_embeds"]
     embeds = embeds.gather(1, order.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))
@@ -354,18 +357,18 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
         kept &= ~newline[number.clamp_min(0)]  # the model's own, in its own precision
         embeds[kept] = torch.cat([one.video.tokens for one in videos]).to(embeds)[number[kept]]
     kwargs["inputs_embeds"] = embeds
-    places = None if step.places is None else step.places.gather(2, order.expand(3, -1, -1))
-    full = step.place(kwargs, step.mask.gather(1, order) * counts, places)
+    position_ids = None if step.position_ids is None else step.position_ids.gather(2, order.expand(3, -1, -1))
+    full = step.set_positions(kwargs, step.mask.gather(1, order) * counts, position_ids)
     if kwargs.get("visual_pos_masks") is not None:
         _shorten_levels(kwargs, order, counts, number, videos)
-    step.prompt = step.remembered(full)
+    step.prompt = step.pruned_prompt(full)
     if step.labels is not None:
         step.labels = shortened_labels(step.labels, order, counts)
     return (), kwargs
 
 
 def _shorten_levels(
-    kwargs: dict, order: torch.Tensor, counts: torch.Tensor, number: torch.Tensor, videos: Sequence[Kept]
+    kwargs: dict, order: torch.Tensor, counts: torch.Tensor, number: torch.Tensor, videos: Sequence[KeptVideo]
 ) -> None:
     """DeepStack's mask and rows for the columns left: of images their own, of videos those that are left of them."""
     visual = kwargs["visual_pos_masks"]
@@ -389,8 +392,8 @@ def _after(model: Any, args: tuple, kwargs: dict, output: Any) -> Any:
     if step is None or output is None:  # None when the call failed
         return None
     if step.prompt is not None:
-        steps.remember(output, step.prompt)
-    if step.labels is None or not step.shortens:
+        hf_generate.store_prompt(output, step.prompt)
+    if step.labels is None or not step.has_video:
         return None
-    loss = steps.loss_of(model, kwargs, output, step.labels)
+    loss = hf_generate.loss_of(model, kwargs, output, step.labels)
     return (loss, *output) if isinstance(output, tuple) else type(output)(**{**output, "loss": loss})

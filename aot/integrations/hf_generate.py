@@ -19,13 +19,13 @@ from ..errors import AOTError
 from ..types import CompressedVideo
 from .duplicate_frames import TowerWork
 from .kv_cache import NAMES, rows_of, take_cache
-from .prompt import PrunedPrompt, positions
+from .pruned_prompt import PrunedPrompt, positions
 
 APPLIED = "_aot_applied"  # on the model and on its inner one, a State
 PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
 ENCODED = "_aot_encoded"  # on what get_video_features returned, a list of EncodedVideo
 NO_IDS = "aot.apply finds videos in a prompt by its input_ids; give these, not inputs_embeds."
-generated: ContextVar["Generated | None"] = ContextVar("aot_generated", default=None)
+generate_call: ContextVar["GenerateCall | None"] = ContextVar("aot_generated", default=None)
 
 
 @dataclass
@@ -64,7 +64,7 @@ class EncodedVideo:
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptVideo:
     """What is left of a video, and of its DeepStack levels, (S, D) each."""
 
     video: CompressedVideo
@@ -72,21 +72,21 @@ class Kept:
 
 
 @dataclass
-class Generated:
+class GenerateCall:
     """The prompts of a call of `generate`, as far as no cache holds them yet, and their videos once they are encoded.
 
-    ids: (B, n). start: places behind the prompts that the cache held before. told: what the caller said of the videos.
+    ids: (B, n). start: tokens behind the prompts that the cache held before. frame_ranges: of videos, from the caller.
     """
 
     ids: torch.Tensor
     start: int
-    told: Sequence[range] = ()
+    frame_ranges: Sequence[range] = ()
     encoded: list[EncodedVideo] | None = None
-    kept: list[Kept | None] | None = None
+    kept: list[KeptVideo | None] | None = None
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedVideos:
     """Videos of a call of the model.
 
     repeats: how often `generate` repeats each for its beams. whole: the prompts when this call reads a piece of them.
@@ -94,7 +94,7 @@ class Encoded:
 
     videos: list[EncodedVideo]
     repeats: int = 1
-    whole: Generated | None = None
+    whole: GenerateCall | None = None
 
 
 def split_videos(
@@ -139,18 +139,18 @@ def generate(
 ) -> Any:
     """The model's generate, which lets the hook of the model see the whole prompt that it may get in pieces.
 
-    forward: of the model's class. argument: by which it is told of videos, or None.
+    forward: of the model's class. argument: that says which images are frames, or None.
     """
     model.__dict__[APPLIED].forget()
     ids = kwargs.get("input_ids") if inputs is None else inputs
-    told = take_told(kwargs, argument)
-    if told and ids is None:
+    frame_ranges = take_frame_ranges(kwargs, argument)
+    if frame_ranges and ids is None:
         raise AOTError(NO_IDS)
-    token = generated.set(None if ids is None else _uncovered(model, forward, ids, args, kwargs, told))
+    token = generate_call.set(None if ids is None else new_call(model, forward, ids, args, kwargs, frame_ranges))
     try:
         return original(model, inputs, *args, **kwargs)
     finally:
-        generated.reset(token)
+        generate_call.reset(token)
 
 
 def repeat(cannot: Callable, original: Any, model: Any, expand_size: int = 1, *args: Any, **kwargs: Any) -> Any:
@@ -164,17 +164,17 @@ def repeat(cannot: Callable, original: Any, model: Any, expand_size: int = 1, *a
     return original.__get__(model)(expand_size, *args, **kwargs)  # a static method of most models
 
 
-def take_told(kwargs: dict, argument: str | None) -> Sequence[range]:
+def take_frame_ranges(kwargs: dict, argument: str | None) -> Sequence[range]:
     """Takes what a caller said of the videos out of the arguments; AOTError when there are no pixels to it."""
-    told = kwargs.pop(argument, None) if argument is not None else None
-    if told and kwargs.get("pixel_values") is None and not kwargs.get("mm_encoder_outputs"):
+    frame_ranges = kwargs.pop(argument, None) if argument is not None else None
+    if frame_ranges and kwargs.get("pixel_values") is None and not kwargs.get("mm_encoder_outputs"):
         raise AOTError(f"{argument} came without pixel_values; give the processor's whole output.")
-    return told or ()
+    return frame_ranges or ()
 
 
-def _uncovered(
-    model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kwargs: dict, told: Sequence[range]
-) -> Generated:
+def new_call(
+    model: Any, forward: Callable, ids: torch.Tensor, args: tuple, kwargs: dict, frame_ranges: Sequence[range]
+) -> GenerateCall:
     """What a call of `generate` adds to its cache; AOTError when it reads pieces that the hooks do not see."""
     settings = next((value for value in (*args, kwargs.get("generation_config")) if value is not None), None)
     settings = model.generation_config if settings is None else settings
@@ -184,15 +184,15 @@ def _uncovered(
     if in_pieces and has_linear_attention(model):
         raise AOTError("Linear attention takes gaps between pieces for tokens; leave prefill_chunk_size out.")
     cache, mask = take_cache({name: kwargs.get(name) for name in NAMES}), kwargs.get("attention_mask")
-    known = known_of(cache, ids)
-    if in_pieces and known is not None:
+    past = pruned_prompt_of(cache, ids)
+    if in_pieces and past is not None:
         raise AOTError("Behind a shortened prompt generate does not find the pieces; leave prefill_chunk_size out.")
-    if known is not None and known.following is not None:
+    if past is not None and past.following is not None:
         # others may have generated since
-        model.model.rope_deltas = known.following - known.attention_mask.sum(1, keepdim=True)
-    start = entries(cache) if known is None else known.original_length_of(entries(cache))
+        model.model.rope_deltas = past.following - past.attention_mask.sum(1, keepdim=True)
+    start = entries(cache) if past is None else past.original_length_of(entries(cache))
     before = 0 if mask is None else mask.shape[1] - ids.shape[1]  # places that only the mask speaks of
-    return Generated(ids[:, max(0, start - before) :], start, told)
+    return GenerateCall(ids[:, max(0, start - before) :], start, frame_ranges)
 
 
 def has_linear_attention(model: Any) -> bool:
@@ -200,9 +200,9 @@ def has_linear_attention(model: Any) -> bool:
     return "linear_attention" in (getattr(model.config.get_text_config(), "layer_types", None) or ())
 
 
-def check_gaps(model: Any, entered: torch.Tensor, counts: torch.Tensor) -> None:
+def check_gaps(model: Any, cache_mask: torch.Tensor, counts: torch.Tensor) -> None:
     """AOTError for padding behind a turn (B, cached) that linear attention would read; counts: (B, n) of what comes."""
-    if entered.shape[1] and counts.shape[1] > 1 and has_linear_attention(model) and not bool(counts.all()):
+    if cache_mask.shape[1] and counts.shape[1] > 1 and has_linear_attention(model) and not bool(counts.all()):
         raise AOTError("Linear attention takes padding behind a turn for tokens; go on with one prompt at a time.")
 
 
@@ -218,20 +218,20 @@ def decodes(kwargs: dict, cache: Any) -> bool:
     return ids is not None and ids.shape[1] == 1 and entries(cache) > 0
 
 
-def check_step(kwargs: dict, *, shortens: bool) -> None:
+def check_step(kwargs: dict, *, has_video: bool) -> None:
     """AOTError for masks and prompts that cannot be gone on from, or be shortened."""
     mask = kwargs.get("attention_mask")
     if mask is not None and not (isinstance(mask, torch.Tensor) and mask.dim() == 2):
         raise AOTError("aot.apply works with the growing cache that generate uses by itself; leave static caches out.")
     if kwargs.get("input_ids") is None:
         raise AOTError(NO_IDS)
-    if shortens and isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
+    if has_video and isinstance(kwargs.get("logits_to_keep"), torch.Tensor):
         raise AOTError("logits_to_keep names places of the unshortened prompt; give a number of last places.")
-    if shortens and kwargs.get("shift_labels") is not None:
+    if has_video and kwargs.get("shift_labels") is not None:
         raise AOTError("shift_labels belong to the unshortened prompt; give labels.")
 
 
-def check_positions(given: torch.Tensor | None, kwargs: dict, covered: int, new: torch.Tensor) -> None:
+def check_positions(given: torch.Tensor | None, kwargs: dict, past_length: int, new: torch.Tensor) -> None:
     """AOTError for positions that do not count the tokens, as those of several prompts packed in a row do not.
 
     given: (1 or B, >= n) or None. kwargs: of the call, with its mask. new: (B, n) which of the places count. A step of
@@ -241,7 +241,7 @@ def check_positions(given: torch.Tensor | None, kwargs: dict, covered: int, new:
     if given is None or count == 1:
         return
     mask = kwargs.get("attention_mask")
-    expected = positions(new.new_ones(len(new), covered + count) if mask is None else mask, count)
+    expected = positions(new.new_ones(len(new), past_length + count) if mask is None else mask, count)
     if bool(((given[:, -count:] != expected) & new.bool()).any()):
         raise AOTError(
             "position_ids do not count the tokens of each prompt; leave them out, and give packed prompts as rows."
@@ -258,7 +258,7 @@ def check_unknown(kwargs: dict, cache: Any, token: int) -> None:
             "This step goes on from a prompt that its cache does not know; give the very cache that came with the "
             "answer about the video, or the whole prompt with its video."
         )
-    call = generated.get()
+    call = generate_call.get()
     if call is not None and call.encoded is not None or entries(cache) > 0:
         check_text(ids, token)
 
@@ -278,62 +278,64 @@ def entries(cache: Any) -> int:
     return 0 if cache is None else int(cache.get_seq_length())
 
 
-def known_of(cache: Any, ids: torch.Tensor | None) -> PrunedPrompt | None:
+def pruned_prompt_of(cache: Any, ids: torch.Tensor | None) -> PrunedPrompt | None:
     """What a cache knows of itself for the rows of ids (B, n); None where its prompt was not shortened."""
-    known = getattr(cache, PROMPT, None)
-    return known if known is None or ids is None else known.for_rows(len(ids), rows_of(cache))
+    past = getattr(cache, PROMPT, None)
+    return past if past is None or ids is None else past.for_rows(len(ids), rows_of(cache))
 
 
-def start_of(known: PrunedPrompt | None, ids: torch.Tensor, mask: torch.Tensor | None, cached: int) -> PrunedPrompt:
+def past_prompt(past: PrunedPrompt | None, ids: torch.Tensor, mask: torch.Tensor | None, cached: int) -> PrunedPrompt:
     """What a cache of `cached` entries knows of itself, else that they are all tokens of the mask (B, >= cached)."""
-    if known is not None:
-        return known
+    if past is not None:
+        return past
     return PrunedPrompt(cached, ids.new_ones(len(ids), cached) if mask is None else mask[:, :cached])
 
 
-def new_part(kwargs: dict, covered: int, cached: int) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Ids (B, n) that the cache does not cover, and the caller's mask (B, covered + n) or None."""
-    ids, mask, call = kwargs["input_ids"], kwargs.get("attention_mask"), generated.get()
+def new_ids(kwargs: dict, past_length: int, cached: int) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Ids (B, n) that the cache does not hold, and the caller's mask (B, past_length + n) or None."""
+    ids, mask, call = kwargs["input_ids"], kwargs.get("attention_mask"), generate_call.get()
     given = ids.shape[1]
-    total = covered + given
+    total = past_length + given
     if mask is not None:
         total = mask.shape[1]
-    elif given > 1 and cached and call is not None and call.start == covered:
-        total = covered + call.ids.shape[1]  # generate drops a mask without padding
+    elif given > 1 and cached and call is not None and call.start == past_length:
+        total = past_length + call.ids.shape[1]  # generate drops a mask without padding
     # generate takes the cache for as long as it is, and cuts the whole prompt there
-    fits = [given == one for one in (total - covered, total - cached, total)]  # torch.compile gets `in` wrong here
-    if not any(fits) or total <= covered:
+    fits = [given == one for one in (total - past_length, total - cached, total)]  # torch.compile gets `in` wrong here
+    if not any(fits) or total <= past_length:
         raise AOTError(
-            f"A step of {given} tokens does not go on from the {covered} behind it; aot.apply does not work with "
+            f"A step of {given} tokens does not go on from the {past_length} behind it; aot.apply does not work with "
             "a cache that was cut, as the assisted generation of transformers 4 does."
         )
-    return ids[:, given - (total - covered) :], mask
+    return ids[:, given - (total - past_length) :], mask
 
 
-def taken_before(ready: Any, ids: torch.Tensor, tiles: Callable) -> Encoded:
+def encoded_before(ready: Any, ids: torch.Tensor, tiles: Callable) -> EncodedVideos:
     """Videos that `generate` of transformers 5 encoded before this call; ready: what get_video_features gave.
 
     tiles: how many of its entries a video is.
     """
-    videos, call = getattr(ready, ENCODED, None), generated.get()
+    videos, call = getattr(ready, ENCODED, None), generate_call.get()
     if videos is not None:
-        return Encoded(videos, len(ready.pooler_output) // sum(map(tiles, videos)))
+        return EncodedVideos(videos, len(ready.pooler_output) // sum(map(tiles, videos)))
     if call is None or call.encoded is None:
         raise AOTError("The video was encoded before aot.apply; encode it again, after it.")
-    return Encoded(call.encoded, len(ids) // len(call.ids), call)
+    return EncodedVideos(call.encoded, len(ids) // len(call.ids), call)
 
 
-def whole_prompt(encoded: Encoded, ids: torch.Tensor, covered: int) -> tuple[torch.Tensor, int]:
+def whole_prompt(encoded: EncodedVideos, ids: torch.Tensor, past_length: int) -> tuple[torch.Tensor, int]:
     """The prompts (B, L) of which ids (B, n) may be a piece, and where in them it begins."""
     if encoded.whole is None:
         return ids, 0
-    whole, at = encoded.whole.ids.repeat_interleave(encoded.repeats, dim=0), covered - encoded.whole.start
+    whole, at = encoded.whole.ids.repeat_interleave(encoded.repeats, dim=0), past_length - encoded.whole.start
     if not torch.equal(whole[:, at : at + ids.shape[1]], ids):
         raise AOTError("The prompt that came in pieces is not the one that generate was called with.")
     return whole, at
 
 
-def kept_of(state: State, encoded: Encoded, compress_one: Callable[[EncodedVideo], Kept]) -> list[Kept | None]:
+def compress_videos(
+    state: State, encoded: EncodedVideos, compress_one: Callable[[EncodedVideo], KeptVideo]
+) -> list[KeptVideo | None]:
     """Each video compressed by `compress_one` and checked, None for an image; a prompt in pieces does it once."""
     if encoded.whole is not None and encoded.whole.kept is not None:
         return encoded.whole.kept
@@ -351,7 +353,7 @@ def kept_of(state: State, encoded: Encoded, compress_one: Callable[[EncodedVideo
     return kept
 
 
-def remember(output: Any, prompt: PrunedPrompt) -> None:
+def store_prompt(output: Any, prompt: PrunedPrompt) -> None:
     """Leaves on the cache of a call's output how its prompt was shortened."""
     parts = output if isinstance(output, tuple) else output.values()
     cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
@@ -362,8 +364,8 @@ def remember(output: Any, prompt: PrunedPrompt) -> None:
 def loss_of(model: Any, kwargs: dict, output: Any, labels: torch.Tensor) -> torch.Tensor:
     """The model's own loss of a call without labels; labels: (B, L'), -100 where there is none."""
     parts = output if isinstance(output, tuple) else tuple(output.values())
-    known = inspect.signature(type(model).forward).parameters
-    passed = {name: value for name, value in kwargs.items() if name not in known}  # as forward passes them on
+    parameters = inspect.signature(type(model).forward).parameters
+    passed = {name: value for name, value in kwargs.items() if name not in parameters}  # as forward passes them on
     labels = labels.masked_fill(labels == -100, passed.get("ignore_index", -100))
     text = model.config.get_text_config()
     logits = next(part for part in parts if isinstance(part, torch.Tensor) and part.dim() == 3)
