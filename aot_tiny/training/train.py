@@ -192,6 +192,20 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the clips and the weights (default 0)")
 
 
+def _write_tokenizer(stage: Stage, init: list[Path], folder: Path) -> None:
+    """The film world's tokenizer, or for the stage "shapes" that of the checkpoint from which it goes on."""
+    if stage.world != "shapes":
+        save_tokenizer(folder)
+        return
+    known = [part for start in init for part in (start, start / "tokenizer")]
+    words = next((start for start in known if (start / "tokenizer.json").exists()), None)
+    if words is None:
+        raise SystemExit("The stage shapes goes on from a checkpoint or its own run; name one with --init.")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        write_whole(folder / name, (words / name).read_bytes())
+
+
 def execute(args) -> int:
     """Trains the stage to its end."""
     stage = STAGES[args.stage]
@@ -202,16 +216,7 @@ def execute(args) -> int:
     set_seed(args.seed)
     tokenizer_folder = args.output / "tokenizer"
     if not (tokenizer_folder / "tokenizer_config.json").exists():  # written last
-        if stage.world == "shapes":  # its words are those of the checkpoint that it goes on from
-            known = [part for folder in args.init for part in (folder, folder / "tokenizer")]
-            words = next((folder for folder in known if (folder / "tokenizer.json").exists()), None)
-            if words is None:
-                raise SystemExit("The stage shapes goes on from a checkpoint or its own run; name one with --init.")
-            tokenizer_folder.mkdir(parents=True, exist_ok=True)
-            for name in ("tokenizer.json", "tokenizer_config.json"):
-                write_whole(tokenizer_folder / name, (words / name).read_bytes())
-        else:
-            save_tokenizer(tokenizer_folder)
+        _write_tokenizer(stage, args.init, tokenizer_folder)
     objective, data, collator = build(stage, tokenizer_folder)
     for folder in args.init:
         start_from(objective, folder, tokenizer_folder)

@@ -243,19 +243,17 @@ class LlavaMetaForCausalLM:
         features hold NaN or the like.
         """
         decoding = past_key_values is not None and input_ids is not None and input_ids.shape[1] == 1
+        video_said = "video" in ([modalities] if isinstance(modalities, str) else modalities)
         if not decoding:
             self.reset_statistics()
-        if images is None:
-            if "video" in ([modalities] if isinstance(modalities, str) else modalities):
-                raise ValueError(TEXT_AND_NO_VIDEO)
-            if input_ids is not None and bool((input_ids == IMAGE_TOKEN_INDEX).any()):
-                raise ValueError(TEXT_AND_NO_VIDEO)
-            return input_ids, position_ids, attention_mask, past_key_values, None, labels
-        if decoding:
+        marked = images is None and input_ids is not None and bool((input_ids == IMAGE_TOKEN_INDEX).any())
+        if marked or (images is None and video_said):
+            raise ValueError(TEXT_AND_NO_VIDEO)
+        if images is None or decoding:
             return input_ids, position_ids, attention_mask, past_key_values, None, labels
         # the tokens of each entry
         if isinstance(images, torch.Tensor) and images.ndim == 4:
-            if "video" in ([modalities] if isinstance(modalities, str) else modalities):
+            if video_said:
                 raise ValueError("A (n, 3, S, S) tensor means n images; give a video as a list: images=[pixels].")
             visual = list(self.encode_images(images))
         else:
