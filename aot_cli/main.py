@@ -69,7 +69,7 @@ class Terminated(BaseException):
 
 
 @contextmanager
-def handling(handlers: Mapping[signal.Signals, Callable]) -> Iterator[None]:
+def handling(handlers: Mapping[signal.Signals, Callable | signal.Handlers]) -> Iterator[None]:
     """Inside, these signals are handled so; outside of the main thread none can be."""
     if threading.current_thread() is not threading.main_thread():
         yield

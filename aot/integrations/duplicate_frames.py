@@ -20,7 +20,7 @@ from .qwen_tower import packed_videos, tower_flops
 from .vision_outputs import captured
 
 Rows = dict[int, torch.Tensor]  # by the length of a tensor without repetitions: its rows with them
-_rows: ContextVar[Rows | None] = ContextVar("aot_equal_frames", default=None)
+_rows: ContextVar[Rows | None] = ContextVar("aot_duplicate_frames", default=None)
 _work: ContextVar["TowerWork | None"] = ContextVar("aot_tower_work", default=None)
 
 

@@ -225,12 +225,12 @@ class Family(ABC):
         cache_name(forward)  # raises for a release that calls it otherwise
         encoder = f"get_{self.modality}_features"
         methods = [
-            hf_generate.Before(model, "generate", partial(hf_generate.generate, forward, self.argument)),
-            hf_generate.Before(inner, encoder, self._encoding),
+            hf_generate.WrappedMethod(model, "generate", partial(hf_generate.generate, forward, self.argument)),
+            hf_generate.WrappedMethod(inner, encoder, self._encoding),
         ]
         if not hasattr(model, "_expand_multimodal_outputs"):
             repeat = partial(hf_generate.repeat, self.cannot_repeat)
-            methods.append(hf_generate.Before(model, "_expand_inputs_for_generation", repeat))
+            methods.append(hf_generate.WrappedMethod(model, "_expand_inputs_for_generation", repeat))
         for method in methods:
             setattr(method.model, method.name, method)
         handles = [

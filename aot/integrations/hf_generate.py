@@ -38,7 +38,7 @@ class State:
 
     config: AOTConfig
     handles: list = field(default_factory=list)
-    methods: list["Before"] = field(default_factory=list)
+    methods: list["WrappedMethod"] = field(default_factory=list)
     last: list[CompressedVideo] = field(default_factory=list)
     seconds: float = 0.0
     work: TowerWork = field(default_factory=lambda: TowerWork(None))
@@ -108,7 +108,7 @@ def split_videos(
     ]
 
 
-class Before:
+class WrappedMethod:
     """Stands on a model in front of a method of its class: a call goes to `function`, with that method and the model.
 
     It can be copied and saved with the model.

@@ -18,6 +18,7 @@ from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
+from aot_cli.main import handling
 from llava.eval.jsonl import write_json
 from llava.eval.lmms.results import ResultError, read_outcome
 from llava.eval.plan import Run, check_installed, make_plan, read_result, write_plan
@@ -260,11 +261,8 @@ def run_module(words: list[str], log: Path, *, on_poll: Callable[[], None], prel
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([__name__, *preloaded])
     log.touch()
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # what starts here leaves Ctrl-C to this process
-    try:
+    with handling({signal.SIGINT: signal.SIG_IGN}):  # what starts here leaves Ctrl-C to this process
         forkserver.ensure_running()
-    finally:
-        signal.signal(signal.SIGINT, before)
     child = context.Process(target=_run_forked, args=(words, log, dict(os.environ)))
     child.start()
     try:
