@@ -75,7 +75,10 @@ def aot(video: VideoTokens, config: AOTConfig) -> Selection:
     for start in range(0, len(lengths), size):
         group = slice(start, start + size)
         span = video.span(first, first + sum(lengths[group]))
-        parts.append(_shifted(compress_clips(span, lengths[group], counts[group], longest, config), first, per_frame))
+        part = compress_clips(span, lengths[group], counts[group], longest, config)
+        # frames, and flat indices in the trace, count from the start of the video
+        moved = {name: part.trace[name] + first * per_frame for name in ("anchor", "supplier") if name in part.trace}
+        parts.append(replace(part, frame=part.frame + first, trace=part.trace | moved))
         spans.append(span)
         first += span.frames
     video.usable.update(joined_masks(spans))
@@ -239,15 +242,6 @@ def transport(
     if video.trace:
         trace = {"plan": plan, "cost": anchor_cost, "anchor": anchor + first, "supplier": layout.token_index}
     return tokens, 1 + received, trace
-
-
-def _shifted(part: Selection, first: int, per_frame: int) -> Selection:
-    """A group whose frames, and flat indices in the trace, count from the video's start; its first frame is `first`."""
-    trace = dict(part.trace)
-    for name in ("anchor", "supplier"):
-        if name in trace:
-            trace[name] = trace[name] + first * per_frame
-    return replace(part, frame=part.frame + first, trace=trace)
 
 
 def _joined(parts: list[Selection]) -> Selection:

@@ -57,17 +57,6 @@ def others_mean(own: torch.Tensor, sums: torch.Tensor, counts: torch.Tensor) -> 
     return torch.where(others > 0, (sums - own) / others.clamp_min(1), 0)
 
 
-def anchored_mean(
-    own: torch.Tensor, sums: torch.Tensor, counts: torch.Tensor, weight: float | torch.Tensor
-) -> torch.Tensor:
-    """weight·own + (1 - weight)·(mean of the other members); a point without others stays as it is.
-
-    weight: a number or (S,) in [0, 1]. Other arguments as in `others_mean`.
-    """
-    weight = torch.where(counts > 1, weight, 1.0).to(own.dtype).unsqueeze(-1)
-    return torch.lerp(others_mean(own, sums, counts), own, weight)
-
-
 def chain_roots(joined: torch.Tensor, partner: torch.Tensor) -> torch.Tensor:
     """(T·K,) int64: the first token of the chain that each token is joined to, itself where it is not.
 
@@ -121,6 +110,12 @@ def frame_segments(lengths: list[int], device: torch.device) -> tuple[torch.Tens
     return start, torch.searchsorted(start, frame, right=True) - 1
 
 
+def segment_means(values: torch.Tensor, segment: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """(G, ...) means over the frames of each segment. values: (T, ...) float. segment: (T,) int64. lengths: frames."""
+    sums = values.new_zeros(len(lengths), *values.shape[1:]).index_add_(0, segment, values)
+    return sums / torch.tensor(lengths, device=values.device).view(-1, *[1] * (values.dim() - 1))
+
+
 def split_static(
     tokens: torch.Tensor, lengths: list[int], score: torch.Tensor, least: float, budget: int
 ) -> StaticSplit:
@@ -137,9 +132,7 @@ def split_static(
     order = score.masked_fill(~static, -torch.inf).flatten().argsort(descending=True, stable=True)
     saved = (static * (length - 1).unsqueeze(1)).flatten()[order].cumsum(0)
     allowed = torch.zeros_like(static.flatten()).index_copy_(0, order, saved <= frames * per_frame - budget)
-    tokens = at_least_float32(tokens)
-    sums = tokens.new_zeros(len(lengths), *tokens.shape[1:])
-    means = sums.index_add_(0, segment, tokens) / length.view(-1, 1, 1)
+    means = segment_means(at_least_float32(tokens), segment, lengths)
     return StaticSplit(lengths, segment, start, length, static & allowed.view_as(static), means)
 
 
@@ -153,14 +146,6 @@ def split_static(
 
 # stands for log 0 of a valid point: below every real score, above the -inf of a point that takes no part
 _LOG_ZERO = -1e30
-
-
-@dataclass(frozen=True)
-class Clusters:
-    """center: (G, M) bool. label: (G, M) int64, which of the M is a point's centre; -1 without one."""
-
-    center: torch.Tensor
-    label: torch.Tensor
 
 
 @torch.no_grad()
@@ -203,8 +188,9 @@ def dpc_knn(
     *,
     neighbours: int,
     penalty: torch.Tensor | None = None,
-) -> Clusters:
-    """Clusters G sets of points at once; nothing waits for the device.
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Clusters G sets of points at once: centres (G, M) bool, and labels (G, M) int64, which of the M is a point's
+    centre, -1 without one. Nothing waits for the device.
 
     points: (G, M, D). valid: (G, M) bool, which points belong to a set. counts: (G,) int64 centres of each set, at
     most its valid points. A set of no centres leaves its points without a label. penalty: broadcastable to (G, M),
@@ -219,4 +205,4 @@ def dpc_knn(
     nearest = distance.masked_fill(~center.unsqueeze(1), torch.inf).argmin(-1)
     place = torch.arange(valid.shape[-1], device=valid.device)
     label = torch.where(center, place, nearest)
-    return Clusters(center, label.masked_fill(~valid | (counts < 1).unsqueeze(-1), -1))
+    return center, label.masked_fill(~valid | (counts < 1).unsqueeze(-1), -1)

@@ -23,11 +23,14 @@ def evs(video: VideoTokens, config: AOTConfig) -> Selection:
 
     Option: first_share, the most of the budget that the first frame takes, evenly spaced (None: it is whole).
     """
-    per_frame = video.tokens_per_frame
+    per_frame, first_share = video.tokens_per_frame, config.options["first_share"]
     budget = config.budget(video.frames, per_frame)
-    first = first_frame_count(budget, video.frames, per_frame)
-    if config.options["first_share"] is not None and video.frames > 1:
-        first = min(first, rounded_share(budget, config.options["first_share"]))
+    # the first frame: all of it where the budget has room, else half of the budget, rounded up
+    first = per_frame if budget >= per_frame else (budget + 1) // 2
+    if video.frames == 1:
+        first = budget
+    elif first_share is not None:
+        first = min(first, rounded_share(budget, first_share))
     shown = even_indices(first, per_frame, video.features.device)
     units = unit(video.pooled)
     change = torch.full(units.shape[:2], -torch.inf, device=units.device)
@@ -38,10 +41,3 @@ def evs(video: VideoTokens, config: AOTConfig) -> Selection:
     kind = torch.where(index < per_frame, int(TokenKind.GLOBAL), int(TokenKind.DYNAMIC))
     tokens = video.pooled.flatten(0, 1).index_select(0, index)
     return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, trace={"change": change})
-
-
-def first_frame_count(budget: int, frames: int, per_frame: int) -> int:
-    """Tokens of the first frame: all of them where the budget has room, else half of the budget, rounded up."""
-    if frames == 1:
-        return budget
-    return per_frame if budget >= per_frame else (budget + 1) // 2

@@ -56,7 +56,12 @@ def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
     salient = saliency < torch.tensor(most, device=pooled.device).unsqueeze(1)
     own = [n - k for n, k in zip(counts, most, strict=True)]
     quota, spans = context_quota(own, [video.tokens_per_frame - k for k in most], lengths, options["stride"])
-    context = context_tokens(pooled, ~salient, quota, options["neighbours"])
+    # context tokens: density peaks among what is not salient of each frame that has any
+    frames = torch.tensor([frame for frame, part in enumerate(quota) if part], dtype=torch.int64, device=pooled.device)
+    parts = torch.tensor([part for part in quota if part], dtype=torch.int64, device=pooled.device)
+    free = ~salient[frames]
+    peaks = log_peaks(mean_squared_distances(pooled[frames], free), free, options["neighbours"])
+    context = torch.zeros_like(salient).index_copy_(0, frames, rank_descending(peaks) < parts.unsqueeze(1))
     sums, members, dropped = context_members(at_least_float32(pooled), salient, context, quota, spans)
     index = true_indices((salient | context).flatten(), budget)
     flat = pooled.flatten(0, 1)
@@ -94,15 +99,6 @@ def context_quota(own: list[int], room: list[int], lengths: list[int], stride: i
             spans += [1] * length
         start += length
     return quota, spans
-
-
-def context_tokens(pooled: torch.Tensor, free: torch.Tensor, quota: list[int], neighbours: int) -> torch.Tensor:
-    """(T, P) bool density peaks among the free (T, P) tokens of each frame, quota of them. pooled: (T, P, D)."""
-    frames = torch.tensor([frame for frame, part in enumerate(quota) if part], dtype=torch.int64, device=free.device)
-    parts = torch.tensor([part for part in quota if part], dtype=torch.int64, device=free.device)
-    valid = free[frames]
-    peaks = log_peaks(mean_squared_distances(pooled[frames], valid), valid, neighbours)
-    return torch.zeros_like(free).index_copy_(0, frames, rank_descending(peaks) < parts.unsqueeze(1))
 
 
 def context_members(

@@ -26,7 +26,7 @@ from ..ops.common import at_least_float32, relative_importance, true_indices, un
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number_in
-from .common import chain_roots, dpc_knn, frame_segments, gather_members, rounded_share
+from .common import chain_roots, dpc_knn, frame_segments, gather_members, rounded_share, segment_means
 
 SEGMENT_BELOW, SEGMENTS = 0.9, 8
 NEIGHBOURS = 7
@@ -56,7 +56,8 @@ def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
 
     units = unit(video.pooled)
     saliency = relative_importance(video.pooled_extra("attention_last"))
-    relevance = torch.einsum("tpd,td->tp", video.pooled.float(), segment_means(means, segment)).clamp_min(0)
+    scene = segment_means(means, segment, clips)[segment]  # (T, D), the mean of each frame's segment
+    relevance = torch.einsum("tpd,td->tp", video.pooled.float(), scene).clamp_min(0)
     chosen = diverse_tokens(units, saliency * relevance, diverse)
     joined, partner = link(units, chosen, segment, merged, config.options["link_above"])
     root = chain_roots(joined, partner)
@@ -67,23 +68,16 @@ def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
 
     held = (root == own).view(frames, per_frame) & ~chosen
     counts = cluster_counts(held.sum(dim=1), merged, segment, budget - sum(diverse))
-    clusters = dpc_knn(average.view_as(video.pooled), held, counts, neighbours=NEIGHBOURS)
-    index = true_indices((chosen | clusters.center).flatten(), budget)
+    center, label = dpc_knn(average.view_as(video.pooled), held, counts, neighbours=NEIGHBOURS)
+    index = true_indices((chosen | center).flatten(), budget)
     place = own.view(frames, per_frame)
-    centre = torch.where(clusters.label >= 0, place[:, :1] + clusters.label, frames * per_frame)
-    target = torch.where(chosen, place, centre).flatten()
+    joins = torch.where(label >= 0, place[:, :1] + label, frames * per_frame)
+    target = torch.where(chosen, place, joins).flatten()
     sums, members = gather_members(average, target, index)
     mass = gather_members(size.unsqueeze(-1), target, index)[0].squeeze(-1)
     tokens = (sums / members.unsqueeze(-1)).to(flat.dtype)
     kind = torch.where(chosen.flatten()[index], int(TokenKind.GLOBAL), int(TokenKind.LOCAL))
     return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, mass=mass, clips=clips)
-
-
-def segment_means(means: torch.Tensor, segment: torch.Tensor) -> torch.Tensor:
-    """(T, D) mean of the frame means (T, D) of each frame's segment. segment: (T,) int64."""
-    sums = torch.zeros_like(means).index_add_(0, segment, means)
-    count = torch.zeros_like(means[:, 0]).index_add_(0, segment, torch.ones_like(means[:, 0]))
-    return (sums / count.clamp_min(1).unsqueeze(-1))[segment]
 
 
 def diverse_tokens(units: torch.Tensor, weight: torch.Tensor, counts: list[int]) -> torch.Tensor:

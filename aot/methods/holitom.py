@@ -25,7 +25,7 @@ from ..ops.common import rank_descending, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count_from, number_in
-from .common import StaticSplit, anchored_mean, dpc_knn, frame_segments, gather_members, split_static
+from .common import StaticSplit, dpc_knn, frame_segments, gather_members, others_mean, split_static
 
 
 @register(
@@ -44,7 +44,8 @@ def holitom(video: VideoTokens, config: AOTConfig) -> Selection:
     budget = config.budget(video.frames, video.tokens_per_frame)
     usual = 0.65 if config.retention <= 0.1 else 0.8
     threshold = usual if options["threshold"] is None else options["threshold"]
-    cosine = adjacent_cosine(unit(pooled))
+    units = unit(pooled)
+    cosine = torch.linalg.vecdot(units[1:], units[:-1])  # (T - 1, P), of each place in frames t and t + 1
     lengths = video.clips or static_windows(cosine > threshold)
     split = split_static(pooled, lengths, lowest_cosine(cosine, lengths), threshold, budget)
     return merge_and_choose(
@@ -74,9 +75,9 @@ def merge_and_choose(
     per_frame = video.tokens_per_frame
     static_counts, dynamic_counts = set_budgets(budget, split.sizes).split([len(split.lengths), video.frames])
     salient = rank_descending(saliency.masked_fill(~split.dynamic, -torch.inf)) < dynamic_counts.unsqueeze(1)
-    clusters = dpc_knn(split.means, split.static, static_counts, neighbours=neighbours, penalty=penalty)
-    merged, mass = merge_static(split, clusters.label, center_weight)
-    index = true_indices(split.kept_mask(clusters.center, salient).flatten(), budget)
+    center, label = dpc_knn(split.means, split.static, static_counts, neighbours=neighbours, penalty=penalty)
+    merged, mass = merge_static(split, label, center_weight)
+    index = true_indices(split.kept_mask(center, salient).flatten(), budget)
     dynamic = split.dynamic.flatten()[index]
     place = split.segment[index // per_frame] * per_frame + index % per_frame
     flat = video.pooled.flatten(0, 1)
@@ -117,13 +118,8 @@ def static_windows(alike: torch.Tensor) -> list[int]:
     return lengths[::-1]
 
 
-def adjacent_cosine(units: torch.Tensor) -> torch.Tensor:
-    """(T - 1, P) cosine of each place in frames t and t + 1. units: (T, P, D) of length 1."""
-    return torch.linalg.vecdot(units[1:], units[:-1])
-
-
 def lowest_cosine(cosine: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """(G, P) lowest adjacent cosine of each place inside a window, inf for windows of one frame."""
+    """(G, P) lowest cosine of each place inside a window, inf for windows of one frame. cosine: (T - 1, P)."""
     _, segment = frame_segments(lengths, cosine.device)
     inside = (segment[1:] == segment[:-1]).unsqueeze(1)
     lowest = torch.full((len(lengths), cosine.shape[1]), torch.inf, device=cosine.device)
@@ -142,4 +138,6 @@ def merge_static(split: StaticSplit, label: torch.Tensor, weight: float) -> tupl
     points = split.means.flatten(0, 1)
     sums, counts = gather_members(points, target, torch.arange(windows * per_frame, device=label.device))
     mass = counts * split.length.repeat_interleave(per_frame, output_size=windows * per_frame)
-    return anchored_mean(points, sums, counts, weight), mass
+    # weight·centre + (1 - weight)·(mean of its other members); one without others stays as it is
+    weights = torch.where(counts > 1, weight, 1.0).to(points.dtype).unsqueeze(-1)
+    return torch.lerp(others_mean(points, sums, counts), points, weights), mass

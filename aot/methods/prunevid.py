@@ -28,7 +28,7 @@ from ..ops.common import true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count_from, number_in
-from .common import Clusters, StaticSplit, dpc_knn, frame_segments, gather_members, split_static
+from .common import dpc_knn, frame_segments, gather_members, split_static
 
 
 @register(
@@ -52,10 +52,18 @@ def prunevid(video: VideoTokens, config: AOTConfig) -> Selection:
     points = torch.cat([split.means, pooled.float()])
     valid = torch.cat([split.static, split.dynamic])
     counts = merged_counts(budget, split.sizes, options["alone"])
-    clusters = dpc_knn(points, valid, counts, neighbours=options["neighbours"])
-    center = split.kept_mask(*clusters.center.split([len(lengths), video.frames]))
-    index = true_indices(center.flatten(), budget)
-    sums, mass = gather_members(pooled.flatten(0, 1), token_targets(split, clusters), index)
+    center, label = (
+        part.split([len(lengths), video.frames])  # of static sets, of dynamic ones
+        for part in dpc_knn(points, valid, counts, neighbours=options["neighbours"])
+    )
+    index = true_indices(split.kept_mask(*center).flatten(), budget)
+    # the centre that each token goes to, as a flat index, T·P when it has none
+    place = torch.where(split.dynamic, label[1], label[0][split.segment])
+    frame = torch.arange(video.frames, device=place.device).unsqueeze(1)
+    frame = torch.where(split.dynamic, frame, split.start[split.segment].unsqueeze(1))
+    everything = video.frames * video.tokens_per_frame
+    target = torch.where(place < 0, everything, frame * video.tokens_per_frame + place)
+    sums, mass = gather_members(pooled.flatten(0, 1), target.flatten(), index)
     return Selection.from_indices(
         (sums / mass.unsqueeze(1)).to(pooled.dtype),
         index,
@@ -73,7 +81,8 @@ def density_segments(means: torch.Tensor, count: int, *, neighbours: int) -> lis
     """
     everything = torch.ones(1, means.shape[0], dtype=torch.bool, device=means.device)
     counts = torch.full((1,), min(count, means.shape[0]), device=means.device)
-    return contiguous_lengths(dpc_knn(means.unsqueeze(0), everything, counts, neighbours=neighbours).label[0].tolist())
+    _, label = dpc_knn(means.unsqueeze(0), everything, counts, neighbours=neighbours)
+    return contiguous_lengths(label[0].tolist())
 
 
 def contiguous_lengths(labels: list[int]) -> list[int]:
@@ -127,13 +136,3 @@ def pairwise_cosine(units: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     own = own.index_add_(0, segment, units.square().sum(-1))
     length = torch.tensor(lengths, device=units.device).unsqueeze(1)
     return (sums.square().sum(-1) - own) / (length * (length - 1)).clamp_min(1)
-
-
-def token_targets(split: StaticSplit, clusters: Clusters) -> torch.Tensor:
-    """(T·P,) int64 flat index of the centre that each token of the video goes to, T·P when it has none."""
-    frames, per_frame = split.dynamic.shape
-    static, dynamic = clusters.label.split([len(split.start), frames])
-    label = torch.where(split.dynamic, dynamic, static[split.segment])
-    frame = torch.arange(frames, device=label.device).unsqueeze(1)
-    frame = torch.where(split.dynamic, frame, split.start[split.segment].unsqueeze(1))
-    return torch.where(label < 0, frames * per_frame, frame * per_frame + label).flatten()

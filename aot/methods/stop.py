@@ -19,7 +19,7 @@ from ..registry import register
 from ..types import Selection, VideoTokens
 from ..validation import number_in
 from .common import split_static
-from .holitom import adjacent_cosine, lowest_cosine, merge_and_choose, static_windows
+from .holitom import lowest_cosine, merge_and_choose, static_windows
 
 POWER = 1.1
 PEAK_WEIGHT = 0.3
@@ -42,7 +42,8 @@ def stop(video: VideoTokens, config: AOTConfig) -> Selection:
     budget = config.budget(video.frames, video.tokens_per_frame)
     attention = video.pooled_extra("attention_last") / video.features.shape[1]
     sink = sink_score(attention)
-    cosine = adjacent_cosine(unit(video.pooled))
+    units = unit(video.pooled)
+    cosine = torch.linalg.vecdot(units[1:], units[:-1])
     lengths = video.clips or static_windows(cosine > threshold)
     alike = lowest_cosine(cosine + config.options["temporal"] * sink, lengths)
     return merge_and_choose(

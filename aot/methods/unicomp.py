@@ -27,7 +27,7 @@ from ..ops.common import at_least_float32, rank_descending, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number_in
-from .common import frame_segments
+from .common import frame_segments, segment_means
 
 
 @register(
@@ -47,10 +47,7 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     alike = (means @ means.T).double().tolist()
     lengths = frame_groups(alike, 1 - config.options["frame_threshold"], int(1 / config.retention))
     start, segment = frame_segments(lengths, pooled.device)
-    length = torch.tensor(lengths, device=pooled.device)
-    values = at_least_float32(pooled)
-    sums = values.new_zeros(len(lengths), *pooled.shape[1:]).index_add_(0, segment, values)
-    tokens = sums / length.view(-1, 1, 1)
+    tokens = segment_means(at_least_float32(pooled), segment, lengths)
     # 2. shares
     firsts = [sum(lengths[:group]) for group in range(len(lengths))]
     shares = group_shares([[alike[a][b] for b in firsts] for a in firsts], budget, per_frame)
@@ -67,7 +64,11 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     kept = order[:budget].sort().values  # flat over groups
     whole = budget == len(lengths) * per_frame
     fused = tokens if whole else (torch.bmm(near.to(tokens), tokens) / near.sum(-1, keepdim=True) + tokens) / 2
-    mass = length.unsqueeze(1) * stood_for(near, torch.zeros_like(taken.flatten()).index_fill_(0, kept, True))
+    # a kept token stands for itself and its part of those left behind, each shared evenly by the kept ones near it
+    stays = torch.zeros_like(taken.flatten()).index_fill_(0, kept, True)
+    reached = near & stays.view(len(near), 1, -1) & ~stays.view(len(near), -1, 1)  # (F, left behind, kept)
+    shared = reached / reached.sum(-1, keepdim=True).clamp_min(1)
+    mass = torch.tensor(lengths, device=pooled.device).unsqueeze(1) * (1 + shared.sum(dim=1))
     index = start[kept // per_frame] * per_frame + kept % per_frame
     merged = near.flatten(0, 1).sum(-1)[kept] > 1
     return Selection.from_indices(
@@ -122,13 +123,3 @@ def uncovered(near: torch.Tensor, rank: torch.Tensor) -> torch.Tensor:
         taken[group, token] = free
         covered |= near[group, token] & free.unsqueeze(1)
     return taken
-
-
-def stood_for(near: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
-    """(F, P) float32: tokens of its frame that each kept one stands for, itself included.
-
-    A token that is not kept is shared evenly by the kept ones near it. near: (F, P, P) bool. kept: (F·P,) bool.
-    """
-    reached = near & kept.view(near.shape[0], 1, -1) & ~kept.view(near.shape[0], -1, 1)  # left behind, kept
-    part = reached / reached.sum(-1, keepdim=True).clamp_min(1)
-    return 1 + part.sum(dim=1)

@@ -40,7 +40,10 @@ def visionzip(video: VideoTokens, config: AOTConfig) -> Selection:
     dominant_count = torch.tensor(salient, device=device).unsqueeze(1)
     contextual_count = torch.tensor(counts, device=device).unsqueeze(1) - dominant_count
     dominant = rank_descending(video.pooled_extra("attention_last")) < dominant_count
-    contextual = contextual_targets(dominant, video.tokens_per_frame - dominant_count, contextual_count)
+    # of the R others every (R // c)-th
+    step = ((video.tokens_per_frame - dominant_count) // contextual_count.clamp_min(1)).clamp_min(1)
+    place = (~dominant).cumsum(-1) - 1
+    contextual = ~dominant & (place % step == 0) & (place // step < contextual_count)
     target = assign(unit(video.pooled_extra("keys")), dominant, contextual)
     index = true_indices((dominant | contextual).flatten(), budget)
     flat = video.pooled.flatten(0, 1)
@@ -55,13 +58,6 @@ def visionzip(video: VideoTokens, config: AOTConfig) -> Selection:
         kind=torch.where(dominant.flatten()[index], int(TokenKind.GLOBAL), int(TokenKind.LOCAL)),
         mass=mass,
     )
-
-
-def contextual_targets(dominant: torch.Tensor, rest: torch.Tensor, count: torch.Tensor) -> torch.Tensor:
-    """(T, P) bool, every (rest // count)-th token that is not dominant, `count` (T, 1) of the `rest` (T, 1)."""
-    step = (rest // count.clamp_min(1)).clamp_min(1)
-    place = (~dominant).cumsum(-1) - 1
-    return ~dominant & (place % step == 0) & (place // step < count)
 
 
 def assign(keys: torch.Tensor, dominant: torch.Tensor, contextual: torch.Tensor) -> torch.Tensor:

@@ -42,28 +42,28 @@ def test_dpc_knn_of_padded_sets_equals_a_plain_loop(sizes, seed, k):
     for row, places in enumerate(members):
         valid[row, places] = True
     counts = torch.tensor([(size + 1) // 2 for size in sizes])
-    found = dpc_knn(points, valid, counts, neighbours=k)
+    center, label = dpc_knn(points, valid, counts, neighbours=k)
     for row, places in enumerate(members):
         centers, labels = plain_dpc_knn(points[row, places], int(counts[row]), k)
-        assert found.center[row].nonzero().squeeze(1).tolist() == places[centers].tolist()
-        assert found.label[row, places].tolist() == places[labels].tolist()
-    assert bool((found.label[~valid] == -1).all())
+        assert center[row].nonzero().squeeze(1).tolist() == places[centers].tolist()
+        assert label[row, places].tolist() == places[labels].tolist()
+    assert bool((label[~valid] == -1).all())
 
 
 def test_two_groups_by_hand():
     """Points 0, 1, 2 and 10, 11, 12 on a line, three nearest with themselves: 1 and 11 lie densest, and each is far
     from anything denser."""
     points = torch.tensor([0.0, 1.0, 2.0, 10.0, 11.0, 12.0]).view(1, 6, 1)
-    found = dpc_knn(points, torch.ones(1, 6, dtype=torch.bool), torch.tensor([2]), neighbours=3)
-    assert found.center[0].tolist() == [False, True, False, False, True, False]
-    assert found.label[0].tolist() == [1, 1, 1, 4, 4, 4]
+    center, label = dpc_knn(points, torch.ones(1, 6, dtype=torch.bool), torch.tensor([2]), neighbours=3)
+    assert center[0].tolist() == [False, True, False, False, True, False]
+    assert label[0].tolist() == [1, 1, 1, 4, 4, 4]
 
 
 def test_equal_points_and_empty_sets():
     points = torch.ones(2, 5, 3)
-    found = dpc_knn(points, torch.ones(2, 5, dtype=torch.bool), torch.tensor([2, 0]), neighbours=7)
-    assert found.center.tolist() == [[True, True, False, False, False], [False] * 5]
-    assert found.label[1].tolist() == [-1] * 5 and set(found.label[0].tolist()) <= {0, 1}
+    center, label = dpc_knn(points, torch.ones(2, 5, dtype=torch.bool), torch.tensor([2, 0]), neighbours=7)
+    assert center.tolist() == [[True, True, False, False, False], [False] * 5]
+    assert label[1].tolist() == [-1] * 5 and set(label[0].tolist()) <= {0, 1}
 
 
 @settings(max_examples=100, deadline=None)

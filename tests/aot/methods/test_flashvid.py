@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from aot import AOTConfig, AOTError, TokenKind, compress, pool_tokens
-from aot.methods.flashvid import cluster_counts, diverse_tokens, link, segment_means
+from aot.methods.common import segment_means
+from aot.methods.flashvid import cluster_counts, diverse_tokens, link
 
 
 def directions(*angles):
@@ -88,7 +89,7 @@ def test_counts_by_hand():
     assert counts.tolist() == [3, 1, 2, 1]
     nothing = torch.zeros(4, dtype=torch.int64)
     assert cluster_counts(nothing, nothing, segment, 0).tolist() == [0, 0, 0, 0]
-    means = segment_means(torch.tensor([[1.0], [3], [5], [8]]), segment)
+    means = segment_means(torch.tensor([[1.0], [3], [5], [8]]), segment, [2, 2])[segment]
     assert means.tolist() == [[2.0], [2.0], [6.5], [6.5]]
 
 
