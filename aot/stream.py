@@ -85,7 +85,8 @@ class VideoStream:
         if self._most_frames is not None and self._frames + self._held() + len(features) > self._most_frames:
             raise AOTError(f"The stream was said to have {self._most_frames} frames and more came; raise frames.")
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
-        whole = self._clip_length()
+        usual = default_clip_length(self._tokens_per_frame()) if self.config.method == "aot" else STREAM_CLIP
+        whole = self.config.clip_length or usual
         closed, length = [], whole
         while self._held() > length:
             if self._budget(length):
@@ -105,10 +106,6 @@ class VideoStream:
 
     def _held(self) -> int:
         return self._pending["features"].shape[0] if self._pending else 0
-
-    def _clip_length(self) -> int:
-        rule = default_clip_length(self._tokens_per_frame()) if self.config.method == "aot" else STREAM_CLIP
-        return self.config.clip_length or rule
 
     def _tokens_per_frame(self) -> int:
         grid = check_grid(self._pending["features"].shape[1], self._settings["grid"])

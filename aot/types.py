@@ -79,12 +79,12 @@ class VideoTokens:
     @cached_property
     def shallow_importance(self) -> torch.Tensor:
         """(T, N) float32 importance of the shallow layer."""
-        return self._checked(self._received("shallow"), "shallow")
+        return self._received("shallow")
 
     @cached_property
     def deep_importance(self) -> torch.Tensor:
         """(T, N) float32 importance of the deep layer."""
-        return self._checked(self._received("deep"), "deep")
+        return self._received("deep")
 
     @cached_property
     def pooled_shallow(self) -> torch.Tensor:
@@ -125,7 +125,7 @@ class VideoTokens:
         values = getattr(self, name)
         if values is None:
             raise AOTError(f"This method needs the received attention of the {name} layer; pass {name}=(T, N).")
-        return values.float()
+        return self._checked(values.float(), name)
 
     def _checked(self, values: torch.Tensor, name: str) -> torch.Tensor:
         """The values; unusable ones are refused, or 0 on a device.

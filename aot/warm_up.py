@@ -33,15 +33,12 @@ def warm_up(
     for frames in range(1, usual + 1):
         features = torch.zeros(frames, grid[0] * grid[1], width, dtype=dtype, device=device)
         maps = torch.ones(2, frames, features.shape[1], device=device)
-        for retention in retentions(frames * height * columns):
+        # 16, 32, 64 … of the clip's tokens, and all but one
+        tokens = frames * height * columns
+        powers = [2**power for power in range(4, tokens.bit_length()) if 2**power < tokens - 1]
+        for kept in (*powers, *([tokens - 1] if tokens > 1 else [])):
             settings = {"pool": pool, "grid": grid, "clips": [frames]}
             # as a video begins, and as it goes on
-            share = config.replace(retention=retention, max_tokens=None)
+            share = config.replace(retention=(kept + 0.5) / tokens, max_tokens=None)
             compress(features, *maps, share, **settings)
             compress(features, *maps, share, before=features[:1], **settings)
-
-
-def retentions(tokens: int) -> list[float]:
-    """Shares of a clip's tokens that keep 16, 32, 64 … of them, and all but one."""
-    powers = [2**power for power in range(4, tokens.bit_length()) if 2**power < tokens - 1]
-    return [(kept + 0.5) / tokens for kept in (*powers, tokens - 1) if kept]

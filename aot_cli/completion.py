@@ -16,6 +16,7 @@ def execute(options: argparse.Namespace) -> int:
     from aot_cli.main import make_parser
 
     parser = make_parser()
-    parser.load_all()
+    for subcommand in parser.subcommands:
+        subcommand.load()
     print(shtab.complete(parser, shell=options.shell))
     return 0

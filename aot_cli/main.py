@@ -102,11 +102,6 @@ def make_parser() -> "_Tree":
 class _Tree(Parser):
     subcommands: list["_Subcommand"]
 
-    def load_all(self) -> None:
-        """Adds the options of every command, which takes seconds."""
-        for subcommand in self.subcommands:
-            subcommand.load()
-
     def format_help(self) -> str:
         """The commands by group, on one screen."""
         lines = ["usage: aot COMMAND [options]", "", self.description]

@@ -17,6 +17,22 @@ COLORS = {
 DIRECTIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 
 
+class Timed:
+    """A thing of either world in time: visible in [on, off), and of another colour from `change` on."""
+
+    color: str
+    on: float
+    off: float
+    color_after: str | None
+    change: float | None
+
+    def visible(self, t: float) -> bool:
+        return self.on <= t < self.off
+
+    def color_at(self, t: float) -> str:
+        return self.color_after if self.change is not None and t >= self.change else self.color
+
+
 def shape_mask(shape: str, center: Iterable[float], radius: float, size: int):
     """Antialiased coverage of a thing's bounding box, and the box as slices (rows, columns); in pixels."""
     x, y = center
@@ -55,6 +71,21 @@ def signed_distance(shape: str, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         angle = np.mod(np.arctan2(u, -v) + np.pi / 5, 2 * np.pi / 5) - np.pi / 5  # five equal points
         return np.hypot(u, v) * np.cos(np.abs(angle) - 0.95) - 0.58
     raise ValueError(f"unknown shape {shape!r}: use one of {', '.join(SHAPES)}, sign or {NEEDLE}")
+
+
+def pattern(kind: str, rng: np.random.Generator, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """A made pattern of about -1 to 1 at the places (x, y): "stripes", "checks", "dots", or a "slope"."""
+    if kind == "stripes":
+        angle, waves = rng.uniform(0, np.pi), rng.uniform(2, 9)
+        return np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))
+    if kind == "checks":
+        n = rng.integers(3, 9)
+        return ((x * n).astype(int) + (y * n).astype(int)) % 2 * 2.0 - 1
+    if kind == "dots":
+        n = rng.uniform(4, 10)
+        return 2.0 * (np.hypot((x * n) % 1 - 0.5, (y * n) % 1 - 0.5) < 0.3) - 0.5
+    angle = rng.uniform(0, 2 * np.pi)
+    return 2 * (x * np.cos(angle) + y * np.sin(angle))
 
 
 def write_video(path: str | Path, frames: np.ndarray, *, fps: int, crf: int = 18) -> None:

@@ -97,7 +97,6 @@ _DOUBLE = {"bf": "2"}
 _OPEN = "open-gop=1:bframes=3:keyint=30"
 
 
-# description -> (file name, writer, number of the first frame shown, frames)
 def decoding_times(path: Path) -> None:
     """H.264 with B-frames whose container gives decoding times for those of presentation, as some encoders do."""
     with av.open(str(path), "w") as out:
@@ -110,6 +109,7 @@ def decoding_times(path: Path) -> None:
             out.mux(packet)
 
 
+# description -> (file name, writer, number of the first frame shown, frames)
 LONG: dict[str, tuple[str, Writer, int, int]] = {
     "MP4 cut without encoding, start hidden by an edit list": ("a.mp4", trimmed, 83, 217),
     "the same with sound": ("a.mp4", lambda path: trimmed(path, sound=True), 83, 217),

@@ -209,7 +209,7 @@ TURNS = {"turned by 90°": 3, "turned by 180°": 2, "turned by 270°": 1}
 
 
 def _bytes(data: bytes) -> Writer:
-    return lambda path: path.write_bytes(data) and None
+    return lambda path: path.write_bytes(data)
 
 
 _PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\n%s\n#EXT-X-ENDLIST\n"
@@ -229,7 +229,7 @@ REFUSED: dict[str, tuple[str, Writer]] = {
     "only the first bytes of an MP4": ("a.mp4", _bytes(b"\0\0\0\x20ftypisom\0\0\2\0isomiso2avc1mp41")),
     "a playlist that names a file": ("a.m3u8", _bytes(_PLAYLIST % b"/etc/hostname")),
     "a playlist that names an address": ("a.m3u8", _bytes(_PLAYLIST % b"http://127.0.0.1:9/part.ts")),
-    "a playlist that names a video beside it": ("a.m3u8", lambda path: playlist(path)),
+    "a playlist that names a video beside it": ("a.m3u8", playlist),
     "a list of files to join": ("a.mp4", _bytes(b"ffconcat version 1.0\nfile a.ts\n")),
 }
 

@@ -61,17 +61,11 @@ def frame_anchors(shallow: torch.Tensor, deep: torch.Tensor, grid: tuple[int, in
     return torch.tensor(sorted(chosen), device=deep.device)
 
 
-def places(grid: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """(N, 2) positions in [0, 1]²."""
-    rows, columns = (torch.linspace(0, 1, side, device=device) for side in grid)
-    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
-
-
 def intra_frame(
     features: torch.Tensor, anchors: list[torch.Tensor], grid: tuple[int, int], config: AOTConfig
 ) -> list[torch.Tensor]:
     """Merged anchors of every frame."""
-    place = places(grid, features.device)
+    place = torch.cartesian_prod(*(torch.linspace(0, 1, side, device=features.device) for side in grid))  # (N, 2)
     costs, cosines, others = [], [], []
     for frame, anchor in zip(features, anchors, strict=True):
         other = torch.tensor(sorted(set(range(len(frame))) - set(anchor.tolist())), device=frame.device)

@@ -71,16 +71,6 @@ def draw(panels: dict[tuple[str, str], dict[str, Points]], title: str, output: P
     return exponents
 
 
-def at_most_retentions(rows: list[dict]) -> list[dict]:
-    """Rows of AOT with their retention, of each shape at the number of frames that most were measured at."""
-    shares = [re.fullmatch(r"aot (\d+) %", row["setting"]) for row in rows]
-    kept = [row | {"retention": int(share[1]) / 100} for row, share in zip(rows, shares, strict=True) if share]
-    frames: dict[str, Counter] = {}
-    for row in kept:
-        frames.setdefault(row["shape"], Counter())[row["frames"]] += 1
-    return [row for row in kept if row["frames"] == frames[row["shape"]].most_common(1)[0][0]]
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("result", type=Path)
@@ -90,7 +80,14 @@ def main() -> int:
     result = result.get("e2e") or result  # what run_gpu.sh leaves holds it as a part
     rows = [row for row in result["rows"] if "tower_ms" in row]
     panels = curves(rows, "frames", lambda row: f"{row['shape']}, {row['setting']}")
-    panels |= curves(at_most_retentions(rows), "retention", lambda row: f"{row['shape']}, {row['frames']} frames")
+    # AOT against retention, of each shape at the number of frames that most were measured at
+    shares = [re.fullmatch(r"aot (\d+) %", row["setting"]) for row in rows]
+    kept = [row | {"retention": int(share[1]) / 100} for row, share in zip(rows, shares, strict=True) if share]
+    frames: dict[str, Counter] = {}
+    for row in kept:
+        frames.setdefault(row["shape"], Counter())[row["frames"]] += 1
+    kept = [row for row in kept if row["frames"] == frames[row["shape"]].most_common(1)[0][0]]
+    panels |= curves(kept, "retention", lambda row: f"{row['shape']}, {row['frames']} frames")
     try:
         exponents = draw(panels, result["device"], options.output)
     except ModuleNotFoundError:

@@ -76,13 +76,18 @@ def _behind(module: Any, args: tuple, output: Any) -> Any:
     _rows.set(None)
     if rows is None or store is None:
         return None
+    store.update(put_back(store, rows))
+    return put_back(output, rows)
 
-    def put_back(value: Any) -> Any:
+
+def put_back(values: Any, rows: Rows) -> Any:
+    """Nested values with their tensors as they are with repetitions, where `rows` has their length."""
+
+    def repeat(value: Any) -> Any:
         fits = isinstance(value, torch.Tensor) and value.dim() and len(value) in rows
         return value[rows[len(value)]] if fits else value
 
-    store.update({name: tree_map(put_back, value) for name, value in store.items()})
-    return tree_map(put_back, output)
+    return tree_map(repeat, values)
 
 
 def _frames(tower: Any, args: tuple, kwargs: dict, work: TowerWork) -> tuple[tuple, dict, Rows | None]:

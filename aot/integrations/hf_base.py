@@ -111,14 +111,8 @@ class Family(ABC):
 
     def compress(self, model: Any, video: EncodedVideo, config: AOTConfig, *, trace: bool = False) -> CompressedVideo:
         """One video, compressed; its tokens are as the language model gets them, without newlines."""
-        return compress(
-            video.features,
-            config=config,
-            **self.arrangement(model),
-            grid=video.grid,
-            extras=video.outputs,
-            trace=trace,
-        )
+        settings = {"grid": video.grid, "extras": video.outputs, "trace": trace, **self.arrangement(model)}
+        return compress(video.features, config=config, **settings)
 
     def arrangement(self, model: Any) -> dict[str, Any]:
         """Pooling and newlines of a video in the language model, as `aot.compress` takes them."""
@@ -274,7 +268,8 @@ class Family(ABC):
     def _before(self, model: Any, args: tuple, kwargs: dict) -> tuple[tuple, dict] | None:
         """Forward pre-hook of the model: the tokens that its cache does not hold; None leaves the call as it is."""
         _pending.set(None)
-        kwargs = hf_generate.call_arguments(model, args, kwargs)
+        names = list(inspect.signature(type(model).forward).parameters)[1:] if args else []
+        kwargs = {**dict(zip(names, args, strict=False)), **kwargs}
         cache, token, call = take_cache(dict(kwargs)), self.placeholder(model), hf_generate.generate_call.get()
         # transformers 5 encodes before it generates
         ready = (kwargs.get("mm_encoder_outputs") or {}).get(self.modality)
@@ -295,7 +290,9 @@ class Family(ABC):
         hf_generate.check_step(kwargs, has_video=has_video)
         # what is new in this step
         mask, cached = kwargs.get("attention_mask"), entries(cache)
-        past = hf_generate.past_prompt(past, kwargs["input_ids"], mask, cached)
+        if past is None:  # all entries are tokens of the mask
+            ids = kwargs["input_ids"]
+            past = PrunedPrompt(cached, ids.new_ones(len(ids), cached) if mask is None else mask[:, :cached])
         past_length = past.original_length_of(cached)
         ids, mask = hf_generate.new_ids(kwargs, past_length, cached)
         if not has_video:
@@ -391,9 +388,11 @@ def _after(model: Any, args: tuple, kwargs: dict, output: Any) -> Any:
     _pending.set(None)
     if step is None or output is None:  # None when the call failed
         return None
-    if step.prompt is not None:
-        hf_generate.store_prompt(output, step.prompt)
+    parts = output if isinstance(output, tuple) else tuple(output.values())
+    cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
+    if step.prompt is not None and cache is not None:
+        setattr(cache, hf_generate.PROMPT, step.prompt)
     if step.labels is None or not step.has_video:
         return None
-    loss = hf_generate.loss_of(model, kwargs, output, step.labels)
+    loss = hf_generate.loss_of(model, kwargs, parts, step.labels)
     return (loss, *output) if isinstance(output, tuple) else type(output)(**{**output, "loss": loss})

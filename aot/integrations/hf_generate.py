@@ -206,12 +206,6 @@ def check_gaps(model: Any, cache_mask: torch.Tensor, counts: torch.Tensor) -> No
         raise AOTError("Linear attention takes padding behind a turn for tokens; go on with one prompt at a time.")
 
 
-def call_arguments(model: nn.Module, args: tuple, kwargs: dict) -> dict[str, Any]:
-    """A copy of the arguments of a call of the model, all of them by name."""
-    names = list(inspect.signature(type(model).forward).parameters)[1:] if args else []
-    return {**dict(zip(names, args, strict=False)), **kwargs}
-
-
 def decodes(kwargs: dict, cache: Any) -> bool:
     """Is this a step of one token behind a prompt?"""
     ids = kwargs.get("input_ids")
@@ -284,13 +278,6 @@ def pruned_prompt_of(cache: Any, ids: torch.Tensor | None) -> PrunedPrompt | Non
     return past if past is None or ids is None else past.for_rows(len(ids), rows_of(cache))
 
 
-def past_prompt(past: PrunedPrompt | None, ids: torch.Tensor, mask: torch.Tensor | None, cached: int) -> PrunedPrompt:
-    """What a cache of `cached` entries knows of itself, else that they are all tokens of the mask (B, >= cached)."""
-    if past is not None:
-        return past
-    return PrunedPrompt(cached, ids.new_ones(len(ids), cached) if mask is None else mask[:, :cached])
-
-
 def new_ids(kwargs: dict, past_length: int, cached: int) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Ids (B, n) that the cache does not hold, and the caller's mask (B, past_length + n) or None."""
     ids, mask, call = kwargs["input_ids"], kwargs.get("attention_mask"), generate_call.get()
@@ -353,17 +340,8 @@ def compress_videos(
     return kept
 
 
-def store_prompt(output: Any, prompt: PrunedPrompt) -> None:
-    """Leaves on the cache of a call's output how its prompt was shortened."""
-    parts = output if isinstance(output, tuple) else output.values()
-    cache = next((part for part in parts if hasattr(part, "get_seq_length")), None)
-    if cache is not None:
-        setattr(cache, PROMPT, prompt)
-
-
-def loss_of(model: Any, kwargs: dict, output: Any, labels: torch.Tensor) -> torch.Tensor:
-    """The model's own loss of a call without labels; labels: (B, L'), -100 where there is none."""
-    parts = output if isinstance(output, tuple) else tuple(output.values())
+def loss_of(model: Any, kwargs: dict, parts: tuple, labels: torch.Tensor) -> torch.Tensor:
+    """The model's own loss of a call without labels. parts: its output. labels: (B, L'), -100 where there is none."""
     parameters = inspect.signature(type(model).forward).parameters
     passed = {name: value for name, value in kwargs.items() if name not in parameters}  # as forward passes them on
     labels = labels.masked_fill(labels == -100, passed.get("ignore_index", -100))

@@ -31,7 +31,11 @@ def attach(model: Any, config: AOTConfig) -> None:
         before = model.__dict__[_STATE][1]
     else:
         before = getattr(model.config, "aot", None)
-        _own_config(model)
+        # a copy in the place of a configuration that other models may share, in all parts that refer to it
+        shared, own = model.config, copy.copy(model.config)
+        for module in model.modules():
+            if module.__dict__.get("config") is shared:
+                module.config = own
     model.__dict__[_STATE] = (config, before)
     model.config.aot = config.to_dict()
 
@@ -57,12 +61,3 @@ def cost(model: Any) -> tuple[float, float]:
 def trace(model: Any, inputs: Mapping[str, Any]) -> list[CompressedVideo]:
     """Not offered: `model.video_tokens(features, trace=True)` gives it."""
     raise AOTError("Ask this model itself: model.video_tokens(model.encode_video(pixels), trace=True).")
-
-
-def _own_config(model: Any) -> None:
-    """A copy in the place of a configuration that other models may share, in all parts that refer to it."""
-    shared = model.config
-    own = copy.copy(shared)
-    for module in model.modules():
-        if module.__dict__.get("config") is shared:
-            module.config = own

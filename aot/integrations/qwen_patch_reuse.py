@@ -14,11 +14,10 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
-from torch.utils._pytree import tree_map
 
 from ..errors import AOTError
 from ..patch_reuse import plan_reuse
-from .duplicate_frames import tower_work
+from .duplicate_frames import put_back, tower_work
 from .qwen_tower import block_products, packed_videos, window_order
 from .vision_outputs import captured
 
@@ -135,14 +134,10 @@ def _behind(module: Any, args: tuple, output: Any) -> None:
     _reuse.set(None)
     if reuse is None or work is None or store is None:
         return
-
-    def put_back(value: Any) -> Any:
-        fits = isinstance(value, torch.Tensor) and value.dim() and len(value) == len(reuse.rows)
-        return value[reuse.shown] if fits else value
-
-    store.update({name: tree_map(put_back, value) for name, value in store.items()})
+    rows = {len(reuse.rows): reuse.shown}
+    store.update(put_back(store, rows))
     if hasattr(output, "last_hidden_state"):
-        output.last_hidden_state = put_back(output.last_hidden_state)
+        output.last_hidden_state = put_back(output.last_hidden_state, rows)
     still = (len(reuse.shown) - len(reuse.rows)) // module.spatial_merge_size**2
     width = module.blocks[0].attn.qkv.in_features
     work.spent -= 2 * (still * block_products(module) + 2 * width * reuse.pairs)

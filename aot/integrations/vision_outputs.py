@@ -32,11 +32,6 @@ def _keep(name: str, module: nn.Module, args: tuple, output: torch.Tensor) -> No
         store[name] = output
 
 
-def watch_call(module: nn.Module, name: str) -> RemovableHandle:
-    """Keeps the arguments that the module is called with, (args, kwargs), under `name` whenever a call asks for it."""
-    return module.register_forward_pre_hook(partial(_keep_call, name), with_kwargs=True)
-
-
 def _keep_call(name: str, module: nn.Module, args: tuple, kwargs: dict) -> None:
     store = _store.get()
     if store is not None and name in store:
@@ -70,8 +65,14 @@ def attention_layers(tower: nn.Module) -> list[nn.Module]:
 
 
 def watch_attention(layers: Sequence[nn.Module]) -> list[RemovableHandle]:
-    """Watches what the attention of every layer gets; adapters may later take the place of its projections."""
-    return [watch_call(attention, f"attention{number}") for number, attention in enumerate(layers)]
+    """Keeps what the attention of every layer is called with, (args, kwargs), under its name when a call asks for it.
+
+    Adapters may later take the place of its projections.
+    """
+    return [
+        attention.register_forward_pre_hook(partial(_keep_call, f"attention{number}"), with_kwargs=True)
+        for number, attention in enumerate(layers)
+    ]
 
 
 class Reader:
@@ -82,14 +83,12 @@ class Reader:
 
     def __init__(self, tower: nn.Module, needs: Sequence[str], used: int):
         self.attention = attention_layers(tower)
-        found = needed_layers(needs, used)
-        self.received = {name: layer for name, layer in found.items() if name != "keys"}
-        self.keys = {name: layer for name, layer in found.items() if name == "keys"}
+        self.layers = needed_layers(needs, used)
 
     @property
     def names(self) -> list[str]:
         """What `capturing` must be asked for."""
-        return sorted({f"attention{layer}" for layer in (*self.received.values(), *self.keys.values())})
+        return sorted({f"attention{layer}" for layer in self.layers.values()})
 
     @torch.no_grad()
     def read(self, captured: Mapping[str, Any], *, skip: int) -> dict[str, torch.Tensor]:
@@ -99,11 +98,13 @@ class Reader:
         left out.
         """
         outputs = {}
-        for name, layer in self.received.items():
-            queries, keys = (self._heads(side, captured, layer) for side in "qk")
-            outputs[name] = received_attention(queries, keys, queries.shape[-1] ** -0.5)[:, skip:]
-        for name, layer in self.keys.items():
-            outputs[name] = self._heads("k", captured, layer).mean(dim=1)[:, skip:]
+        for name, layer in self.layers.items():
+            keys = self._heads("k", captured, layer)
+            if name == "keys":
+                value = keys.mean(dim=1)
+            else:
+                value = received_attention(self._heads("q", captured, layer), keys, keys.shape[-1] ** -0.5)
+            outputs[name] = value[:, skip:]
         return outputs
 
     def _heads(self, side: str, captured: Mapping[str, Any], layer: int) -> torch.Tensor:

@@ -2,10 +2,17 @@
 
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 
 from ..ops.common import at_least_float32, rank_descending
+from ..types import Selection, VideoTokens
+
+
+def select_tokens(video: VideoTokens, index: torch.Tensor, **settings: Any) -> Selection:
+    """The tokens at flat indices (S,), ascending, as they are. settings: of `Selection.from_indices`."""
+    return Selection.from_indices(video.pooled.flatten(0, 1)[index], index, video.pooled_grid, **settings)
 
 
 def rounded_share(count: int, part: float) -> int:

@@ -22,7 +22,7 @@ from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import count_from, number_in
-from .common import best_by_quota, even_indices, rounded_share
+from .common import best_by_quota, even_indices, rounded_share, select_tokens
 
 WINDOW = 4
 WHOLE_FRAMES, ALL_FRAMES = 10, 13  # 1 whole frame to 3 of a tenth: whole frames take 10/13 of the tokens
@@ -56,8 +56,7 @@ def dycoke(video: VideoTokens, config: AOTConfig) -> Selection:
     quota[::window] = torch.tensor(shown, dtype=torch.float64)
     index = best_by_quota(change, quota.to(device), budget)
     kind = torch.where(whole[index // per_frame], int(TokenKind.GLOBAL), int(TokenKind.DYNAMIC))
-    tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, trace={"change": change})
+    return select_tokens(video, index, kind=kind, trace={"change": change})
 
 
 def first_frame_counts(budget: int, frames: int, per_frame: int, window: int, share: float | None) -> list[int]:

@@ -14,7 +14,7 @@ from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number_in
-from .common import even_indices, rounded_share
+from .common import even_indices, rounded_share, select_tokens
 
 
 @register("evs", options={"first_share": number_in(None, 0, 1)}, tuned={"first_share": 0.25})
@@ -39,5 +39,4 @@ def evs(video: VideoTokens, config: AOTConfig) -> Selection:
     order = change.flatten().argsort(descending=True, stable=True)
     index = order[:budget].sort().values
     kind = torch.where(index < per_frame, int(TokenKind.GLOBAL), int(TokenKind.DYNAMIC))
-    tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    return Selection.from_indices(tokens, index, video.pooled_grid, kind=kind, trace={"change": change})
+    return select_tokens(video, index, kind=kind, trace={"change": change})

@@ -22,11 +22,11 @@ import torch
 from ..budget import even_budgets
 from ..clips import dynamic_clips
 from ..config import AOTConfig
-from ..ops.common import at_least_float32, relative_importance, true_indices, unit
+from ..ops.common import at_least_float32, rank_descending, relative_importance, true_indices, unit
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number_in
-from .common import chain_roots, dpc_knn, frame_segments, gather_members, rounded_share, segment_means
+from .common import chain_roots, dpc_knn, frame_segments, gather_members, rounded_share, segment_means, select_tokens
 
 SEGMENT_BELOW, SEGMENTS = 0.9, 8
 NEIGHBOURS = 7
@@ -48,7 +48,7 @@ def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
     means = video.pooled.float().mean(dim=1)
     clips = dynamic_clips(means, threshold=SEGMENT_BELOW, cuts=SEGMENTS) if video.clips is None else video.clips
     if budget == frames * per_frame:
-        return Selection.from_indices(flat, torch.arange(budget, device=device), video.pooled_grid, clips=clips)
+        return select_tokens(video, torch.arange(budget, device=device), clips=clips)
     _, segment = frame_segments(clips, device)
     whole = even_budgets(budget, frames)
     diverse = [rounded_share(count, config.options["diverse"]) for count in whole]
@@ -136,7 +136,4 @@ def cluster_counts(held: torch.Tensor, merged: torch.Tensor, segment: torch.Tens
     present = torch.zeros_like(segment).index_add_(0, segment, held)[segment]
     quota = wanted.double() * held / present.clamp_min(1)
     counts = quota.floor().long()
-    rest = (quota - counts).argsort(descending=True, stable=True)
-    turn = torch.empty_like(rest)
-    turn[rest] = torch.arange(len(rest), device=rest.device)
-    return counts + (turn < total - counts.sum())
+    return counts + (rank_descending(quota - counts) < total - counts.sum())

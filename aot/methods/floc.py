@@ -17,6 +17,7 @@ from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, VideoTokens
 from ..validation import count_from
+from .common import select_tokens
 
 
 @register("floc", options={"chunk": count_from(32)})
@@ -31,8 +32,7 @@ def floc(video: VideoTokens, config: AOTConfig) -> Selection:
         units = unit(chunk)
         index.append(lazy_greedy(units @ units.T, share) + first * per_frame)
         kept += share
-    place = torch.cat(index)
-    return Selection.from_indices(flat[place], place, video.pooled_grid)
+    return select_tokens(video, torch.cat(index))
 
 
 def lazy_greedy(likeness: torch.Tensor, most: int) -> torch.Tensor:

@@ -8,11 +8,7 @@ from ..config import AOTConfig
 from ..registry import register
 from ..types import Selection, VideoTokens
 from ..validation import count_from
-from .common import even_indices
-
-
-def _take(video: VideoTokens, index: torch.Tensor) -> Selection:
-    return Selection.from_indices(video.pooled.flatten(0, 1).index_select(0, index), index, video.pooled_grid)
+from .common import even_indices, select_tokens
 
 
 @register("uniform", floor=True)
@@ -20,7 +16,7 @@ def uniform(video: VideoTokens, config: AOTConfig) -> Selection:
     """Every k-th token of the video."""
     total = video.frames * video.tokens_per_frame
     count = config.budget(video.frames, video.tokens_per_frame)
-    return _take(video, even_indices(count, total, video.features.device))
+    return select_tokens(video, even_indices(count, total, video.features.device))
 
 
 @register("random", options={"seed": count_from(0, -math.inf)}, floor=True)
@@ -30,7 +26,7 @@ def random(video: VideoTokens, config: AOTConfig) -> Selection:
     count = config.budget(video.frames, video.tokens_per_frame)
     generator = torch.Generator().manual_seed(config.options["seed"])
     index = torch.randperm(total, generator=generator)[:count].sort().values
-    return _take(video, index.to(video.features.device))
+    return select_tokens(video, index.to(video.features.device))
 
 
 @register("frames", floor=True)
@@ -46,11 +42,11 @@ def frames(video: VideoTokens, config: AOTConfig) -> Selection:
     chosen = torch.arange(slots, device=device) * video.frames // slots
     whole = (chosen[:-1, None] * per_frame + torch.arange(per_frame, device=device)).flatten()
     rest = even_indices(count - (slots - 1) * per_frame, per_frame, device)
-    return _take(video, torch.cat([whole, chosen[-1] * per_frame + rest]))
+    return select_tokens(video, torch.cat([whole, chosen[-1] * per_frame + rest]))
 
 
 @register("first", floor=True)
 def first(video: VideoTokens, config: AOTConfig) -> Selection:
     """The first tokens of the video, in frame and raster order."""
     count = config.budget(video.frames, video.tokens_per_frame)
-    return _take(video, torch.arange(count, device=video.features.device))
+    return select_tokens(video, torch.arange(count, device=video.features.device))

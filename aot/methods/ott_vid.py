@@ -27,7 +27,7 @@ from ..ops.pair_cost import grid_distances
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens
 from ..validation import number_in
-from .common import chain_roots, gather_members
+from .common import chain_roots, gather_members, select_tokens
 
 TEMPERATURE = 0.3  # of masses and of the share of merges
 MAX_COST = 0.3
@@ -45,10 +45,9 @@ def ott_vid(video: VideoTokens, config: AOTConfig) -> Selection:
     weight = relative_importance(video.pooled_extra("attention_last"))
     place, gain = representatives(units, weight, count)
     index = place + per_frame * torch.arange(frames, device=place.device).unsqueeze(1)
-    flat = video.pooled.flatten(0, 1)
+    index = index.flatten()
     if budget == frames * count:
-        index = index.flatten()
-        return Selection.from_indices(flat.index_select(0, index), index, video.pooled_grid)
+        return select_tokens(video, index)
     cost = frame_pair_cost(units, place, video.pooled_grid)
     mass = (relative_gain(gain) / -TEMPERATURE).softmax(dim=-1)
     plan = sinkhorn(
@@ -67,7 +66,7 @@ def ott_vid(video: VideoTokens, config: AOTConfig) -> Selection:
     dropped = torch.cat([torch.zeros_like(joined[:1]), joined & dear]).flatten()
     survivor = true_indices(~torch.cat([torch.zeros_like(joined[:1]), joined]).flatten(), budget)
     target = root.masked_fill(dropped[root], frames * count)
-    index = index.flatten()
+    flat = video.pooled.flatten(0, 1)
     sums, members = gather_members(flat.index_select(0, index), target, survivor)
     index = index[survivor]
     own = flat.index_select(0, index)

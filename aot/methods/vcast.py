@@ -18,7 +18,7 @@ from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, VideoTokens
 from ..validation import number_in
-from .common import best_by_quota
+from .common import best_by_quota, select_tokens
 
 
 @register("vcast", options={"temperature": number_in(0.7, 0, 1e6, above=True)})
@@ -36,8 +36,7 @@ def vcast(video: VideoTokens, config: AOTConfig) -> Selection:
     spread = torch.where(high > low, high - low, 1.0)
     score = 1 - torch.linalg.vecdot(unit(tokens), means.unsqueeze(1)) + (length - low) / spread
     index = best_by_quota(score, least + share * (budget - least * frames), budget)
-    trace = {"curvature": curved, "score": score}
-    return Selection.from_indices(video.pooled.flatten(0, 1)[index], index, video.pooled_grid, trace=trace)
+    return select_tokens(video, index, trace={"curvature": curved, "score": score})
 
 
 def curvature(means: torch.Tensor) -> torch.Tensor:

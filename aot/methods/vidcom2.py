@@ -16,7 +16,7 @@ from ..ops.common import unit
 from ..registry import register
 from ..types import Selection, VideoTokens
 from ..validation import number_in
-from .common import best_by_quota
+from .common import best_by_quota, select_tokens
 
 SCALES = tuple(2.0**power for power in range(-3, 2))
 
@@ -35,9 +35,7 @@ def vidcom2(video: VideoTokens, config: AOTConfig) -> Selection:
     share = (to_video.mean(dim=1).double() / -config.options["temperature"]).softmax(dim=0)
     quota = budget / frames * (1 + share - 1 / frames)
     index = best_by_quota(-(to_video + to_frame), quota, budget)
-    tokens = video.pooled.flatten(0, 1).index_select(0, index)
-    trace = {"to_video": to_video, "to_frame": to_frame, "quota": quota}
-    return Selection.from_indices(tokens, index, video.pooled_grid, trace=trace)
+    return select_tokens(video, index, trace={"to_video": to_video, "to_frame": to_frame, "quota": quota})
 
 
 def steady_channels(tokens: torch.Tensor) -> torch.Tensor:

@@ -21,7 +21,7 @@ def draw(video: CompressedVideo, frames: Any, times: Any, *, rows: tuple[str, ..
     "kept", "why" and "merged" to show; None for all that the method can tell.
     Raises AOTError for frames that do not belong to the video or a missing drawing library.
     """
-    scene, grid, _, _ = _modules()
+    scene, grid, _, _ = require()
     return grid.grid_image(scene.make_scene(video, frames, times), rows=rows)
 
 
@@ -32,7 +32,7 @@ def visualize(
 
     Arguments and errors as in `draw`. name: what the page calls the video.
     """
-    scene, grid, mp4, page = _modules()
+    scene, grid, mp4, page = require()
     shown = scene.make_scene(video, frames, times)
     folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
@@ -44,12 +44,8 @@ def visualize(
     return paths
 
 
-def require() -> None:
-    """Imports the drawing libraries; AOTError, with what to install, when one is missing."""
-    _modules()
-
-
-def _modules() -> tuple[Any, Any, Any, Any]:
+def require() -> tuple[Any, Any, Any, Any]:
+    """Imports the drawing libraries and returns the modules that need them; AOTError, with what to install, without."""
     try:
         from . import grid, mp4, page, scene
     except ImportError as error:

@@ -15,20 +15,15 @@ def find_flow(video: CompressedVideo) -> torch.Tensor | None:
     trace = video.trace or {}
     if "merged_into" in trace:
         return trace["merged_into"].cpu()
-    if "supplier" in trace:
-        return _clip_flow(video, trace).cpu()
+    if "supplier" in trace:  # a plan (C, M, K) a clip, between suppliers (C, M) and anchors (C, K), flat indices
+        best = trace["plan"].argmax(dim=-1)  # (C, M)
+        supplied = trace["plan"].sum(dim=-1) > 0
+        target = torch.full((video.tokens_before,), -1, dtype=torch.int64, device=best.device)
+        target[trace["supplier"][supplied]] = trace["anchor"].gather(1, best)[supplied]
+        return target.cpu()
     if "intra_plan" in trace:
         return _frame_flow(video, trace).cpu()
     return None
-
-
-def _clip_flow(video: CompressedVideo, trace: dict) -> torch.Tensor:
-    """From one plan (C, M, K) per clip between suppliers (C, M) and anchors (C, K), flat indices."""
-    best = trace["plan"].argmax(dim=-1)  # (C, M)
-    supplied = trace["plan"].sum(dim=-1) > 0
-    target = torch.full((video.tokens_before,), -1, dtype=torch.int64, device=best.device)
-    target[trace["supplier"][supplied]] = trace["anchor"].gather(1, best)[supplied]
-    return target
 
 
 def _frame_flow(video: CompressedVideo, trace: dict) -> torch.Tensor:
@@ -47,7 +42,11 @@ def _inside_frames(trace: dict, per_frame: int, height: int, width: int) -> torc
     """(T, P) flat index of the kept token of its frame that takes most of each pooled cell, -1 for none."""
     mask, plan, anchor = trace["anchor_mask"], trace["intra_plan"], trace["anchor"]
     frames = len(plan)
-    cell = _pooled_cells(trace["tower_grid"], height, width).to(plan.device)
+    # (N,) the pooled cell that each token of the tower grid lies in
+    rows, columns = (
+        torch.arange(n, device=plan.device) * m // n for n, m in zip(trace["tower_grid"], (height, width), strict=True)
+    )
+    cell = (rows[:, None] * width + columns).flatten()
     # (T, P, K) mass from a pooled cell to each anchor, then (T, P, P) to the anchors' cells that were kept
     mass = torch.zeros(frames, per_frame, plan.shape[2], device=plan.device).index_add_(1, cell, plan)
     to_cell = torch.zeros(frames, per_frame, per_frame, device=plan.device)
@@ -56,14 +55,6 @@ def _inside_frames(trace: dict, per_frame: int, height: int, width: int) -> torc
     best = to_cell.max(dim=2)
     start = torch.arange(frames, device=mask.device).unsqueeze(1) * per_frame
     return torch.where(best.values > 0, start + best.indices, -1)
-
-
-def _pooled_cells(grid: tuple[int, int], height: int, width: int) -> torch.Tensor:
-    """(N,) pooled cell that each token of the tower grid lies in."""
-    rows, columns = grid
-    row = torch.arange(rows) * height // rows
-    column = torch.arange(columns) * width // columns
-    return (row[:, None] * width + column).flatten()
 
 
 def _between_frames(trace: dict, per_frame: int, width: int, step: torch.Tensor) -> torch.Tensor:

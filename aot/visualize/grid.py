@@ -85,7 +85,12 @@ class _Layout:
             for number, row in enumerate(self.rows):
                 middle = self.top + line * self.line + self.head + number * (self.panel + GAP) + self.panel / 2
                 self.text(LEFT - 0.12, middle, ROW_NAMES[row], ha="right", fontsize=10, weight="bold")
-        self.charts()
+        # tokens against time
+        y, width = self.top + self.lines * self.line + 0.15, self.width - LEFT - RIGHT
+        above = self.axes(LEFT, y, width, CHART)
+        counts_chart(above, self.scene)
+        above.tick_params(labelbottom=False)
+        total_chart(self.axes(LEFT, y + CHART + 0.18, width, CHART), self.scene)
         return self.figure
 
     def frame(self, t: int) -> None:
@@ -119,14 +124,6 @@ class _Layout:
             edge = (box[0] - 0.01 / self.width, box[1])
             paint = {"transform": self.figure.transFigure, "lw": 0, "zorder": 3}
             self.figure.add_artist(Rectangle(edge, 0.03 / self.width, size[1], color=INK, **paint))
-
-    def charts(self) -> None:
-        y = self.top + self.lines * self.line + 0.15
-        width = self.width - LEFT - RIGHT
-        above = self.axes(LEFT, y, width, CHART)
-        counts_chart(above, self.scene)
-        above.tick_params(labelbottom=False)
-        total_chart(self.axes(LEFT, y + CHART + 0.18, width, CHART), self.scene)
 
 
 def legend_items(scene: Scene, rows: tuple[str, ...]) -> list:

@@ -1,5 +1,7 @@
 """One frame in one set of matplotlib axes: what was kept, why, and where the rest went."""
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -92,8 +94,7 @@ def map_panel(ax: Axes, scene: Scene, t: int, name: str) -> None:
     """One importance map, bright is high, on the scale of the whole video; kept cells outlined."""
     values = scene.maps[name]
     high = np.quantile(values, 0.99)
-    ax.imshow(values[t], cmap=HEAT, vmin=float(values.min()), vmax=float(high) or 1.0, **_place(scene))
-    _bare(ax)
+    _show(ax, scene, values[t], cmap=HEAT, vmin=float(values.min()), vmax=float(high) or 1.0)
     _outline(ax, scene, t, color="white")
 
 
@@ -112,19 +113,12 @@ def _outline(ax: Axes, scene: Scene, t: int, *, color: str | None = None, filled
         ax.add_collection(PatchCollection(boxes, facecolor=face, edgecolor=edge, linewidth=width, linestyle=style))
 
 
-def _show(ax: Axes, scene: Scene, picture: np.ndarray) -> None:
-    ax.imshow(picture, **_place(scene))
-    _bare(ax)
-
-
-def _place(scene: Scene) -> dict:
-    """Where a picture lies in axes whose unit is a cell, at the frame's own proportions."""
+def _show(ax: Axes, scene: Scene, picture: np.ndarray, **style: Any) -> None:
+    """A picture in bare axes whose unit is a cell, at the frame's own proportions."""
     rows, columns = scene.grid
     height, width = scene.frames.shape[1:3]
-    return {"extent": (0, columns, rows, 0), "aspect": (height / rows) / (width / columns), "interpolation": "nearest"}
-
-
-def _bare(ax: Axes) -> None:
+    aspect = (height / rows) / (width / columns)
+    ax.imshow(picture, extent=(0, columns, rows, 0), aspect=aspect, interpolation="nearest", **style)
     ax.set(xticks=[], yticks=[])
     for spine in ax.spines.values():
         spine.set(color="#BBBBBB", linewidth=0.6)

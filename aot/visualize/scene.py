@@ -91,6 +91,7 @@ def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float
     counts = np.zeros((video.frames, 3), int)
     np.add.at(counts, (frame, kinds), 1)
     target = find_flow(video)
+    ends = None if video.clips is None else np.cumsum(video.clips)
     config = video.config
     plain = config.method == "aot" and config.variant == "default"
     trace = video.trace or {}
@@ -100,7 +101,7 @@ def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float
         kind=kind,
         mass=mass,
         counts=counts,
-        clips=_bounds(video.clips),
+        clips=None if ends is None else np.stack([ends - video.clips, ends], axis=1),
         target=None if target is None else target.numpy().reshape(shape),
         blended=not plain or min(config.merge_strength, config.merge_cap) > 0,
         maps={name: _finite(trace[name].float().cpu().numpy()).reshape(shape) for name in MAPS if name in trace},
@@ -109,13 +110,6 @@ def make_scene(video: CompressedVideo, frames: np.ndarray, times: Sequence[float
         settings=config.to_dict(),
         anchors=config.method == "aot",
     )
-
-
-def _bounds(clips: list[int] | None) -> np.ndarray | None:
-    if clips is None:
-        return None
-    ends = np.cumsum(clips)
-    return np.stack([ends - clips, ends], axis=1)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from .style import CLIP_TINTS, FAINT, INK, look
 
 def counts_chart(ax: Axes, scene: Scene, *, now: int | None = None) -> None:
     """Bars of the tokens kept in each frame by kind, on clips as tinted bands; `now` marks a frame."""
-    _shade_clips(ax, scene)
+    _prepare(ax, scene)
     low = np.zeros(len(scene.times))
     width = 0.72 * _spacing(scene)
     for kind in scene.kinds:
@@ -22,14 +22,13 @@ def counts_chart(ax: Axes, scene: Scene, *, now: int | None = None) -> None:
     ax.axhline(even, color=FAINT, lw=1, ls=(0, (4, 3)), zorder=1)
     ax.text(1.005, even, "even\nshare", transform=ax.get_yaxis_transform(), fontsize=7.5, va="center", color=FAINT)
     ax.set(ylabel="tokens kept\nin the frame", ylim=(0, max(low.max(), even) * 1.22))
-    _finish(ax, scene)
     if now is not None:
         ax.axvline(scene.times[now], color=INK, lw=1.5, zorder=4)
 
 
 def total_chart(ax: Axes, scene: Scene) -> None:
     """Tokens so far with all of them and with the kept ones, against time."""
-    _shade_clips(ax, scene)
+    _prepare(ax, scene)
     per_frame = scene.grid[0] * scene.grid[1]
     half = _spacing(scene) / 2
     edge = np.append(scene.times[0] - half, scene.times + half)
@@ -44,7 +43,6 @@ def total_chart(ax: Axes, scene: Scene) -> None:
             text, (edge[-1], line[-1]), (-4, 4), textcoords="offset points", ha="right", fontsize=8.5, color=color
         )
     ax.set(ylabel="tokens\nso far", ylim=(0, scene.before * 1.2), xlabel="time in the video, s")
-    _finish(ax, scene)
 
 
 def _spacing(scene: Scene) -> float:
@@ -52,17 +50,12 @@ def _spacing(scene: Scene) -> float:
     return float(np.median(np.diff(scene.times))) if len(scene.times) > 1 else 1.0
 
 
-def _shade_clips(ax: Axes, scene: Scene) -> None:
-    """Bands behind the clips."""
+def _prepare(ax: Axes, scene: Scene) -> None:
+    """Axes over the whole time, with bands behind the clips."""
     half = _spacing(scene) / 2
-    if scene.clips is not None:
-        for number, (start, end) in enumerate(scene.clips):
-            left, right = scene.times[start] - half, scene.times[end - 1] + half
-            ax.axvspan(left, right, color=CLIP_TINTS[number % 2], zorder=0, lw=0)
-
-
-def _finish(ax: Axes, scene: Scene) -> None:
-    half = _spacing(scene) / 2
+    for number, (start, end) in enumerate(() if scene.clips is None else scene.clips):
+        left, right = scene.times[start] - half, scene.times[end - 1] + half
+        ax.axvspan(left, right, color=CLIP_TINTS[number % 2], zorder=0, lw=0)
     ax.set_xlim(scene.times[0] - half, scene.times[-1] + half)
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8)

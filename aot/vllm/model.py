@@ -40,17 +40,14 @@ class AOTLlavaOnevisionForConditionalGeneration(LlavaOnevisionForConditionalGene
         tokens, first = [], 0
         for video in pixels:
             part = slice(first, first := first + len(video))
-            tokens.append(self._tokens(features[part], {name: value[part] for name, value in outputs.items()}))
+            compressed = compress(
+                features[part],  # (F, N, D)
+                config=self.videos.config,
+                pool=self.videos.pool,
+                newline=self.image_newline,
+                newline_position=self.videos.newline_position,
+                grid=self.videos.grid,
+                extras={name: value[part] for name, value in outputs.items()},
+            )
+            tokens.append(compressed.tokens)
         return tokens
-
-    def _tokens(self, features: torch.Tensor, outputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Features (F, N, D) of one video, with what the tower gave beside them -> (S, D)."""
-        return compress(
-            features,
-            config=self.videos.config,
-            pool=self.videos.pool,
-            newline=self.image_newline,
-            newline_position=self.videos.newline_position,
-            grid=self.videos.grid,
-            extras=outputs,
-        ).tokens

@@ -84,11 +84,14 @@ class LlavaSettings(VideoSettings):
                 "checkpoint in the layout of transformers, or convert one of LLaVA-NeXT's (aot convert)."
             )
         side, shared = vision.image_size // vision.patch_size, VideoSettings.read(config)
+        layer = getattr(config, "vision_feature_layer", -1)  # whose output the projector reads
+        if not isinstance(layer, int):
+            raise AOTError(f"vision_feature_layer is {layer!r}; only models that read one layer can be compressed.")
         settings = cls(
             config=shared.config,
             frames=shared.frames,
             grid=(side, side),
-            layers=_layers_in_use(config),
+            layers=vision.num_hidden_layers + layer + 1 if layer < 0 else layer,
             pool=getattr(config, "mm_spatial_pool_mode", None) or "bilinear",
             newline_position=getattr(config, "mm_newline_position", None) or "one_token",
         )
@@ -134,11 +137,3 @@ def _compression(settings: Any) -> AOTConfig:
     if config.tower_reuse is not None:
         raise AOTError("vLLM runs the vision tower itself; leave tower_reuse out, or use the split deployment.")
     return config
-
-
-def _layers_in_use(config: Any) -> int:
-    """Tower layers up to the one whose output the projector reads."""
-    layer, depth = getattr(config, "vision_feature_layer", -1), config.vision_config.num_hidden_layers
-    if not isinstance(layer, int):
-        raise AOTError(f"vision_feature_layer is {layer!r}; only models that read one layer can be compressed.")
-    return depth + layer + 1 if layer < 0 else layer

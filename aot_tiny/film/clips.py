@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES
+from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES, Timed
 
 LENGTHS = {16: 0.4, 24: 0.2, 32: 0.2, 48: 0.1, 64: 0.1}  # frames looked at, and the share of clips that have so many
 CAMERAS = ("still", "pan", "zoom", "shake")
@@ -63,7 +63,7 @@ class Camera:
 
 
 @dataclass(frozen=True)
-class Thing:
+class Thing(Timed):
     """One thing on the ground; it is visible in [on, off) and moves during [begin, end].
 
     start, end_at: centres (x, y) before and after its motion. code: what is written on it, for signs only.
@@ -86,12 +86,6 @@ class Thing:
         """Centres on the ground: (2, n)."""
         moved = _ease(times, self.begin, self.end)
         return np.array(self.start)[:, None] * (1 - moved) + np.array(self.end_at)[:, None] * moved
-
-    def visible(self, t: float) -> bool:
-        return self.on <= t < self.off
-
-    def color_at(self, t: float) -> str:
-        return self.color_after if self.change is not None and t >= self.change else self.color
 
 
 @dataclass(frozen=True)

@@ -333,8 +333,14 @@ def _reading(clip: Clip) -> list[Question]:
 
 def caption(clip: Clip) -> str:
     """The clip told in order of time, a sentence a thing."""
-    things = sorted(clip.things, key=lambda t: (t.on, t.start[0]))
-    told = [(t.on, f"A {name(t)} {_told(clip, t)}.") for t in things]
+    told = []
+    for t in sorted(clip.things, key=lambda t: (t.on, t.start[0])):
+        acts, moves = ["appears"] if t.on > 0 else [], motion(clip, t)
+        acts += ["stays still"] if moves == "not at all" else [f"moves {moves}"] if moves else ["moves"]
+        acts += [f"turns {t.color_after}"] if t.change is not None else []
+        acts += ["disappears"] if t.off < clip.frames else []
+        words = acts[0] if len(acts) == 1 else ", ".join(acts[:-1]) + " and " + acts[-1]
+        told.append((t.on, f"A {name(t)} {words}."))
     if clip.needle:
         where = corner(*clip.center(clip.needle, clip.times[shown(clip, clip.needle.on)]))
         told.append((clip.needle.on, f"A {clip.needle.color} star flashes{f' in the {where}' if where else ''}."))
@@ -342,14 +348,6 @@ def caption(clip: Clip) -> str:
         told.append((clip.sign.on, f"A sign says {clip.sign.code}."))
     told += [(t - 0.01, "The scene changes.") for t in clip.cuts[1:]]
     return " ".join(text for _, text in sorted(told, key=lambda pair: pair[0]))
-
-
-def _told(clip: Clip, t: Thing) -> str:
-    acts, moves = ["appears"] if t.on > 0 else [], motion(clip, t)
-    acts += ["stays still"] if moves == "not at all" else [f"moves {moves}"] if moves else ["moves"]
-    acts += [f"turns {t.color_after}"] if t.change is not None else []
-    acts += ["disappears"] if t.off < clip.frames else []
-    return acts[0] if len(acts) == 1 else ", ".join(acts[:-1]) + " and " + acts[-1]
 
 
 def facts(text: str) -> set[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image, ImageDraw
 
+from aot_tiny.drawing import pattern
+
 MARGIN = 0.75  # a texture reaches so many frames beyond each side of the picture
 
 
@@ -24,23 +26,13 @@ def surface(rng: np.random.Generator, size: int) -> np.ndarray:
     kind = rng.choice(["noise", "stripes", "checks", "dots", "slope"], p=[0.6, 0.12, 0.1, 0.1, 0.08])
     amplitude = rng.uniform(5, 18)
     if kind == "noise":
-        pattern = pink_noise(rng, size, rng.uniform(0.9, 1.8))
+        texture = pink_noise(rng, size, rng.uniform(0.9, 1.8))
         amplitude = rng.uniform(8, 20)
-    elif kind == "stripes":
-        angle, waves = rng.uniform(0, np.pi), rng.uniform(2, 9)
-        pattern = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))
-    elif kind == "checks":
-        n = rng.integers(3, 9)
-        pattern = ((x * n).astype(int) + (y * n).astype(int)) % 2 * 2.0 - 1
-    elif kind == "dots":
-        n = rng.uniform(4, 10)
-        pattern = 2.0 * (np.hypot((x * n) % 1 - 0.5, (y * n) % 1 - 0.5) < 0.3) - 0.5
     else:
-        angle = rng.uniform(0, 2 * np.pi)
-        pattern = 2 * (x * np.cos(angle) + y * np.sin(angle))
+        texture = pattern(kind, rng, x, y)
     grain = pink_noise(rng, size, 0.5) * rng.uniform(1, 5)
     tint = rng.uniform(-0.15, 0.15, 3) * amplitude
-    out = base + (amplitude * pattern + grain)[..., None] + tint * pattern[..., None]
+    out = base + (amplitude * texture + grain)[..., None] + tint * texture[..., None]
     return np.clip(out, 20, 165).astype(np.float32)
 
 

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES, mean_in_cells, shape_mask, write_video
+from aot_tiny.drawing import COLORS, DIRECTIONS, NEEDLE, SHAPES, Timed, mean_in_cells, pattern, shape_mask, write_video
 
 MOTIONS = {**DIRECTIONS, "still": (0, 0)}
 
@@ -24,7 +24,7 @@ TIMES = np.linspace(0, DURATION * FPS - 1, FRAMES).astype(int) / FPS
 
 
 @dataclass(frozen=True)
-class Thing:
+class Thing(Timed):
     """One object. Lengths are fractions of the frame, times are seconds; it is visible in [on, off)."""
 
     shape: str
@@ -48,12 +48,6 @@ class Thing:
         a = (times - self.on) / (self.off - self.on)
         start, end = np.array(self.start)[:, None], np.array(self.end)[:, None]
         return start + a * (end - start)
-
-    def visible(self, t: float) -> bool:
-        return self.on <= t < self.off
-
-    def color_at(self, t: float) -> str:
-        return self.color_after if self.change is not None and t >= self.change else self.color
 
 
 @dataclass(frozen=True)
@@ -213,28 +207,18 @@ def _background(rng: np.random.Generator, size: int) -> np.ndarray:
     """A dull, textured background (size, size, 3) float32."""
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) / size
     base = rng.uniform(50, 130) + rng.uniform(-18, 18, 3)
-    kind = rng.integers(5)
-    if kind == 0:  # soft blotches
+    kind = ("blotches", "stripes", "checks", "slope", "dots")[rng.integers(5)]
+    if kind == "blotches":
         n = int(rng.integers(3, 9))
         coarse = rng.normal(0, 1, (n + 1, n + 1))
         i, j = np.minimum((y * n).astype(int), n - 1), np.minimum((x * n).astype(int), n - 1)
         fy, fx = y * n - i, x * n - j
-        pattern = ((1 - fy) * ((1 - fx) * coarse[i, j] + fx * coarse[i, j + 1])
+        texture = ((1 - fy) * ((1 - fx) * coarse[i, j] + fx * coarse[i, j + 1])
                    + fy * ((1 - fx) * coarse[i + 1, j] + fx * coarse[i + 1, j + 1]))  # fmt: skip
-    elif kind == 1:  # stripes
-        angle, waves = rng.uniform(0, np.pi), rng.uniform(2, 9)
-        pattern = np.sin(2 * np.pi * waves * (x * np.cos(angle) + y * np.sin(angle)))
-    elif kind == 2:  # checks
-        n = rng.integers(3, 9)
-        pattern = ((x * n).astype(int) + (y * n).astype(int)) % 2 * 2.0 - 1
-    elif kind == 3:  # slope
-        angle = rng.uniform(0, 2 * np.pi)
-        pattern = 2 * (x * np.cos(angle) + y * np.sin(angle))
-    else:  # dots
-        n = rng.uniform(4, 10)
-        pattern = 2.0 * (np.hypot((x * n) % 1 - 0.5, (y * n) % 1 - 0.5) < 0.3) - 0.5
+    else:
+        texture = pattern(kind, rng, x, y)
     amplitude = rng.uniform(5, 18)
-    return (base + amplitude * pattern[..., None]).astype(np.float32)
+    return (base + amplitude * texture[..., None]).astype(np.float32)
 
 
 def write_clip(path: str | Path, seed: int = 0, *, size: int = 192) -> Clip:

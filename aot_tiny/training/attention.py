@@ -88,8 +88,15 @@ def packed_attention(
         guides.watch(module.layer_idx, query[:, 0] * scale, key[:, 0])
     group = query.shape[1] // key.shape[1]
     key, value = key.repeat_interleave(group, 1), value.repeat_interleave(group, 1)
+    # the head attends causally to itself
     head = layout.head
-    shared = _causal(query[:, :, :head] * scale, key[:, :, :head], value[:, :, :head])
+    own = (query[:, :, :head] * scale, key[:, :, :head], value[:, :, :head])  # (B, H, head, d)
+    if head > SHORT:
+        shared = scaled_dot_product_attention(*own, is_causal=True, scale=1.0)
+    else:
+        bias = torch.full((head, head), float("-inf"), dtype=dtype, device=query.device).triu(1)
+        shared = RowAttention.apply(*(x.flatten(0, 1) for x in own), bias).view_as(own[0])
+    # the rows to it, and causally to themselves
     parts, at = [shared], head
     for (count, size), bias in zip(layout.rows, row_biases, strict=True):
         end = at + count * size
@@ -104,15 +111,6 @@ def packed_attention(
         parts.append(rows.transpose(1, 2).flatten(2, 3))
         at = end
     return torch.cat(parts, 2).transpose(1, 2), None
-
-
-def _causal(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """Causal attention of the head (B, H, L, d) to itself; query already scaled."""
-    length = query.shape[2]
-    if length > SHORT:
-        return scaled_dot_product_attention(query, key, value, is_causal=True, scale=1.0)
-    bias = torch.full((length, length), float("-inf"), dtype=query.dtype, device=query.device).triu(1)
-    return RowAttention.apply(*(x.flatten(0, 1) for x in (query, key, value)), bias).view_as(query)
 
 
 AttentionInterface.register(NAME, packed_attention)

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from aot_tiny.training import attention
 from aot_tiny.training.attention import Layout
 from aot_tiny.training.data import FRAME_CLASSES, FRAME_FLAGS, IGNORE, TOKEN_CLASSES
+from aot_tiny.training.packing import visual_order
 
 
 class Tracker(nn.Module):
@@ -81,7 +82,14 @@ class VideoObjective(nn.Module):
             inputs_embeds=embeds, attention_mask={"full_attention": None}, position_ids=position, layout=layout,
             row_biases=biases, guides=guides, output_hidden_states=True, use_cache=False,
         )  # fmt: skip
-        loss, seen = self._answers(out.last_hidden_state[:, :-1], labels[:, 1:], weight[:, 1:])
+        # cross-entropy of the answers' tokens by their weights, and the share of them that are right
+        labels, weight = labels[:, 1:], weight[:, 1:]
+        said = labels != IGNORE
+        logits, target, weight = lm.lm_head(out.last_hidden_state[:, :-1][said]).float(), labels[said], weight[said]
+        loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
+        right, letter = logits.argmax(-1) == target, torch.isin(target, self.letters.to(target))
+        seen = {"words": loss.detach(), "token": right.float().mean().detach()}
+        seen["letter"] = right[letter].float().mean().detach()
         if self.tracking:
             hidden = out.hidden_states[self.layer][:, start:end].float()
             cells, lines = (hidden[part].unflatten(0, (len(ids), -1)) for part in (~line, line))
@@ -91,15 +99,6 @@ class VideoObjective(nn.Module):
             extra, known = guides.loss()
             loss, seen = loss + self.guiding * extra, seen | known
         return {"loss": loss, **seen}
-
-    def _answers(self, hidden, labels, weight):
-        """Weighted cross-entropy of the answers' tokens, and the share of them that are right."""
-        said = labels != IGNORE
-        logits, target, weight = self.model.lm_head(hidden[said]).float(), labels[said], weight[said]
-        loss = (F.cross_entropy(logits, target, reduction="none") * weight).sum() / weight.sum()
-        right, letter = logits.argmax(-1) == target, torch.isin(target, self.letters.to(target))
-        seen = {"words": loss.detach(), "token": right.float().mean().detach()}
-        return loss, seen | {"letter": right[letter].float().mean().detach()}
 
     def _visual(self, pixels: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """pixels (B, T, 3, S, S) to what the language model reads: the kept pooled tokens, a newline behind each frame.
@@ -114,9 +113,7 @@ class VideoObjective(nn.Module):
         cells = cells.unflatten(0, pixels.shape[:2]).flatten(1, 2)  # (B, T·P, D)
         newline = self.model.model.image_newline.to(cells).expand(len(cells), frames, -1)
         both = torch.cat([cells, newline], 1)
-        index = torch.arange(frames, device=keep.device).expand(len(keep), -1)
-        key = torch.cat([keep.float(), index * per_frame + per_frame - 0.5], 1)
-        order = torch.cat([keep, frames * per_frame + index], 1).gather(1, key.argsort(1))
+        order = visual_order(keep, frames, per_frame)
         return both.gather(1, order.unsqueeze(-1).expand(-1, -1, both.shape[-1])), order >= frames * per_frame
 
     def _stretched(self, position: torch.Tensor, start: int, end: int, *, most: float) -> torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -109,10 +110,13 @@ class ClipConversations(Dataset):
 
 
 def visual_order(keep: torch.Tensor, frames: int, per_frame: int) -> torch.Tensor:
-    """(kept + T,) what the head holds, in order: kept places t·P + p of every frame, then its newline, T·P + t."""
-    newline = torch.arange(frames)
-    key = torch.cat([keep, newline * per_frame + per_frame - 0.5])  # a newline stands behind its frame's last place
-    return torch.cat([keep, frames * per_frame + newline])[key.argsort()]
+    """(..., kept + T) what the head holds, in order: kept places t·P + p of every frame, then its newline, T·P + t.
+
+    keep: (..., kept) flat places.
+    """
+    newline = torch.arange(frames, device=keep.device).expand(*keep.shape[:-1], -1)
+    key = torch.cat([keep, newline * per_frame + per_frame - 0.5], -1)  # a newline stands behind its frame's last place
+    return torch.cat([keep, frames * per_frame + newline], -1).gather(-1, key.argsort(-1))
 
 
 def _evidence(evidence: Evidence | None, owner: np.ndarray) -> torch.Tensor:
@@ -136,7 +140,8 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     length) of the groups, filled in order. balance: answers of n tokens weigh n^(1 - balance).
     """
     head = len(prefix) + samples[0]["looks"].shape[1]
-    starts = list(_rows(head, rows))
+    sizes = [size for count, size in rows for _ in range(count)]
+    starts = list(zip(accumulate(sizes, initial=head), sizes, strict=False))
     blind = torch.tensor([[not s.video for s in sample["segments"]] for sample in samples])
     layout = Layout(len(prefix), head, tuple(rows), blind)
     shape = (len(samples), layout.length)
@@ -144,7 +149,7 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     ids[:, : len(prefix)] = torch.tensor(prefix)
     visible = torch.arange(layout.length) < torch.where(blind, len(prefix), head)[..., None]  # (B, R, L)
     query, targets = torch.zeros(blind.shape, dtype=torch.long), {g: torch.zeros_like(visible) for g in GUIDES}
-    behind = torch.cat([head + torch.arange(size) for _, size in starts]).float()
+    behind = torch.cat([head + torch.arange(size) for size in sizes]).float()
     position = torch.cat([torch.arange(head).float(), behind]).repeat(len(samples), 1)
     for b, sample in enumerate(samples):
         for r, (part, (at, size)) in enumerate(zip(sample["segments"], starts, strict=True)):
@@ -165,11 +170,3 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     batch |= {name: torch.stack([s[name] for s in samples]) for name in ("pixels", "keep")}
     batch |= {k: torch.stack([s["tracks"][k] for s in samples]) for k in samples[0]["tracks"]}
     return batch
-
-
-def _rows(at: int, rows):
-    """(start, length) of every row."""
-    for count, size in rows:
-        for _ in range(count):
-            yield at, size
-            at += size

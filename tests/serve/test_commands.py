@@ -26,7 +26,8 @@ ROOT = Path(__file__).parents[2]
 @pytest.fixture(scope="module")
 def tree():
     parser = make_parser()
-    parser.load_all()
+    for subcommand in parser.subcommands:
+        subcommand.load()
     return parser
 
 

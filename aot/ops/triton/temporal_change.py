@@ -69,8 +69,11 @@ def temporal_change(tokens: torch.Tensor, before: torch.Tensor | None) -> torch.
     """(T, P) float32; arguments as in `aot.ops.temporal_change`."""
     tokens = tokens.contiguous()
     frames, per_frame, dim = tokens.shape
-    if before is None:
-        before, stride = _mean(tokens[0]), 0
+    if before is None:  # the mean of the first frame's tokens at length 1
+        inverse, before = (torch.empty(n, dtype=torch.float32, device=tokens.device) for n in (per_frame, dim))
+        length_kernel[(triton.cdiv(per_frame, 16),)](tokens, inverse, per_frame, dim, dim, BP=16, BD=256)
+        mean_kernel[(triton.cdiv(dim, 64),)](tokens, inverse, before, per_frame, dim, dim, BP=32, BD=64)
+        stride = 0
     else:
         before, stride = before.contiguous(), dim
     change = torch.empty(frames, per_frame, dtype=torch.float32, device=tokens.device)
@@ -78,13 +81,3 @@ def temporal_change(tokens: torch.Tensor, before: torch.Tensor | None) -> torch.
         tokens, before, change, per_frame, dim, dim, stride, BP=16, BD=256
     )
     return change
-
-
-def _mean(tokens: torch.Tensor) -> torch.Tensor:
-    """(D,) float32 mean of tokens (P, D) at length 1."""
-    rows, dim = tokens.shape
-    inverse = torch.empty(rows, dtype=torch.float32, device=tokens.device)
-    mean = torch.empty(dim, dtype=torch.float32, device=tokens.device)
-    length_kernel[(triton.cdiv(rows, 16),)](tokens, inverse, rows, dim, dim, BP=16, BD=256)
-    mean_kernel[(triton.cdiv(dim, 64),)](tokens, inverse, mean, rows, dim, dim, BP=32, BD=64)
-    return mean

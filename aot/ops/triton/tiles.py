@@ -7,16 +7,6 @@ import triton.language as tl
 LOG2E = 1.4426950408889634
 
 
-def head_parts(width: int) -> tuple[int, int]:
-    """A width as a power of two and what is left, padded to one, each at least 16: 72 -> (64, 16).
-
-    Products take powers of two; a head of 72 padded to 128 would cost 78 % more.
-    """
-    main = max(16, 1 << (width.bit_length() - 1))
-    rest = width - main
-    return main, 0 if rest <= 0 else max(16, triton.next_power_of_2(rest))
-
-
 def dot_precision(dtype: torch.dtype) -> str:
     """How tl.dot multiplies: float32 as three tf32 products, which keep its precision; half inputs do not ask."""
     return "tf32x3" if dtype == torch.float32 else "tf32"
