@@ -49,9 +49,7 @@ def _installed() -> bool:
     return find_spec("triton") is not None
 
 
-@cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return torch.cuda.get_device_capability(device)
+_capability = cache(torch.cuda.get_device_capability)
 
 
 @cache

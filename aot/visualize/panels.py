@@ -32,8 +32,11 @@ def draw_panel(ax: Axes, scene: Scene, t: int, name: str) -> None:
             kept_panel(ax, scene, t)
         case "merged":
             merged_panel(ax, scene, t)
-        case _:
-            map_panel(ax, scene, t, next(iter(scene.maps)) if name == "why" else name)
+        case _:  # bright is high, on the scale of the whole video
+            values = scene.maps[next(iter(scene.maps)) if name == "why" else name]
+            high = float(np.quantile(values, 0.99)) or 1.0
+            _show(ax, scene, values[t], cmap=HEAT, vmin=float(values.min()), vmax=high)
+            _outline(ax, scene, t, color="white")
 
 
 def kept_panel(ax: Axes, scene: Scene, t: int) -> None:
@@ -88,14 +91,6 @@ def merged_panel(ax: Axes, scene: Scene, t: int) -> None:
         for y, x in zip(*np.nonzero(scene.kind[t] >= 0), strict=True):
             text = f"{scene.mass[t, y, x]:.0f}"
             ax.text(x + 0.5, y + 0.53, text, ha="center", va="center", fontsize=min(0.5 * size, 9), color=INK)
-
-
-def map_panel(ax: Axes, scene: Scene, t: int, name: str) -> None:
-    """One importance map, bright is high, on the scale of the whole video; kept cells outlined."""
-    values = scene.maps[name]
-    high = np.quantile(values, 0.99)
-    _show(ax, scene, values[t], cmap=HEAT, vmin=float(values.min()), vmax=float(high) or 1.0)
-    _outline(ax, scene, t, color="white")
 
 
 def _outline(ax: Axes, scene: Scene, t: int, *, color: str | None = None, filled: bool = False) -> None:

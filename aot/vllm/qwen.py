@@ -239,8 +239,7 @@ class ReducedVideos:
     def _postprocess_video_embeds_evs(self, embeds: tuple[torch.Tensor, ...], _: Any) -> tuple[torch.Tensor, ...]:
         return embeds
 
-    def _postprocess_image_embeds_evs(self, embeds: tuple[torch.Tensor, ...], _: Any) -> tuple[torch.Tensor, ...]:
-        return embeds  # positions of images are known
+    _postprocess_image_embeds_evs = _postprocess_video_embeds_evs  # positions of images are known
 
     def get_mrope_input_positions(
         self, input_tokens: list[int], mm_features: list[MultiModalFeatureSpec]

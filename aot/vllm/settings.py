@@ -35,7 +35,18 @@ class VideoSettings:
         """
         frames = getattr(config, "mm_video_frames", None)
         frames = FRAMES if frames is None else count("mm_video_frames", frames, 1)
-        settings = cls(config=_compression(getattr(config, "aot", None)), frames=frames)
+        given = getattr(config, "aot", None)
+        if given is not None and not isinstance(given, Mapping):
+            raise AOTError(f'aot is {given!r}; give a mapping of settings, such as {{"retention": 0.1}}, or null.')
+        compression = _WHOLE if given is None else AOTConfig.from_dict(given)
+        if get_method(compression.method).in_llm:
+            raise AOTError(
+                f"Method {compression.method!r} drops tokens inside the language model, which vLLM has no place for; "
+                "choose one that acts before it."
+            )
+        if compression.tower_reuse is not None:
+            raise AOTError("vLLM runs the vision tower itself; leave tower_reuse out, or use the split deployment.")
+        settings = cls(config=compression, frames=frames)
         settings.token_count(frames, 1)
         return settings
 
@@ -121,19 +132,3 @@ class LlavaSettings(VideoSettings):
 def settings_of(config: Any) -> VideoSettings:
     """Settings of a model's configuration, of the family that it is of."""
     return (LlavaSettings if config.model_type == "llava_onevision" else VideoSettings).read(config)
-
-
-def _compression(settings: Any) -> AOTConfig:
-    if settings is None:
-        return _WHOLE
-    if not isinstance(settings, Mapping):
-        raise AOTError(f'aot is {settings!r}; give a mapping of settings, such as {{"retention": 0.1}}, or null.')
-    config = AOTConfig.from_dict(settings)
-    if get_method(config.method).in_llm:
-        raise AOTError(
-            f"Method {config.method!r} drops tokens inside the language model, which vLLM has no place for; choose "
-            "one that acts before it."
-        )
-    if config.tower_reuse is not None:
-        raise AOTError("vLLM runs the vision tower itself; leave tower_reuse out, or use the split deployment.")
-    return config

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from aot_tiny.shapes.clips import write_clip
-from aot_tiny.shapes.questions import Question, make_questions
+from aot_tiny.shapes.questions import make_questions
 
 FIRST = 20_000_000  # seed of the first clip, beyond those of the exam and of the embedded model's own training
 
@@ -24,8 +24,12 @@ def write_conversations(folder: Path, clips: int, *, turns: int = 0) -> Path:
         name = f"{seed}.mp4"
         questions = make_questions(write_clip(folder / name, seed))
         if turns:
-            talk = _conversation(_in_both_forms(questions, np.random.default_rng(seed))[:turns])
-            samples.append({"id": str(seed), "video": name, "conversations": talk})
+            rng, exchanges = np.random.default_rng(seed), []
+            for question in (questions[number] for number in rng.permutation(len(questions))):
+                letter = str(rng.choice(list(question.letters())))
+                by_letter = question.choice_prompt(question.options(rng, letter)), letter
+                exchanges.append(by_letter if rng.random() < 0.5 else (question.open_prompt(), question.answer))
+            samples.append({"id": str(seed), "video": name, "conversations": _conversation(exchanges[:turns])})
             continue
         for question in random.Random(seed).sample(questions, 2):
             talk = _conversation([(question.open_prompt(), question.answer)])
@@ -33,16 +37,6 @@ def write_conversations(folder: Path, clips: int, *, turns: int = 0) -> Path:
     path = folder / "data.json"
     path.write_text(json.dumps(samples, indent=1))
     return path
-
-
-def _in_both_forms(questions: list[Question], rng: np.random.Generator) -> list[tuple[str, str]]:
-    """(prompt, answer) of each question, in any order, in words or by letter."""
-    exchanges = []
-    for number in rng.permutation(len(questions)):
-        question, letter = questions[number], str(rng.choice(list(questions[number].letters())))
-        by_letter = question.choice_prompt(question.options(rng, letter)), letter
-        exchanges.append(by_letter if rng.random() < 0.5 else (question.open_prompt(), question.answer))
-    return exchanges
 
 
 def _conversation(exchanges: list[tuple[str, str]]) -> list[dict[str, str]]:

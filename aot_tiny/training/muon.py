@@ -9,13 +9,17 @@ from __future__ import annotations
 
 import torch
 
+STEPS = 5  # Newton-Schulz
+MOMENTUM = 0.95  # Muon's
+BETAS, EPS = (0.9, 0.98), 1e-8  # AdamW's
 
-def orthogonalised(matrix: torch.Tensor, steps: int = 5, *, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
+
+def orthogonalised(matrix: torch.Tensor, *, dtype: torch.dtype = torch.bfloat16) -> torch.Tensor:
     """Singular values of (..., m, n) matrices pulled to about one, by products in dtype."""
     x = matrix.to(dtype)
     x = x if x.shape[-2] <= x.shape[-1] else x.mT
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for _ in range(STEPS):
         a = x @ x.mT
         x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
     return (x if matrix.shape[-2] <= matrix.shape[-1] else x.mT).to(matrix.dtype)
@@ -24,15 +28,12 @@ def orthogonalised(matrix: torch.Tensor, steps: int = 5, *, dtype: torch.dtype =
 class Muon(torch.optim.Optimizer):
     """groups: parameter groups; those with muon=True hold matrices only.
 
-    lr, weight_decay (decoupled) as in AdamW. momentum is Muon's, betas and eps are AdamW's. dtype: of Muon's products.
+    lr, weight_decay (decoupled) as in AdamW. dtype: of Muon's products.
     """
 
-    def __init__(
-        self, groups, *, lr: float, momentum: float = 0.95, betas=(0.9, 0.98), eps: float = 1e-8,
-        dtype: torch.dtype = torch.bfloat16,
-    ):  # fmt: skip
+    def __init__(self, groups, *, lr: float, dtype: torch.dtype = torch.bfloat16):
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0, "muon": False})
-        self.momentum, self.betas, self.eps, self.dtype = momentum, betas, eps, dtype
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure=None):
@@ -56,14 +57,14 @@ class Muon(torch.optim.Optimizer):
             for p in same:
                 state = self.state[p]
                 momentum = state.setdefault("momentum", torch.zeros_like(p))
-                momentum.lerp_(p.grad, 1 - self.momentum)
-                updates.append(p.grad.lerp(momentum, self.momentum))
+                momentum.lerp_(p.grad, 1 - MOMENTUM)
+                updates.append(p.grad.lerp(momentum, MOMENTUM))
             size = 0.2 * max(shape) ** 0.5
             for p, update in zip(same, orthogonalised(torch.stack(updates), dtype=self.dtype), strict=True):
                 p.add_(update, alpha=-lr * size)
 
     def _adam(self, parameters: list[torch.Tensor], lr: float) -> None:
-        first, second = self.betas
+        first, second = BETAS
         for p in parameters:
             state = self.state[p]
             if not state:
@@ -73,4 +74,4 @@ class Muon(torch.optim.Optimizer):
             state["square"].lerp_(p.grad.square(), 1 - second)
             mean = state["mean"] / (1 - first ** state["step"])
             square = state["square"] / (1 - second ** state["step"])
-            p.addcdiv_(mean, square.sqrt() + self.eps, value=-lr)
+            p.addcdiv_(mean, square.sqrt() + EPS, value=-lr)

@@ -13,6 +13,7 @@ from aot_tiny.film.clips import COLORS, SHAPES, sample_clip
 from llava.eval.jsonl import write_whole
 
 VOCABULARY = 1024
+CLIPS = 400  # that the words are taken from
 SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHAT_TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
@@ -21,14 +22,14 @@ CHAT_TEMPLATE = (
 )
 
 
-def corpus(clips: int = 400) -> Iterator[str]:
+def corpus() -> Iterator[str]:
     """Text of every kind that the model reads or writes."""
     rng = np.random.default_rng(0)
     yield from ["<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n"] * 50
     yield from ["<|im_start|>assistant\n", "user\n", "red green blue yellow\n", *qa.CAPTION_PROMPTS] * 50
     for word in (*COLORS, *SHAPES, *qa.MOTIONS, *qa.CORNERS, *qa.CHANGES, *qa.QUARTERS, *qa.NUMBERS, *qa.YES_NO):
         yield from [word, f" {word}"] * 50
-    for seed in range(clips):
+    for seed in range(CLIPS):
         clip = sample_clip(seed)
         yield f"{qa.caption(clip)} The answer is red."
         for i, question in enumerate(qa.make_questions(clip)):
