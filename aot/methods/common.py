@@ -117,10 +117,10 @@ def frame_segments(lengths: list[int], device: torch.device) -> tuple[torch.Tens
     return start, torch.searchsorted(start, frame, right=True) - 1
 
 
-def segment_means(values: torch.Tensor, segment: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """(G, ...) means over the frames of each segment. values: (T, ...) float. segment: (T,) int64. lengths: frames."""
-    sums = values.new_zeros(len(lengths), *values.shape[1:]).index_add_(0, segment, values)
-    return sums / torch.tensor(lengths, device=values.device).view(-1, *[1] * (values.dim() - 1))
+def segment_means(values: torch.Tensor, segment: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """(G, ...) means over the frames of each segment. values: (T, ...) float. segment: (T,), length: (G,) int64."""
+    sums = values.new_zeros(len(length), *values.shape[1:]).index_add_(0, segment, values)
+    return sums / length.view(-1, *[1] * (values.dim() - 1))
 
 
 def split_static(
@@ -139,7 +139,7 @@ def split_static(
     order = score.masked_fill(~static, -torch.inf).flatten().argsort(descending=True, stable=True)
     saved = (static * (length - 1).unsqueeze(1)).flatten()[order].cumsum(0)
     allowed = torch.zeros_like(static.flatten()).index_copy_(0, order, saved <= frames * per_frame - budget)
-    means = segment_means(at_least_float32(tokens), segment, lengths)
+    means = segment_means(at_least_float32(tokens), segment, length)
     return StaticSplit(lengths, segment, start, length, static & allowed.view_as(static), means)
 
 

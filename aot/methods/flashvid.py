@@ -56,7 +56,9 @@ def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
 
     units = unit(video.pooled)
     saliency = relative_importance(video.pooled_extra("attention_last"))
-    scene = segment_means(means, segment, clips)[segment]  # (T, D), the mean of each frame's segment
+    scene = segment_means(means, segment, torch.tensor(clips, device=device))[
+        segment
+    ]  # (T, D), the mean of each frame's segment
     relevance = torch.einsum("tpd,td->tp", video.pooled.float(), scene).clamp_min(0)
     chosen = diverse_tokens(units, saliency * relevance, diverse)
     joined, partner = link(units, chosen, segment, merged, config.options["link_above"])

@@ -47,7 +47,8 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     alike = (means @ means.T).double().tolist()
     lengths = frame_groups(alike, 1 - config.options["frame_threshold"], int(1 / config.retention))
     start, segment = frame_segments(lengths, pooled.device)
-    tokens = segment_means(at_least_float32(pooled), segment, lengths)
+    length = torch.tensor(lengths, device=pooled.device)
+    tokens = segment_means(at_least_float32(pooled), segment, length)
     # 2. shares
     firsts = [sum(lengths[:group]) for group in range(len(lengths))]
     shares = group_shares([[alike[a][b] for b in firsts] for a in firsts], budget, per_frame)
@@ -68,7 +69,7 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     stays = torch.zeros_like(taken.flatten()).index_fill_(0, kept, True)
     reached = near & stays.view(len(near), 1, -1) & ~stays.view(len(near), -1, 1)  # (F, left behind, kept)
     shared = reached / reached.sum(-1, keepdim=True).clamp_min(1)
-    mass = torch.tensor(lengths, device=pooled.device).unsqueeze(1) * (1 + shared.sum(dim=1))
+    mass = length.unsqueeze(1) * (1 + shared.sum(dim=1))
     index = start[kept // per_frame] * per_frame + kept % per_frame
     merged = near.flatten(0, 1).sum(-1)[kept] > 1
     return Selection.from_indices(

@@ -6,6 +6,7 @@ import io
 
 import numpy as np
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from aot_tiny.film import questions as qa
@@ -28,18 +29,6 @@ TOKEN_CLASSES = {
 }  # fmt: skip
 
 
-def jpeg(frames: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The frames (T, H, W, 3) after lossy coding, as a stand-in for the video codec."""
-    from PIL import Image
-
-    out = []
-    for frame in frames:
-        buffer = io.BytesIO()
-        Image.fromarray(frame).save(buffer, "jpeg", quality=int(rng.integers(75, 96)))
-        out.append(np.asarray(Image.open(buffer)))
-    return np.stack(out)
-
-
 def draw(world: World, clip: Clip, size: int, grid: int, *, some: int | None = None):
     """A clip to train on: pixels (T, 3, size, size) in [-1, 1], how much of each cell each drawn thing covers
     (T, things, grid, grid) in 0..1, and the instants (T,).
@@ -50,8 +39,13 @@ def draw(world: World, clip: Clip, size: int, grid: int, *, some: int | None = N
     if some is not None:
         times = np.sort(rng.choice(times, min(some, len(times)), replace=False))
     pictures, cover = world.draw(clip, times, size, grid)
-    if rng.random() < 0.5:
-        pictures = jpeg(pictures, rng)
+    if rng.random() < 0.5:  # lossy coding, as a stand-in for the video codec
+        coded = []
+        for picture in pictures:
+            buffer = io.BytesIO()
+            Image.fromarray(picture).save(buffer, "jpeg", quality=int(rng.integers(75, 96)))
+            coded.append(np.asarray(Image.open(buffer)))
+        pictures = np.stack(coded)
     pixels = torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
     return pixels, cover, times
 

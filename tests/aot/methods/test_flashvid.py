@@ -89,7 +89,7 @@ def test_counts_by_hand():
     assert counts.tolist() == [3, 1, 2, 1]
     nothing = torch.zeros(4, dtype=torch.int64)
     assert cluster_counts(nothing, nothing, segment, 0).tolist() == [0, 0, 0, 0]
-    means = segment_means(torch.tensor([[1.0], [3], [5], [8]]), segment, [2, 2])[segment]
+    means = segment_means(torch.tensor([[1.0], [3], [5], [8]]), segment, torch.tensor([2, 2]))[segment]
     assert means.tolist() == [[2.0], [2.0], [6.5], [6.5]]
 
 
