@@ -239,15 +239,14 @@ def _start(
 ) -> tuple[WorkerProcess, str, Choice]:
     """(a process that is about to send the chosen frames, the decoder's name, the choice); the stack ends it."""
     check_path(path)
-    worker = stack.enter_context(WorkerProcess("judge" if decoder == "decord" else task, path, deadline=deadline))
-    worker.stopped = stopped
+    limits = {"deadline": deadline, "stopped": stopped}
+    worker = stack.enter_context(WorkerProcess("judge" if decoder == "decord" else task, path, **limits))
     message = worker.line()
     choice = choose_frames_among(worker, message, choose)
     if decoder != "decord" or message["decoder"] == "folder":
         worker.send(choice.wanted.tolist())
         return worker, message["decoder"], choice
     worker.kill()
-    worker = stack.enter_context(WorkerProcess("decord", path, deadline=deadline))
-    worker.stopped = stopped
+    worker = stack.enter_context(WorkerProcess("decord", path, **limits))
     worker.send([choice.wanted.tolist(), len(choice.times)])
     return worker, "decord", choice

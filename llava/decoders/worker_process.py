@@ -39,9 +39,16 @@ class WorkerProcess:
     waits gets DecoderFailed once it is set. pass_fds: descriptors that it may use.
     """
 
-    stopped: threading.Event | None = None
-
-    def __init__(self, task: str, path: str, *, deadline: float, pass_fds: Sequence[int] = ()):
+    def __init__(
+        self,
+        task: str,
+        path: str,
+        *,
+        deadline: float,
+        stopped: threading.Event | None = None,
+        pass_fds: Sequence[int] = (),
+    ):
+        self.stopped = stopped
         self.name = "decord" if task == "decord" else "The decoder"
         self.silence, self.deadline = SILENCE if task == "decord" else None, deadline
         self.process = subprocess.Popen(
