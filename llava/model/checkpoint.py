@@ -156,8 +156,7 @@ def check_folder(folder: Path) -> None:
                 )
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror}); check its permissions.") from error
-    whole = WEIGHTS in names or INDEX in names
-    if not whole:
+    if WEIGHTS not in names and INDEX not in names:
         raise CheckpointError(f"{folder} {_instead(folder, names)}.")
     if "config.json" not in names:
         raise CheckpointError(f"{folder} holds no config.json; give the folder of a complete checkpoint.")
