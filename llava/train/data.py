@@ -83,7 +83,9 @@ class Conversations(Dataset):
             images, sizes, modalities = [torch.zeros(3, *self.processor.size)], [self.processor.size[::-1]], ["text"]
         masked = {"template": self.template, "assistant_only_loss": self.arguments.assistant_only_loss}
         ids, labels = tokenize(turns, self.tokenizer, system=sample.system, **masked)
-        retention = self._retention(place)
+        retention = None
+        if self.retention is not None:
+            retention = random.Random(f"{self.seed} {place}").uniform(self.retention[0], self.retention[-1])
         return {
             "input_ids": ids,
             "labels": labels,
@@ -108,11 +110,6 @@ class Conversations(Dataset):
             turns = [(who, text.replace(mark, told_first, 1) if i == first else text) for i, (who, text) in
                      enumerate(turns)]  # fmt: skip
         return self.processor.resize(video.frames), turns
-
-    def _retention(self, place: int) -> float | None:
-        if self.retention is None:
-            return None
-        return random.Random(f"{self.seed} {place}").uniform(self.retention[0], self.retention[-1])
 
 
 class _Padded:
