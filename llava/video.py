@@ -139,13 +139,6 @@ def open_video(
         limits = {"max_seconds": max_seconds, "max_frames": max_frames, "stopped": stopped}
         choose = _sampler_by_change(path, num_frames, decoder=decoder, time_limit=time_limit, **limits)
 
-    def with_progress(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
-        with _as_video_error(path, decoder, time_limit):
-            for done, frame in enumerate(frames, start=1):
-                if progress:
-                    progress(done, total)
-                yield frame
-
     with ExitStack() as stack:
         with _as_video_error(path, decoder, time_limit):
             deadline = time.monotonic() + time_limit
@@ -160,7 +153,12 @@ def open_video(
                     f"The video has {len(choice.times)} frames and the limit is {max_frames}; cut out the part you "
                     "want to ask about."
                 )
-        yield FrameStream(choice, with_progress(each_frame(worker, choice), len(choice.wanted)), name, worker)
+
+        def frames() -> Iterator[np.ndarray]:
+            with _as_video_error(path, decoder, time_limit):
+                yield from each_frame(worker, choice, progress)
+
+        yield FrameStream(choice, frames(), name, worker)
 
 
 def _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit) -> FrameSampler:

@@ -164,14 +164,16 @@ def read_frames(
     return frames if len(frames) == len(choice.indices) else frames[repeated], choice
 
 
-def each_frame(worker: WorkerProcess, choice: Choice) -> Iterator[np.ndarray]:
+def each_frame(worker: WorkerProcess, choice: Choice, progress: Progress | None) -> Iterator[np.ndarray]:
     """The distinct frames of a choice, (H,W,3) uint8 each, one at a time; the errors of `read_frames`."""
-    for _ in choice.wanted:
+    for done in range(1, len(choice.wanted) + 1):
         message = worker.line()
         if "count" in message:
             raise DecoderFailed(f"{worker.name} takes back which frames there are")
         frame = _frame_buffer(1, (message["height"], message["width"], 3))[0]
         worker.fill(memoryview(frame).cast("B"))
+        if progress:
+            progress(done, len(choice.wanted))
         yield frame
 
 
