@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -147,8 +146,9 @@ def run_sweep(sweep: Sweep, output: Path, launch: Launch) -> Summary:
             result = read_result(run.folder)
             if result is None or result["failed"]:
                 what, store = f"{run.name} (run {number} of {len(distinct)})", ResponseStore(run.store)
-                show = partial(progress.show, what)
-                error = launch_run(run, launch, on_poll=lambda s=store, show=show: show(s.answered(), s.expected()))
+                error = launch_run(
+                    run, launch, on_poll=lambda w=what, s=store: progress.show(w, s.answered(), s.expected())
+                )
                 if launch.node_rank == 0:
                     result = read_result(run.folder)
                 if error:

@@ -84,8 +84,7 @@ class Upstream:
             async with self.http.stream(method, path, content=body, headers=headers) as response:
                 if (status := response.status_code) != 200:
                     # the client hears a refusal of its own request as it was worded, anything else as a failure
-                    message = said(await response.aread()) if 400 <= status < 500 else ""
-                    if message:
+                    if (message := said(await response.aread())) and 400 <= status < 500:
                         raise ServerError(message, status=status)
                     raise ServerError(_FAILED.format(f"answered {status}"))
                 yield response
