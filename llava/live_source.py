@@ -87,8 +87,9 @@ class LiveSource:
             try:
                 descriptor = self._settings["input"]
                 inherited = () if descriptor is None else (descriptor,)
-                with WorkerProcess("watch", self.source, deadline=math.inf, pass_fds=inherited) as worker:
-                    worker.stopped, worker.silence = self._stopped, self._patience
+                how = {"deadline": math.inf, "stopped": self._stopped, "pass_fds": inherited}
+                with WorkerProcess("watch", self.source, **how) as worker:
+                    worker.silence = self._patience
                     worker.send(self._settings)
                     for frame in self._frames(worker):
                         wait = 1.0

@@ -157,12 +157,10 @@ class KeywordsStoppingCriteria:
 
     def __call__(self, output_ids: torch.Tensor, scores=None, **kwargs) -> torch.Tensor:
         """output_ids: (B, L) new tokens. Returns (B,) bool, True where the row is done."""
-        rows = output_ids[:, -self.max_keyword_len :].tolist() if self.max_keyword_len else []
-        done = [self._ends(row) for row in rows] or [False] * output_ids.shape[0]
+        done = [False] * output_ids.shape[0]
+        for row, tail in enumerate(output_ids[:, -self.max_keyword_len :].tolist() if self.max_keyword_len else []):
+            done[row] = any(ids and tail[-len(ids) :] == ids for ids in self.keyword_ids)
+            if not done[row]:
+                text = self.tokenizer.decode(tail, skip_special_tokens=True)
+                done[row] = any(keyword in text for keyword in self.keywords)
         return torch.tensor(done, device=output_ids.device)
-
-    def _ends(self, tail: list[int]) -> bool:
-        if any(ids and tail[-len(ids) :] == ids for ids in self.keyword_ids):
-            return True
-        text = self.tokenizer.decode(tail, skip_special_tokens=True)
-        return any(keyword in text for keyword in self.keywords)

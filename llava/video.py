@@ -139,13 +139,6 @@ def open_video(
         limits = {"max_seconds": max_seconds, "max_frames": max_frames, "stopped": stopped}
         choose = _sampler_by_change(path, num_frames, decoder=decoder, time_limit=time_limit, **limits)
 
-    def with_progress(frames: Iterable[np.ndarray], total: int) -> Iterator[np.ndarray]:
-        with _as_video_error(path, decoder, time_limit):
-            for done, frame in enumerate(frames, start=1):
-                if progress:
-                    progress(done, total)
-                yield frame
-
     with ExitStack() as stack:
         with _as_video_error(path, decoder, time_limit):
             deadline = time.monotonic() + time_limit
@@ -160,7 +153,12 @@ def open_video(
                     f"The video has {len(choice.times)} frames and the limit is {max_frames}; cut out the part you "
                     "want to ask about."
                 )
-        yield FrameStream(choice, with_progress(each_frame(worker, choice), len(choice.wanted)), name, worker)
+
+        def frames() -> Iterator[np.ndarray]:
+            with _as_video_error(path, decoder, time_limit):
+                yield from each_frame(worker, choice, progress)
+
+        yield FrameStream(choice, frames(), name, worker)
 
 
 def _frame_sampler(num_frames, fps, force_sample, repeat, decoder, time_limit) -> FrameSampler:
@@ -239,15 +237,14 @@ def _start(
 ) -> tuple[WorkerProcess, str, Choice]:
     """(a process that is about to send the chosen frames, the decoder's name, the choice); the stack ends it."""
     check_path(path)
-    worker = stack.enter_context(WorkerProcess("judge" if decoder == "decord" else task, path, deadline=deadline))
-    worker.stopped = stopped
+    limits = {"deadline": deadline, "stopped": stopped}
+    worker = stack.enter_context(WorkerProcess("judge" if decoder == "decord" else task, path, **limits))
     message = worker.line()
     choice = choose_frames_among(worker, message, choose)
     if decoder != "decord" or message["decoder"] == "folder":
         worker.send(choice.wanted.tolist())
         return worker, message["decoder"], choice
     worker.kill()
-    worker = stack.enter_context(WorkerProcess("decord", path, deadline=deadline))
-    worker.stopped = stopped
+    worker = stack.enter_context(WorkerProcess("decord", path, **limits))
     worker.send([choice.wanted.tolist(), len(choice.times)])
     return worker, "decord", choice

@@ -102,9 +102,7 @@ class Loaded:
 
 
 # a model's text must not steer the terminal: control characters go, line breaks and tabs stay
-CONTROL = dict.fromkeys([*range(0x20), *range(0x7F, 0xA0)])
-for kept in (ord("\n"), ord("\t")):
-    del CONTROL[kept]
+CONTROL = {code: None for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 
 
 def printable(text: str) -> str:

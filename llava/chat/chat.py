@@ -176,8 +176,7 @@ class Chat:
 
     def help(self) -> None:
         """/help."""
-        rows = {f"/{name} {takes}": told for name, (takes, told) in COMMANDS.items()}
-        self.terminal.write("\n".join(f"{typed:<15}{told}" for typed, told in rows.items()))
+        self.terminal.write("\n".join(f"{f'/{name} {takes}':<15}{told}" for name, (takes, told) in COMMANDS.items()))
 
     def clear(self) -> None:
         """/clear."""

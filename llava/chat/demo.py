@@ -1,6 +1,7 @@
 """The demonstration: one clip, three questions, all tokens and a tenth of them."""
 
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from aot_cli.parser import Parser
@@ -47,16 +48,12 @@ def show(terminal: Terminal, path: Path, questions: list[Any], pairs: list[tuple
     answers = zip(questions, whole, reduced, strict=True)
     terminal.table(["question", "truth", "100 %", share], [[q.text, q.answer, a.text, b.text] for q, a, b in answers])
     rows = [
-        ["visual tokens", whole[0].after.visual, reduced[0].after.visual],
-        ["newline tokens", whole[0].after.newline, reduced[0].after.newline],
-        ["compression, ms", *(f"{_mean(side, 'compress'):.1f}" for side in (whole, reduced))],
-        ["first token, ms", *(f"{_mean(side, 'first_token'):.1f}" for side in (whole, reduced))],
-        ["whole answer, ms", *(f"{_mean(side, 'total'):.1f}" for side in (whole, reduced))],
+        ["visual tokens", *(str(side[0].after.visual) for side in (whole, reduced))],
+        ["newline tokens", *(str(side[0].after.newline) for side in (whole, reduced))],
     ]
-    terminal.table(["mean of the questions", "100 %", share], [[str(cell) for cell in row] for row in rows])
+    for name, stage in {"compression": "compress", "first token": "first_token", "whole answer": "total"}.items():
+        means = (fmean(answer.timings[stage] for answer in side) for side in (whole, reduced))
+        rows.append([f"{name}, ms", *(f"{mean:.1f}" for mean in means)])
+    terminal.table(["mean of the questions", "100 %", share], rows)
     paid = whole[0].timings
     terminal.write(f"once for the video: decode {paid['decode']:.0f} ms, tower {paid['tower']:.0f} ms")
-
-
-def _mean(answers: list[Answer], stage: str) -> float:
-    return sum(answer.timings[stage] for answer in answers) / len(answers)

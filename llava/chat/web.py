@@ -18,26 +18,22 @@ from llava.utils import needed_module, scratch_folder
 def execute(options, terminal: Terminal) -> None:
     """Checks what is cheap to check, loads the model once, and serves the page until Ctrl-C."""
     with suppress(KeyboardInterrupt):
-        serve(options, terminal)
-
-
-def serve(options, terminal: Terminal) -> None:
-    seconds = {"video_seconds": options.max_video_seconds, "answer_seconds": options.max_answer_seconds}
-    limits = Limits(megabytes=options.max_mb, **seconds)
-    page = needed_module("llava.chat.web_page", "The page", "web")
-    require()
-    session = open_session(options, terminal, quiet=True)  # the page says what to know about the model
-    config = session.compression or AOTConfig(retention=1.0)
-    if not _is_local(options.host):
-        terminal.note(f"{options.host} can be reached from other machines, and anyone there can use the model.")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with the uploads removed
-    with scratch_folder("aot-web") as folder:
-        worker = Worker(session, limits, folder=folder)
-        os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio puts uploads there
-        blocks = page.build_page(worker, config, note=session.prompt_style.note)
-        address = page.serve(blocks, worker, folder, host=options.host, port=options.port)
-        terminal.write(f"open {address} (Ctrl-C ends)")
-        blocks.block_thread()
+        seconds = {"video_seconds": options.max_video_seconds, "answer_seconds": options.max_answer_seconds}
+        limits = Limits(megabytes=options.max_mb, **seconds)
+        page = needed_module("llava.chat.web_page", "The page", "web")
+        require()
+        session = open_session(options, terminal, quiet=True)  # the page says what to know about the model
+        config = session.compression or AOTConfig(retention=1.0)
+        if not _is_local(options.host):
+            terminal.note(f"{options.host} can be reached from other machines, and anyone there can use the model.")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends like Ctrl-C, with the uploads removed
+        with scratch_folder("aot-web") as folder:
+            worker = Worker(session, limits, folder=folder)
+            os.environ["GRADIO_TEMP_DIR"] = str(folder)  # Gradio puts uploads there
+            blocks = page.build_page(worker, config, note=session.prompt_style.note)
+            address = page.serve(blocks, worker, folder, host=options.host, port=options.port)
+            terminal.write(f"open {address} (Ctrl-C ends)")
+            blocks.block_thread()
 
 
 def _is_local(host: str) -> bool:

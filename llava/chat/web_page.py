@@ -15,7 +15,7 @@ from gradio.context import LocalContext
 from starlette.middleware import Middleware
 
 from aot import AOTConfig
-from llava.chat.answer import Answer, ChatError, Loaded, frames
+from llava.chat.answer import Answer, ChatError, frames
 from llava.chat.live import FPS, LiveSession
 from llava.chat.options import one_sentence
 from llava.chat.web_uploads import UploadGuard, Uploads
@@ -58,15 +58,25 @@ class Actions:
             self.worker.leave(visitor)
             return "", "", "", *NO_ANSWERS
         loaded = self.worker.look(visitor, path)
+        about = (
+            f"<p>{html.escape(Path(loaded.path).name)}: {loaded.video.duration:.1f} s, the model looks at "
+            f"{len(loaded.video.frames)} frames, {loaded.before.visual} visual tokens.</p>"
+        )
         drawn, _ = self.worker.picture(visitor, percent / 100)
-        return "", _about(loaded), _image(drawn), *NO_ANSWERS
+        return "", about, _image(drawn), *NO_ANSWERS
 
     def show(self, path: str | None, percent: float, request: gr.Request):
         """The slider came to rest."""
         if path is None:
             return "", "", ""
         drawn, asked = self.worker.picture(_visitor(request), percent / 100)
-        return "", _image(drawn), _stale(asked, percent)
+        stale = ""  # what stands over an answer that belongs to another share than the picture
+        if asked is not None and round(100 * asked) != round(percent):
+            stale = (
+                f'<p role="note">This answer is from {100 * asked:.3g} % of the tokens, the picture shows '
+                f"{percent:.3g} %. Press Ask to answer again.</p>"
+            )
+        return "", _image(drawn), stale
 
     def ask(self, text: str, percent: float, request: gr.Request):
         """A question was sent."""
@@ -229,38 +239,28 @@ def _watcher(request: gr.Request) -> str | None:
 
 
 def _told(action: Callable, *otherwise) -> Callable:
-    """The action, with a mistake told as one sentence in the status line and `otherwise` in the other outputs."""
+    """The action, with a mistake told as one sentence in the status line and `otherwise` in the other outputs.
+
+    The sentence does not tell the folder that an upload lies in on the server.
+    """
 
     @wraps(action)  # Gradio reads the parameters of what it calls
     def act(*values):
         try:
             return action(*values)
         except EXPECTED as error:
-            return _sentence(error, *values), *otherwise
+            text = one_sentence(error)
+            for value in values:
+                if isinstance(value, str) and value and Path(value).is_absolute():
+                    text = text.replace(value, Path(value).name)
+            return f'<p role="alert">{html.escape(text)}</p>', *otherwise
 
     return act
-
-
-def _sentence(error: Exception, *values) -> str:
-    """The error for the status line, without the folder that the upload lies in on the server."""
-    text = one_sentence(error)
-    for value in values:
-        if isinstance(value, str) and value and Path(value).is_absolute():
-            text = text.replace(value, Path(value).name)
-    return f'<p role="alert">{html.escape(text)}</p>'
 
 
 def _answer(title: str, name: str) -> tuple[gr.Textbox, gr.HTML]:
     answer = gr.Textbox(label=title, lines=3, interactive=False, elem_id=f"{name}-answer")
     return answer, gr.HTML(elem_id=f"{name}-cost")
-
-
-def _about(loaded: Loaded) -> str:
-    video = loaded.video
-    return (
-        f"<p>{html.escape(Path(loaded.path).name)}: {video.duration:.1f} s, the model looks at {len(video.frames)} "
-        f"frames, {loaded.before.visual} visual tokens.</p>"
-    )
 
 
 def _watched(live: LiveSession, told: str = "") -> str:
@@ -272,16 +272,6 @@ def _watched(live: LiveSession, told: str = "") -> str:
 
 def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
-
-
-def _stale(asked: float | None, percent: float) -> str:
-    """What stands over an answer that belongs to another share than the picture."""
-    if asked is None or round(100 * asked) == round(percent):
-        return ""
-    return (
-        f'<p role="note">This answer is from {100 * asked:.3g} % of the tokens, the picture shows {percent:.3g} %. '
-        "Press Ask to answer again.</p>"
-    )
 
 
 def _words(answer: Answer, limit: float) -> str:

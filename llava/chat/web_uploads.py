@@ -74,18 +74,17 @@ class UploadGuard:
         stated = dict(scope["headers"]).get(b"content-length", b"")
         if not stated.isdigit():
             await PlainTextResponse("State the length of the upload.", 411)(scope, receive, send)
-        elif refusal := self.uploads.refusal(int(stated)):
+            return
+        uploads, length = self.uploads, int(stated)
+        if refusal := uploads.refusal(length):
             await PlainTextResponse(refusal, 503, {"Retry-After": "60"})(scope, receive, send)
-        else:
-            await self._pass_on(int(stated), scope, receive, send)
+            return
 
-    async def _pass_on(self, length: int, scope: Scope, receive: Receive, send: Send) -> None:
         async def in_time() -> Message:
             with anyio.move_on_after(SILENCE_SECONDS):
                 return await receive()
             return {"type": "http.disconnect"}
 
-        uploads = self.uploads
         uploads.coming += 1
         uploads.promised += length
         try:

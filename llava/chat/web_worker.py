@@ -206,7 +206,10 @@ class Worker:
         try:
             with LiveSource(path, fps=live.session.sampling.fps) as source:
                 over = False
-                while not over and self._is_watched(key, visitor, live):
+                while not over:
+                    with self._book:
+                        if visitor.live is not live or self._visitors.get(key) is not visitor:
+                            break
                     over = source.over
                     if taken := source.take(TICK):
                         times, frames = zip(*taken, strict=True)
@@ -221,10 +224,6 @@ class Worker:
             self._films.release()
             if visitor.live is live:
                 visitor.film = None
-
-    def _is_watched(self, key: str, visitor: _Visitor, live: LiveSession) -> bool:
-        with self._book:
-            return visitor.live is live and self._visitors.get(key) is visitor
 
     def _check_size(self, count: int) -> None:
         if count > 1e6 * self.limits.megabytes:
@@ -261,21 +260,8 @@ class Worker:
     def _visiting(self, key: str | None, *, new: bool = False, live: bool = False) -> Iterator[_Visitor]:
         """A visitor who has given a video, or with live one who watches; nobody else has the visitor meanwhile.
 
-        new: the video is given now, and whoever has no place gets one, unless nothing comes of it.
+        new: the video is given now, and whoever has no place gets one, if there is one and something comes of it.
         """
-        visitor = self._visit(key, new=new, live=live)
-        try:
-            with self._turn(visitor.lock):
-                if not new and visitor.empty:
-                    raise self._nothing(live=live)
-                yield visitor
-        finally:
-            visitor.seen = time.monotonic()
-            if new and visitor.empty:
-                self.leave(key)
-
-    def _visit(self, key: str | None, *, new: bool, live: bool) -> _Visitor:
-        """The visitor of this key. new: whoever has no place gets one, if there is one. live: is it one who watches?"""
         if not key:
             raise ChatError(NO_SESSION)
         now = time.monotonic()
@@ -291,7 +277,15 @@ class Worker:
                 visitor = _Visitor(replace(self._pattern, prompts_kept=0, loaded=None, turns=[], answers=[]))
             visitor.seen = now
             self._visitors[key] = visitor  # the order is that of the last visit
-        return visitor
+        try:
+            with self._turn(visitor.lock):
+                if not new and visitor.empty:
+                    raise self._nothing(live=live)
+                yield visitor
+        finally:
+            visitor.seen = time.monotonic()
+            if new and visitor.empty:
+                self.leave(key)
 
     def _nothing(self, *, live: bool) -> ChatError:
         return ChatError(NO_LIVE.format(self.limits.idle_seconds) if live else NO_VIDEO)

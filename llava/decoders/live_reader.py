@@ -85,7 +85,7 @@ def mjpeg(file: BinaryIO, due: Pace) -> Iterator[np.ndarray]:
             yield from codec.parse(chunk)
         yield from codec.parse(None)
 
-    for picture in pictures_of(decoded(packets(), codec), "Standard input", due):
+    for picture in decoded(packets(), codec, "Standard input", due):
         nothing = False
         yield picture
     if nothing:
@@ -105,29 +105,25 @@ def camera(source: str, due: Pace) -> Iterator[np.ndarray]:
                 raise VideoError(f"{source} sends no video; give the address of a camera.")
             stream = container.streams.video[0]
             stream.codec_context.options = OPTIONS
-            yield from pictures_of(decoded(container.demux(stream), stream.codec_context), source, due)
+            yield from decoded(container.demux(stream), stream.codec_context, source, due)
     except av.error.FFmpegError as error:
         raise DecoderFailed(error.strerror or str(error)) from error
     raise DecoderFailed("it ended")
 
 
-def decoded(packets: Iterable[av.Packet], codec: av.VideoCodecContext) -> Iterator[av.VideoFrame]:
-    """Frames of packets; a damaged one gives none."""
+def decoded(packets: Iterable[av.Packet], codec: av.VideoCodecContext, source: str, due: Pace) -> Iterator[np.ndarray]:
+    """Pictures (H,W,3) of the frames that are due, each of its own size; a damaged packet gives none."""
+    size: tuple[int, int] | None = None
     for packet in packets:
         try:
-            yield from codec.decode(packet)
+            frames = codec.decode(packet)
         except av.error.InvalidDataError:
             continue
-
-
-def pictures_of(frames: Iterable[av.VideoFrame], source: str, due: Pace) -> Iterator[np.ndarray]:
-    """Pictures (H,W,3) of the frames that are due, each of its own size."""
-    size: tuple[int, int] | None = None
-    for frame in frames:
-        if (frame.width, frame.height) != size:
-            size, converter = (frame.width, frame.height), FrameConverter(source)
-        if due():
-            yield converter(frame)
+        for frame in frames:
+            if (frame.width, frame.height) != size:
+                size, converter = (frame.width, frame.height), FrameConverter(source)
+            if due():
+                yield converter(frame)
 
 
 def growing_folder(path: str, note: Callable[[str], None]) -> Iterator[np.ndarray]:

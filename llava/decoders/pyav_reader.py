@@ -194,14 +194,6 @@ def display_transform(frame: av.VideoFrame) -> tuple[int, int, int, int]:
     return tuple(among[np.argmax(among @ np.array([a, b, c, d]))])
 
 
-def apply_transform(pixels: np.ndarray, transform: tuple[int, int, int, int]) -> np.ndarray:
-    """(H,W,3) pixels as they are to be seen."""
-    a, b, c, d = transform
-    if b:  # rows become columns
-        return pixels.transpose(1, 0, 2)[::b, ::c]
-    return pixels[::d, ::a]
-
-
 class FrameConverter:
     """Converts the frames of one track.
 
@@ -213,14 +205,15 @@ class FrameConverter:
         self.path, self.size = path, (0, 0)
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        """(H,W,3) uint8."""
+        """(H,W,3) uint8, as it is to be seen."""
         if self.size == (0, 0):
             factor = downscale_factor(self.path, frame.width, frame.height)
             self.size = (max(1, frame.width // factor), max(1, frame.height // factor))
         width, height = self.size
         way = Interpolation.AREA if frame.width > width else Interpolation.BILINEAR
         pixels = frame.to_ndarray(format="rgb24", width=width, height=height, interpolation=way, threads=1)
-        return apply_transform(pixels, display_transform(frame))
+        a, b, c, d = display_transform(frame)
+        return pixels.transpose(1, 0, 2)[::b, ::c] if b else pixels[::d, ::a]  # with b, rows become columns
 
 
 def _read_by_header(track: VideoTrack, ask: Ask, picture: FrameConverter) -> Generator[np.ndarray, None, bool]:

@@ -39,9 +39,16 @@ class WorkerProcess:
     waits gets DecoderFailed once it is set. pass_fds: descriptors that it may use.
     """
 
-    stopped: threading.Event | None = None
-
-    def __init__(self, task: str, path: str, *, deadline: float, pass_fds: Sequence[int] = ()):
+    def __init__(
+        self,
+        task: str,
+        path: str,
+        *,
+        deadline: float,
+        stopped: threading.Event | None = None,
+        pass_fds: Sequence[int] = (),
+    ):
+        self.stopped = stopped
         self.name = "decord" if task == "decord" else "The decoder"
         self.silence, self.deadline = SILENCE if task == "decord" else None, deadline
         self.process = subprocess.Popen(
@@ -157,14 +164,16 @@ def read_frames(
     return frames if len(frames) == len(choice.indices) else frames[repeated], choice
 
 
-def each_frame(worker: WorkerProcess, choice: Choice) -> Iterator[np.ndarray]:
+def each_frame(worker: WorkerProcess, choice: Choice, progress: Progress | None) -> Iterator[np.ndarray]:
     """The distinct frames of a choice, (H,W,3) uint8 each, one at a time; the errors of `read_frames`."""
-    for _ in choice.wanted:
+    for done in range(1, len(choice.wanted) + 1):
         message = worker.line()
         if "count" in message:
             raise DecoderFailed(f"{worker.name} takes back which frames there are")
         frame = _frame_buffer(1, (message["height"], message["width"], 3))[0]
         worker.fill(memoryview(frame).cast("B"))
+        if progress:
+            progress(done, len(choice.wanted))
         yield frame
 
 

@@ -98,11 +98,17 @@ def execute(options, *, hub: Any = None, ask: Callable[[str], str] = input) -> i
         missing = [offer for offer in offers if offer.missing]
         if options.list or not missing:
             return 0
-        _check_room(sum(offer.missing for offer in missing), cache)
-        if not options.yes and not _agreed(ask):
+        size = sum(offer.missing for offer in missing)
+        free = shutil.disk_usage(next(place for place in (cache, *cache.resolve().parents) if place.exists())).free
+        if size > free:
+            raise DownloadError(f"{decimal(size)} are missing and {decimal(free)} are free at {cache}; make room.")
+        if not options.yes and ask("Start? [y/N] ").strip().lower() not in ("y", "yes"):
             return 1
     except DownloadError as error:
         print(f"aot download: {error}", file=sys.stderr)
+        return 1
+    except EOFError:
+        print("aot download: nobody answered; give --yes to start without asking.", file=sys.stderr)
         return 1
     return 0 if all([fetch(offer, hub, cache, network) for offer in missing]) else 1
 
@@ -118,20 +124,6 @@ def _offers(names: list[str], hub: Any, cache: Path, network: tuple) -> list[Off
     except network as error:
         said = _first_line(error)
         raise DownloadError(f"the hub cannot be asked ({said}); check the network and the access.") from error
-
-
-def _check_room(size: int, cache: Path) -> None:
-    here = next(folder for folder in (cache, *cache.resolve().parents) if folder.exists())
-    free = shutil.disk_usage(here).free
-    if size > free:
-        raise DownloadError(f"{decimal(size)} are missing and {decimal(free)} are free at {cache}; make room.")
-
-
-def _agreed(ask: Callable[[str], str]) -> bool:
-    try:
-        return ask("Start? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError as error:
-        raise DownloadError("nobody answered; give --yes to start without asking.") from error
 
 
 def offer(name: str, source: Source, hub: Any, cache: Path) -> Offer:

@@ -39,7 +39,15 @@ def execute(options) -> int:
     try:
         for folder in options.folders:
             for run in read_runs(folder).values():
-                print(write_entry(entry_of(run, options.model), options.entries))
+                made = entry_of(run, options.model)
+                exam = made["exam"]
+                # under the name of its model, setting and exam
+                words = (made["model"]["name"], made["setting"], exam["world"], exam["seed"], exam["questions"])
+                stem = "_".join(re.sub(r"[^\w.@=+-]+", "-", str(word)) for word in words)
+                options.entries.mkdir(parents=True, exist_ok=True)
+                path = options.entries / f"{stem}.json"
+                write_json(path, made)
+                print(path)
         page = options.entries / "index.html"
         page.write_text(leaderboard_page(read_entries(options.entries)), encoding="utf-8")
         print(page)
@@ -69,16 +77,6 @@ def entry_of(run: Mapping[str, Any], model: str | None = None) -> dict[str, Any]
         "replies": {form: [r.reply for r in run["questions"] if r.task == form] for form in BOTH},
     }
     return {"scores": rescore(made), **made}
-
-
-def write_entry(made: Mapping[str, Any], folder: Path) -> Path:
-    """Writes an entry under the name of its model, setting and exam; returns the file."""
-    exam = made["exam"]
-    words = (made["model"]["name"], made["setting"], exam["world"], str(exam["seed"]), str(exam["questions"]))
-    path = folder / ("_".join(re.sub(r"[^\w.@=+-]+", "-", word) for word in words) + ".json")
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(path, made)
-    return path
 
 
 def read_entries(folder: Path) -> list[dict[str, Any]]:

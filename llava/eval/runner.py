@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import partial
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -147,7 +146,9 @@ def run_sweep(sweep: Sweep, output: Path, launch: Launch) -> Summary:
             result = read_result(run.folder)
             if result is None or result["failed"]:
                 what, store = f"{run.name} (run {number} of {len(distinct)})", ResponseStore(run.store)
-                error = launch_run(run, launch, on_poll=partial(_show, progress, what, store))
+                error = launch_run(
+                    run, launch, on_poll=lambda w=what, s=store: progress.show(w, s.answered(), s.expected())
+                )
                 if launch.node_rank == 0:
                     result = read_result(run.folder)
                 if error:
@@ -157,10 +158,6 @@ def run_sweep(sweep: Sweep, output: Path, launch: Launch) -> Summary:
                 failed[run.name], reason = result["failed"], next(iter(result["failures"]), "")
                 progress.say(f"{run.name}: {result['failed']} of {result['questions']} questions failed ({reason})")
     return Summary(folder, broken, failed)
-
-
-def _show(progress: QuestionProgress, what: str, store: ResponseStore) -> None:
-    progress.show(what, store.answered(), store.expected())
 
 
 def launch_run(run: Run, launch: Launch, *, on_poll: Callable[[], None]) -> str | None:

@@ -6,7 +6,7 @@ it is.
 
 import runpy
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,12 @@ class LlavaAOT:
         super().__init__()
         parser = Parser(prog="LlavaAOT")
         add_model_options(parser)
-        self.session = load_session(parser.parse_args(list(_words(options))))
+        words = []  # as a command line has them: a list says an option several times, and true is a switch
+        for name, value in options.items():
+            option = f"--{name.replace('_', '-')}"
+            several = value if isinstance(value, list) else [value]
+            words += [option if one is True else f"{option}={one}" for one in several]
+        self.session = load_session(parser.parse_args(words))
         self._usual = self.session.sampling
         self.nframe, self.fps = self._usual.num_frames or None, 1.0
 
@@ -63,14 +68,6 @@ class LlavaAOT:
         # the question
         texts = [part["value"].strip() for part in message if part["type"] == "text"]
         return session.ask("\n".join(filter(None, texts)), remember=False).text
-
-
-def _words(options: Mapping[str, Any]) -> Iterator[str]:
-    """The options as a command line has them: a list says an option several times, and true is a switch."""
-    for name, value in options.items():
-        for one in value if isinstance(value, list) else [value]:
-            option = f"--{name.replace('_', '-')}"
-            yield option if one is True else f"{option}={one}"
 
 
 def register() -> None:

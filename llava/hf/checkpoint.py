@@ -137,15 +137,11 @@ def checkpoint_of(model: Any, folder: Path, sampling: Sampling, **settings: Any)
     # of the class: up to 4.57.5 a Qwen2.5-VL's configuration itself names the kind of its text model
     kind, tokenizer = type(model.config).model_type, load_tokenizer(folder)
     processor = PROCESSORS[kind]({**_video_settings(folder), **settings}, model.config, sampling)
-    tokens = _tokens(kind, model, tokenizer)
-    return Checkpoint(folder, model, tokenizer, _template(folder, tokenizer), processor, tokens)
-
-
-def _tokens(kind: str, model: Any, tokenizer: Any) -> Tokens:
     usual = _QWEN if kind.startswith("qwen") else _TOKENS.get(kind, Tokens("<video>", image="<image>"))
     image = tokenizer.convert_ids_to_tokens(model.config.image_token_id) or usual.image
     of_video = model.config.image_token_id if kind == "internvl" else model.config.video_token_id
-    return replace(usual, image=image, video=tokenizer.convert_ids_to_tokens(of_video) or usual.video)
+    tokens = replace(usual, image=image, video=tokenizer.convert_ids_to_tokens(of_video) or usual.video)
+    return Checkpoint(folder, model, tokenizer, _template(folder, tokenizer), processor, tokens)
 
 
 def _video_settings(folder: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The chat on transformers' own video models: `generate` of the model itself, reduced by `aot.apply`."""
 
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,7 +70,7 @@ class TransformersSession(ChatSession):
     def traced(self) -> CompressedVideo:
         if self.loaded is None:
             raise ChatError("There is no video to draw yet; give one first.")
-        inputs = self._given(self._messages("?"))
+        inputs = self._given("?")
         with aot.apply(self.model, config=self.compression or AOTConfig(retention=1.0)) as applied:
             return applied.trace(inputs)[0]
 
@@ -85,21 +84,19 @@ class TransformersSession(ChatSession):
     def tower_dtype(self) -> torch.dtype:
         return self.model.dtype
 
-    def _messages(self, question: str) -> list[dict]:
+    def _given(self, question: str) -> dict[str, Any]:
+        """What the model is given of the conversation with the open question."""
         said = [text for turn in self.turns for text in turn] + [question.strip()]
         messages = [
             {"role": ("user", "assistant")[number % 2], "content": [{"type": "text", "text": text}]}
             for number, text in enumerate(said)
         ]
         messages[0]["content"].insert(0, {"type": "video"})
-        return messages
-
-    def _given(self, messages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         return self.checkpoint.inputs(self.checkpoint.prompt(messages), [self.loaded.video], [self.loaded.features])
 
     def _prompt(self, question: str) -> torch.Tensor:
         """(1, L) ids with all placeholders of the video."""
-        self._inputs = self._given(self._messages(question))
+        self._inputs = self._given(question)
         return self._inputs["input_ids"]
 
     def _needed_tokens(self, prompt: int) -> int:

@@ -156,8 +156,7 @@ def check_folder(folder: Path) -> None:
                 )
     except OSError as error:
         raise CheckpointError(f"{folder} cannot be read ({error.strerror}); check its permissions.") from error
-    whole = WEIGHTS in names or INDEX in names
-    if not whole:
+    if WEIGHTS not in names and INDEX not in names:
         raise CheckpointError(f"{folder} {_instead(folder, names)}.")
     if "config.json" not in names:
         raise CheckpointError(f"{folder} holds no config.json; give the folder of a complete checkpoint.")
@@ -221,22 +220,18 @@ def name_tower(config, stored: Mapping[str, Stored]) -> None:
     folder = str(getattr(config, "mm_vision_tower", None) or "")
     if config.mm_vision_config is not None:
         return
-    if _is_so400m(stored):
-        config.mm_vision_tower = SO400M_NAME
-    elif folder and Path(folder, "config.json").is_file():
-        geometry = _geometry(Path(folder, "config.json"))
-        if geometry is not None:
-            config.mm_vision_config = geometry | {"num_hidden_layers": layer_count(stored, TOWER + "encoder.layers.")}
-
-
-def _is_so400m(stored: Mapping[str, Stored]) -> bool:
     width, patch = SO400M_384["hidden_size"], SO400M_384["patch_size"]
     shapes = {
         "embeddings.patch_embedding.weight": (width, 3, patch, patch),
         "embeddings.position_embedding.weight": ((SO400M_384["image_size"] // patch) ** 2, width),
         "encoder.layers.0.mlp.fc1.weight": (SO400M_384["intermediate_size"], width),
     }
-    return all(TOWER + key in stored and stored[TOWER + key].shape == shape for key, shape in shapes.items())
+    if all(TOWER + key in stored and stored[TOWER + key].shape == shape for key, shape in shapes.items()):
+        config.mm_vision_tower = SO400M_NAME
+    elif folder and Path(folder, "config.json").is_file():
+        geometry = _geometry(Path(folder, "config.json"))
+        if geometry is not None:
+            config.mm_vision_config = geometry | {"num_hidden_layers": layer_count(stored, TOWER + "encoder.layers.")}
 
 
 def _geometry(file: Path) -> dict | None:

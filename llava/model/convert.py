@@ -244,9 +244,11 @@ def _write_weights(folder: Path, target: Path, rows: int, keys: Set[str]) -> Non
         many = f"model-{number:05}-of-{len(files):05}.safetensors"
         name = many if len(files) > 1 else "model.safetensors"
         try:
-            tensors = dict(_renamed(file, rows, keys))
+            with safe_open(file, "pt") as weights:
+                found = {key: weights.get_tensor(key) for key in keys & set(weights.keys())}
         except SafetensorError as error:
             raise CheckpointError(f"{file} cannot be read ({error}); download the checkpoint again.") from error
+        tensors = {key_in_transformers(key): with_rows(t, rows) if key in TABLES else t for key, t in found.items()}
         check_finite(folder, tensors)
         try:
             save_file(tensors, target / name, metadata={"format": "pt"})
@@ -257,13 +259,6 @@ def _write_weights(folder: Path, target: Path, rows: int, keys: Set[str]) -> Non
     if len(files) > 1:
         index = {"metadata": {"total_size": size}, "weight_map": places}
         _write_json(target / "model.safetensors.index.json", index)
-
-
-def _renamed(file: Path, rows: int, keys: Set[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    with safe_open(file, "pt") as weights:
-        for key in keys & set(weights.keys()):
-            tensor = weights.get_tensor(key)
-            yield key_in_transformers(key), with_rows(tensor, rows) if key in TABLES else tensor
 
 
 def _write_json(path: Path, content: Mapping) -> None:

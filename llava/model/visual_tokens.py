@@ -55,19 +55,21 @@ def arrange_image(
         raise ValueError("mm_patch_merge_type 'spatial_unpad' needs a checkpoint with image_newline; use 'spatial'.")
     if features.shape[0] == 1:
         return torch.cat([features[0], newline.to(features)[None]]) if unpad else features[0]
-    ratio = getattr(config, "image_aspect_ratio", None) or "square"
-    most = re.fullmatch(r"anyres_max_(\d+)", ratio)
-    if ratio != "anyres" and most is None:
+    mode = getattr(config, "image_aspect_ratio", None) or "square"
+    most = re.fullmatch(r"anyres_max_(\d+)", mode)
+    if mode != "anyres" and most is None:
         raise ValueError(
-            f"An entry of images has {len(features)} tiles or frames, which image_aspect_ratio {ratio!r} does not "
+            f"An entry of images has {len(features)} tiles or frames, which image_aspect_ratio {mode!r} does not "
             "make; name it 'video' in modalities if it is a video."
         )
     joined = _join_tiles(features[1:], getattr(config, "image_grid_pinpoints", None), tile, size)
     if not unpad:
         return torch.cat([features[0], joined.flatten(1).T])
     joined = unpad_map(joined, size)
-    if most is not None:
-        joined = _scale_down(joined, int(most[1]) * features.shape[1])
+    height, width = joined.shape[1:]
+    ratio = 0.0 if most is None else math.sqrt(height * width / (int(most[1]) * features.shape[1]))
+    if ratio > 1.1:  # far more places than the tiles may have, bilinearly scaled to about as many
+        joined = F.interpolate(joined[None], (int(height // ratio), int(width // ratio)), mode="bilinear")[0]
     rows = torch.cat([joined, newline.to(joined)[:, None, None].expand(-1, joined.shape[1], 1)], dim=2)
     return torch.cat([features[0], rows.flatten(1).T])
 
@@ -97,15 +99,6 @@ def unpad_map(joined: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         return joined[:, margin : map_height - margin]
     margin = (map_width - int(width * map_height / height)) // 2
     return joined[:, :, margin : map_width - margin]
-
-
-def _scale_down(joined: torch.Tensor, budget: int) -> torch.Tensor:
-    """A (D, H, W) map of far more than ``budget`` places, bilinearly scaled to about that many."""
-    height, width = joined.shape[1:]
-    ratio = math.sqrt(height * width / budget)
-    if ratio <= 1.1:
-        return joined
-    return F.interpolate(joined[None], (int(height // ratio), int(width // ratio)), mode="bilinear")[0]
 
 
 logger = logging.getLogger(__name__)

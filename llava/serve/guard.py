@@ -88,21 +88,14 @@ class Guard:
         self.app, self.api_key = app, None if api_key is None else api_key.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            answer = self.app
-        elif fault := framing_fault(scope):
+        answer = self.app
+        if scope["type"] == "http" and (fault := framing_fault(scope)):
             answer = error_response(400, fault, close=True)
-        elif scope["path"] == "/health" or self._knows_key(scope):
-            answer = self.app
-        else:
-            answer = error_response(401, "The API key is missing or wrong; send it as Authorization: Bearer KEY.")
+        elif scope["type"] == "http" and scope["path"] != "/health" and self.api_key is not None:
+            scheme, _, key = (authorization(scope) or b"").partition(b" ")
+            if scheme.lower() != b"bearer" or not secrets.compare_digest(key.strip(), self.api_key):
+                answer = error_response(401, "The API key is missing or wrong; send it as Authorization: Bearer KEY.")
         await answer(scope, receive, send)
-
-    def _knows_key(self, scope: Scope) -> bool:
-        if self.api_key is None:
-            return True
-        scheme, _, key = (authorization(scope) or b"").partition(b" ")
-        return scheme.lower() == b"bearer" and secrets.compare_digest(key.strip(), self.api_key)
 
 
 def framing_fault(scope: Scope) -> str:

@@ -53,16 +53,26 @@ class Upstream:
     async def ask(self, path: str, body: bytes | None = None, *, authorization: bytes | None = None) -> dict:
         """The JSON object that it answers a GET with, or a POST of JSON."""
         async with self._open(path, body, authorization) as response:
-            return _object(await response.aread())
+            content = await response.aread()
+        try:
+            found = json.loads(content)
+        except (ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ServerError(_FAILED.format("answered with something else than a JSON object"))
+        return found
 
     async def events(self, path: str, body: bytes, *, authorization: bytes | None = None) -> AsyncIterator[dict]:
         """The JSON objects of the stream that it answers a POST with."""
         async with self._open(path, body, authorization) as response:
-            async for line in _lines(response):
-                if at_end(line):
-                    return
-                if (event := read_event(line)) is not None:
-                    yield event
+            rest = b""  # lines end with a line feed; httpx's own end at U+2028 too, which JSON may hold
+            async for chunk in response.aiter_bytes():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if at_end(line):
+                        return
+                    if (event := read_event(line)) is not None:
+                        yield event
         raise ServerError(_FAILED.format("broke off"))
 
     @asynccontextmanager
@@ -72,34 +82,11 @@ class Upstream:
         method = "GET" if body is None else "POST"
         try:
             async with self.http.stream(method, path, content=body, headers=headers) as response:
-                if response.status_code != 200:
-                    raise _refusal(response.status_code, await response.aread())
+                if (status := response.status_code) != 200:
+                    # the client hears a refusal of its own request as it was worded, anything else as a failure
+                    if (message := said(await response.aread())) and 400 <= status < 500:
+                        raise ServerError(message, status=status)
+                    raise ServerError(_FAILED.format(f"answered {status}"))
                 yield response
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerError(_FAILED.format(f"cannot be reached or broke off ({type(error).__name__})")) from error
-
-
-def _refusal(status: int, body: bytes) -> ServerError:
-    """What the client hears: a refusal of its own request as it was worded, anything else as a failure."""
-    if 400 <= status < 500 and (message := said(body)):
-        return ServerError(message, status=status)
-    return ServerError(_FAILED.format(f"answered {status}"))
-
-
-def _object(body: bytes) -> dict:
-    try:
-        found = json.loads(body)
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise ServerError(_FAILED.format("answered with something else than a JSON object"))
-    return found
-
-
-async def _lines(response: httpx.Response) -> AsyncIterator[bytes]:
-    """Lines that end with a line feed; httpx's own end at U+2028 too, which JSON may hold."""
-    rest = b""
-    async for chunk in response.aiter_bytes():
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines:
-            yield line

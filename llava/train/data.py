@@ -3,6 +3,7 @@
 import random
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from PIL import Image
@@ -71,7 +72,7 @@ class Conversations(Dataset):
             if kind == "image":
                 image = Image.fromarray(read_picture(Path(self.arguments.image_folder, path), PICTURES)[0])
                 # several images of a sample are squares, as upstream's
-                config = self.config if len(sample.media) == 1 else _Padded(self.config)
+                config = self.config if len(sample.media) == 1 else SimpleNamespace(image_aspect_ratio="pad")
                 images.append(process_images([image], self.processor, config)[0])
                 sizes.append(image.size)
             else:
@@ -83,7 +84,9 @@ class Conversations(Dataset):
             images, sizes, modalities = [torch.zeros(3, *self.processor.size)], [self.processor.size[::-1]], ["text"]
         masked = {"template": self.template, "assistant_only_loss": self.arguments.assistant_only_loss}
         ids, labels = tokenize(turns, self.tokenizer, system=sample.system, **masked)
-        retention = self._retention(place)
+        retention = None
+        if self.retention is not None:
+            retention = random.Random(f"{self.seed} {place}").uniform(self.retention[0], self.retention[-1])
         return {
             "input_ids": ids,
             "labels": labels,
@@ -108,18 +111,6 @@ class Conversations(Dataset):
             turns = [(who, text.replace(mark, told_first, 1) if i == first else text) for i, (who, text) in
                      enumerate(turns)]  # fmt: skip
         return self.processor.resize(video.frames), turns
-
-    def _retention(self, place: int) -> float | None:
-        if self.retention is None:
-            return None
-        return random.Random(f"{self.seed} {place}").uniform(self.retention[0], self.retention[-1])
-
-
-class _Padded:
-    image_aspect_ratio = "pad"
-
-    def __init__(self, config):
-        self.image_grid_pinpoints = getattr(config, "image_grid_pinpoints", None)
 
 
 @dataclass

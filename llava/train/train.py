@@ -63,13 +63,9 @@ def load_model(arguments: ModelArguments, data: DataArguments, args: TrainArgume
     model.config.use_cache, model.config.tokenizer_padding_side = False, "right"
     if args.lora_enable:
         return tokenizer, adapted(model, parts, args)
-    model.requires_grad_(False)
-    if "mm_language_model" in parts:
-        model.requires_grad_(True)
-        model.get_model().mm_projector.requires_grad_(False)
+    model.requires_grad_("mm_language_model" in parts)
+    model.get_model().mm_projector.requires_grad_("mm_mlp_adapter" in parts)
     model.get_vision_tower().requires_grad_("mm_vision_tower" in parts)
-    if "mm_mlp_adapter" in parts:
-        model.get_model().mm_projector.requires_grad_(True)
     return tokenizer, model
 
 
@@ -117,8 +113,10 @@ def train(arguments: ModelArguments, data: DataArguments, args: TrainArguments) 
     try:
         trainer.train(resume_from_checkpoint=last_checkpoint(folder))
     finally:
-        if trainer.is_world_process_zero():
-            report_skipped(read_skipped(folder), len(samples))
+        if trainer.is_world_process_zero() and (skipped := read_skipped(folder)):
+            print(f"{len(skipped)} of {len(samples)} samples could not be read:", file=sys.stderr)
+            for name, reason in skipped.items():
+                print(f"  {name}: {reason}", file=sys.stderr)
     base.config.use_cache = True
     if args.lora_merge:
         trainer.model = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
@@ -127,14 +125,6 @@ def train(arguments: ModelArguments, data: DataArguments, args: TrainArguments) 
     trainer.save_model()
     trainer.save_state()
     return trainer
-
-
-def report_skipped(skipped: dict[str, str], samples: int) -> None:
-    """Names on standard error what could not be read."""
-    if skipped:
-        print(f"{len(skipped)} of {samples} samples could not be read:", file=sys.stderr)
-    for name, reason in skipped.items():
-        print(f"  {name}: {reason}", file=sys.stderr)
 
 
 def add_options(parser: Parser) -> None:

@@ -23,22 +23,20 @@ def folder() -> Path:
 @cache
 def rows() -> list[dict]:
     """The questions of the exam."""
-    return [_row(number, item) for number, item in enumerate(exam.make_exam())]
-
-
-def _row(number: int, item: exam.Item) -> dict:
-    question = item.question
-    return {
-        "id": number,
-        "clip": item.clip,
-        "family": question.family,
-        "question": question.text,
-        "answer": question.answer,
-        "options": list(item.options),
-        "letter": item.letter,
-        "open_prompt": question.open_prompt(),
-        "choice_prompt": item.choice_prompt,
-    }
+    return [
+        {
+            "id": number,
+            "clip": item.clip,
+            "family": item.question.family,
+            "question": item.question.text,
+            "answer": item.question.answer,
+            "options": list(item.options),
+            "letter": item.letter,
+            "open_prompt": item.question.open_prompt(),
+            "choice_prompt": item.choice_prompt,
+        }
+        for number, item in enumerate(exam.make_exam())
+    ]
 
 
 def captions() -> list[dict]:
@@ -50,8 +48,8 @@ def captions() -> list[dict]:
     ]
 
 
-class _Task(ConfigurableTask):
-    """A task whose documents are made here instead of being loaded."""
+class Questions(ConfigurableTask):
+    """Every question of the exam: a task whose documents are made here instead of being loaded."""
 
     make = staticmethod(rows)
 
@@ -64,11 +62,7 @@ class _Task(ConfigurableTask):
         self.dataset_no_image = self.dataset
 
 
-class Questions(_Task):
-    """Every question of the exam."""
-
-
-class Captions(_Task):
+class Captions(Questions):
     """Clips to describe."""
 
     make = staticmethod(captions)

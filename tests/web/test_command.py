@@ -32,9 +32,10 @@ def test_which_addresses_are_this_machine_alone(host, local):
 
 def test_errors_show_neither_folders_nor_markup():
     pytest.importorskip("gradio", reason="gradio is not installed; scripts/test_web.sh installs it")
-    from llava.chat.web_page import _sentence
+    from llava.chat.web_page import _told
 
-    shown = _sentence(
-        ValueError("/srv/secret/<b>clip.mp4 is empty; copy it again.\nmore"), "/srv/secret/<b>clip.mp4", 10
-    )
-    assert shown == '<p role="alert">&lt;b&gt;clip.mp4 is empty; copy it again.</p>'
+    def refuse(path, percent):
+        raise ValueError(f"{path} is empty; copy it again.\nmore")
+
+    shown = _told(refuse, "kept")("/srv/secret/<b>clip.mp4", 10)
+    assert shown == ('<p role="alert">&lt;b&gt;clip.mp4 is empty; copy it again.</p>', "kept")

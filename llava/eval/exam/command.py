@@ -46,21 +46,18 @@ def execute(options: argparse.Namespace) -> int:
         sweep = load_sweep(options.sweep)
         if not isinstance(sweep, ExamSweep):
             raise SweepError(f"{options.sweep} is over benchmarks; use aot eval {options.sweep}.")
-        return _run(_changed(sweep, options), options)
+        return _run(sweep, options)
     except ValueError as error:
         print(f"aot exam: {error}", file=sys.stderr)
         return 2
 
 
-def _changed(sweep: ExamSweep, options: argparse.Namespace) -> ExamSweep:
-    """The sweep with what the options say in the place of its own."""
-    said = {name: getattr(options, name) for name in _CHANGED}
-    said |= {"checkpoint": options.model_path, "settings": options.settings and tuple(options.settings)}
-    said["retentions"] = options.retention and tuple(options.retention)
-    return replace(sweep, **{name: value for name, value in said.items() if value is not None})
-
-
 def _run(sweep: ExamSweep, options: argparse.Namespace) -> int:
+    # the sweep with what the options say in the place of its own
+    changed = {name: getattr(options, name) for name in _CHANGED}
+    changed |= {"checkpoint": options.model_path, "settings": options.settings and tuple(options.settings)}
+    changed["retentions"] = options.retention and tuple(options.retention)
+    sweep = replace(sweep, **{name: value for name, value in changed.items() if value is not None})
     refused: dict[str, str] = {}
     if not options.report:
         parts = [setting for part in options.only for setting in sweep.part(part)]

@@ -45,12 +45,6 @@ def compress_clip(model, video, setting: ExamSetting, *, seed: int = 0) -> tuple
     return (tokens if order is None else tokens[order]), counts
 
 
-def counts_inside(model) -> Counts:
-    """Counts of the last prompt of a model that dropped tokens inside."""
-    (inside,), (video,) = model.last_pruning, model.last_compression
-    return Counts(inside.layer_average * inside.visual, video.num_newlines, inside.visual)
-
-
 @torch.inference_mode()
 def own_cost(model, video, setting: ExamSetting) -> dict[str, float | None]:
     """Milliseconds (the fastest of `TIMED` runs) and MiB on top of its inputs of a reduction before the language model.
@@ -109,16 +103,12 @@ class PeakMemory(TorchDispatchMode):
                 self.known.add(tensor.untyped_storage())
         out = operation(*args, **(kwargs or {}))
         for tensor in tree_leaves(out):
-            if isinstance(tensor, torch.Tensor) and tensor.untyped_storage() not in self.known:
-                self._count(tensor.untyped_storage())
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+                self.known.add(storage)
+                self.alive += storage.nbytes()
+                weakref.finalize(storage, self._release, storage.nbytes())
         self.peak = max(self.peak, self.alive)
         return out
-
-    def _count(self, storage) -> None:
-        size = storage.nbytes()
-        self.known.add(storage)
-        self.alive += size
-        weakref.finalize(storage, self._release, size)
 
     def _release(self, size: int) -> None:
         self.alive -= size

@@ -18,7 +18,7 @@ import torch
 
 import aot
 from aot_tiny.worlds import WORLDS, World, world_named
-from llava.eval.exam.compress_clip import Counts, compress_clip, counts_inside, fit_anchors, own_cost
+from llava.eval.exam.compress_clip import Counts, compress_clip, fit_anchors, own_cost
 from llava.eval.exam.feature_cache import FeatureCache, shared_plan
 from llava.eval.exam.query import Query, Reply, generate_plain, query
 from llava.eval.exam.questions import FORMS, Item, clip_files, make_exam
@@ -43,7 +43,9 @@ def ask(
     video = cache.under(setting, number)
     if setting.inside:
         model.config.aot = setting.config.to_dict()
-        return generate_plain(model, tokenizer, video, asked), counts_inside(model)
+        replies = generate_plain(model, tokenizer, video, asked)
+        (inside,), (entered,) = model.last_pruning, model.last_compression  # of the last prompt
+        return replies, Counts(inside.layer_average * inside.visual, entered.num_newlines, inside.visual)
     tokens, counts = compress_clip(model, video, setting, seed=number)
     if counts is not None:
         counts = replace(counts, tower_share=video.flops.spent / video.flops.whole)

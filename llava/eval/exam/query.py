@@ -122,8 +122,15 @@ def query(model, tokenizer, visual: torch.Tensor, asked: Sequence[Query]) -> lis
     likelihoods = [
         sum(chances[[at[row] for row in place], o.ids].tolist()) for o, place in zip(options, places, strict=True)
     ]
+    # the rest of every reply, its end included, all of them a token further at a time
     ends = model.generation_config.eos_token_id
-    replies = _greedy(tree, prompts, firsts, asked, {*ends} if isinstance(ends, list) else {ends})
+    ends = {*ends} if isinstance(ends, list) else {ends}
+    replies = [[token] for token in firsts]
+    while growing := [i for i, r in enumerate(replies) if r[-1] not in ends and len(r) < asked[i].new_tokens]:
+        for i in growing:
+            tree.push(prompts[i], replies[i][-1:])
+        for i, token in zip(growing, tree.run([*range(len(growing))]).argmax(-1).tolist(), strict=True):
+            replies[i].append(token)
     texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
     best = {o.row: o.text for _, o in sorted(zip(likelihoods, options, strict=True), key=lambda pair: pair[0])}
     return [Reply(text.strip(), best.get(i)) for i, text in enumerate(texts)]
@@ -136,19 +143,6 @@ class _Option:
     row: int
     text: str
     ids: list[int]
-
-
-def _greedy(tree: Branches, prompts: list[int], first: list[int], asked: Sequence[Query], ends: set[int]):
-    """Tokens of every reply, its end included, from the first one of each."""
-    replies = [[token] for token in first]
-    while True:
-        growing = [i for i, r in enumerate(replies) if r[-1] not in ends and len(r) < asked[i].new_tokens]
-        if not growing:
-            return replies
-        for i in growing:
-            tree.push(prompts[i], replies[i][-1:])
-        for i, token in zip(growing, tree.run([*range(len(growing))]).argmax(-1).tolist(), strict=True):
-            replies[i].append(token)
 
 
 @torch.inference_mode()

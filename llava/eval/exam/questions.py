@@ -44,7 +44,11 @@ def make_exam(count: int = QUESTIONS, *, seed: int = SEED, world: World = WORLDS
     """
     ask = world.questions
     quota = {f: count // len(ask.FAMILIES) + (i < count % len(ask.FAMILIES)) for i, f in enumerate(ask.FAMILIES)}
-    fair = {family: _fair(quota[family], answers) for family, answers in ask.ANSWERS.items()}
+    # how often one answer may be right in a family; two of an open set, which has no list of answers
+    fair = {
+        family: 2 if known is None else math.ceil((1 if len(known) == 2 else 1.25) * quota[family] / len(known))
+        for family, known in ask.ANSWERS.items()
+    }
     rng = np.random.default_rng(seed)
     taken, answers = Counter(), Counter()
     # 1. questions, clip by clip, until every family has its share
@@ -76,13 +80,6 @@ def make_exam(count: int = QUESTIONS, *, seed: int = SEED, world: World = WORLDS
         style = tuple(ask.CHOICE_PROMPTS)[i % len(ask.CHOICE_PROMPTS)]
         items.append(Item(number, q, q.options(rng, letter), letter, style))
     return items
-
-
-def _fair(quota: int, answers: tuple[str, ...] | None) -> int:
-    """How often one answer may be right in a family of `quota` questions; answers: None for an open set."""
-    if answers is None:
-        return 2
-    return math.ceil((1 if len(answers) == 2 else 1.25) * quota / len(answers))
 
 
 def guess_rate(items: Sequence[Item], *, world: World = WORLDS["shapes"]) -> dict[str, float]:

@@ -73,23 +73,17 @@ def parse_setting(name: str) -> ExamSetting:
             if own
             else AOTConfig.from_dict({"method": method, "retention": retention, **changes})
         )
-        if perturbation:
-            _check_perturbation(perturbation, config)
+        if perturbation not in (None, *PERTURBATIONS):
+            raise ValueError(f"+{perturbation} is none of the changes {', '.join(PERTURBATIONS)}")
+        if perturbation and is_in_llm(config):
+            raise ValueError(
+                f"+{perturbation} changes what stands before the language model; {config.method} acts inside it"
+            )
+        if perturbation == "random_importance" and not {"shallow", "deep"} & {*config.requires}:
+            raise ValueError(f"+{perturbation} changes nothing, since {config.method} reads no importance")
         return ExamSetting(name, config, fit=own, retention=retention, perturbation=perturbation)
     except ValueError as error:
         raise ValueError(f"{name!r} is not a setting ({KNOWN}): {error}") from error
-
-
-def _check_perturbation(perturbation: str, config: AOTConfig) -> None:
-    """ValueError for a change that there is not, or that would change nothing."""
-    if perturbation not in PERTURBATIONS:
-        raise ValueError(f"+{perturbation} is none of the changes {', '.join(PERTURBATIONS)}")
-    if is_in_llm(config):
-        raise ValueError(
-            f"+{perturbation} changes what stands before the language model; {config.method} acts inside it"
-        )
-    if perturbation == "random_importance" and not {"shallow", "deep"} & {*config.requires}:
-        raise ValueError(f"+{perturbation} changes nothing, since {config.method} reads no importance")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """One question of lmms-eval: what is asked, its key, the rank that asks it, and what its grader is handed."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -9,7 +8,6 @@ import torch.distributed as dist
 from lmms_eval.api.instance import Instance
 
 from llava.eval.records import Record
-from llava.eval.store import question_key
 
 PADDING = "__padding_only__"  # lmms-eval marks requests that only even out the ranks
 FAILED, EMPTY = "[failed]", "[empty]"
@@ -26,13 +24,6 @@ class Question:
     generation: dict = field(hash=False)
     key: str
     size: int  # of the video files, bytes: the longest are asked first
-
-
-def question_of(request: Instance, identity: Mapping[str, Any], size: int) -> Question:
-    """identity: whatever else makes a reply another one (checkpoint, wrapper, settings)."""
-    prompt, generation, _, doc_id, task, split = request.args
-    key = question_key(**identity, task=task, split=split, doc_id=doc_id, prompt=prompt, generation=generation)
-    return Question(task, split, doc_id, prompt, copy.deepcopy(generation), key, size)
 
 
 def gather(value: Any) -> list[Any]:

@@ -42,11 +42,18 @@ def read_outcome(attempt: Path, store: Path | None) -> tuple[list[Record], dict[
     questions: list[Record] = []
     scores: dict[str, dict[str, float]] = {}
     for task, counts in results["n-samples"].items():
-        scores[task] = _numbers(results["results"].get(task, {}))
+        told = results["results"].get(task, {})
+        scores[task] = {
+            name.partition(",")[0]: float(value)
+            for name, value in told.items()
+            if "stderr" not in name and isinstance(value, (int, float)) and math.isfinite(value)
+        }
         samples = _samples(files[-1].parent, task)
         if len(samples) != counts["effective"]:
             raise ResultError(f"lmms-eval left {len(samples)} of {counts['effective']} questions of {task}")
-        metrics = sorted((name.partition(",")[0] for name in results["results"].get(task, {})), key=_preference)
+        # the one over all questions of a task goes before those of a kind
+        rank = {name: place for place, name in enumerate(_PREFERRED)}
+        metrics = sorted((name.partition(",")[0] for name in told), key=lambda name: rank.get(name, len(rank)))
         questions += [_question(task, sample, metrics, records) for sample in samples]
     questions.sort(key=lambda q: (q.task, len(q.doc_id), q.doc_id))
     if len({q.key for q in questions}) != len(questions):
@@ -83,20 +90,6 @@ def _question(task: str, sample: dict, metrics: list[str], records: dict[tuple[s
         reply=None if failed or reply is None else str(reply),
         target=str(sample.get("target", "")),
     )
-
-
-def _preference(metric: str) -> int:
-    """Where a task has several metrics, the one over all its questions goes before those of a kind."""
-    return _PREFERRED.index(metric) if metric in _PREFERRED else len(_PREFERRED)
-
-
-def _numbers(results: dict) -> dict[str, float]:
-    """The metrics that are numbers."""
-    return {
-        name.partition(",")[0]: float(value)
-        for name, value in results.items()
-        if "stderr" not in name and isinstance(value, (int, float)) and math.isfinite(value)
-    }
 
 
 def question_score(value: Any) -> float | None:

@@ -1,5 +1,6 @@
 """What all wrappers of the method share: asking question by question, recording each, in equal shares."""
 
+import copy
 import os
 import time
 from collections.abc import Callable
@@ -14,11 +15,11 @@ from tqdm import tqdm
 
 from llava.eval.lmms.build import exit_on_error
 from llava.eval.lmms.measure import Measure, retention
-from llava.eval.lmms.questions import PADDING, Question, deal, gather, question_of, reply_to_grade, use_stock_prompt
+from llava.eval.lmms.questions import PADDING, Question, deal, gather, reply_to_grade, use_stock_prompt
 from llava.eval.lmms.visuals import FOLDER, Visual, listed
 from llava.eval.provenance import checkpoint_fingerprint
 from llava.eval.records import Record
-from llava.eval.store import ResponseStore
+from llava.eval.store import ResponseStore, question_key
 from llava.video import Video, VideoError, load_video
 
 _POLL = 0.5  # seconds between two looks at how far the other ranks are
@@ -56,11 +57,6 @@ class AOTWrapperMixin:
         }  # fmt: skip
         self._answers = ResponseStore(store)
 
-    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
-        """Replies to all requests of this rank; with a store the ranks share what is open equally."""
-        with exit_on_error():
-            return self._generate(requests)
-
     def loglikelihood(self, requests):
         raise SystemExit("Likelihood tasks are not offered: the stock wrappers score them wrongly; use generation.")
 
@@ -71,7 +67,9 @@ class AOTWrapperMixin:
         self._answers.close()
         super().clean()
 
-    def _generate(self, requests: list[Instance]) -> list[GenerationResult]:
+    @exit_on_error()
+    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+        """Replies to all requests of this rank; with a store the ranks share what is open equally."""
         # 1. the questions of this rank, in the wording of the stock wrapper; None evens out the ranks
         questions: list[Question | None] = []
         visuals: dict[str, Callable] = {}
@@ -80,10 +78,12 @@ class AOTWrapperMixin:
                 questions.append(None)
                 continue
             use_stock_prompt(request, self.stock_id)
-            _, _, doc_to_visual, doc_id, task, split = request.args
+            prompt, generation, doc_to_visual, doc_id, task, split = request.args
             visuals[task] = doc_to_visual
             size = _size(doc_to_visual, self.task_dict[task][split][doc_id]) if self._answers.folder else 0
-            questions.append(question_of(request, self._identity, size))
+            said = {"task": task, "split": split, "doc_id": doc_id, "prompt": prompt}
+            key = question_key(**self._identity, **said, generation=generation)
+            questions.append(Question(**said, generation=copy.deepcopy(generation), key=key, size=size))
         mine = [question for question in questions if question is not None]
         # 2. what has no record yet, dealt to the ranks; without a store each rank keeps its own
         shared = self._answers.folder is not None

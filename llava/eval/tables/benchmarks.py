@@ -86,20 +86,14 @@ def load_tables(folders: list[Path]) -> list[Table]:
         if sweep.name in found:
             first, known = found[sweep.name]
             complete = {key: run for key, run in known.items() if read_result(run) is not None}
-            sweep, runs = _together(first, sweep), {**runs, **complete}
+            # models, settings and tasks of both; where both name one, the first one's
+            rows = {}
+            for name in ("models", "settings", "tasks"):
+                ours = {row.name: row for row in getattr(first, name)}
+                rows[name] = (*ours.values(), *(row for row in getattr(sweep, name) if row.name not in ours))
+            sweep, runs = replace(first, **rows), {**runs, **complete}
         found[sweep.name] = sweep, runs
     return [_table(sweep, model, runs) for sweep, runs in found.values() for model in sweep.models]
-
-
-def _together(one: Sweep, other: Sweep) -> Sweep:
-    """The models, settings and tasks of both; where both name one, the first one's."""
-
-    def union(name: str) -> tuple:
-        rows = {row.name: row for row in (*getattr(other, name), *getattr(one, name))}
-        order = dict.fromkeys(row.name for row in (*getattr(one, name), *getattr(other, name)))
-        return tuple(rows[key] for key in order)
-
-    return replace(one, models=union("models"), settings=union("settings"), tasks=union("tasks"))
 
 
 def _table(sweep: Sweep, model: Model, runs: dict[tuple[str, str, str], Path]) -> Table:

@@ -65,7 +65,12 @@ def table_plot(table: Table, path: Path) -> bool:
     rows = [row for row in table.rows if row.relative is not None and row.setting.aot is not None]
     if not rows:
         return False
-    lines = _lines(rows)
+    lines: dict[str, list[Row]] = {}  # by the name that is left of a setting without its share of tokens
+    for row in rows:
+        if row.tokens is not None:
+            lines.setdefault(_SHARE.sub("", row.setting.name), []).append(row)
+    for line in lines.values():
+        line.sort(key=lambda row: row.tokens)
     several = any(len(line) > 1 for line in lines.values())
     made = _figure(path, (7.5, 4.5 if several else 1.5 + 0.35 * len(rows)))
     if made is None:
@@ -78,15 +83,6 @@ def table_plot(table: Table, path: Path) -> bool:
     axes.set_title(table_title(table), fontsize=9, wrap=True)
     figure.savefig(path, dpi=120)
     return True
-
-
-def _lines(rows: list[Row]) -> dict[str, list[Row]]:
-    """Rows by the name that is left of a setting without its share of tokens."""
-    lines: dict[str, list[Row]] = {}
-    for row in rows:
-        if row.tokens is not None:
-            lines.setdefault(_SHARE.sub("", row.setting.name), []).append(row)
-    return {name: sorted(line, key=lambda row: row.tokens) for name, line in lines.items()}
 
 
 def _curves(axes, lines: dict[str, list[Row]]) -> None:

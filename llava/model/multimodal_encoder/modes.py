@@ -18,15 +18,11 @@ def check_mode(mode: str, device: torch.device) -> None:
         raise ValueError(f"Tower mode 'cuda_graphs' needs a CUDA device and the tower is on {device}; use 'eager'.")
     if mode == "compile":
         try:
-            torch.compile(_probe)(torch.ones(2, device=device))
+            torch.compile(lambda x: torch.sin(x) + 1)(torch.ones(2, device=device))
         except (RuntimeError, OSError, ImportError) as error:  # a compiler or triton is missing
             lines = str(error).strip().splitlines() or [type(error).__name__]
             reason = " ".join(lines[: 2 if lines[0].endswith(":") else 1])[:200]
             raise ValueError(f"Tower mode 'compile' cannot be had here ({reason}); use 'eager'.") from error
-
-
-def _probe(x: torch.Tensor) -> torch.Tensor:
-    return torch.sin(x) + 1
 
 
 class Replay:
