@@ -104,7 +104,8 @@ def test_packed_replies_and_choices_equal_plain_ones(embedded, setting):
     tokenizer, model, processor, _ = embedded
     items = [item for item in make_exam(16, seed=7000) if item.clip == 7001]
     asked = [Query(item.question.open_prompt(), 8, item.options) for item in items]
-    asked += [Query(item.choice_prompt, 8) for item in items] + [Query(CAPTION_PROMPTS[0], 40)]
+    asked += [Query(item.choice_prompt, 8, expected=tuple("ABCD")) for item in items]
+    asked += [Query(CAPTION_PROMPTS[0], 40), Query(items[0].question.open_prompt(), 1, items[0].options)]
     config = parse_setting(setting).config
     pixels = processor.preprocess(render(sample_clip(7001), TIMES, 192), return_tensors="pt")["pixel_values"]
     with torch.no_grad():
@@ -114,6 +115,24 @@ def test_packed_replies_and_choices_equal_plain_ones(embedded, setting):
     said = query(model, tokenizer, tokens, asked)
     assert said == generate_plain(model, tokenizer, video, asked)
     assert len({s.text for s in said}) > 3  # not one word for everything
+    # what is expected changes no reply: a beginning of the caption, another caption, a word that is not said
+    caption = said[-2].text
+    drafts = (caption[: len(caption) // 2], f"{caption[: len(caption) // 2]} red", "nothing")
+    again = query(model, tokenizer, tokens, [replace(one, expected=drafts) for one in asked])
+    assert again == said
+
+
+def test_a_reply_that_was_expected_costs_no_further_pass(embedded, monkeypatch):
+    tokenizer, model, *_ = embedded
+    passes, run = [], Branches.run
+    monkeypatch.setattr(Branches, "run", lambda *a: passes.append(1) or run(*a))
+    tokens = torch.randn(30, model.config.hidden_size, generator=torch.Generator().manual_seed(0))
+    prompt = make_exam(8, seed=7000)[0].question.open_prompt()
+    (said,) = query(model, tokenizer, tokens, [Query(prompt, 8)])
+    assert said.text and len(passes) > 1
+    passes.clear()
+    assert query(model, tokenizer, tokens, [Query(prompt, 8, expected=("no", said.text))]) == [said]
+    assert len(passes) == 1
 
 
 def test_what_the_branches_predict_is_what_the_model_predicts_alone(embedded):

@@ -197,7 +197,7 @@ def run_exam(
         found = [record for key in keys if (record := store.get(key)) is not None]
         if len(found) < len(keys):
             asked = [Query(item.question.open_prompt(), 8, item.options) for item in mine]
-            asked += [Query(item.choice_prompt, 8) for item in mine]
+            asked += [Query(item.choice_prompt, 8, expected=tuple(item.question.letters())) for item in mine]
             said, counts = ask(model, tokenizer, cache, number, asked + caption, setting)
             found = _score(number, mine, said, {} if counts is None else asdict(counts), world)
             for key, record in zip(keys, found, strict=True):

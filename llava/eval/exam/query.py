@@ -8,6 +8,7 @@ prefix being computed or copied twice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ from llava.model.pruning import CACHE
 
 @dataclass(frozen=True)
 class Query:
-    """One prompt, the longest reply in tokens, and options whose likelihood as the whole reply is asked for."""
+    """One prompt, the longest reply in tokens, and options whose likelihood as the whole reply is asked for.
+
+    expected: other replies that are likely; one that comes costs no further pass through the model.
+    """
 
     prompt: str
     new_tokens: int
     options: tuple[str, ...] = ()
+    expected: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -112,33 +117,41 @@ def query(model, tokenizer, visual: torch.Tensor, asked: Sequence[Query]) -> lis
     tree = Branches(model, torch.cat([head, visual.to(head)]))
     prompts = [tree.fork() for _ in rows]
     last = [tree.push(branch, row[mark + 1 :])[-1] for branch, row in zip(prompts, rows, strict=True)]
-    options = [_Option(i, o, option_ids(o, tokenizer)) for i, a in enumerate(asked) for o in a.options]
-    # rows behind which an option's tokens are expected; its end predicts nothing
-    places = [[last[o.row], *tree.push(tree.fork(prompts[o.row]), o.ids[:-1])] for o in options]
+    drafts = [_Draft(i, o, option_ids(o, tokenizer)) for i, a in enumerate(asked) for o in (*a.options, *a.expected)]
+    # rows behind which a draft's tokens are expected; its end predicts nothing
+    places = [[last[d.row], *tree.push(tree.fork(prompts[d.row]), d.ids[:-1])] for d in drafts]
     rows = sorted({*last, *(row for place in places for row in place)})
     chances = tree.run(rows).log_softmax(-1)
     at = {row: i for i, row in enumerate(rows)}
-    firsts = chances[[at[row] for row in last]].argmax(-1).tolist()
-    likelihoods = [
-        sum(chances[[at[row] for row in place], o.ids].tolist()) for o, place in zip(options, places, strict=True)
-    ]
-    # the rest of every reply, its end included, all of them a token further at a time
+    # the likeliest option, and what the model says behind each beginning of a draft
+    likelihood, likeliest, best = {}, {}, chances.argmax(-1).tolist()
+    following = {(i, ()): best[at[row]] for i, row in enumerate(last)}  # by prompt and what was said so far
+    for d, place in zip(drafts, places, strict=True):
+        following |= {(d.row, tuple(d.ids[:said])): best[at[row]] for said, row in enumerate(place)}
+        chance = sum(chances[[at[row] for row in place], d.ids].tolist())
+        if d.text in asked[d.row].options and chance >= likelihood.get(d.row, -math.inf):
+            likelihood[d.row], likeliest[d.row] = chance, d.text
+    # replies as far as they go along the drafts
     ends = model.generation_config.eos_token_id
     ends = {*ends} if isinstance(ends, list) else {ends}
-    replies = [[token] for token in firsts]
+    replies: list[list[int]] = [[] for _ in asked]
+    for i, reply in enumerate(replies):
+        while not ends & {*reply} and len(reply) < asked[i].new_tokens and (i, tuple(reply)) in following:
+            reply.append(following[i, tuple(reply)])
+    # the rest of every reply, its end included, all of them a token further at a time
+    pushed = [0] * len(asked)
     while growing := [i for i, r in enumerate(replies) if r[-1] not in ends and len(r) < asked[i].new_tokens]:
-        for i in growing:
-            tree.push(prompts[i], replies[i][-1:])
-        for i, token in zip(growing, tree.run([*range(len(growing))]).argmax(-1).tolist(), strict=True):
+        rows = [tree.push(prompts[i], replies[i][pushed[i] :])[-1] for i in growing]
+        for i, token in zip(growing, tree.run(rows).argmax(-1).tolist(), strict=True):
+            pushed[i] = len(replies[i])
             replies[i].append(token)
     texts = tokenizer.batch_decode(replies, skip_special_tokens=True)
-    best = {o.row: o.text for _, o in sorted(zip(likelihoods, options, strict=True), key=lambda pair: pair[0])}
-    return [Reply(text.strip(), best.get(i)) for i, text in enumerate(texts)]
+    return [Reply(text.strip(), likeliest.get(i)) for i, text in enumerate(texts)]
 
 
 @dataclass(frozen=True)
-class _Option:
-    """One option of the prompt with the number ``row``."""
+class _Draft:
+    """A reply that the prompt with the number ``row`` may get."""
 
     row: int
     text: str
