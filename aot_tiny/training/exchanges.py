@@ -113,10 +113,11 @@ def copied(questions: list[qa.Question], rng: np.random.Generator, *, bare: floa
 
 
 def _simple(questions: list[qa.Question], rng: np.random.Generator) -> qa.Question:
-    """A question whose answer is a color, or now and then any other."""
+    """A question whose answer is a color or a shape, or now and then any other."""
     if rng.random() < 0.3:
         return pick(questions, rng, 1)[0]
-    return qa.Question("attribute", "", str(rng.choice(list(COLORS))), tuple(COLORS))
+    words = (tuple(COLORS), qa.SHAPES)[rng.integers(2)]
+    return qa.Question("attribute", "", str(rng.choice(words)), words)
 
 
 def _lines(options: tuple[str, ...], style: str) -> str:

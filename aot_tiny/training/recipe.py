@@ -90,9 +90,9 @@ STAGES = {
     ),
     # goes on from the landed weights (docs/training.md); all tokens, any share and few of them
     "shapes": Stage(
-        "video", steps=280, batch=4, learning_rate=8e-4, first=9_000_000, world="shapes", warmup=0.06, decay=1.0,
-        mix=Mix(open=4, short=4, long=2),
-        density=Density(((16, 1.0),), ((0.35, 1.0, 1.0), (0.3, 0.03, 1.0), (0.35, 0.03, 0.3))),
+        "video", steps=240, batch=4, learning_rate=6e-4, first=9_000_000, world="shapes", warmup=0.03, decay=1.0,
+        mix=Mix(open=4, short=5, long=2, text=2),
+        density=Density(((16, 1.0),), ((0.3, 1.0, 1.0), (0.25, 0.03, 1.0), (0.45, 0.03, 0.3))),
     ),
 }  # fmt: skip
 
