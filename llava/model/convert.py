@@ -245,10 +245,11 @@ def _write_weights(folder: Path, target: Path, rows: int, keys: Set[str]) -> Non
         name = many if len(files) > 1 else "model.safetensors"
         try:
             with safe_open(file, "pt") as weights:
-                found = {key: weights.get_tensor(key) for key in keys & set(weights.keys())}
+                tensors = {key_in_transformers(key): weights.get_tensor(key) for key in keys & set(weights.keys())}
         except SafetensorError as error:
             raise CheckpointError(f"{file} cannot be read ({error}); download the checkpoint again.") from error
-        tensors = {key_in_transformers(key): with_rows(t, rows) if key in TABLES else t for key, t in found.items()}
+        for table in tensors.keys() & {key_in_transformers(key) for key in TABLES}:
+            tensors[table] = with_rows(tensors[table], rows)
         check_finite(folder, tensors)
         try:
             save_file(tensors, target / name, metadata={"format": "pt"})
