@@ -18,7 +18,8 @@ def export(run: Path, output: Path, *, stage: str | None = None, average: Path |
     """Write the model of `stage` (the last one that is complete) to `output` in LLaVA-NeXT's layout.
 
     average: a checkpoint of the same shape, which the stage began with; the mean of both is written (a model soup,
-    Wortsman et al., 2022). Raises SystemExit where there is no such checkpoint, or one of another shape.
+    Wortsman et al., 2022), and its training's record stands before this one's. Raises SystemExit where there is no
+    such checkpoint, or one of another shape.
     """
     done = [s for s in STAGES if STAGES[s].objective == "video" and (run / s / WEIGHTS).exists()]
     if not done:
@@ -38,23 +39,30 @@ def export(run: Path, output: Path, *, stage: str | None = None, average: Path |
     model.half().save_pretrained(output)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(folder / "tokenizer" / name, output / name)
-    logs = {s: json.loads((run / s / "log.json").read_text()) for s in STAGES if (run / s / "log.json").exists()}
+    record = average / "training_log.json" if average else None
+    logs = json.loads(record.read_text()) if record and record.exists() else {}
+    for name in (s for s in STAGES if (run / s / "log.json").exists()):
+        again = sum(name == entry.partition(",")[0] for entry in logs)
+        logs[f"{name}, run {again + 1}" if again else name] = json.loads((run / name / "log.json").read_text())
     (output / "training_log.json").write_text(json.dumps(logs, indent=0))
     plot(logs, output / "training_curve.png")
 
 
 def plot(logs: dict[str, list[dict]], path: Path) -> None:
-    """Loss and accuracy on training batches, a panel a stage."""
+    """Loss and accuracy on training batches, a panel for each stage that logs a loss."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    figure, axes = plt.subplots(1, len(logs), figsize=(5 * len(logs), 3.5), squeeze=False)
-    for axis, (stage, log) in zip(axes[0], logs.items(), strict=True):
-        rows = [r for r in log if "loss" in r]
+    losses = ((stage, [r for r in log if "loss" in r]) for stage, log in logs.items())
+    with_loss = {stage: rows for stage, rows in losses if rows}
+    figure, axes = plt.subplots(1, len(with_loss), figsize=(5 * len(with_loss), 3.5), squeeze=False)
+    for axis, (stage, rows) in zip(axes[0], with_loss.items(), strict=True):
         steps = [r["step"] for r in rows]
-        shown = ("color", "shape") if STAGES[stage].objective == "tower" else ("token", "motion", "begin", "things")
+        shown = (
+            ("token", "motion", "begin", "things") if "token" in rows[0] else ("color", "shape")
+        )  # a tower: no words
         for name in shown:
             axis.plot(steps, [r[name] for r in rows], label=f"accuracy: {name}")
         axis.set(title=f"stage {stage}", xlabel="step", ylim=(0, 1.02))

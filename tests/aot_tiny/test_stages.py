@@ -124,3 +124,6 @@ def test_the_stage_of_shapes_takes_the_words_of_its_start(tmp_path):
     for name, value in known.items():
         expected = (value.float() + learnt[f"model.{name}"].float()) / 2
         torch.testing.assert_close(mean[name].float(), expected, rtol=1e-3, atol=1e-4)
+    # the record goes on from the start's own
+    before, after = (json.loads(Path(f, "training_log.json").read_text()) for f in (start, tmp_path / "mean"))
+    assert list(after) == [*before, f"shapes, run {sum(stage.startswith('shapes') for stage in before) + 1}"]
