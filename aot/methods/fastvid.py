@@ -42,6 +42,7 @@ from .common import log_peaks, mean_squared_distances
         "anchor_weight": number_in(0.6, 0, 1),
     },
     requires=("attention_last",),
+    tuned={"salient": 0.0},
 )
 def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: threshold and cuts (cuts - 1 lowest) of segments; salient, its share of a frame's tokens; stride of the

@@ -39,6 +39,7 @@ from .common import dpc_knn, frame_segments, gather_members, split_static
         "neighbours": count_from(7),
         "alone": count_from(14, 0),
     },
+    tuned={"threshold": 0.97},
 )
 def prunevid(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: segments, their number as a share of the frames; threshold of static places; neighbours of DPC-kNN;

@@ -34,6 +34,7 @@ CENTER_WEIGHT, NEIGHBOURS = 0.6, 7  # HoliTom's
         "threshold": number_in(0.8, -1, 1),
     },
     requires=("attention_last",),
+    tuned={"threshold": 0.9, "temporal": 0.0},
 )
 def stop(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: spatial μ_s and temporal μ_t, what a sink's score counts against attention and beside cosines; threshold

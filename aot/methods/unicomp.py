@@ -37,6 +37,7 @@ from .common import frame_segments, segment_means
         "token_threshold": number_in(0.2, 0, 2, above=True),
     },
     requires=("keys",),
+    tuned={"frame_threshold": 0.001},
 )
 def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: frame_threshold u_f and token_threshold u_c, in 1 - cos."""

@@ -30,6 +30,7 @@ from .common import gather_members, others_mean, rounded_share
     "visionzip",
     options={"dominant": number_in(54 / 64, 0, 1), "contextual": one_of("sum", "mean")},
     requires=("attention_last", "keys"),
+    tuned={"dominant": 0.5},
 )
 def visionzip(video: VideoTokens, config: AOTConfig) -> Selection:
     """Options: dominant, the share of a frame's tokens kept for their attention; contextual "sum" or "mean"."""

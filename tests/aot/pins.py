@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from aot import AOTConfig, compress
+from aot import AOTConfig, compress, method_names
 
 FILE = Path(__file__).parents[1] / "data" / "aot" / "pins.json"
 WIDTH = 12
@@ -34,7 +34,7 @@ CASES = {
     **{f"{name} pooled": rival(name, 0.2, 9, (7, 9), "max") for name in ("prunevid", "holitom", "flashvid")},
     **{f"{name} 0.3": rival(name, 0.3, 4, (3, 4)) for name in ("uniform", "frames", "first", "random")},
     **{f"{name} {r}": rival(name, r) for name in ("pool", "floc", "vcast", "unicomp", "stop") for r in (0.06, 0.2)},
-    **{f"{name} tuned": rival(f"{name}+tuned", 0.1) for name in ("dycoke", "evs", "holitom")},
+    **{name.replace("+", " "): rival(name, 0.1) for name in method_names("tuned")},
     "ott_vid along time": rival("ott_vid", 0.2, temporal_share=0.8),
     "holitom threshold": rival("holitom", 0.2, threshold=0.9, center_weight=0.3, neighbours=3),
     "paper": own_counts("paper"),

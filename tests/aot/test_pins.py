@@ -44,6 +44,9 @@ def test_published_constants():
     assert get_method("evs").options == {"first_share": None}
     assert get_method("random").options == {"seed": 0}
     assert get_method("dycoke").options == {"window": None, "first_share": None}
+    assert get_method("unicomp").options == {"frame_threshold": 0.005, "token_threshold": 0.2}
+    assert get_method("stop").options == {"spatial": 0.04, "temporal": 0.07, "threshold": 0.8}
+    assert get_method("vcast").options == {"temperature": 0.7} and get_method("floc").options == {"chunk": 32}
     assert flashvid.NEIGHBOURS == 7 and get_method("flashvid").options == {"diverse": 0.7, "link_above": 0.8}
     assert (flashvid.SEGMENT_BELOW, flashvid.SEGMENTS) == (0.9, 8)
     assert (ott_vid.TEMPERATURE, ott_vid.MAX_COST, ott_vid.EPSILON, ott_vid.ITERATIONS) == (0.3, 0.3, 0.01, 200)

@@ -115,10 +115,10 @@ def test_dycoke_shares_evenly_and_keeps_the_first_frames_whole(make_video):
     assert sum(counts) == 12 and counts[0] == 10 and max(counts[1:]) == 1
 
 
-def test_dycoke_tuned_shows_half_in_the_first_frames_of_eight(make_video):
+def test_dycoke_shows_a_share_of_the_budget_in_first_frames(make_video):
     features = make_video(19, (6, 5), 12)[0]
-    config = AOTConfig(method="dycoke+tuned", retention=0.1)  # 57 tokens; three windows, whose first frames share 29
-    assert config.options == {"window": 8, "first_share": 0.5}
+    options = {"window": 8, "first_share": 0.5}
+    config = AOTConfig(method="dycoke", retention=0.1, options=options)  # 57 tokens; three first frames share 29
     video = compress(features, None, None, config, pool=None, grid=(6, 5))
     counts = video.frame.bincount(minlength=19).tolist()
     assert [counts[0], counts[8], counts[16]] == [9, 10, 10] and set(counts) == {9, 10, 1, 2} and sum(counts) == 57
