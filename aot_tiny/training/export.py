@@ -49,7 +49,7 @@ def export(run: Path, output: Path, *, stage: str | None = None, average: Path |
 
 
 def plot(logs: dict[str, list[dict]], path: Path) -> None:
-    """Loss and accuracy on training batches, a panel for each stage that logs a loss."""
+    """Loss and accuracy on training batches, a panel for each stage that logs a loss; no picture where none does."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -57,6 +57,8 @@ def plot(logs: dict[str, list[dict]], path: Path) -> None:
 
     losses = ((stage, [r for r in log if "loss" in r]) for stage, log in logs.items())
     with_loss = {stage: rows for stage, rows in losses if rows}
+    if not with_loss:
+        return
     figure, axes = plt.subplots(1, len(with_loss), figsize=(5 * len(with_loss), 3.5), squeeze=False)
     for axis, (stage, rows) in zip(axes[0], with_loss.items(), strict=True):
         steps = [r["step"] for r in rows]

@@ -249,13 +249,13 @@ def test_several_visuals_odd_texts_and_a_broken_video_through_lmms_eval_itself(s
     assert [q.tokens["visual"] for q in questions] == [144, 144, 288, 288, 144, 144, 288]
     assert [q.tokens.get("images") for q in questions] == [None, None, None, None, 1, 1, None]
     replies = [q.reply for q in questions]
-    assert replies[0] == "square" != replies[1]
-    # several in this order get what the wrapper says of them by itself, and another order is another question
+    assert len({*replies}) > 1
+    # each gets what the wrapper says of it by itself, and another order is another question
     arguments = {"batch_size": 1, "max_frames_num": 4, "retention": 0.25, "store": str(tmp_path)}
     wrapper = get_model("llava_onevision_aot")(pretrained=str(ROOT / "checkpoints" / "aot-tiny"), **arguments)
     red, clips = Image.new("RGB", (96, 96), (200, 30, 30)), {name: str(site.hub / f"{name}.mp4") for name in "ab"}
-    orders = [("a", "b"), ("b", "a"), ("image", "a"), ("a", "image")]
+    orders = [("a",), ("b",), ("a", "b"), ("b", "a"), ("image", "a"), ("a", "image")]
     monkeypatch.setattr(ask, "visuals", lambda doc: [clips.get(name, red) for name in doc["shown"]])
     told = ask(wrapper, [{"shown": shown} for shown in orders], questions[2].prompt, max_new_tokens=16)
-    assert [answer.text for answer in told] == replies[2:6]
+    assert [answer.text for answer in told] == replies[:6]
     assert [q.target for q in questions[:2]] == ["a triangle\u2028or a square", "a cross\u0085"]
