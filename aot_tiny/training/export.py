@@ -62,9 +62,8 @@ def plot(logs: dict[str, list[dict]], path: Path) -> None:
     figure, axes = plt.subplots(1, len(with_loss), figsize=(5 * len(with_loss), 3.5), squeeze=False)
     for axis, (stage, rows) in zip(axes[0], with_loss.items(), strict=True):
         steps = [r["step"] for r in rows]
-        shown = (
-            ("token", "motion", "begin", "things") if "token" in rows[0] else ("color", "shape")
-        )  # a tower: no words
+        words = "token" in rows[0]  # a tower alone has none
+        shown = ("token", "motion", "begin", "things") if words else ("color", "shape")
         for name in shown:
             axis.plot(steps, [r[name] for r in rows], label=f"accuracy: {name}")
         axis.set(title=f"stage {stage}", xlabel="step", ylim=(0, 1.02))

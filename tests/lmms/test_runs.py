@@ -124,7 +124,7 @@ def site(tmp_path_factory):
 @pytest.fixture(scope="module")
 def runs(site):
     """Rows of one run by each of the four model ids, and of one on odd questions."""
-    write_clip(site.hub / "a.mp4", 900002)  # a yellow square
+    write_clip(site.hub / "a.mp4", 900030)  # a yellow square
     write_clip(site.hub / "b.mp4", 900005)  # none: alone it is taken for something else
     (site.hub / "broken.mp4").write_bytes((site.hub / "a.mp4").read_bytes()[:2000])
     odd = "llava_onevision_aot", f"{CPU},retention=0.25,store={site.runs / 'odd-store'}", "odd"
@@ -249,7 +249,7 @@ def test_several_visuals_odd_texts_and_a_broken_video_through_lmms_eval_itself(s
     assert [q.tokens["visual"] for q in questions] == [144, 144, 288, 288, 144, 144, 288]
     assert [q.tokens.get("images") for q in questions] == [None, None, None, None, 1, 1, None]
     replies = [q.reply for q in questions]
-    assert len({*replies}) > 1
+    assert replies[0] == "square" != replies[1]
     # each gets what the wrapper says of it by itself, and another order is another question
     arguments = {"batch_size": 1, "max_frames_num": 4, "retention": 0.25, "store": str(tmp_path)}
     wrapper = get_model("llava_onevision_aot")(pretrained=str(ROOT / "checkpoints" / "aot-tiny"), **arguments)
