@@ -70,6 +70,7 @@ class Stage:
     warmup: float = 0.05
     decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
     places: bool = False  # tower: ask where in the frame a patch lies
+    distilling: float = 0.0  # tower: weight of staying near the tower it began with, but for signs
     mix: Mix = field(default_factory=Mix)
     density: Density | None = None  # video: how much of their clips the batches show
     tracking: float = 2.0  # video: weight of the tracker's loss
@@ -79,7 +80,9 @@ class Stage:
 
 _LENGTHS = ((16, 0.55), (24, 0.2), (32, 0.13), (48, 0.07), (64, 0.05))
 STAGES = {
-    "tower": Stage("tower", steps=450, batch=8, learning_rate=1.2e-3, first=0, places=True, decay=0.6),
+    "tower": Stage(
+        "tower", steps=500, batch=8, learning_rate=1.2e-3, first=0, decay=0.6, places=True, distilling=4.0
+    ),
     "answers": Stage(
         "video", steps=560, batch=6, learning_rate=1.5e-3, first=1_000_000, warmup=0.03, decay=0.5,
         density=Density(_LENGTHS, ((0.1, 1.0, 1.0), (0.9, 0.1, 1.0)), most=768),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -14,16 +16,24 @@ class DenseTower(nn.Module):
 
     places: also ask where in the frame each patch lies. Without that question the features forget it, and a
     language model cannot tell left from right.
+    distilling: weight of the distance to the features that the tower had at the start, everywhere but on signs. A
+    language model that could read the tower still can (learning without forgetting, Li and Hoiem, 2016).
     """
 
-    def __init__(self, tower: nn.Module, width: int, grid: int, *, places: bool):
+    def __init__(self, tower: nn.Module, width: int, grid: int, *, places: bool, distilling: float = 0.0):
         super().__init__()
-        self.tower, self.places = tower, places
+        self.tower, self.places, self.distilling = tower, places, distilling
+        self.teacher = copy.deepcopy(tower).requires_grad_(False)
         self.color = nn.Linear(width, 1 + len(COLOR_NAMES))
         self.shape = nn.Linear(width, 1 + len(SHAPE_NAMES))
         self.digit = nn.Linear(width, 11)
         self.offset = nn.Linear(width, 2)
         self.row, self.column = nn.Linear(width, grid), nn.Linear(width, grid)
+
+    def start_from(self, weights: dict[str, torch.Tensor]) -> None:
+        """Takes over a tower, to learn on from and to stay near."""
+        self.tower.load_state_dict(weights)
+        self.teacher.load_state_dict(weights)
 
     def forward(self, pixels, color, shape, digit, offset):
         """pixels (B, T, 3, S, S); labels (B, T, g, g); the loss, and the accuracies on patches of things."""
@@ -47,6 +57,13 @@ class DenseTower(nn.Module):
             row, column = self.row(features).flatten(0, 1), self.column(features).flatten(0, 1)
             loss = loss + F.cross_entropy(row, patch // grid) + F.cross_entropy(column, patch % grid)
             seen["row"] = (row.argmax(-1) == patch // grid).float().mean().detach()
+        if self.distilling:
+            with torch.no_grad():
+                before = self.teacher(pixels.flatten(0, 1)).float().flatten(0, 1)
+            same = (digit <= 0) & (color != IGNORE)  # all that is no sign
+            missed = (features.flatten(0, 1) - before)[same].square() / before.var(0).clamp_min(1e-4)
+            loss = loss + self.distilling * missed.mean()
+            seen["missed"] = missed.mean().detach()
         return {"loss": loss, **seen}
 
 

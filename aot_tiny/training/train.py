@@ -99,7 +99,7 @@ def build(stage: Stage, tokenizer_folder: Path):
     clips, grid = stage.steps * stage.batch, SIZE // PATCH
     if stage.objective == "tower":
         width = GEOMETRY["mm_vision_config"]["hidden_size"]
-        tower = DenseTower(model.get_vision_tower(), width, grid, places=stage.places)
+        tower = DenseTower(model.get_vision_tower(), width, grid, places=stage.places, distilling=stage.distilling)
         return tower, FrameLabels(clips, size=SIZE, grid=grid, start=stage.first), None
     model.get_vision_tower().requires_grad_(False)
     letters = [tokenizer(text).input_ids[-1] for letter in LETTERS for text in (letter, f"x {letter}")]
@@ -123,7 +123,7 @@ def start_from(objective: torch.nn.Module, folder: Path, tokenizer_folder: Path)
         else:
             start = "model.vision_tower."
             tower = {k.removeprefix(start): v for k, v in weights.items() if k.startswith(start)}
-            objective.tower.load_state_dict(tower)
+            objective.start_from(tower)
         return
     weights = torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True)
     tower = {k.removeprefix("tower."): v for k, v in weights.items() if k.startswith("tower.")}
@@ -132,7 +132,7 @@ def start_from(objective: torch.nn.Module, folder: Path, tokenizer_folder: Path)
     elif isinstance(objective, VideoObjective):
         objective.model.get_vision_tower().load_state_dict(tower)
     else:
-        objective.tower.load_state_dict(tower)
+        objective.start_from(tower)
 
 
 def _fitted(folder: Path, tokenizer_folder: Path, objective: torch.nn.Module) -> dict[str, torch.Tensor]:

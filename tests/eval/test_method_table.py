@@ -223,3 +223,7 @@ def test_the_ablations_are_compared_with_the_first_of_their_group():
     assert "| dynamic | 10.0 | 40.0 | -30.0 … -11.2 |" in text and "`paper@0.1,clips=dynamic`" in text
     assert "| none | 10.0 | 50.0 |  | " in text  # its base was not run
     assert "none: every token counts alike: it was refused" in text
+    # a group of which the reference alone was asked compares nothing
+    assert "| paper: anchors |" not in text
+    unasked = text.rpartition("No variant was asked of these groups: ")[2]
+    assert unasked.startswith("paper: anchors; paper: transport") and "paper: clips" not in unasked

@@ -236,8 +236,8 @@ def ablation_rows(runs: dict[str, dict], sweep: ExamSweep) -> list[tuple[Ablatio
 
 
 def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str, str]) -> str:
-    """Markdown of all groups; the variants that could not run are named with the reason."""
-    lines = ablation_rows(runs, sweep)
+    """Markdown of the groups of which a variant was asked; the others are named, and what could not run, with why."""
+    lines, unasked = ablation_rows(runs, sweep), []
     parts = [
         f"## Ablations at {100 * sweep.ablations_at:g} %",
         "Written by `aot exam methods --report`, from the list in `llava/eval/sweeps/methods.yaml`, on the "
@@ -246,13 +246,19 @@ def ablation_section(runs: dict[str, dict], sweep: ExamSweep, refused: dict[str,
         "`paper` and `released` have token counts of their own. Variant by variant, their anchors are set so that the "
         "share kept comes nearest to the one asked.",
     ]
-    for group in dict.fromkeys(ablation.group for ablation, _ in lines):
-        rows = [(ablation.label, row) for ablation, row in lines if ablation.group == group]
-        parts.append(figures_table(group, rows, ABLATIONS))
+    for group in dict.fromkeys(ablation.group for ablation in sweep.ablations):
+        reference, *_ = (ablation for ablation in sweep.ablations if ablation.group == group)
+        rows = [(ablation, row) for ablation, row in lines if ablation.group == group]
+        if all(ablation is reference for ablation, _ in rows):
+            unasked.append(group)
+        else:
+            parts.append(figures_table(group, [(ablation.label, row) for ablation, row in rows], ABLATIONS))
     asked = [(a, a.setting(sweep.ablations_at)) for a in sweep.ablations]
     missing = [f"- {a.group}, {a.label}: {refused[setting]}" for a, setting in asked if setting in refused]
     if missing:
         parts += ["Not here:", "\n".join(missing)]
+    if unasked:
+        parts.append(f"No variant was asked of these groups: {'; '.join(unasked)}.")
     return "\n\n".join(parts)
 
 
