@@ -84,12 +84,14 @@ STAGES = {
         "tower", steps=500, batch=8, learning_rate=1.2e-3, first=0, decay=0.6, places=True, distilling=4.0
     ),
     "answers": Stage(
-        "video", steps=560, batch=6, learning_rate=1.5e-3, first=1_000_000, warmup=0.03, decay=0.5,
-        density=Density(_LENGTHS, ((0.1, 1.0, 1.0), (0.9, 0.1, 1.0)), most=768),
+        "video", steps=1300, batch=6, learning_rate=1e-3, first=1_000_000, warmup=0.03, decay=0.0,
+        mix=Mix(open=5, short=4, long=2, text=1),
+        density=Density(_LENGTHS, ((0.25, 1.0, 1.0), (0.35, 0.05, 1.0), (0.4, 0.03, 0.3)), most=1728),
     ),
     "polish": Stage(
-        "video", steps=500, batch=4, learning_rate=8e-4, first=2_000_000, decay=1.0,
-        density=Density(_LENGTHS, ((0.4, 1.0, 1.0), (0.6, 0.12, 1.0))),
+        "video", steps=1000, batch=6, learning_rate=1e-3, first=2_000_000, warmup=0.01, decay=1.0,
+        mix=Mix(open=5, short=4, long=2, text=1),
+        density=Density(_LENGTHS, ((0.35, 1.0, 1.0), (0.25, 0.03, 1.0), (0.4, 0.03, 0.3)), most=4608),
     ),
     # goes on from the landed weights (docs/training.md); all tokens, any share and few of them
     "shapes": Stage(

@@ -1,7 +1,8 @@
 """Trains aot-tiny, a stage a call: `aot train-tiny --stage tower --init checkpoints/aot-tiny --output runs/film/tower`.
 
 The stages are in recipe.py. A run leaves checkpoints in its folder and, called again, goes on from the last one.
-Launch with accelerate or deepspeed as usual; `--deepspeed FILE` names a ZeRO configuration.
+Launch with torchrun, accelerate or deepspeed as usual, and the processes share the clips of a step;
+`--deepspeed FILE` names a ZeRO configuration.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import timeit
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
 from torch.utils.data import SequentialSampler
 from transformers import Trainer, TrainingArguments, set_seed
 
@@ -213,10 +215,15 @@ def execute(args) -> int:
         stage, steps=round(stage.steps * args.times), batch=args.batch or stage.batch,
         first=stage.first + CLIPS_A_SEED * args.seed,
     )  # fmt: skip
+    launched = PartialState(cpu=not torch.cuda.is_available())
+    if stage.batch % launched.num_processes:
+        count = launched.num_processes
+        raise SystemExit(f"{count} processes cannot share {stage.batch} clips a step; give another --batch.")
     set_seed(args.seed)
     tokenizer_folder = args.output / "tokenizer"
-    if not (tokenizer_folder / "tokenizer_config.json").exists():  # written last
-        _write_tokenizer(stage, args.init, tokenizer_folder)
+    with launched.main_process_first():
+        if not (tokenizer_folder / "tokenizer_config.json").exists():  # written last
+            _write_tokenizer(stage, args.init, tokenizer_folder)
     objective, data, collator = build(stage, tokenizer_folder)
     for folder in args.init:
         start_from(objective, folder, tokenizer_folder)
@@ -230,7 +237,7 @@ def execute(args) -> int:
         args=TrainingArguments(
             output_dir=str(args.output),
             max_steps=stage.steps,
-            per_device_train_batch_size=stage.batch,
+            per_device_train_batch_size=stage.batch // launched.num_processes,
             learning_rate=stage.learning_rate,
             max_grad_norm=1.0,
             bf16=dtype == torch.bfloat16,
@@ -253,11 +260,12 @@ def execute(args) -> int:
         # a run that was taken up without --init holds the rounded weights alone
         if all(torch.equal(value, exact[name].to(dtype).float()) for name, value in tower.state_dict().items()):
             tower.load_state_dict(exact)
-    # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
-    part = args.output / f"{WEIGHTS}.part"  # what has its name is whole
-    torch.save({k: v.half() for k, v in objective.state_dict().items()}, part)
-    part.replace(args.output / WEIGHTS)
-    write_whole(args.output / "log.json", json.dumps(trainer.state.log_history, indent=0).encode())
+    if trainer.is_world_process_zero():
+        # float16, as the checkpoint will be; what resuming needs lies whole in the folders of the steps
+        part = args.output / f"{WEIGHTS}.part"  # what has its name is whole
+        torch.save({k: v.half() for k, v in objective.state_dict().items()}, part)
+        part.replace(args.output / WEIGHTS)
+        write_whole(args.output / "log.json", json.dumps(trainer.state.log_history, indent=0).encode())
     return 0
 
 

@@ -2,8 +2,12 @@
 
 import functools
 import json
+import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -99,6 +103,22 @@ def test_another_seed_draws_other_clips(tokenizer, tmp_path, monkeypatch):
     for seed in (0, 1):
         train("tower", tmp_path / str(seed), tokenizer, "--seed", str(seed))
     assert starts == [0, 100_000]
+
+
+def test_processes_share_the_clips_of_a_step(tmp_path, monkeypatch):
+    output = tmp_path / "tower"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "aot_cli"]
+    once = ["train-tiny", "--stage", "tower", "--times", str(1 / recipe.STAGES["tower"].steps), "--output", str(output)]
+    settings = {"env": os.environ | {"OMP_NUM_THREADS": "1"}, "capture_output": True, "text": True}
+    both = subprocess.run([*launch, *once, "--batch", "2"], **settings)
+    assert both.returncode == 0, both.stderr[-3000:]
+    log = json.loads((output / "log.json").read_text())
+    assert log[-1]["step"] == 1 and log[-1]["epoch"] == 1  # both clips were seen
+    assert (output / WEIGHTS).exists()
+    monkeypatch.setattr("aot_tiny.training.train.PartialState", lambda **_: SimpleNamespace(num_processes=2))
+    with pytest.raises(SystemExit, match="2 processes cannot share 3 clips a step; give another --batch"):
+        main([*once[:-1], str(tmp_path / "odd"), "--batch", "3"][1:])
+    assert not (tmp_path / "odd").exists()
 
 
 def test_the_stage_of_shapes_takes_the_words_of_its_start(tmp_path):
