@@ -16,14 +16,15 @@ class DenseTower(nn.Module):
 
     places: also ask where in the frame each patch lies. Without that question the features forget it, and a
     language model cannot tell left from right.
-    distilling: weight of the distance to the features that the tower had at the start, everywhere but on signs. A
-    language model that could read the tower still can (learning without forgetting, Li and Hoiem, 2016).
+    distilling: weight of the distance to the features that the tower had at the start, everywhere but on signs, so
+    that a language model still reads it (learning without forgetting, Li and Hoiem, 2016); none without `start_from`.
     """
 
     def __init__(self, tower: nn.Module, width: int, grid: int, *, places: bool, distilling: float = 0.0):
         super().__init__()
         self.tower, self.places, self.distilling = tower, places, distilling
         self.teacher = copy.deepcopy(tower).requires_grad_(False)
+        self.register_buffer("taught", torch.tensor(False))  # random weights teach nothing
         self.color = nn.Linear(width, 1 + len(COLOR_NAMES))
         self.shape = nn.Linear(width, 1 + len(SHAPE_NAMES))
         self.digit = nn.Linear(width, 11)
@@ -34,6 +35,7 @@ class DenseTower(nn.Module):
         """Takes over a tower, to learn on from and to stay near."""
         self.tower.load_state_dict(weights)
         self.teacher.load_state_dict(weights)
+        self.taught.fill_(True)
 
     def forward(self, pixels, color, shape, digit, offset):
         """pixels (B, T, 3, S, S); labels (B, T, g, g); the loss, and the accuracies on patches of things."""
@@ -57,7 +59,7 @@ class DenseTower(nn.Module):
             row, column = self.row(features).flatten(0, 1), self.column(features).flatten(0, 1)
             loss = loss + F.cross_entropy(row, patch // grid) + F.cross_entropy(column, patch % grid)
             seen["row"] = (row.argmax(-1) == patch // grid).float().mean().detach()
-        if self.distilling:
+        if self.distilling and self.taught:
             with torch.no_grad():
                 before = self.teacher(pixels.flatten(0, 1)).float().flatten(0, 1)
             same = (digit <= 0) & (color != IGNORE)  # all that is no sign

@@ -21,11 +21,12 @@ class Patches(nn.Module):
         return self.table.expand(len(pixels), -1, -1)
 
 
-def missed(change, *, distilling=2.0):
+def missed(change, *, distilling=2.0, taught=True):
     """What the stage logs, and its loss, after a change (4, 3) of the features. Patch 1 is a sign's, 3 has no label."""
     torch.manual_seed(0)
     stage = DenseTower(Patches(), WIDTH, GRID, places=False, distilling=distilling)
-    stage.start_from(Patches().state_dict())
+    if taught:
+        stage.start_from(Patches().state_dict())
     with torch.no_grad():
         stage.tower.table += change
     label = {
@@ -60,3 +61,10 @@ def test_the_weight_is_that_of_the_stage():
     change[2] = 1
     (_, without), (off, weighted) = missed(change, distilling=0.0), missed(change)
     assert weighted - without == pytest.approx(2 * off, rel=1e-5)
+
+
+def test_random_weights_are_nothing_to_stay_near():
+    change = torch.zeros(4, 3)
+    change[2] = 1
+    (off, alone), (_, without) = missed(change, taught=False), missed(change, distilling=0.0)
+    assert off == 0 and alone == without
