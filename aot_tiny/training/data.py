@@ -25,7 +25,7 @@ FRAME_CLASSES = {
 }  # fmt: skip
 TOKEN_CLASSES = {
     "motion": len(qa.MOTIONS), "corner": len(qa.CORNERS), "begin": MOST_FRAMES, "first_color": COLOR_COUNT,
-    "color": COLOR_COUNT, "shape": len(SHAPE_NAMES), "place": len(qa.CORNERS),
+    "color": COLOR_COUNT, "shape": len(SHAPE_NAMES), "place": len(qa.CORNERS), "digit": 10,
 }  # fmt: skip
 
 
@@ -101,10 +101,10 @@ def tracks(clip: Clip, owner: np.ndarray) -> tuple[dict[str, torch.Tensor], dict
 
     owner: (T, side, side) the thing of every cell. Labels of tokens come as (T·side²,), in frame and raster order.
     Tokens of a thing: how it has moved so far, the corner, frame and colour it began with, and its colour, shape and
-    corner now. Frames: the colours in sight and seen so far; just now: which colour came, went, was turned to, which
-    things, by the colour they began with, went or changed, a new scene, a star, a sign; how many things so far, in
-    sight, and of each shape so far; the colours of the first and the latest to come and of the first to go; the
-    frame's number; the code of the sign so far.
+    corner now; of a sign the digit on their side. Frames: the colours in sight and seen so far; just now: which colour
+    came, went, was turned to, which things, by the colour they began with, went or changed, a new scene, a star, a
+    sign; how many things so far, in sight, and of each shape so far; the colours of the first and the latest to come
+    and of the first to go; the frame's number; the code of the sign so far.
     """
     times, count = clip.times, clip.frames
     cell = {name: np.full(owner.shape, IGNORE) for name in TOKEN_CLASSES}
@@ -121,12 +121,22 @@ def tracks(clip: Clip, owner: np.ndarray) -> tuple[dict[str, torch.Tensor], dict
         seen = qa.visible_frames(clip, clip.sign)
         flags["events"][seen[0], -1] = 1
         frame["code"][seen[0] :] = [int(d) for d in clip.sign.code]
-        cell["shape"][owner == len(clip.all_things)] = SHAPE_NAMES.index("sign")
+        mine = owner == len(clip.all_things)
+        cell["shape"][mine] = SHAPE_NAMES.index("sign")
+        for digit, side in zip(clip.sign.code, _halves(clip, owner.shape[-1]), strict=True):
+            cell["digit"][mine & side[:, None]] = int(digit)
     gone = [(t.off, COLOR_NAMES.index(t.color_at(t.off - 0.1))) for t in clip.all_things if t.off < times[-1]]
     for off, color in sorted(gone)[:1]:
         frame["news"][qa.shown(clip, off) :, 2] = color
     tensors = [{k: torch.from_numpy(v) for k, v in part.items()} for part in (cell, flags | frame)]
     return {k: v.flatten() for k, v in tensors[0].items()}, tensors[1]
+
+
+def _halves(clip: Clip, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Columns (T, side) that lie left and right of the sign's middle; the one that it halves is in neither."""
+    middle = clip.path(clip.sign, clip.times)[0][0][:, None] * side
+    column = np.arange(side) + 0.5
+    return column < middle - 0.3, column > middle + 0.3
 
 
 def _track_thing(clip: Clip, thing: Thing, mine: np.ndarray, cell: dict, flags: dict, frame: dict) -> None:

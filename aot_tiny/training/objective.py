@@ -70,13 +70,13 @@ class VideoObjective(nn.Module):
         self.tracker = Tracker(model.config.hidden_size)
         model.config._attn_implementation = attention.NAME
 
-    def forward(self, ids, labels, weight, position, layout: Layout, guides, pixels, keep, **tracks):
+    def forward(self, ids, labels, weight, position, layout: Layout, guides, features, keep, **tracks):
         lm, start, end = self.model, layout.prefix, layout.head
         embeds = lm.get_input_embeddings()(ids)
-        visual, line = self._visual(pixels, keep)  # (B, head - prefix, D), bool
+        visual, line = self._visual(features, keep)  # (B, head - prefix, D), bool
         embeds = torch.cat([embeds[:, :start], visual.to(embeds), embeds[:, end:]], 1)
         if self.training and self.stretch:
-            position = self._stretched(position, start, end, most=pixels.shape[1] * self.cells / keep.shape[1])
+            position = self._stretched(position, start, end, most=features.shape[1] * self.cells / keep.shape[1])
         biases = layout.biases(embeds.device, lm.config.num_attention_heads)
         out = lm.model(
             inputs_embeds=embeds, attention_mask={"full_attention": None}, position_ids=position, layout=layout,
@@ -100,17 +100,19 @@ class VideoObjective(nn.Module):
             loss, seen = loss + self.guiding * extra, seen | known
         return {"loss": loss, **seen}
 
-    def _visual(self, pixels: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """pixels (B, T, 3, S, S) to what the language model reads: the kept pooled tokens, a newline behind each frame.
+    def _visual(self, features: torch.Tensor, keep: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The tower's features (B, T, N, D) to what the language model reads: the kept pooled tokens, a newline behind
+        each frame.
 
         keep: (B, K) flat places t·P + p. Returns (B, K + T, D) and which of these are newlines, (B, K + T) bool.
         """
-        features = self.model.encode_images(pixels.flatten(0, 1))  # (B·T, N, D)
-        side, frames = int(features.shape[1] ** 0.5), pixels.shape[1]
-        grid = features.transpose(1, 2).unflatten(2, (side, side))
+        projector = self.model.get_model().mm_projector
+        projected = projector(features.flatten(0, 1).to(next(projector.parameters()).dtype))  # (B·T, N, D)
+        side, frames = int(features.shape[2] ** 0.5), features.shape[1]
+        grid = projected.transpose(1, 2).unflatten(2, (side, side))
         cells = F.avg_pool2d(grid, 2).flatten(2).transpose(1, 2)  # equals bilinear pooling of an even grid
         per_frame = cells.shape[1]
-        cells = cells.unflatten(0, pixels.shape[:2]).flatten(1, 2)  # (B, T·P, D)
+        cells = cells.unflatten(0, features.shape[:2]).flatten(1, 2)  # (B, T·P, D)
         newline = self.model.model.image_newline.to(cells).expand(len(cells), frames, -1)
         both = torch.cat([cells, newline], 1)
         order = visual_order(keep, frames, per_frame)

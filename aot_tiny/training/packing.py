@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +19,7 @@ from aot_tiny.training.data import IGNORE, TRAIN_SEEDS, draw, owners, tracks
 from aot_tiny.training.exchanges import LONG_STYLES, ROW, SHORT_STYLES, Exchange, ask, copied, pick, segment
 from aot_tiny.training.guides import Guides
 from aot_tiny.worlds import World
+from llava.eval.jsonl import write_whole
 
 GUIDES = {"name": 2, "evidence": 5, "option": 6}  # the layer whose first head a guide tells where to look
 
@@ -54,42 +58,69 @@ class Density:
     shares: tuple[tuple[float, float, float], ...] = ((1.0, 1.0, 1.0),)
     most: int = 2304
 
-    def draw(self, rng: np.random.Generator, per_frame: int) -> tuple[int, int]:
-        """(frames, kept visual tokens) of a batch."""
-        frames = int(rng.choice([n for n, _ in self.lengths], p=[share for _, share in self.lengths]))
-        total = frames * per_frame
+    def frames(self, rng: np.random.Generator) -> int:
+        """Frames of a batch's clips."""
+        return int(rng.choice([n for n, _ in self.lengths], p=[share for _, share in self.lengths]))
+
+    def kept(self, rng: np.random.Generator, total: int) -> int:
+        """Visual tokens that a batch sees of `total`."""
         kind = rng.choice(len(self.shares), p=[part for part, _, _ in self.shares])
-        share = rng.uniform(*self.shares[kind][1:])
-        return frames, int(share * min(total, self.most))
+        return int(rng.uniform(*self.shares[kind][1:]) * min(total, self.most))
 
 
 class ClipConversations(Dataset):
-    """Clips, each with the exchanges of a `Mix`. batch: samples that share a `Density`'s drawing."""
+    """Clips as a frozen tower sees them, each with the exchanges of a `Mix`.
+
+    batch: samples that share a `Density`'s drawing. passes: how often a clip comes, each time with other exchanges and
+    other tokens. tower: pixels (T, 3, S, S) -> features (T, N, D), to be set before the first sample.
+    store: folder that keeps features between the passes, 147 KB a frame in bfloat16; without it they are made again.
+    """
 
     def __init__(
         self, tokenizer, length: int, world: World, mix: Mix, density: Density, *, size: int, grid: int, start: int,
-        batch: int = 1,
+        batch: int = 1, passes: int = 1,
     ):  # fmt: skip
         self.tokenizer, self.length, self.world, self.mix, self.density = tokenizer, length, world, mix, density
         self.size, self.grid, self.start, self.batch = size, grid, start, batch
+        self.clips = -(-length // (passes * batch)) * batch  # different ones
+        self.tower: Callable[[torch.Tensor], torch.Tensor] | None = None
+        self.store: Path | None = None
 
     def __len__(self) -> int:
         return self.length
 
     def __getitem__(self, index: int) -> dict:
-        seed, side = TRAIN_SEEDS + self.start + index, self.grid // 2
-        frames, kept = self.density.draw(np.random.default_rng([self.start, index // self.batch, 5]), side * side)
-        rng = np.random.default_rng([seed, 4])
+        turn, place = divmod(index, self.clips)
+        seed, per_frame = TRAIN_SEEDS + self.start + place, (self.grid // 2) ** 2
+        frames = self.density.frames(np.random.default_rng([self.start, place // self.batch, 5]))
+        total = frames * per_frame
+        kept = self.density.kept(np.random.default_rng([self.start, index // self.batch, 6]), total)
+        rng = np.random.default_rng([seed, 4, turn])
         clip = self.world.sample(seed, frames=frames)
-        pixels, cover, _ = draw(self.world, clip, self.size, self.grid)
-        keep = torch.from_numpy(np.sort(rng.permutation(frames * side * side)[:kept]))  # (kept,) flat places
-        owner = owners(cover, side)
+        features, owner = self._seen(clip)
+        keep = torch.from_numpy(np.sort(rng.permutation(total)[:kept]))  # (kept,) flat places
         segments = self._segments(clip, rng)
         looks = torch.stack([_evidence(s.evidence, owner) for s in segments])  # (R, T·P + T)
-        cells, per_frame = tracks(clip, owner)
-        labels = {name: values[keep] for name, values in cells.items()} | per_frame
-        order = visual_order(keep, frames, side * side)
-        return {"pixels": pixels, "keep": keep, "segments": segments, "looks": looks[:, order], "tracks": labels}
+        cells, lines = tracks(clip, owner)
+        labels = {name: values[keep] for name, values in cells.items()} | lines
+        order = visual_order(keep, frames, per_frame)
+        return {"features": features, "keep": keep, "segments": segments, "looks": looks[:, order], "tracks": labels}
+
+    def _seen(self, clip: Clip) -> tuple[torch.Tensor, np.ndarray]:
+        """The tower's features (T, N, D) of a clip, and the thing of every pooled token, see `owners`."""
+        file = self.store / f"{clip.seed}.pt" if self.store else None
+        if file is not None and file.exists():
+            known = torch.load(file, weights_only=True)
+            return known["features"], known["owner"].numpy()
+        pixels, cover, _ = draw(self.world, clip, self.size, self.grid)
+        owner = owners(cover, self.grid // 2)
+        with torch.no_grad():
+            features = self.tower(pixels)
+        if file is not None:
+            whole = io.BytesIO()
+            torch.save({"features": features, "owner": torch.from_numpy(owner)}, whole)
+            write_whole(file, whole.getvalue())
+        return features, owner
 
     def _segments(self, clip: Clip, rng: np.random.Generator) -> list:
         mix, qa = self.mix, self.world.questions
@@ -167,6 +198,6 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
                 targets["evidence"][b, r, len(prefix) : head] = sample["looks"][r]
     batch = {"ids": ids, "labels": labels, "weight": weight, "position": position, "layout": layout}
     batch["guides"] = Guides(query, visible, targets, GUIDES)
-    batch |= {name: torch.stack([s[name] for s in samples]) for name in ("pixels", "keep")}
+    batch |= {name: torch.stack([s[name] for s in samples]) for name in ("features", "keep")}
     batch |= {k: torch.stack([s["tracks"][k] for s in samples]) for k in samples[0]["tracks"]}
     return batch

@@ -69,6 +69,7 @@ class Stage:
     world: str = "film"
     warmup: float = 0.05
     decay: float = 0.4  # share of the steps over which the rate falls to zero at the end
+    passes: int = 1  # video: how often a clip comes, each time with other exchanges and other tokens
     places: bool = False  # tower: ask where in the frame a patch lies
     distilling: float = 0.0  # tower: weight of staying near the tower it began with, but for signs
     mix: Mix = field(default_factory=Mix)
@@ -89,9 +90,9 @@ STAGES = {
         density=Density(_LENGTHS, ((0.25, 1.0, 1.0), (0.35, 0.05, 1.0), (0.4, 0.03, 0.3)), most=1728),
     ),
     "polish": Stage(
-        "video", steps=1000, batch=6, learning_rate=1e-3, first=2_000_000, warmup=0.01, decay=1.0,
+        "video", steps=2400, batch=6, learning_rate=1e-3, first=2_000_000, warmup=0.01, decay=0.35, passes=4,
         mix=Mix(open=5, short=4, long=2, text=1),
-        density=Density(_LENGTHS, ((0.35, 1.0, 1.0), (0.25, 0.03, 1.0), (0.4, 0.03, 0.3)), most=4608),
+        density=Density(_LENGTHS, ((0.2, 1.0, 1.0), (0.3, 0.03, 1.0), (0.5, 0.03, 0.3)), most=4608),
     ),
     # goes on from the landed weights (docs/training.md); all tokens, any share and few of them
     "shapes": Stage(

@@ -52,8 +52,13 @@ def model(tokenizer_folder):
     return model.eval(), tokenizer
 
 
-def conversations(tokenizer, mix=SMALL, density=WHOLE, world="film", **settings):
-    return ClipConversations(tokenizer, 8, WORLDS[world], mix, density, size=96, grid=2 * SIDE, start=0, **settings)
+def conversations(model, mix=SMALL, density=WHOLE, world="film", **settings):
+    """Clips as a model and its tokenizer see them; `seen` holds the pixels that the tower was shown, clip by clip."""
+    model, tokenizer = model
+    data = ClipConversations(tokenizer, 8, WORLDS[world], mix, density, size=96, grid=2 * SIDE, start=0, **settings)
+    data.seen, tower = [], model.get_vision_tower()
+    data.tower = lambda pixels: data.seen.append(pixels) or tower(pixels)
+    return data
 
 
 def batch_of(tokenizer, samples, rows):
@@ -82,8 +87,8 @@ def row_starts(batch):
 
 
 def test_a_packed_exchange_scores_as_it_does_alone_in_the_model(model):
-    model, tokenizer = model
-    sample = conversations(tokenizer)[0]
+    data = conversations(model)
+    (model, tokenizer), sample = model, data[0]
     batch, prefix = batch_of(tokenizer, [sample], SMALL.rows)
     packed, kept = hidden_states(model, batch), {}
     hook = model.model.register_forward_hook(lambda *a: kept.update(out=a[-1].last_hidden_state))
@@ -91,17 +96,16 @@ def test_a_packed_exchange_scores_as_it_does_alone_in_the_model(model):
         if part.video:
             with torch.no_grad():
                 ids = torch.tensor([[*prefix, -200, *part.tokens]])
-                model(ids, images=[sample["pixels"]], modalities=["video"])
+                model(ids, images=data.seen, modalities=["video"])
             alone = kept["out"][0, -len(part.tokens) :]
             torch.testing.assert_close(packed[0, at : at + len(part.tokens)], alone, atol=2e-4, rtol=2e-4)
     hook.remove()
 
 
 def test_only_a_text_row_is_blind_to_the_video(model):
-    model, tokenizer = model
-    sample = conversations(tokenizer)[0]
+    sample, (model, tokenizer) = conversations(model)[0], model
     batch, _ = batch_of(tokenizer, [sample], SMALL.rows)
-    other = hidden_states(model, batch, pixels=-batch["pixels"])
+    other = hidden_states(model, batch, features=-batch["features"])
     same = hidden_states(model, batch)
     for part, at in zip(sample["segments"], row_starts(batch), strict=True):
         change = (other - same)[0, at : at + len(part.tokens)].abs().max()
@@ -110,11 +114,10 @@ def test_only_a_text_row_is_blind_to_the_video(model):
 
 
 def test_a_batch_shares_its_length_and_its_share_of_tokens(model):
-    model, tokenizer = model
-    data = conversations(tokenizer, density=Density(((16, 0.5), (24, 0.5)), ((1.0, 0.2, 1.0),), most=400), batch=2)
-    samples = [data[2], data[3]]
-    kept, frames = len(samples[0]["keep"]), len(samples[0]["pixels"])
-    assert len(samples[1]["keep"]) == kept and len(samples[1]["pixels"]) == frames
+    data = conversations(model, density=Density(((16, 0.5), (24, 0.5)), ((1.0, 0.2, 1.0),), most=400), batch=2)
+    (model, tokenizer), samples = model, [data[2], data[3]]
+    kept, frames = len(samples[0]["keep"]), len(samples[0]["features"])
+    assert len(samples[1]["keep"]) == kept and len(samples[1]["features"]) == frames
     assert 0.2 * 400 - 1 <= kept <= 400 and not torch.equal(samples[0]["keep"], samples[1]["keep"])
     batch, prefix = batch_of(tokenizer, samples, SMALL.rows)
     assert batch["layout"].head == len(prefix) + kept + frames  # every frame keeps its newline
@@ -126,17 +129,15 @@ def test_a_batch_shares_its_length_and_its_share_of_tokens(model):
 
 def test_kept_tokens_stand_in_their_order_and_bring_their_labels(model):
     """The head of a thinned sequence equals the whole one without what was dropped, labels too."""
-    model, tokenizer = model
-    whole = conversations(tokenizer)[1]
-    data = conversations(tokenizer, density=Density(((16, 1.0),), ((1.0, 0.3, 1.0),)))
-    thin = data[1]
-    keep = thin["keep"]
+    whole = conversations(model)[1]
+    thin = conversations(model, density=Density(((16, 1.0),), ((1.0, 0.3, 1.0),)))[1]
+    (model, _), keep = model, thin["keep"]
     for name in ("motion", "color", "shape", "place"):
         assert torch.equal(thin["tracks"][name], whole["tracks"][name][keep])
     objective = VideoObjective(model, [1], layer=TRACKED_LAYER).eval()
     with torch.no_grad():
-        every, line = objective._visual(whole["pixels"][None], whole["keep"][None])
-        some, thin_line = objective._visual(thin["pixels"][None], keep[None])
+        every, line = objective._visual(whole["features"][None], whole["keep"][None])
+        some, thin_line = objective._visual(thin["features"][None], keep[None])
     model.config._attn_implementation = "sdpa"
     cells = every[0][~line[0]]
     assert torch.equal(some[0][~thin_line[0]], cells[keep]) and int(thin_line.sum()) == 16
@@ -146,9 +147,26 @@ def test_kept_tokens_stand_in_their_order_and_bring_their_labels(model):
     assert torch.equal(behind, (frame[None] <= torch.arange(16)[:, None]).sum(1))
 
 
+def test_a_clip_comes_again_with_other_questions_and_the_features_it_had(model, tmp_path):
+    data = conversations(model, density=Density(((16, 0.5), (24, 0.5)), ((1.0, 0.2, 1.0),)), batch=2, passes=2)
+    data.store = tmp_path
+    first, again, other = data[1], data[5], data[2]
+    assert data.clips == 4 and len(data.seen) == 2 and len(list(tmp_path.iterdir())) == 2  # seen once, kept whole
+    assert torch.equal(first["features"], again["features"])
+    assert first["features"].shape != other["features"].shape or not torch.equal(first["features"], other["features"])
+    assert len(first["keep"]) != len(again["keep"])
+    assert [s.tokens for s in first["segments"]] != [s.tokens for s in again["segments"]]
+    # labels that both keep are the same
+    both = set(first["keep"].tolist()) & set(again["keep"].tolist())
+    one, two = (dict(zip(s["keep"].tolist(), s["tracks"]["color"].tolist(), strict=True)) for s in (first, again))
+    assert both and all(one[place] == two[place] for place in both)
+    data.store = None  # without one they are made again
+    assert torch.equal(data[5]["features"], again["features"]) and len(data.seen) == 3
+
+
 def test_labels_are_the_answers_and_nothing_else(model):
     _, tokenizer = model
-    data = conversations(tokenizer, Mix(3, 2, 1, 2, 0.5))
+    data = conversations(model, Mix(3, 2, 1, 2, 0.5))
     samples = [data[i] for i in range(3)]
     batch, _ = batch_of(tokenizer, samples, data.mix.rows)
     for b, sample in enumerate(samples):
@@ -158,14 +176,14 @@ def test_labels_are_the_answers_and_nothing_else(model):
 
 def test_an_exchange_that_does_not_fit_its_row_is_refused(model):
     _, tokenizer = model
-    sample = conversations(tokenizer)[0]
+    sample = conversations(model)[0]
     with pytest.raises(ValueError, match="does not fit"):
         batch_of(tokenizer, [sample], ((5, 20),))
 
 
 def test_guides_point_at_the_name_the_evidence_and_the_option(model):
     _, tokenizer = model
-    data = conversations(tokenizer, Mix(3, 2, 1, 2, 0.0))
+    data = conversations(model, Mix(3, 2, 1, 2, 0.0))
     sample = data[3]
     batch, prefix = batch_of(tokenizer, [sample], data.mix.rows)
     guides, clip = batch["guides"], sample_clip(TRAIN_SEEDS + 3, frames=16)
@@ -199,8 +217,8 @@ def test_guides_point_at_the_name_the_evidence_and_the_option(model):
 
 
 def test_the_guides_loss_is_the_attention_of_the_model(model):
-    model, tokenizer = model
-    sample = conversations(tokenizer, dataclasses.replace(SMALL, caption=1.0))[0]
+    data = conversations(model, dataclasses.replace(SMALL, caption=1.0))
+    (model, tokenizer), sample = model, data[0]
     batch, prefix = batch_of(tokenizer, [sample], SMALL.rows)
     hidden_states(model, batch)
     _, seen = batch["guides"].loss()
@@ -209,7 +227,7 @@ def test_the_guides_loss_is_the_attention_of_the_model(model):
     for r, part in enumerate(sample["segments"]):
         ids = torch.tensor([[*prefix, -200, *part.tokens]])
         with torch.no_grad():
-            out = model(ids, images=[sample["pixels"]], modalities=["video"], output_attentions=True)
+            out = model(ids, images=data.seen, modalities=["video"], output_attentions=True)
         for name, layer in GUIDES.items():
             target = batch["guides"].targets[name][0, r]
             if target.any():
@@ -245,6 +263,15 @@ def test_what_frames_are_asked_follows_the_clip():
     assert labels["index"][:, 0].tolist() == list(range(16))
 
 
+def test_tokens_of_a_sign_are_asked_the_digit_on_their_side():
+    """Its middle is at 0.5, so of five columns the third is on neither side."""
+    owner = np.full((16, 5, 5), -1)
+    owner[4:8, 2, 1:4] = 3  # the sign is the fourth thing
+    digits = tracks(CLIP, owner)[0]["digit"].view(16, 5, 5)
+    assert digits[4:8, 2].tolist() == [[IGNORE, 4, IGNORE, 7, IGNORE]] * 4
+    assert (digits != IGNORE).sum() == 8
+
+
 def test_dense_labels_name_what_covers_the_patch():
     sample = FrameLabels(4, size=96, grid=12, frames=8)[1]
     things = sample["color"] > 0
@@ -262,7 +289,7 @@ def test_training_clips_are_repeatable():
 
 def test_clips_of_shapes_are_asked_what_they_settle_and_labelled_where_things_lie(model):
     _, tokenizer = model
-    sample = conversations(tokenizer, Mix(open=4, short=4, long=2), world="shapes")[2]
+    sample = conversations(model, Mix(open=4, short=4, long=2), world="shapes")[2]
     clip = shapes_clips.sample_clip(TRAIN_SEEDS + 2)
     texts = [q.text for q in shapes_questions.make_questions(clip)]
     for part in sample["segments"]:
