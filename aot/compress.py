@@ -61,7 +61,8 @@ def compress(
     check_video(video, config.requires)
     # run the method, then place newline tokens
     wanted = torch.is_grad_enabled() and (features.requires_grad or (newline is not None and newline.requires_grad))
-    with torch.set_grad_enabled(wanted):
+    # in the features' precision, or float32 where the method says so, whatever autocast the caller is in
+    with torch.set_grad_enabled(wanted), torch.autocast(features.device.type, enabled=False):
         shared = config if config.max_tokens is None else config.on_video(video.frames, video.tokens_per_frame)
         selection = insert_newlines(METHODS[config.method].run(video, shared), video, config)
     kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass, video.pooled_grid)

@@ -116,7 +116,8 @@ def recompress(videos: Sequence[CompressedVideo], counts: Sequence[int]) -> list
     left = list(videos)
     for start in range(0, len(crowded), size):
         group = crowded[start : start + size]
-        smaller = _recompress([videos[i] for i in group], [visual[i] for i in group], [counts[i] for i in group])
+        with torch.autocast(videos[0].tokens.device.type, enabled=False):  # in float32 whatever the caller is in
+            smaller = _recompress([videos[i] for i in group], [visual[i] for i in group], [counts[i] for i in group])
         for place, video in zip(group, smaller, strict=True):
             left[place] = video
     return left

@@ -42,11 +42,12 @@ def received_attention(
     chunk = max(1, min(queries, most // max(1, batch * heads * tokens)))
     keys = k.float().transpose(-1, -2)
     received = torch.zeros(batch, tokens, dtype=torch.float32, device=q.device)
-    for start in range(0, queries, chunk):
-        logits = torch.matmul(q[:, :, start : start + chunk].float() * scale, keys)
-        part = None if lse is None else lse[:, :, start : start + chunk, None]
-        weights = logits.softmax(dim=-1) if part is None else logits.sub_(part).exp_()
-        received += weights.sum(dim=(1, 2))
+    with torch.autocast(q.device.type, enabled=False):  # in float32 whatever the caller is in
+        for start in range(0, queries, chunk):
+            logits = torch.matmul(q[:, :, start : start + chunk].float() * scale, keys)
+            part = None if lse is None else lse[:, :, start : start + chunk, None]
+            weights = logits.softmax(dim=-1) if part is None else logits.sub_(part).exp_()
+            received += weights.sum(dim=(1, 2))
     return received / heads
 
 

@@ -146,6 +146,15 @@ def test_parts_are_recompressed_alike_together_and_alone(make_video, monkeypatch
         torch.testing.assert_close(part.mass, alone.mass)
 
 
+def test_recompression_is_the_same_in_the_callers_autocast(make_video):
+    features, *_ = make_video(8, (6, 6), 16)
+    part = compress(100 * features, config=AOTConfig(retention=0.5), pool=None)
+    [plain] = recompress([part], [20])
+    with torch.autocast("cpu", dtype=torch.float16):
+        [cast] = recompress([part], [20])
+    assert torch.equal(cast.tokens, plain.tokens) and torch.equal(cast.position, plain.position)
+
+
 def test_the_newest_give_first_and_none_more_than_an_even_share():
     assert newest_give([5, 30, 20, 50], 80) == [5, 30, 20, 25]
     assert newest_give([5, 30, 20, 50], 60) == [5, 25, 15, 15]

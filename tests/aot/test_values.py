@@ -217,3 +217,16 @@ def test_what_is_pushed_must_fit(make_video):
             VideoStream(AOTConfig()).push(none)
     with pytest.raises(AOTError, match="features cannot be used"):
         stream.push(features * torch.nan, shallow, deep)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_the_callers_autocast_changes_nothing(make_video, name, dtype):
+    """AMP training and much inference run in it; products of such features are beyond float16."""
+    tensors = inputs(make_video)
+    tensors |= {"features": 100 * tensors["features"], "keys": 100 * tensors["keys"]}
+    plain = run(tensors, CONFIGS[name])
+    with torch.autocast("cpu", dtype=dtype):
+        cast = run(tensors, CONFIGS[name])
+    for field in ("tokens", "frame", "position", "mass"):
+        assert torch.equal(getattr(cast, field), getattr(plain, field)), field

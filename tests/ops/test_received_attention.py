@@ -32,6 +32,14 @@ def test_received_attention_takes_strided_half_precision():
     torch.testing.assert_close(received, received_attention(q.float().contiguous(), q.float(), 0.3))
 
 
+def test_received_attention_is_the_same_in_the_callers_autocast():
+    torch.manual_seed(0)
+    q, k = torch.randn(2, 1, 2, 9, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = received_attention(q, k, 0.35)
+    assert torch.equal(cast, received_attention(q, k, 0.35))
+
+
 def test_layers():
     assert layers(26) == (5, 24)
     assert layers(5) == (1, 3)
