@@ -13,7 +13,7 @@ from .config import AOTConfig
 from .errors import AOTError
 from .spatial_pooling import pooled_grid
 from .types import CompressedVideo, joined_masks
-from .validation import check_grid, count
+from .validation import check_arguments, check_grid, count
 
 STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods without a rule of their own
 
@@ -72,7 +72,9 @@ class VideoStream:
         """
         if self._finished:
             raise AOTError("This stream is finished; make a new one for another video.")
-        new = {"features": features, "shallow": shallow, "deep": deep, **(extras or {})}
+        named = {"features": features, "shallow": shallow, "deep": deep}
+        check_arguments(features, named, extras)
+        new = {**named, **(extras or {})}
         new = {name: value for name, value in new.items() if value is not None or name == "features"}
         if self._pending and new.keys() != self._pending.keys():
             raise AOTError(f"The stream began with {', '.join(self._pending)}; push the same again.")
@@ -82,6 +84,8 @@ class VideoStream:
                 raise AOTError(f"{name} is no tensor of frames; push (T, N, D) features and (T, N) maps.")
             if held and _form(value) != _form(held[name]):
                 raise AOTError(f"{name} differs in shape, dtype or device from what was pushed; push the same again.")
+            if len(value) != len(features):
+                raise AOTError(f"{name} has {len(value)} frames and features {len(features)}; push as many of each.")
         if self._most_frames is not None and self._frames + self._held() + len(features) > self._most_frames:
             raise AOTError(f"The stream was said to have {self._most_frames} frames and more came; raise frames.")
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}

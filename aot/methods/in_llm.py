@@ -122,6 +122,7 @@ def _check_layers(options: dict) -> None:
     depths = [count("option layers", depth, 1) for depth in depths]
     if depths != sorted(set(depths)):
         raise AOTError(f"option layers is {depths!r}; give depths in ascending order, each once.")
+    options["layers"] = depths  # plain numbers, as they are written beside a result
 
 
 @register("fastv", options={"layer": count_from(2), "counts": COUNTS}, in_llm=True)

@@ -183,3 +183,18 @@ def test_parts_that_do_not_go_on_are_refused(make_video):
             join(parts)
     later = join([second, third])
     assert later.first_frame == 8 and torch.equal(join([first, later]).frame, join([first, second, third]).frame)
+
+
+def test_a_push_of_what_does_not_belong_together_is_refused(make_video):
+    """Importance of more frames than features would be that of later ones, for good."""
+    features, shallow, deep = make_video(12, (3, 3), 8)
+    stream = VideoStream(AOTConfig(retention=0.3, attention_power=4), pool=None)
+    with pytest.raises(AOTError, match="shallow has 9 frames and features 6; push as many of each"):
+        stream.push(features[:6], shallow[:9], deep[:9])
+    for name in ("features", "shallow"):
+        with pytest.raises(AOTError, match=f"{name} is given twice"):
+            stream.push(features[:6], shallow[:6], deep[:6], extras={name: features[:6]})
+    parts = stream.push(features[:6], shallow[:6], deep[:6])  # a refused push has changed nothing
+    video = join([*parts, *stream.push(features[6:], shallow[6:], deep[6:]), *stream.finish()])
+    whole = compress(features, shallow, deep, stream.config, pool=None)
+    assert torch.equal(video.position, whole.position)

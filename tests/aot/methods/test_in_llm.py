@@ -1,5 +1,8 @@
 """Counts of the methods that act inside the language model."""
 
+import json
+
+import numpy as np
 import pytest
 import torch
 
@@ -75,3 +78,8 @@ def test_bad_options_are_one_sentence(method, options, message):
 def test_quarters():
     assert quarters(32) == [8, 16, 24] and quarters(28) == [7, 14, 21] and quarters(6) == [1, 3, 4]
     assert quarters(2) == [1] and quarters(1) == []
+
+
+def test_depths_of_numpy_are_written_as_plain_numbers():
+    config = AOTConfig(method="pdrop", options={"layers": (np.int64(2), 4)})
+    assert AOTConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
