@@ -214,12 +214,12 @@ class PaddedClips:
 def pad_clips(pooled: PooledFrames, video: VideoTokens, clips: list[int], config: AOTConfig) -> PaddedClips:
     """The kept tokens of every frame, by clip and position in it. clips: lengths in frames."""
     device = pooled.keep.device
+    visual = pooled.keep & (pooled.kind != TokenKind.NEWLINE)
     counts = pooled.keep.sum(1)
-    most = int(counts.max())
-    if most == 0:
+    most, most_visual = torch.stack([counts.max(), visual.sum(1).max()]).tolist()
+    if most_visual == 0:
         raise AOTError(f"No token survives the pooling with num_anchors={config.num_anchors}; raise it.")
     place = true_indices(pooled.keep, most)  # (T, K); beyond a frame's count arbitrary
-    visual = pooled.keep & (pooled.kind != TokenKind.NEWLINE)
     mass = visual * (video.tokens_per_frame / visual.sum(1, keepdim=True).clamp_min(1))
     # (C, L): a short clip repeats its last frame
     length = torch.tensor(clips, device=device).unsqueeze(1)

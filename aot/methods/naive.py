@@ -25,7 +25,7 @@ def random(video: VideoTokens, config: AOTConfig) -> Selection:
     total = video.frames * video.tokens_per_frame
     count = config.budget(video.frames, video.tokens_per_frame)
     generator = torch.Generator().manual_seed(config.options["seed"])
-    index = torch.randperm(total, generator=generator)[:count].sort().values
+    index = torch.randperm(total, generator=generator, device="cpu")[:count].sort().values
     return select_tokens(video, index.to(video.features.device))
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from aot import AOTConfig, TokenKind, compress
+from aot import AOTConfig, AOTError, TokenKind, compress
 from aot.clips import window_ids
 from aot.methods.aot_paper import choose_anchors, intra_frame
 
@@ -99,3 +99,12 @@ def test_released_newlines_in_frame_mode_close_each_frame(make_video):
     newlines = video.kind == TokenKind.NEWLINE
     assert int(newlines.sum()) == 4 and bool(newlines[-1])
     assert bool((video.tokens[newlines] == 9).all())
+
+
+@pytest.mark.parametrize("newline", [None, torch.ones(8)])
+def test_anchors_of_which_none_survives_the_pooling_are_refused(make_video, newline):
+    """Newlines are no visual tokens: they alone are no answer."""
+    features, shallow, deep = make_video(16, (8, 8), 8)
+    config = AOTConfig.preset("released", num_anchors=3)
+    with pytest.raises(AOTError, match="No token survives the pooling with num_anchors=3"):
+        compress(features, shallow, deep, config, newline=newline)

@@ -167,3 +167,11 @@ def test_vidcom2_gives_more_to_the_frame_that_stands_out():
     # p is nearly 1 in frame 3 and 0 elsewhere: 2.5 (1 + 1 - 1/4) and 2.5 (1 - 1/4)
     assert video.trace["quota"].tolist() == pytest.approx([1.875, 1.875, 1.875, 4.375], rel=1e-3)
     assert video.frame.bincount().tolist() == [2, 2, 2, 4]
+
+
+def test_a_random_choice_does_not_follow_the_default_device(make_video):
+    features, *_ = make_video(4, (4, 4), 8)
+    config = AOTConfig(method="random", retention=0.3)
+    with torch.device("meta"):
+        elsewhere = compress(features, config=config, pool=None)
+    assert torch.equal(elsewhere.tokens, compress(features, config=config, pool=None).tokens)
