@@ -111,7 +111,7 @@ def test_a_stream_of_known_length_holds_it_at_every_moment(make_video, changes):
         assert torch.equal(places(video), places(whole))
         torch.testing.assert_close(video.tokens, whole.tokens)
     with pytest.raises(AOTError, match="41 frames and more came; raise frames"):
-        VideoStream(config, pool=None, frames=41).push(features[:42].repeat(2, 1, 1), shallow, deep)
+        VideoStream(config, pool=None, frames=41).push(*(torch.cat([x, x]) for x in (features, shallow, deep)))
 
 
 def test_a_stream_that_ends_early_keeps_its_share(make_video):

@@ -213,7 +213,7 @@ def test_what_is_pushed_must_fit(make_video):
         with pytest.raises(AOTError, match="push the same again"):
             stream.push(wrong, shallow, deep)
     for none in (None, 3, torch.tensor(1.0)):
-        with pytest.raises(AOTError, match="push"):
+        with pytest.raises(AOTError, match=r"features must be a \(T, N, D\) tensor"):
             VideoStream(AOTConfig()).push(none)
     with pytest.raises(AOTError, match="features cannot be used"):
         stream.push(features * torch.nan, shallow, deep)
