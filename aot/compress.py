@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from .config import AOTConfig
+from .ops.common import without_autocast
 from .registry import METHODS
 from .types import CompressedVideo, Selection, TokenKind, VideoTokens
 from .validation import check_arguments, check_clips, check_grid, check_newline_position, check_video
@@ -61,8 +62,8 @@ def compress(
     check_video(video, config.requires)
     # run the method, then place newline tokens
     wanted = torch.is_grad_enabled() and (features.requires_grad or (newline is not None and newline.requires_grad))
-    # in the features' precision, or float32 where the method says so, whatever autocast the caller is in
-    with torch.set_grad_enabled(wanted), torch.autocast(features.device.type, enabled=False):
+    # in the features' precision, or float32 where the method says so
+    with torch.set_grad_enabled(wanted), without_autocast(features.device):
         shared = config if config.max_tokens is None else config.on_video(video.frames, video.tokens_per_frame)
         selection = insert_newlines(METHODS[config.method].run(video, shared), video, config)
     kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass, video.pooled_grid)
@@ -110,7 +111,7 @@ def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig)
         "frame": frame,
         "position": torch.stack([row, torch.full_like(row, width)], dim=-1),
         "kind": torch.full_like(frame, int(TokenKind.NEWLINE)),
-        "mass": torch.zeros(len(frame), device=device),
+        "mass": torch.zeros(len(frame), dtype=torch.float32, device=device),
     }
     joined = {n: torch.cat([getattr(selection, n), new]).index_select(0, order) for n, new in added.items()}
     return replace(selection, newlines_done=True, **joined)

@@ -12,7 +12,7 @@ from .clips import COST_BYTES, MAX_CLIP_TOKENS, default_clip_length
 from .config import AOTConfig
 from .errors import AOTError
 from .ops import count_sketch, facility_location, merge, softmax_plan
-from .ops.common import at_least_float32, true_indices, unit
+from .ops.common import at_least_float32, true_indices, unit, without_autocast
 from .ops.pair_cost import grid_distances
 from .stream import VideoStream, join, tokens_at
 from .types import CompressedVideo, TokenKind
@@ -116,7 +116,7 @@ def recompress(videos: Sequence[CompressedVideo], counts: Sequence[int]) -> list
     left = list(videos)
     for start in range(0, len(crowded), size):
         group = crowded[start : start + size]
-        with torch.autocast(videos[0].tokens.device.type, enabled=False):  # in float32 whatever the caller is in
+        with without_autocast(videos[0].tokens.device):
             smaller = _recompress([videos[i] for i in group], [visual[i] for i in group], [counts[i] for i in group])
         for place, video in zip(group, smaller, strict=True):
             left[place] = video

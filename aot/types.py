@@ -215,7 +215,7 @@ class Selection:
             frame=frame,
             position=torch.stack([place // width, place % width], dim=-1),
             kind=kind if isinstance(kind, torch.Tensor) else torch.full_like(index, int(kind)),
-            mass=torch.ones(index.shape, device=index.device) if mass is None else mass,
+            mass=torch.ones(index.shape, dtype=torch.float32, device=index.device) if mass is None else mass,
             clips=clips,
             trace=trace or {},
         )

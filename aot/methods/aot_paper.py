@@ -145,7 +145,7 @@ def intra_frame(
     flat = anchor + each.unsqueeze(1) * tokens
     cost = pair_cost(features, each, 1, flat, grid=grid, spatial_weight=config.spatial_weight, backend=config.backend)
     # what each source weighs
-    supply = torch.ones(frames, tokens, device=features.device).scatter_(1, anchor, 0.0)
+    supply = torch.ones(frames, tokens, dtype=torch.float32, device=features.device).scatter_(1, anchor, 0.0)
     if config.source_mass == "attention":
         supply = supply * relative_importance(importance.float() * supply)
         supply = supply * (max(1, sources) / supply.sum(1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny))
@@ -154,7 +154,7 @@ def intra_frame(
     plan = sinkhorn(
         cost,
         supply * scale,
-        torch.full((frames, count), sources * scale / count, device=features.device),
+        torch.full((frames, count), sources * scale / count, dtype=torch.float32, device=features.device),
         epsilon=config.epsilon,
         iterations=config.iterations,
         stop={"problem": "marginal", "batch": "change_batch", "never": "never"}[config.sinkhorn_stop],
@@ -220,7 +220,7 @@ def pad_clips(pooled: PooledFrames, video: VideoTokens, clips: list[int], config
     if most_visual == 0:
         raise AOTError(f"No token survives the pooling with num_anchors={config.num_anchors}; raise it.")
     place = true_indices(pooled.keep, most)  # (T, K); beyond a frame's count arbitrary
-    mass = visual * (video.tokens_per_frame / visual.sum(1, keepdim=True).clamp_min(1))
+    mass = visual * (video.tokens_per_frame / visual.sum(1, keepdim=True).clamp_min(1).float())
     # (C, L): a short clip repeats its last frame
     length = torch.tensor(clips, device=device).unsqueeze(1)
     step = torch.arange(max(clips), device=device)

@@ -51,7 +51,8 @@ def gather_members(
     slot = slot.index_copy_(0, index, torch.arange(kept, device=index.device))[target]
     points = at_least_float32(points)
     sums = points.new_zeros(kept + 1, points.shape[-1]).index_add_(0, slot, points)
-    counts = torch.zeros(kept + 1, device=points.device).index_add_(0, slot, torch.ones(total, device=points.device))
+    one = torch.ones(total, dtype=torch.float32, device=points.device)
+    counts = one.new_zeros(kept + 1).index_add_(0, slot, one)
     return sums[:kept], counts[:kept]
 
 

@@ -33,7 +33,7 @@ def evs(video: VideoTokens, config: AOTConfig) -> Selection:
         first = min(first, rounded_share(budget, first_share))
     shown = even_indices(first, per_frame, video.features.device)
     units = unit(video.pooled)
-    change = torch.full(units.shape[:2], -torch.inf, device=units.device)
+    change = units.new_full(units.shape[:2], -torch.inf)
     change[1:] = (1 - torch.linalg.vecdot(units[1:], units[:-1])).clamp_min(0)
     change[0].index_fill_(0, shown, torch.inf)
     order = change.flatten().argsort(descending=True, stable=True)

@@ -64,7 +64,8 @@ def flashvid(video: VideoTokens, config: AOTConfig) -> Selection:
     joined, partner = link(units, chosen, segment, merged, config.options["link_above"])
     root = chain_roots(joined, partner)
     own = torch.arange(frames * per_frame, device=device)
-    size = torch.zeros(frames * per_frame, device=device).index_add_(0, root, torch.ones_like(root).float())
+    one = torch.ones(frames * per_frame, dtype=torch.float32, device=device)
+    size = torch.zeros_like(one).index_add_(0, root, one)
     average = at_least_float32(torch.zeros_like(flat)).index_add_(0, root, at_least_float32(flat))
     average = average / size.clamp_min(1).unsqueeze(-1)
 

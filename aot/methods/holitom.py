@@ -122,7 +122,7 @@ def lowest_cosine(cosine: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     """(G, P) lowest cosine of each place inside a window, inf for windows of one frame. cosine: (T - 1, P)."""
     _, segment = frame_segments(lengths, cosine.device)
     inside = (segment[1:] == segment[:-1]).unsqueeze(1)
-    lowest = torch.full((len(lengths), cosine.shape[1]), torch.inf, device=cosine.device)
+    lowest = cosine.new_full((len(lengths), cosine.shape[1]), torch.inf)
     window = segment[1:].unsqueeze(1).expand_as(cosine)
     return lowest.scatter_reduce_(0, window, cosine.masked_fill(~inside, torch.inf), "amin")
 
@@ -139,5 +139,5 @@ def merge_static(split: StaticSplit, label: torch.Tensor, weight: float) -> tupl
     sums, counts = gather_members(points, target, torch.arange(windows * per_frame, device=label.device))
     mass = counts * split.length.repeat_interleave(per_frame, output_size=windows * per_frame)
     # weight·centre + (1 - weight)·(mean of its other members); one without others stays as it is
-    weights = torch.where(counts > 1, weight, 1.0).to(points.dtype).unsqueeze(-1)
+    weights = torch.ones_like(counts, dtype=points.dtype).masked_fill_(counts > 1, weight).unsqueeze(-1)
     return torch.lerp(others_mean(points, sums, counts), points, weights), mass

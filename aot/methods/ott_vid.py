@@ -99,7 +99,7 @@ def representatives(units: torch.Tensor, weight: torch.Tensor, count: int) -> tu
         place = true_indices(chosen, count)
     best = cosine.gather(2, place.unsqueeze(1).expand(-1, per_frame, -1)).topk(min(2, count), dim=-1)
     ahead = (best.values[..., 0] - (best.values[..., 1] if count > 1 else 0)).clamp_min(0)
-    gain = torch.zeros(frames, count, device=units.device)
+    gain = units.new_zeros(frames, count)
     return place, gain.scatter_add_(1, best.indices[..., 0], ahead * weight / per_frame)
 
 

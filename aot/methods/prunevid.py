@@ -132,8 +132,7 @@ def pairwise_cosine(units: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     units: (T, P, D) of length 1. From (‖Σ u‖² - Σ‖u‖²) / (L(L - 1)).
     """
     _, segment = frame_segments(lengths, units.device)
-    sums = torch.zeros(len(lengths), *units.shape[1:], device=units.device).index_add_(0, segment, units)
-    own = torch.zeros(len(lengths), units.shape[1], device=units.device)
-    own = own.index_add_(0, segment, units.square().sum(-1))
+    sums = units.new_zeros(len(lengths), *units.shape[1:]).index_add_(0, segment, units)
+    own = units.new_zeros(len(lengths), units.shape[1]).index_add_(0, segment, units.square().sum(-1))
     length = torch.tensor(lengths, device=units.device).unsqueeze(1)
     return (sums.square().sum(-1) - own) / (length * (length - 1)).clamp_min(1)

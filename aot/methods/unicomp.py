@@ -69,7 +69,7 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     # a kept token stands for itself and its part of those left behind, each shared evenly by the kept ones near it
     stays = torch.zeros_like(taken.flatten()).index_fill_(0, kept, True)
     reached = near & stays.view(len(near), 1, -1) & ~stays.view(len(near), -1, 1)  # (F, left behind, kept)
-    shared = reached / reached.sum(-1, keepdim=True).clamp_min(1)
+    shared = reached.float() / reached.sum(-1, keepdim=True).clamp_min(1)
     mass = length.unsqueeze(1) * (1 + shared.sum(dim=1))
     index = start[kept // per_frame] * per_frame + kept % per_frame
     merged = near.flatten(0, 1).sum(-1)[kept] > 1

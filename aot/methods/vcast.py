@@ -42,6 +42,6 @@ def vcast(video: VideoTokens, config: AOTConfig) -> Selection:
 def curvature(means: torch.Tensor) -> torch.Tensor:
     """(T,) 1 - cos of the steps to and from each frame; 1 at both ends and where a step is 0. means: (T, D)."""
     steps = unit(means.diff(dim=0))
-    curved = torch.ones(len(means), device=means.device)
+    curved = means.new_ones(len(means))
     curved[1:-1] = 1 - torch.linalg.vecdot(steps[:-1], steps[1:])
     return curved

@@ -1,5 +1,6 @@
 """What operations and methods share: reference or kernel, lengths of tokens, importance, ranks, groups of frames."""
 
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from importlib.util import find_spec
 
@@ -60,6 +61,13 @@ def _interpreted() -> bool:
     from .triton.sinkhorn import sinkhorn_kernel
 
     return not isinstance(sinkhorn_kernel, JITFunction)
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager:
+    """Inside it operations keep the types of their inputs, whatever `torch.autocast` the caller is in."""
+    if not torch.amp.is_autocast_available(device.type):  # the meta device has none
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 def at_least_float32(tokens: torch.Tensor) -> torch.Tensor:

@@ -106,8 +106,8 @@ def _frame_plan(
     both = pairs.flatten(1).any(dim=1, keepdim=True)
     return sinkhorn(
         cost,
-        both * valid / valid.sum(1, keepdim=True).clamp_min(1),
-        both * anchor_present / anchor_present.sum(1, keepdim=True).clamp_min(1),
+        (both * valid).float() / valid.sum(1, keepdim=True).clamp_min(1),
+        (both * anchor_present).float() / anchor_present.sum(1, keepdim=True).clamp_min(1),
         **settings,
     )
 

@@ -42,7 +42,7 @@ def pair_cost(
         return cost
     # places and times: (M, M), the same for every group
     frame = torch.arange(length, device=tokens.device)
-    times = (frame.unsqueeze(1) - frame).abs() * temporal_weight
+    times = (frame.unsqueeze(1) - frame).abs().float() * temporal_weight
     places = grid_distances(grid, tokens.device) * spatial_weight
     apart = (times[:, None, :, None] + places[None, :, None, :]).flatten(2).flatten(0, 1)
     if anchor is None:
@@ -54,7 +54,7 @@ def pair_cost(
 def grid_distances(grid: tuple[int, int], device: torch.device | None = None) -> torch.Tensor:
     """(H·W, H·W) float32 distances of tokens whose rows and columns lie in [0, 1]², linspace on both axes."""
     height, width = grid
-    rows = torch.linspace(0, 1, height, device=device)
-    columns = torch.linspace(0, 1, width, device=device)
+    rows = torch.linspace(0, 1, height, dtype=torch.float32, device=device)
+    columns = torch.linspace(0, 1, width, dtype=torch.float32, device=device)
     place = torch.cartesian_prod(rows, columns)
     return torch.cdist(place, place, compute_mode="donot_use_mm_for_euclid_dist")

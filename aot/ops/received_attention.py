@@ -5,7 +5,7 @@ from collections.abc import Collection
 import torch
 
 from ..errors import AOTError
-from .common import use_triton
+from .common import use_triton, without_autocast
 
 # values of a piece of an attention map: as many as stay in a CPU's cache, or fill a GPU
 MAP_VALUES = {"cpu": 2**20}
@@ -42,7 +42,7 @@ def received_attention(
     chunk = max(1, min(queries, most // max(1, batch * heads * tokens)))
     keys = k.float().transpose(-1, -2)
     received = torch.zeros(batch, tokens, dtype=torch.float32, device=q.device)
-    with torch.autocast(q.device.type, enabled=False):  # in float32 whatever the caller is in
+    with without_autocast(q.device):
         for start in range(0, queries, chunk):
             logits = torch.matmul(q[:, :, start : start + chunk].float() * scale, keys)
             part = None if lse is None else lse[:, :, start : start + chunk, None]

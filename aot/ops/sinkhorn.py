@@ -85,7 +85,7 @@ def _sinkhorn_scalings(
             moved, count = moved.sum(1, keepdim=True), (supply > 0).sum(1, keepdim=True)
             if stop == "change_batch":
                 moved, count = moved.sum(0, keepdim=True), count.sum(0, keepdim=True)
-            done = done | (moved < tolerance * count)
+            done = done | (moved < tolerance * count.float())
     return row.unsqueeze(-1) * kernel * column.unsqueeze(1)
 
 

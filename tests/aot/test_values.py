@@ -230,3 +230,19 @@ def test_the_callers_autocast_changes_nothing(make_video, name, dtype):
         cast = run(tensors, CONFIGS[name])
     for field in ("tokens", "frame", "position", "mass"):
         assert torch.equal(getattr(cast, field), getattr(plain, field)), field
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_torchs_default_dtype_changes_nothing(make_video, name, dtype):
+    """Some scripts set it before they load a model."""
+    tensors = inputs(make_video)
+    plain = run(tensors, CONFIGS[name])
+    try:
+        torch.set_default_dtype(dtype)
+        other = run(tensors, CONFIGS[name])
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for field in ("tokens", "frame", "position", "mass"):
+        assert torch.equal(getattr(other, field), getattr(plain, field)), field
+        assert getattr(other, field).dtype == getattr(plain, field).dtype, field
