@@ -2,21 +2,19 @@
 
 from dataclasses import dataclass
 from decimal import ROUND_UP, Context
-from functools import lru_cache
 from math import isqrt
 
 import torch
 
 from .config import AOTConfig
 from .errors import AOTError
-from .ops.common import true_indices, unit
+from .ops.common import remembered, true_indices, unit
 from .types import VideoTokens
 
 CLIP_FRAMES = 4  # how far in time a kept token may stand for others
 CLIP_TOKENS = 800  # the choice of anchors compares them pair by pair; four frames of 14x14
 COST_BYTES = 2**28  # costs of token pairs that are held at once, 256 MiB: groups of clips, one clip at most
 MAX_CLIP_TOKENS = isqrt(COST_BYTES // 4)  # float32 costs of all pairs of a clip; 8,192
-_SHAPES_KEPT = 32  # some hundred kilobytes each for 32 frames of 14x14
 
 
 def clip_lengths(video: VideoTokens, config: AOTConfig) -> list[int]:
@@ -60,15 +58,13 @@ def default_clip_length(tokens_per_frame: int) -> int:
 def short_clips(video: VideoTokens, config: AOTConfig, budget: int) -> list[int]:
     """Clip lengths of the default, at most `budget` many: neighbours are joined evenly where there would be more.
 
-    Unless clip_length is set, clips are `default_clip_length` long, and the caller's and dynamic ones are cut to that.
+    No clip is longer than clip_length, by itself `default_clip_length`: the caller's and dynamic ones are cut to that.
     """
     most = config.clip_length or default_clip_length(video.tokens_per_frame)
     if video.clips is None and config.clips == "uniform":
         clips = uniform_clips(video.frames, most)
     else:
-        clips = clip_lengths(video, config)
-        if config.clip_length is None:
-            clips = [part for length in clips for part in uniform_clips(length, most)]
+        clips = [part for length in clip_lengths(video, config) for part in uniform_clips(length, most)]
     if len(clips) <= budget:
         return clips
     bounds = [group * len(clips) // budget for group in range(budget + 1)]
@@ -91,10 +87,8 @@ def clip_too_long(lengths: list[int], budget: int, per_frame: int, config: AOTCo
         else:
             least = Context(prec=2, rounding=ROUND_UP).divide(tokens, frames * per_frame)
             advice = f"raise retention to {least} or more"
-    elif config.clip_length is not None and config.clips == "uniform":
-        advice = f"set clip_length to {most} or less"
     else:
-        advice = f"give clips of {most} frames or fewer, or leave clip_length out"
+        advice = f"set clip_length to {most} or less"
     return AOTError(
         f"A clip of {longest} frames of {per_frame} tokens is too long, since all pairs of its tokens are compared and "
         f"more than {MAX_CLIP_TOKENS} are not held at once; {advice}."
@@ -175,8 +169,7 @@ class WindowLayout:
     slot: torch.Tensor
 
 
-@lru_cache(maxsize=_SHAPES_KEPT)
-@torch.inference_mode(False)  # what is remembered serves both modes
+@remembered  # some hundred kilobytes for 32 frames of 14x14
 def clip_layout(
     lengths: tuple[int, ...],
     counts: tuple[int, ...],

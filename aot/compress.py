@@ -10,7 +10,7 @@ from .config import AOTConfig
 from .ops.common import without_autocast
 from .registry import METHODS
 from .types import CompressedVideo, Selection, TokenKind, VideoTokens
-from .validation import check_arguments, check_clips, check_grid, check_newline_position, check_video
+from .validation import check_arguments, check_clips, check_grid, check_newline_position, check_video, count
 
 
 def compress(
@@ -26,6 +26,7 @@ def compress(
     grid: tuple[int, int] | None = None,
     extras: Mapping[str, torch.Tensor] | None = None,
     before: torch.Tensor | None = None,
+    first_frame: int = 0,
     trace: bool = False,
 ) -> CompressedVideo:
     """Reduces the tokens of one video.
@@ -34,8 +35,9 @@ def compress(
     layers of `aot.layers`; extras: these and further tower outputs by name; each where `config.requires` names it.
     config: AOTConfig or its dict; None is AOTConfig(). pool: the host model's pooling. newline: (D,) newline token or
     None; newline_position: where the host puts it ("grid", "frame", "one_token", "no_token"). clips: clip lengths in
-    frames that sum to T; None lets the config decide. grid: tower (H, W); None means square. before: (1, N, D), the
-    frame before these in a stream. trace: keep what pictures need.
+    frames that sum to T, for a method that reads them; None lets it decide. grid: tower (H, W); None means square.
+    before: (1, N, D), the frame before these in a stream. first_frame: the number of the first one in it, from which
+    frames of the result and of messages count. trace: keep what pictures need.
     Raises AOTError (a ValueError) for inputs or settings that do not fit, and on a CPU for values that cannot be used
     (NaN, Inf, a negative importance). A GPU is not waited for: there such places count as 0, and `check` of the result
     raises the error when somebody asks.
@@ -58,6 +60,7 @@ def compress(
         newline_position=newline_position,
         extras=held,
         trace=trace,
+        first_frame=count("first_frame", first_frame, 0),
     )
     check_video(video, config.requires)
     # run the method, then place newline tokens
@@ -66,10 +69,11 @@ def compress(
     with torch.set_grad_enabled(wanted), without_autocast(features.device):
         shared = config if config.max_tokens is None else config.on_video(video.frames, video.tokens_per_frame)
         selection = insert_newlines(METHODS[config.method].run(video, shared), video, config)
-    kept = (selection.tokens, selection.frame, selection.position, selection.kind, selection.mass, video.pooled_grid)
+    frame = selection.frame + video.first_frame
+    kept = (selection.tokens, frame, selection.position, selection.kind, selection.mass, video.pooled_grid)
     budget = None if config.distortion is None else shared.budget(video.frames, video.tokens_per_frame)
-    clips, seen = selection.clips or video.clips, selection.trace if trace else None
-    return CompressedVideo(*kept, video.frames, clips, config, seen, video.usable, budget=budget)
+    rest = {"usable": video.usable, "budget": budget, "first_frame": video.first_frame}
+    return CompressedVideo(*kept, video.frames, selection.clips, config, selection.trace if trace else None, **rest)
 
 
 def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:

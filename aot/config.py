@@ -11,7 +11,7 @@ from .deprecated import current_settings, takes_old_settings
 from .errors import AOTError
 from .ops import BACKENDS
 from .registry import get_method, resolve_options
-from .validation import check_newline_position, count, count_from, number_in, one_of, read_setting
+from .validation import EXACT, check_newline_position, count, count_from, number_in, one_of, read_setting
 
 RETENTION = 0.10  # where neither a share nor a number of tokens is given
 
@@ -57,22 +57,22 @@ class AOTConfig:
     clip_cuts: int = count_from(8)  # dynamic: and at the clip_cuts - 1 lowest cosines
 
     # cost of two tokens: (1 - cos) + spatial_weight · distance + temporal_weight · frames apart
-    spatial_weight: float = number_in(0.25, 0, math.inf)  # cost of a frame's side
-    temporal_weight: float = number_in(0.2, 0, math.inf, variant="default")  # cost of a frame's time
+    spatial_weight: float = number_in(0.25, 0, 1e6)  # cost of a frame's side
+    temporal_weight: float = number_in(0.2, 0, 1e6, variant="default")  # cost of a frame's time
 
     # channels of the sketches that are compared; tokens with less than twice as many are compared as they are
     cost_channels: int = count_from(512, variant="default")
 
     # choice of the kept tokens
     # a clip keeps no more of them than it takes until its tokens cost less than this on average, the retention at most
-    distortion: float | None = number_in(None, 0, math.inf, above=True, variant="default")
+    distortion: float | None = number_in(None, 0, 1e6, above=True, variant="default")
     global_ratio: float = number_in(1.0, 0, 1)  # share over the whole clip (paper: frame), the rest in 3x3 windows
     attention_power: float = number_in(0.0, 0, 8, variant="default")  # a token weighs attention^this ·
     change_power: float = number_in(0.25, 0, 8, variant="default")  # · change^this
     num_anchors: int | None = count_from(None)  # paper: anchors per frame of the tower grid
 
     # transport of the others onto them
-    epsilon: float = number_in(0.01, 0, math.inf, above=True)  # entropic regularisation, in units of the cost
+    epsilon: float = number_in(0.01, 1e-6, 1e6)  # entropic regularisation, in units of the cost
     # default: share of uniform anchor marginals, the rest is the mass that lies nearest; at 0 no iteration is needed
     uniform_marginal: float = number_in(0.0, 0, 1, variant="default")
     # paper: mass of a source: 1, 1 in all, or by attention and 1 on average
@@ -83,14 +83,14 @@ class AOTConfig:
     tolerance: float = number_in(1e-3, 0, 1, above=True)  # relative marginal error ("batch": mean change of scalings)
 
     # merge: a kept token a becomes (a + λ · carried) / (1 + λ · mass)
-    merge_strength: float = number_in(1.0, 0, math.inf)  # λ
+    merge_strength: float = number_in(1.0, 0, 1e6)  # λ
     merge_cap: float = number_in(0.5, 0, 1)  # largest share of a kept token that comes from others
     hard_assignment: float = number_in(0.0, 0, 1, variant="paper")  # share of the mean of nearest tokens mixed in
 
     # transport between frames, variant "paper" alone
     inter_frame: bool = field(default=True, metadata={"variant": "paper"})
-    inter_scale: float = number_in(1.0, 0, math.inf, variant="paper")  # λ of this step
-    temporal_sigma: float = number_in(1.5, 0, math.inf, above=True, variant="paper")  # frames until the cost is full
+    inter_scale: float = number_in(1.0, 0, 1e6, variant="paper")  # λ of this step
+    temporal_sigma: float = number_in(1.5, 1e-3, 1e6, variant="paper")  # frames until the cost is full
     dynamic_rule: str = one_of("quantile", "threshold", variant="paper")  # which tokens stay apart:
     keep_ratio: float = number_in(0.3, 0, 1, variant="paper")  # quantile: this share of a frame, the least certain
     dynamic_threshold: float = number_in(0.5, 0, 1, variant="paper")  # threshold: those of a largest share below this
@@ -133,6 +133,11 @@ class AOTConfig:
             raise AOTError("num_anchors belongs to variant 'paper'; set retention instead.")
         if self.method == "aot" and not paper and self.sinkhorn_stop == "batch":
             raise AOTError("sinkhorn_stop 'batch' is the released rule of variant 'paper'; use 'problem' or 'never'.")
+        if paper and self.sinkhorn_stop == "batch" and self.epsilon * 80 < 2 + 2**0.5 * self.spatial_weight:
+            raise AOTError(
+                f"sinkhorn_stop 'batch' iterates on exp(-cost / epsilon), which is 0 in float32 for epsilon "
+                f"{self.epsilon:g}; raise epsilon, or use 'problem' or 'never'."
+            )
         if self.method == "aot" and self.emit_anchors == "twice" and self.newlines not in ("all", "none"):
             raise AOTError("emit_anchors 'twice' leaves frame order; set newlines to 'all' or 'none'.")
 
@@ -224,7 +229,7 @@ class AOTConfig:
                 "This preset's counts depend on the video and are unknown before it is seen; "
                 "use the default preset with a retention for counts in advance."
             )
-        share = total if self.retention is None else max(1, int(Decimal(str(self.retention)) * total))
+        share = total if self.retention is None else max(1, int(EXACT.multiply(Decimal(str(self.retention)), total)))
         return min(share, self.max_tokens or total)
 
     @property
@@ -263,7 +268,7 @@ class AOTConfig:
         if self.retention is not None and budget == self.replace(max_tokens=None).budget(frames, tokens_per_frame):
             return self
         share = budget / total
-        if Decimal(str(share)) * total < budget:  # the least float whose budget this is
+        if EXACT.multiply(Decimal(str(share)), total) < budget:  # the least float whose budget this is
             share = math.nextafter(share, 1)
         return self.replace(retention=share)
 
@@ -294,6 +299,7 @@ class AOTConfig:
     ) -> int:
         """Newline tokens of a compressed video; arguments and errors as in `token_count`."""
         check_newline_position(newline_position)
+        frames, tokens_per_frame = count("frames", frames, 1), count("tokens_per_frame", tokens_per_frame, 1)
         if newline_position == "no_token":
             return 0
         if newline_position == "one_token":
@@ -311,7 +317,7 @@ class AOTConfig:
             rows = math.isqrt(tokens_per_frame)
             if rows * rows != tokens_per_frame:
                 raise AOTError(f"{tokens_per_frame} tokens per frame are not square; give rows=H.")
-        return frames * rows
+        return frames * count("rows", rows, 1)
 
 
 _PAPER = {

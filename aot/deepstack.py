@@ -3,6 +3,7 @@
 import torch
 
 from .ops import merge
+from .ops.common import without_autocast
 from .types import CompressedVideo
 
 
@@ -20,7 +21,8 @@ def merge_deepstack(video: CompressedVideo, rows: torch.Tensor) -> torch.Tensor:
         return kept
     plan = trace["plan"]  # (C, n, K)
     mass = plan.sum(1)
-    carried = torch.bmm(plan.transpose(1, 2), rows.float()[trace["supplier"]])  # (C, K, R)
+    with without_autocast(rows.device):
+        carried = torch.bmm(plan.transpose(1, 2), rows.float()[trace["supplier"]])  # (C, K, R)
     # to the tokens of the video, of which each is kept once; padding receives nothing
     received = mass.new_zeros(len(rows)).index_add_(0, trace["anchor"].flatten(), mass.flatten())
     brought = carried.new_zeros(rows.shape).index_add_(0, trace["anchor"].flatten(), carried.flatten(0, 1))

@@ -12,7 +12,7 @@ from .compress import compress
 from .config import AOTConfig
 from .errors import AOTError
 from .spatial_pooling import pooled_grid
-from .types import CompressedVideo, joined_masks
+from .types import CompressedVideo, TokenKind, joined_masks
 from .validation import check_arguments, check_grid, count
 
 STREAM_CLIP = 8  # frames of a clip when clip_length is None, for methods without a rule of their own
@@ -25,7 +25,8 @@ class VideoStream:
     budget so in a whole video as well, so both give the same tokens, but for a last clip that is shorter, where a
     few may differ; other methods see a clip at a time here.
     A clip is closed by the first frame after it, and joined with the next one while the budget holds no token
-    for it; a last clip without one is dropped. What is held is a clip and a push.
+    for it; of a last clip without one only newlines are left. So clips are joined from the first one on, where
+    `compress` joins them evenly when they outnumber its budget. What is held is a clip and a push.
     frames: how many there will be, at most. max_tokens needs it: its share of them all is the retention, as in a whole
     video. So no more than max_tokens are ever out, and fewer where the stream ends early.
     Other arguments as in `compress`. Raises AOTError for settings that need the whole video.
@@ -68,7 +69,8 @@ class VideoStream:
     ) -> list[CompressedVideo]:
         """Takes further frames, features (T, N, D) and maps (T, N); returns the clips that are closed by now.
 
-        Frame numbers in the results count from the start of the stream.
+        Frame numbers in the results count from the start of the stream. A push that raises an error takes no frame: the
+        stream goes on as if it had not been.
         """
         if self._finished:
             raise AOTError("This stream is finished; make a new one for another video.")
@@ -88,6 +90,15 @@ class VideoStream:
                 raise AOTError(f"{name} has {len(value)} frames and features {len(features)}; push as many of each.")
         if self._most_frames is not None and self._frames + self._held() + len(features) > self._most_frames:
             raise AOTError(f"The stream was said to have {self._most_frames} frames and more came; raise frames.")
+        state = dict(vars(self))
+        try:
+            return self._take(new)
+        except BaseException:
+            vars(self).update(state)
+            raise
+
+    def _take(self, new: Mapping[str, torch.Tensor]) -> list[CompressedVideo]:
+        held = self._pending
         self._pending = {name: torch.cat([held[name], value]) if held else value for name, value in new.items()}
         usual = default_clip_length(self._tokens_per_frame()) if self.config.method == "aot" else STREAM_CLIP
         whole = self.config.clip_length or usual
@@ -104,9 +115,9 @@ class VideoStream:
         return closed
 
     def finish(self) -> list[CompressedVideo]:
-        """The last clip; the stream takes no frames after it. Empty when nothing is left to say."""
+        """The last clip; the stream takes no frames after it. Empty when no frame is left."""
         self._finished, held = True, self._held()
-        return [self._close(held, last=True)] if held and self._budget(held) else []
+        return [self._close(held, last=True)] if held else []
 
     def _held(self) -> int:
         return self._pending["features"].shape[0] if self._pending else 0
@@ -128,8 +139,8 @@ class VideoStream:
     def _close(self, frames: int, *, last: bool) -> CompressedVideo:
         part = {name: value[:frames] for name, value in self._pending.items()}
         kept, per_frame = self._budget(frames), self._tokens_per_frame()
-        # half a token more than wanted: rounded down, that is the count, whatever the float is
-        share = min(1.0, (kept + 0.5) / (frames * per_frame))
+        # the retention whose budget is that count; of a last clip for which no token is left only newlines stay
+        share = self.config.replace(max_tokens=max(1, kept), retention=None).on_video(frames, per_frame).retention
         config = self.config.replace(max_tokens=None, retention=share)
         newline = self._newline if last or self._position != "one_token" else None
         result = compress(
@@ -138,13 +149,16 @@ class VideoStream:
             newline=newline,
             extras=part,
             before=self._before,
+            first_frame=self._frames,
             **self._settings,
         )
+        if not kept:
+            result = tokens_at(result, result.kind == TokenKind.NEWLINE)
+            result = replace(result, budget=None if result.budget is None else 0)
         # clones, so that what was pushed can be freed
         self._before = self._pending["features"][frames - 1 : frames].clone()
         self._pending = {name: value[frames:].clone() for name, value in self._pending.items()}
-        counted = {"frame": result.frame + self._frames, "first_frame": self._frames, "clips": [frames]}
-        result = replace(result, config=self.config, whole_frames=self._most_frames, **counted)
+        result = replace(result, config=self.config, whole_frames=self._most_frames, clips=[frames])
         self._frames += frames
         self._kept += kept
         return result

@@ -30,6 +30,7 @@ class VideoTokens:
     newline: (D,) or None, with the host's newline_position
     extras: further tower outputs by name
     before: (1, N, D), the frame that came before the first one here, or None at the start of a video
+    first_frame: the number of the first frame here in the video that this is a part of
     """
 
     features: torch.Tensor
@@ -43,6 +44,7 @@ class VideoTokens:
     extras: Mapping[str, torch.Tensor] = field(default_factory=dict)
     before: torch.Tensor | None = None
     trace: bool = False
+    first_frame: int = 0
     usable: dict[str, torch.Tensor] = field(default_factory=dict, init=False)
     frames: int = field(init=False)  # T
     pooled_grid: tuple[int, int] = field(init=False)  # (H, W) after pooling
@@ -118,6 +120,7 @@ class VideoTokens:
             deep=None if self.deep is None else self.deep[cut],
             extras={},
             before=self.features[first - 1 : first] if first else self.before,
+            first_frame=self.first_frame + first,
             clips=None,
         )
 
@@ -141,7 +144,7 @@ class VideoTokens:
             self.usable[name] = usable
             return torch.where(usable.unsqueeze(-1) if values.dim() == 3 else usable, values, 0.0)
         if not usable.all():
-            raise validation.unusable(name, usable)
+            raise validation.unusable(name, usable, self.first_frame - (name == "before"))
         return values
 
 
@@ -265,7 +268,7 @@ class CompressedVideo:
         """
         for name, usable in self.usable.items():
             if usable.device.type != "meta" and not usable.all():
-                raise validation.unusable(name, usable)
+                raise validation.unusable(name, usable, self.first_frame - (name == "before"))
 
     @property
     def num_newlines(self) -> int:

@@ -8,7 +8,7 @@ somebody asks. On a CPU `compress` refuses such values itself.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import Field, field
-from decimal import Decimal
+from decimal import Context, Decimal
 from functools import partial
 from numbers import Integral, Rational, Real
 from operator import index
@@ -28,6 +28,7 @@ EXTRA_AXES = {"attention_last": (2,), "keys": (3,)}
 HOST_DEVICES = ("cpu",)  # whose values are read without waiting for a device
 # lengths and importance above it are refused: products of two, times the tokens of a frame, stay within float32
 LARGEST = 1e16
+EXACT = Context(prec=50)  # decimal arithmetic of shares and budgets, whatever context the caller is in
 
 
 def number(name: str, value: Any, low: float, high: float, open_low: bool = False) -> float:
@@ -35,9 +36,9 @@ def number(name: str, value: Any, low: float, high: float, open_low: bool = Fals
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise AOTError(f"{name} is {value!r}; use a number.")
     if isinstance(value, Rational):
-        number = float(Decimal(int(value.numerator)) / int(value.denominator))
-    else:
-        number = float(str(value))  # numpy's float32(0.1) means 0.1, not 0.10000000149
+        number = float(EXACT.divide(int(value.numerator), int(value.denominator)))
+    else:  # numpy's float32(0.1) means 0.1, not 0.10000000149
+        number = float("nan" if isinstance(value, Decimal) and value.is_nan() else str(value))
     inside = low < number <= high if open_low else low <= number <= high
     if not inside or math.isinf(number):
         bracket = "(" if open_low else "["
@@ -45,18 +46,20 @@ def number(name: str, value: Any, low: float, high: float, open_low: bool = Fals
     return number
 
 
-def count(name: str, value: Any, low: float) -> int:
-    """value as an int of at least low; AOTError names the setting else."""
+def count(name: str, value: Any, low: float, high: float = math.inf) -> int:
+    """value as an int in [low, high]; AOTError names the setting else."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise AOTError(f"{name} is {value!r}; use a whole number.")
     if value < low:
         raise AOTError(f"{name} is {value!r}; use at least {low}.")
+    if value > high:
+        raise AOTError(f"{name} is {value!r}; use at most {high}.")
     return int(value)
 
 
 def choice(name: str, value: Any, words: Sequence[str]) -> str:
     """value, which is one of the words; AOTError names the setting else."""
-    if value not in words:
+    if not isinstance(value, str) or value not in words:
         raise AOTError(f"{name} is {value!r}; use one of: {', '.join(words)}.")
     return value
 
@@ -72,9 +75,9 @@ def number_in(
     return field(default=default, metadata={"read": read, "variant": variant})
 
 
-def count_from(default: int | None, low: float = 1, *, variant: str | None = None) -> Any:
-    """A setting that is a whole number of at least low; otherwise as `number_in`."""
-    return field(default=default, metadata={"read": partial(count, low=low), "variant": variant})
+def count_from(default: int | None, low: int = 1, high: int = 2**31 - 1, *, variant: str | None = None) -> Any:
+    """A setting that is a whole number in [low, high]; otherwise as `number_in`."""
+    return field(default=default, metadata={"read": partial(count, low=low, high=high), "variant": variant})
 
 
 def one_of(*words: str, variant: str | None = None) -> Any:
@@ -181,11 +184,14 @@ def _check_tensor(name: str, values: Any, features: torch.Tensor, axes: tuple[in
         raise AOTError(f"{name} is {tuple(values.shape)}; it must be {wanted}, T = {frames} and N = {tokens}.")
 
 
-def unusable(name: str, usable: torch.Tensor) -> AOTError:
-    """What to say where a mask (T, P) of usable places is not True everywhere; it names the first one."""
+def unusable(name: str, usable: torch.Tensor, first_frame: int) -> AOTError:
+    """What to say where a mask (T, P) of usable places is not True everywhere; it names the first one.
+
+    first_frame: the number of frame 0 of the mask.
+    """
     bad = (~usable).nonzero()
     return AOTError(
-        f"{name} cannot be used at {len(bad)} of {usable.numel()} places, first in frame {int(bad[0, 0])} at token "
-        f"{int(bad[0, 1])}: NaN, Inf, a negative importance or a length above {LARGEST:g}; look at what made it, such "
-        "as a tower in float16."
+        f"{name} cannot be used at {len(bad)} of {usable.numel()} places, first in frame "
+        f"{first_frame + int(bad[0, 0])} at token {int(bad[0, 1])}: NaN, Inf, a negative importance or a length above "
+        f"{LARGEST:g}; look at what made it, such as a tower in float16."
     )

@@ -42,13 +42,14 @@ from ..ops import (
     temporal_change,
 )
 from ..ops.common import at_least_float32, relative_importance, true_indices
+from ..ops.sinkhorn import FLOAT32_EXPONENT
 from ..registry import register
 from ..types import Selection, TokenKind, VideoTokens, joined_masks
 from .aot_paper import aot_paper
+from .common import select_tokens
 
 # a step of the choice of global anchors looks at every 8th token of a clip, but at 64 or so at least
 STRIDE, LOOKED_AT = 8, 64
-FLOAT32_EXPONENT = 80  # exp(-80) is about the least that float32 still tells from 0
 
 
 @register("aot", requires=("shallow", "deep"))
@@ -61,8 +62,7 @@ def aot(video: VideoTokens, config: AOTConfig) -> Selection:
     budget = config.budget(frames, per_frame)
     lengths = short_clips(video, config, budget)
     if budget == frames * per_frame and config.distortion is None:
-        index = torch.arange(budget, device=video.features.device)
-        return Selection.from_indices(video.pooled.flatten(0, 1), index, video.pooled_grid, clips=lengths)
+        return select_tokens(video, torch.arange(budget, device=video.features.device), clips=lengths)
     longest = max(lengths)
     if longest * per_frame > MAX_CLIP_TOKENS:
         raise clip_too_long(lengths, budget, per_frame, config)

@@ -21,6 +21,7 @@ from ..config import AOTConfig
 from ..errors import AOTError
 from ..ops import aggregate, merge, merge_clips, pair_cost, sinkhorn
 from ..ops.common import at_least_float32, rank_descending, relative_importance, true_indices, unit
+from ..ops.sinkhorn import FLOAT32_EXPONENT
 from ..spatial_pooling import pool_tokens
 from ..types import Selection, TokenKind, VideoTokens
 
@@ -159,6 +160,7 @@ def intra_frame(
         iterations=config.iterations,
         stop={"problem": "marginal", "batch": "change_batch", "never": "never"}[config.sinkhorn_stop],
         tolerance=config.tolerance,
+        log_domain=(2 + 2**0.5 * config.spatial_weight) / config.epsilon > FLOAT32_EXPONENT,
         backend=config.backend,
     )
     carried = aggregate(plan, features, each, 1, backend=config.backend)

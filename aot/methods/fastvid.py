@@ -75,7 +75,7 @@ def fastvid(video: VideoTokens, config: AOTConfig) -> Selection:
         index,
         video.pooled_grid,
         kind=torch.where(context.flatten()[index], int(TokenKind.LOCAL), int(TokenKind.GLOBAL)),
-        mass=1 + dropped[index],
+        mass=1 + dropped[index].float(),
         clips=lengths,
     )
 

@@ -21,7 +21,7 @@ from ..config import AOTConfig
 from ..errors import AOTError
 from ..registry import get_method, register
 from ..types import Selection, VideoTokens
-from ..validation import count, count_from, one_of
+from ..validation import EXACT, count, count_from, one_of
 
 IN_LLM = ("fastv", "pdrop")
 COUNTS = one_of("average", "last")
@@ -73,10 +73,10 @@ def _keeps(config: AOTConfig, visual: int, layers: int, depths: list[int]) -> li
     """Tokens kept at each depth, at least 1."""
     share = Decimal(str(config.retention))
     if config.options["counts"] == "last":
-        last = max(1, int(share * visual))
+        last = max(1, int(EXACT.multiply(share, visual)))
         ratio = float(share) ** (1 / len(depths))
         return [max(last, _whole(visual * ratio**step)) for step in range(1, len(depths))] + [last]
-    total = int(share * visual * layers)
+    total = int(EXACT.multiply(share, visual * layers))
     least = depths[0] * visual + layers - depths[0]
     if total < least:
         raise AOTError(

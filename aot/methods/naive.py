@@ -1,7 +1,5 @@
 """Naive baselines that any method must beat: evenly spaced tokens, random tokens, whole frames, the first tokens."""
 
-import math
-
 import torch
 
 from ..config import AOTConfig
@@ -19,7 +17,7 @@ def uniform(video: VideoTokens, config: AOTConfig) -> Selection:
     return select_tokens(video, even_indices(count, total, video.features.device))
 
 
-@register("random", options={"seed": count_from(0, -math.inf)}, floor=True)
+@register("random", options={"seed": count_from(0, -(2**63), 2**63 - 1)}, floor=True)
 def random(video: VideoTokens, config: AOTConfig) -> Selection:
     """Tokens drawn without replacement over the whole video; the same seed draws the same tokens."""
     total = video.frames * video.tokens_per_frame

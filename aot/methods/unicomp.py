@@ -46,7 +46,7 @@ def unicomp(video: VideoTokens, config: AOTConfig) -> Selection:
     # 1. groups of frames, and their means
     means = unit(pooled.float().mean(dim=1))
     alike = (means @ means.T).double().tolist()
-    lengths = frame_groups(alike, 1 - config.options["frame_threshold"], int(1 / config.retention))
+    lengths = frame_groups(alike, 1 - config.options["frame_threshold"], int(min(video.frames, 1 / config.retention)))
     start, segment = frame_segments(lengths, pooled.device)
     length = torch.tensor(lengths, device=pooled.device)
     tokens = segment_means(at_least_float32(pooled), segment, length)

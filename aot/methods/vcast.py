@@ -21,7 +21,7 @@ from ..validation import number_in
 from .common import best_by_quota, select_tokens
 
 
-@register("vcast", options={"temperature": number_in(0.7, 0, 1e6, above=True)}, tuned={"temperature": 0.3})
+@register("vcast", options={"temperature": number_in(0.7, 1e-6, 1e6)}, tuned={"temperature": 0.3})
 def vcast(video: VideoTokens, config: AOTConfig) -> Selection:
     """Option: temperature of the budgets of frames."""
     frames, per_frame = video.frames, video.tokens_per_frame

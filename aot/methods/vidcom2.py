@@ -21,7 +21,7 @@ from .common import best_by_quota, select_tokens
 SCALES = tuple(2.0**power for power in range(-3, 2))
 
 
-@register("vidcom2", options={"temperature": number_in(0.01, 0, 1e6, above=True)})
+@register("vidcom2", options={"temperature": number_in(0.01, 1e-6, 1e6)})
 def vidcom2(video: VideoTokens, config: AOTConfig) -> Selection:
     """Tokens that stand out of the video and of their frame; more of frames that stand out.
 

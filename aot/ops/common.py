@@ -1,10 +1,12 @@
 """What operations and methods share: reference or kernel, lengths of tokens, importance, ranks, groups of frames."""
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import cache
+from functools import cache, lru_cache, wraps
 from importlib.util import find_spec
 
 import torch
+from torch._guards import detect_fake_mode
 
 from ..errors import AOTError
 
@@ -68,6 +70,21 @@ def without_autocast(device: torch.device) -> AbstractContextManager:
     if not torch.amp.is_autocast_available(device.type):  # the meta device has none
         return nullcontext()
     return torch.autocast(device.type, enabled=False)
+
+
+def remembered(make: Callable) -> Callable:
+    """make, whose last 32 results are kept: tensors that follow from hashable arguments alone.
+
+    They serve inference mode and others alike. Nothing is kept of fake tensors, by which programs are traced.
+    """
+    plain = torch.inference_mode(False)(make)
+    kept = lru_cache(maxsize=32)(plain)
+
+    @wraps(make)
+    def get(*arguments, **named):
+        return (kept if detect_fake_mode() is None else plain)(*arguments, **named)
+
+    return get
 
 
 def at_least_float32(tokens: torch.Tensor) -> torch.Tensor:

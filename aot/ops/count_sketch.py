@@ -1,8 +1,8 @@
 """Sketches of tokens: fewer channels between which angles are nearly those of the tokens."""
 
-from functools import lru_cache
-
 import torch
+
+from .common import remembered
 
 
 def count_sketch(tokens: torch.Tensor, channels: int) -> torch.Tensor:
@@ -21,8 +21,7 @@ def count_sketch(tokens: torch.Tensor, channels: int) -> torch.Tensor:
     return sums
 
 
-@lru_cache(maxsize=32)
-@torch.inference_mode(False)  # what is remembered serves both modes
+@remembered
 def signs(width: int, device: torch.device) -> torch.Tensor:
     """(width,) float32 of 1 and -1: the lowest bit of MurmurHash3's 32-bit finaliser (Appleby) of the channel."""
     mixed = torch.arange(1, width + 1)

@@ -11,7 +11,7 @@ import torch
 
 from .aggregate import merge
 from .common import unit, use_triton
-from .sinkhorn import sinkhorn
+from .sinkhorn import FLOAT32_EXPONENT, sinkhorn
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,7 @@ def _frame_plan(
         cost,
         (both * valid).float() / valid.sum(1, keepdim=True).clamp_min(1),
         (both * anchor_present).float() / anchor_present.sum(1, keepdim=True).clamp_min(1),
+        log_domain=2 / settings["epsilon"] > FLOAT32_EXPONENT,
         **settings,
     )
 

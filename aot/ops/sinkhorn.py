@@ -6,6 +6,7 @@ from ..errors import AOTError
 from .common import use_triton
 
 STOPS = ("marginal", "change", "change_batch", "never")
+FLOAT32_EXPONENT = 80  # exp(-80) is about the least that float32 still tells from 0
 
 
 @torch.no_grad()
@@ -30,7 +31,7 @@ def sinkhorn(
     when the mean change of its row scalings, which start at 1, is below tolerance; "change_batch" takes
     that mean over the whole batch (the released code's rules); "never". A frozen problem keeps its
     plan while the others go on, and no result is read back from the device.
-    log_domain: iterate on logarithms; needed when cost / epsilon spans more than about 80. The kernel always
+    log_domain: iterate on logarithms; needed when cost / epsilon spans more than FLOAT32_EXPONENT. The kernel always
     does and takes up to 2,048 columns and every rule but "change_batch".
     Raises AOTError for shapes that do not fit, and for an unknown rule or an unavailable backend.
     """

@@ -19,7 +19,7 @@ def test_clips():
     assert short_clips(video, AOTConfig(), 99) == [4, 4, 3]  # 800 tokens hold four frames
     assert short_clips(video, AOTConfig(clip_length=6), 99) == [6, 5]
     assert short_clips(replace(video, clips=[1, 9, 1]), AOTConfig(), 99) == [1, 4, 4, 1, 1]
-    assert short_clips(replace(video, clips=[1, 9, 1]), AOTConfig(clip_length=6), 99) == [1, 9, 1]
+    assert short_clips(replace(video, clips=[1, 9, 1]), AOTConfig(clip_length=6), 99) == [1, 6, 3, 1]
     assert short_clips(video, AOTConfig(), 2) == [4, 7]
     assert short_clips(replace(video, clips=[1, 2, 3, 4, 1]), AOTConfig(), 2) == [3, 8]
     a, b = torch.eye(2)

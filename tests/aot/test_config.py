@@ -3,7 +3,8 @@
 import json
 import pickle
 from dataclasses import FrozenInstanceError
-from decimal import Decimal
+from decimal import ROUND_UP, Context, Decimal, localcontext
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -75,6 +76,14 @@ PAPER = {"variant": "paper", "retention": None, "num_anchors": 9}
         ({"variant": "paper", "retention": None, "num_anchors": 9, "change_power": 1}, "no effect"),
         ({"inter_frame": 1}, "inter_frame"),
         ({"backend": "fast"}, "backend"),
+        ({"newlines": np.array(["row", "all"])}, "newlines is array"),
+        ({"retention": Decimal("sNaN")}, "retention is Decimal\\('sNaN'\\); use a number in"),
+        ({"epsilon": 1e-40}, "epsilon is 1e-40; use a number in"),
+        ({"spatial_weight": 1e38}, "spatial_weight is 1e\\+38; use a number in"),
+        ({"max_tokens": 10**30}, "max_tokens is 10{30}; use at most"),
+        ({"method": "random", "options": {"seed": 2**64}}, "option seed is .* use at most"),
+        ({"method": "dycoke", "options": {"window": 10**30}}, "option window is .* use at most"),
+        ({**PAPER, "sinkhorn_stop": "batch", "epsilon": 0.01}, "sinkhorn_stop 'batch' iterates"),
     ],
 )
 def test_bad_settings_give_one_clear_sentence(settings, message):
@@ -224,6 +233,9 @@ def test_newline_counts():
         lambda: count(2, 36, newline_position="rows"),
         lambda: count(0, 36),
         lambda: count(2.0, 36),
+        lambda: AOTConfig().newline_count(0, 36, newline_position="frame"),
+        lambda: AOTConfig(newlines="all").newline_count(2, 36, rows=-1),
+        lambda: AOTConfig().newline_count(2, "36", newline_position="no_token"),
     ):
         with pytest.raises(AOTError):
             bad()
@@ -241,6 +253,13 @@ RANGES = {  # lowest, highest, is the lowest allowed, and what makes the setting
     "keep_ratio": (0, 1, True, {"preset": "released"}),
     "dynamic_threshold": (0, 1, True, {"preset": "paper"}),
     "retention": (0, 1, False, {}),
+    "distortion": (0, 1e6, False, {}),
+    "spatial_weight": (0, 1e6, True, {}),
+    "temporal_weight": (0, 1e6, True, {}),
+    "merge_strength": (0, 1e6, True, {}),
+    "inter_scale": (0, 1e6, True, {"preset": "paper"}),
+    "epsilon": (1e-6, 1e6, True, {}),
+    "temporal_sigma": (1e-3, 1e6, True, {"preset": "paper"}),
 }
 
 
@@ -257,13 +276,12 @@ def test_ranges_hold_to_their_ends(name):
             AOTConfig.preset(preset, **others, **{name: value})
 
 
-@pytest.mark.parametrize("name", ["epsilon", "spatial_weight", "temporal_weight", "merge_strength"])
-def test_other_settings_have_no_end_above(name):
-    assert getattr(AOTConfig(**{name: 1e6}), name) == 1e6
-    with pytest.raises(AOTError, match=name):
-        AOTConfig(**{name: -1e-9})
-    if name != "epsilon":
-        assert getattr(AOTConfig(**{name: 0}), name) == 0
+@pytest.mark.parametrize("places", [1, 4])
+def test_the_callers_decimal_context_changes_no_budget(places):
+    with localcontext(Context(prec=places, rounding=ROUND_UP)):
+        assert AOTConfig(retention=Fraction(1, 3)).budget(64, 144) == 3072 - 1  # 0.333…3 of 9,216
+        assert AOTConfig(max_tokens=777).on_video(64, 144).budget(64, 144) == 777
+        assert AOTConfig(retention=0.0371).token_count(77, 196) == (559, 77)
 
 
 def test_from_dict_leaves_a_configuration_as_it_is():

@@ -45,3 +45,11 @@ def test_groups_of_clips_and_low_precision(monkeypatch):
     found = compress(features, shallow, deep, aot.AOTConfig(retention=0.1), pool=None, trace=True)
     torch.testing.assert_close(merge_deepstack(found, features.flatten(0, 1)), found.tokens, rtol=1e-5, atol=1e-6)
     assert merge_deepstack(found, features.flatten(0, 1).bfloat16()).dtype == torch.bfloat16
+
+
+def test_the_callers_autocast_changes_no_row():
+    features, shallow, deep = video()
+    found = compress(features, shallow, deep, aot.AOTConfig(retention=0.1), pool=None, trace=True)
+    plain = merge_deepstack(found, features.flatten(0, 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(merge_deepstack(found, features.flatten(0, 1)), plain)

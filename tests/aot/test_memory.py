@@ -87,7 +87,7 @@ def test_bad_values_are_remembered_in_every_group(make_video, monkeypatch):
         (512, {"retention": 1e-5}, "raise retention to 0.00013 or more"),
         (512, {"clip_length": 512}, "set clip_length to 41 or less"),
         (512, {"clip_length": 42}, "set clip_length to 41 or less"),
-        (64, {"clips": "dynamic", "clip_threshold": -1, "clip_cuts": 1, "clip_length": 4}, "give clips of 41 frames"),
+        (64, {"clips": "dynamic", "clip_threshold": -1, "clip_cuts": 1, "clip_length": 64}, "set clip_length to 41"),
     ],
 )
 def test_a_clip_too_long_to_compare_is_refused(frames, settings, advice):

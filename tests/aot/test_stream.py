@@ -30,9 +30,10 @@ def test_after_each_clip_the_running_budget_is_spent(make_video, frames, retenti
         so_far, total = so_far + part.frames, total + len(part.tokens)
         assert total == config.budget(so_far, 9)
     whole = join(parts)
-    assert len(whole.tokens) == config.budget(frames, 9) if so_far == frames else retention < 0.01
+    assert len(whole.tokens) == config.budget(frames, 9) and so_far == frames
     assert bool((whole.frame.diff() >= 0).all()) and whole.config == config
-    torch.testing.assert_close(whole.mass.sum(), torch.tensor(9.0 * so_far))
+    told = sum(part.frames for part in parts if len(part.tokens))  # a last clip without a token is dropped
+    torch.testing.assert_close(whole.mass.sum(), torch.tensor(9.0 * told))
 
 
 @pytest.mark.parametrize("pushes", [1, 8, 100])
@@ -134,8 +135,8 @@ def test_a_clip_without_budget_waits_for_the_next(make_video):
     """A hundredth of nine tokens a frame: one token at once, the second when 23 frames are in; the rest has none."""
     video = make_video(30, (6, 6), 16)
     parts = stream(video, AOTConfig(retention=0.01, clip_length=2), pushes=1)
-    assert [(part.frames, len(part.tokens)) for part in parts] == [(2, 1), (22, 1)]
-    assert [int(part.frame) for part in parts][0] < 2 <= int(parts[1].frame) < 24
+    assert [(part.frames, len(part.tokens)) for part in parts] == [(2, 1), (22, 1), (6, 0)]
+    assert int(parts[0].frame) < 2 <= int(parts[1].frame) < 24
     assert parts[1].clips == [22] and float(parts[1].mass) == 22 * 9
 
 
@@ -198,3 +199,59 @@ def test_a_push_of_what_does_not_belong_together_is_refused(make_video):
     video = join([*parts, *stream.push(features[6:], shallow[6:], deep[6:]), *stream.finish()])
     whole = compress(features, shallow, deep, stream.config, pool=None)
     assert torch.equal(video.position, whole.position)
+
+
+@pytest.mark.parametrize(("position", "newlines"), [("one_token", 1), ("frame", 9), ("no_token", 0)])
+def test_a_last_clip_without_tokens_leaves_its_newlines(make_video, position, newlines):
+    settings = {"newline": NEWLINE, "newline_position": position}
+    config = AOTConfig(retention=0.03, clip_length=4)  # a token for 8 frames of 9, none more for the ninth
+    whole = join(stream(make_video(9, (6, 6), 16), config, pushes=9, **settings))
+    assert (whole.num_visual, whole.num_newlines, whole.frames) == (config.budget(9, 9), newlines, 9)
+    assert whole.clips[-1] == 1 and (newlines == 0 or int(whole.frame[-1]) == 8)
+
+
+def test_a_push_that_fails_takes_nothing_and_names_the_frame(make_video):
+    features, shallow, deep = make_video(20, (6, 6), 16)
+    config = AOTConfig(retention=0.3)
+    ours, bad = VideoStream(config), features.clone()
+    bad[13, 5] = torch.nan
+    parts = ours.push(features[:7], shallow[:7], deep[:7])
+    with pytest.raises(AOTError, match="first in frame 13 at token"):
+        ours.push(bad[7:], shallow[7:], deep[7:])
+    parts += [*ours.push(features[7:], shallow[7:], deep[7:]), *ours.finish()]
+    expected = compress(features, shallow, deep, config)
+    assert torch.equal(join(parts).frame, expected.frame) and torch.equal(join(parts).tokens, expected.tokens)
+
+
+def test_a_live_push_that_fails_takes_nothing(make_video):
+    features, shallow, deep = make_video(80, (6, 6), 16)
+    config, bad = AOTConfig(retention=0.5, max_tokens=64), features.clone()
+    bad[71, 5] = torch.inf
+    ours, other = LiveStream(config), LiveStream(config)
+    for each in (ours, other):
+        each.push(features[:30], shallow[:30], deep[:30])
+    with pytest.raises(AOTError, match="first in frame 71"):
+        ours.push(bad[30:], shallow[30:], deep[30:])
+    for each in (ours, other):
+        each.push(features[30:], shallow[30:], deep[30:])
+    assert torch.equal(ours.video().tokens, other.video().tokens) and ours.video().frames == 80
+
+
+@pytest.mark.parametrize("method", ["holitom", "unicomp"])
+def test_a_clip_of_a_stream_is_compressed_as_its_retention_says(make_video, method):
+    """Both read the retention itself; a clip's is that of its budget, not a little more."""
+    features, shallow, _ = make_video(8, (10, 10), 16)
+    extras = {"attention_last": shallow + 0.1} if method == "holitom" else {"keys": features}
+    config = AOTConfig(method=method, retention=0.1, clip_length=8)
+    ours = VideoStream(config, pool=None)
+    (part,) = [*ours.push(features, extras=extras), *ours.finish()]
+    whole = compress(features, config=config, extras=extras, pool=None)
+    assert torch.equal(part.frame, whole.frame) and torch.equal(part.tokens, whole.tokens)
+
+
+def test_groups_of_clips_name_the_frame_of_the_video(make_video, monkeypatch):
+    monkeypatch.setattr("aot.methods.aot.COST_BYTES", 1)
+    features, _, _ = make_video(12, (6, 6), 16)
+    features[9, 3] = torch.nan
+    with pytest.raises(AOTError, match="first in frame 9 at token"):
+        compress(features)

@@ -5,8 +5,11 @@ from fractions import Fraction
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from aot import AOTConfig, AOTError, VideoStream, compress, method_names
+from aot.clips import clip_layout
+from aot.ops import count_sketch
 from aot.registry import get_method
 
 METHODS = [name for name in method_names() if not get_method(name).in_llm]
@@ -246,3 +249,69 @@ def test_torchs_default_dtype_changes_nothing(make_video, name, dtype):
     for field in ("tokens", "frame", "position", "mass"):
         assert torch.equal(getattr(other, field), getattr(plain, field)), field
         assert getattr(other, field).dtype == getattr(plain, field).dtype, field
+
+
+ENDS = {
+    name: AOTConfig(method=method, **settings)
+    for name, method, settings in (
+        ("far apart", "aot", {"spatial_weight": 1e6, "temporal_weight": 1e6}),
+        ("sharp", "aot", {"epsilon": 1e-6}),
+        ("sharp sinkhorn", "aot", {"epsilon": 1e-6, "uniform_marginal": 1}),
+        ("blurred", "aot", {"epsilon": 1e6}),
+        ("strong merge", "aot", {"merge_strength": 1e6, "merge_cap": 1}),
+        ("few groups", "unicomp", {"retention": 1e-309}),
+        ("one window", "dycoke", {"options": {"window": 2**31 - 1}}),
+        ("cold", "vidcom2", {"options": {"temperature": 1e-6}}),
+        ("cold cast", "vcast", {"options": {"temperature": 1e-6}}),
+        ("seed", "random", {"options": {"seed": -(2**63)}}),
+    )
+}
+PAPER = {"num_anchors": 18, "clip_length": 3, "source_mass": "unit"}
+ENDS |= {
+    "sharp paper": AOTConfig.preset("paper", **PAPER, epsilon=1e-6),
+    "sudden": AOTConfig.preset("paper", **PAPER, temporal_sigma=1e-3),
+    "never": AOTConfig.preset("paper", **PAPER, temporal_sigma=1e6, inter_scale=1e6),
+}
+
+
+@pytest.mark.parametrize("name", ENDS)
+def test_settings_at_their_ends_give_a_result(make_video, name):
+    tensors = inputs(make_video)
+    video = run(tensors, ENDS[name])
+    check(video, ENDS[name], tensors)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-3])
+def test_a_small_epsilon_of_the_paper_still_transports(make_video, epsilon):
+    """exp(-cost / epsilon) is 0 in float32; what a frame does not keep as an anchor still goes to its anchors."""
+    config = AOTConfig.preset("paper", num_anchors=18, source_mass="unit", inter_frame=False, epsilon=epsilon)
+    plan = run(inputs(make_video), config, trace=True).trace["intra_plan"]
+    torch.testing.assert_close(plan.sum(dim=(1, 2)), torch.full((6,), 36.0 - plan.shape[2]), rtol=1e-3, atol=0)
+
+
+def test_what_is_remembered_is_real():
+    """Fake tensors, by which programs are traced and memory is planned, leave nothing behind."""
+    with FakeTensorMode():
+        assert isinstance(count_sketch(torch.ones(1, 13), 6), FakeTensor)
+        assert isinstance(clip_layout((2,), (3,), (1, 7), 1.0, torch.device("cpu"), frames=2).valid, FakeTensor)
+    assert not isinstance(count_sketch(torch.ones(1, 13), 6), FakeTensor)
+    assert not isinstance(clip_layout((2,), (3,), (1, 7), 1.0, torch.device("cpu"), frames=2).valid, FakeTensor)
+
+
+def test_all_tokens_are_a_copy(make_video):
+    features, _, _ = make_video(2, (3, 3), 8)
+    video = compress(features, config=AOTConfig(retention=1), pool=None)
+    features.zero_()
+    assert bool((video.tokens != 0).all())
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_masses_are_float32_and_clips_are_those_in_use(make_video, name):
+    tensors = {k: v.double() for k, v in inputs(make_video).items()}
+    video = run(tensors, CONFIGS[name], clips=[1, 5])
+    assert video.mass.dtype == torch.float32 and video.tokens.dtype == torch.float64
+    plain = run(tensors, CONFIGS[name])
+    if video.clips is None:
+        assert torch.equal(video.tokens, plain.tokens)
+    else:
+        assert plain.clips is not None
