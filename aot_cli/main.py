@@ -53,6 +53,10 @@ def _run(words: list[str]) -> int:
         except Terminated:
             print(f"aot {options.command}: ended by SIGTERM.", file=sys.stderr)
             return 143
+        except OSError as error:  # of a file or folder that a command writes and has no sentence of its own for
+            named = f"{error.filename} cannot be used ({error.strerror}); give another path, or make room."
+            print(f"aot {options.command}: {named if error.filename else error}", file=sys.stderr)
+            return 1
 
 
 def entry(name: str) -> Callable[[list[str] | None], int]:

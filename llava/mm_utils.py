@@ -8,7 +8,10 @@ from collections.abc import Sequence
 import torch
 from PIL import Image
 
+from aot import AOTError
 from llava.constants import DEFAULT_IMAGE_TOKEN, IMAGE_TOKEN_INDEX
+
+MOST_PINPOINTS = 1000
 
 
 def tokenizer_image_token(prompt: str, tokenizer, image_token_index=IMAGE_TOKEN_INDEX, return_tensors=None):
@@ -56,14 +59,29 @@ def select_best_resolution(
 def parse_grid_pinpoints(grid_pinpoints, tile: int) -> list[tuple[int, int]]:
     """Resolutions as (width, height) pairs from a list, its text, or the range form ``"(1x1),...,(6x6)"`` in
     tiles.
+
+    Raises AOTError for what is none of these, and for more than MOST_PINPOINTS.
     """
-    if not isinstance(grid_pinpoints, str):
-        return [tuple(pair) for pair in grid_pinpoints]
-    corners = [(int(a), int(b)) for a, b in re.findall(r"\((\d+)x(\d+)\)", grid_pinpoints)]
-    if not corners:
-        return [tuple(pair) for pair in ast.literal_eval(grid_pinpoints)]
-    (first_w, first_h), (last_w, last_h) = corners[0], corners[-1]
-    return [(w * tile, h * tile) for w in range(first_w, last_w + 1) for h in range(first_h, last_h + 1)]
+    corners = []
+    if isinstance(grid_pinpoints, str):
+        corners = [(int(a), int(b)) for a, b in re.findall(r"\((\d{1,9})x(\d{1,9})\)", grid_pinpoints)]
+    if corners:
+        (first_w, first_h), (last_w, last_h) = corners[0], corners[-1]
+        count = (last_w - first_w + 1) * (last_h - first_h + 1)
+        wide, high = (range(a, b + 1) for a, b in ((first_w, last_w), (first_h, last_h)))
+        pairs = [(w * tile, h * tile) for w in wide for h in high] if 0 < count <= MOST_PINPOINTS else []
+    else:
+        try:
+            listed = ast.literal_eval(grid_pinpoints) if isinstance(grid_pinpoints, str) else grid_pinpoints
+            pairs = [(int(width), int(height)) for width, height in listed]
+        except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+            pairs = []
+    if not 0 < len(pairs) <= MOST_PINPOINTS or min(map(min, pairs)) < 1:
+        raise AOTError(
+            f"image_grid_pinpoints is {str(grid_pinpoints)[:60]!r}; it must be 1 to {MOST_PINPOINTS} pairs of a width "
+            "and a height in pixels, or a range of tiles such as (1x1),...,(6x6)."
+        )
+    return pairs
 
 
 def get_anyres_image_grid_shape(image_size: tuple[int, int], grid_pinpoints, patch_size: int) -> tuple[int, int]:

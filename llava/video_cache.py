@@ -177,9 +177,10 @@ def video_digest(path: str) -> str:
     files = sorted(f for f in folder.iterdir() if f.suffix.lower() in SUFFIXES) if folder.is_dir() else [folder]
     whole = hashlib.sha256()
     for file in files:
-        if folder.is_dir():
-            whole.update(f"{file.name}\0{file.stat().st_size}\0".encode("utf-8", "surrogateescape"))
         with os.fdopen(open_regular(str(file)), "rb") as content:
+            if folder.is_dir():
+                size = os.fstat(content.fileno()).st_size
+                whole.update(f"{file.name}\0{size}\0".encode("utf-8", "surrogateescape"))
             while block := content.read(1 << 22):
                 whole.update(block)
     return whole.hexdigest()

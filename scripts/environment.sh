@@ -29,15 +29,25 @@ install() {
     return "$status"
 }
 
+# One process at a time: a second one waits, then finds what the first has made.
 make_environment() {
+    if command -v flock >/dev/null; then
+        exec 9<.
+        flock 9
+    fi
+    _make_environment "$@"
+    exec 9<&-
+}
+
+_make_environment() {
     local python name wanted stamp
     python=$(find_python)
     if ! "$environment/bin/python" -c 'import pip' 2>/dev/null; then
-        rm -rf "$environment"
+        # nothing is deleted: an environment without pip, such as uv makes, gets it, and a half-made one the rest
         say "making $environment with $("$python" --version)"
         if ! "$python" -m venv "$environment"; then
-            rm -rf "$environment"
-            say "Python cannot make virtual environments here; install its venv package (python3-venv) and try again."
+            say "Python cannot make the virtual environment $environment; install its venv package (python3-venv), or" \
+                "delete $environment if it is broken, and try again."
             return 1
         fi
     fi

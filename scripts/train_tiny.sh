@@ -18,6 +18,10 @@ while [ $# -gt 0 ]; do
 done
 python=python3
 [ -x .venv/bin/python ] && python=.venv/bin/python
+case $until in
+    tower | answers | polish) ;;
+    *) echo "there is no stage $until; --until takes tower, answers or polish" >&2; exit 2 ;;
+esac
 before=(--init checkpoints/aot-tiny)
 for stage in tower answers polish; do
     if [ ! -e "$runs/$stage/log.json" ]; then # written when a stage is complete

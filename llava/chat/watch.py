@@ -13,7 +13,9 @@ from llava.chat.answer import ChatError, stats
 from llava.chat.live import LiveSession
 from llava.chat.options import add_model_options, command, open_session
 from llava.chat.terminal import Terminal
+from llava.decoders.base import is_camera
 from llava.live_source import LiveSource
+from llava.video import check_path
 
 TICK = 0.2  # seconds that a frame is waited for, before questions are looked for again
 TELL = 10.0  # seconds between two lines about dropped frames
@@ -44,11 +46,15 @@ def execute(options: argparse.Namespace, terminal: Terminal) -> int:
 
 
 def check_options(options: argparse.Namespace) -> tuple[int, int] | None:
-    """--size as numbers. Raises ChatError for options that do not go together or make no sense."""
+    """--size as numbers. Raises ChatError for options that do not go together or make no sense, VideoError for a source
+    that cannot be read.
+    """
     if options.source == "-" and not options.question:
         raise ChatError("Standard input brings the frames, so nothing can be typed; give --question TEXT.")
     if options.every is not None and not (options.question and options.every > 0):
         raise ChatError("--every takes seconds above 0 and needs --question.")
+    if options.source != "-" and not is_camera(options.source):
+        check_path(options.source)
     if options.size is None:
         return None
     found = re.fullmatch(r"([1-9]\d{0,4})x([1-9]\d{0,4})", options.size)

@@ -6,7 +6,7 @@ import html
 import io
 from collections.abc import Callable
 from datetime import timedelta
-from functools import wraps
+from functools import partial, wraps
 from pathlib import Path
 
 import gradio as gr
@@ -132,7 +132,16 @@ def build_page(worker: Worker, config: AOTConfig, *, note: str | None = None) ->
         with gr.Tab("Live", elem_id="live"):
             _live_tile(actions, status)
         page.unload(actions.leave)
+    for block in page.blocks.values():
+        block.async_move_resource_to_block_cache = partial(_uploaded, block.async_move_resource_to_block_cache)
     return page
+
+
+async def _uploaded(move: Callable, path: str | Path | None) -> str | None:
+    """Gradio's `move` of a file that a component was given; it would fetch an address from the server."""
+    if str(path).lower().startswith(("http:", "https:")):
+        raise gr.Error("A video must be uploaded; nothing is fetched from elsewhere.")
+    return await move(path)
 
 
 def _video_tile(actions: Actions, config: AOTConfig, status: gr.HTML) -> None:

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 SWEEP_SECONDS = 20.0
 UNUSED_SECONDS = 300.0  # that a file stays which no visitor looks at
 SILENCE_SECONDS = 30.0  # without a byte, after which an upload ends
+MOST_BYTES = 16_000_000  # of any other request, such as a picture of the camera
 
 
 class Uploads:
@@ -62,16 +63,22 @@ class Uploads:
 
 
 class UploadGuard:
-    """Refuses uploads that have no room, ends those that do not come, and removes what is left of them."""
+    """Refuses uploads that have no room, ends those that do not come, and removes what is left of them.
+
+    Of other requests it refuses those of more than MOST_BYTES.
+    """
 
     def __init__(self, app: ASGIApp, *, uploads: Uploads):
         self.app, self.uploads = app, uploads
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        stated = dict(scope.get("headers", ())).get(b"content-length", b"")
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].rstrip("/").endswith("/upload"):
-            await self.app(scope, receive, send)
+            if stated.isdigit() and int(stated) > MOST_BYTES:
+                await PlainTextResponse(f"A request may have {MOST_BYTES} bytes.", 413)(scope, receive, send)
+            else:
+                await self.app(scope, _at_most(MOST_BYTES, receive), send)
             return
-        stated = dict(scope["headers"]).get(b"content-length", b"")
         if not stated.isdigit():
             await PlainTextResponse("State the length of the upload.", 411)(scope, receive, send)
             return
@@ -93,3 +100,16 @@ class UploadGuard:
             uploads.coming -= 1
             uploads.promised -= length
             await anyio.to_thread.run_sync(uploads.sweep)
+
+
+def _at_most(most: int, receive: Receive) -> Receive:
+    """receive, for which a client that sends more than so many bytes is gone."""
+    came = 0
+
+    async def counted() -> Message:
+        nonlocal came
+        message = await receive()
+        came += len(message.get("body", b""))
+        return {"type": "http.disconnect"} if came > most else message
+
+    return counted

@@ -164,7 +164,7 @@ def _asked(line: bytes, where: str, folder: Path, identity: Mapping[str, Any], s
         return Asked(said.get("id"), said.get("video"), said.get("question"), key="", failure=str(error))
     seen.add(row["id"])
     asked = {"id": row["id"], "video": video, "question": row["question"]}
-    return Asked(**asked, key=question_key(**asked, **identity), further=further)
+    return Asked(**asked, key=question_key(**asked, **identity, files=_files(Path(video))), further=further)
 
 
 def _check(row: Mapping[str, Any], where: str, folder: Path, further: Mapping[str, Any]) -> str:
@@ -192,6 +192,18 @@ def _check(row: Mapping[str, Any], where: str, folder: Path, further: Mapping[st
         reason = getattr(error, "strerror", None) or error
         raise LineError(f"{where}: video is no path that can be looked at ({reason}); correct it.") from error
     return str(video)
+
+
+def _files(video: Path) -> list[tuple[str, int, int]]:
+    """Name, bytes and time of change of a video's file, or of what its folder holds; empty where it is not there.
+
+    A question about a file that was replaced is another question.
+    """
+    try:
+        files = sorted(video.iterdir()) if video.is_dir() else [video]
+        return [(file.name, state.st_size, state.st_mtime_ns) for file in files for state in [file.stat()]]
+    except OSError:
+        return []
 
 
 def answer_lines(questions: list[Asked], store: ResponseStore) -> list[dict[str, Any]]:

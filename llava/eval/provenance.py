@@ -21,6 +21,7 @@ from llava.utils import versions
 
 WEIGHTS = ("*.safetensors", "*.bin", "config.json")
 PACKAGES = ("aot-video", "torch", "transformers", "tokenizers", "lmms-eval", "accelerate", "numpy", "av", "decord")
+_READ = (".safetensors", ".bin", ".json", ".jinja", ".txt", ".model")  # of a checkpoint
 _BLOCK = 1 << 16
 _BLOCKS = 256  # a file in a fingerprint: 16 MiB read at most
 
@@ -100,15 +101,19 @@ def checkpoint_folder(checkpoint: str | os.PathLike) -> Path | None:
 
 
 def checkpoint_fingerprint(checkpoint: str | os.PathLike) -> str:
-    """SHA-256 over config.json and evenly spread blocks of every weight file (all of a file up to 16 MiB).
+    """SHA-256 over evenly spread blocks of every file of a checkpoint that answers follow from: weights, settings and
+    tokenizer (all of a file up to 16 MiB).
 
-    So it is told without reading all of a large checkpoint. A hub name stands for what was downloaded of it.
+    So it is told without reading all of a large checkpoint. A hub name stands for the commit that it names here, whose
+    files may be downloaded later.
     """
     from transformers.utils import cached_file
 
     folder = checkpoint_folder(checkpoint) or Path(cached_file(str(checkpoint), "config.json")).parent
-    whole = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
+    if folder.parent.name == "snapshots":  # of the hub's cache, named by the commit
+        return digest(folder.name)
+    whole = hashlib.sha256()
+    for path in sorted(file for file in folder.iterdir() if file.suffix in _READ and file.is_file()):
         size = path.stat().st_size
         whole.update(f"{path.name}:{size}".encode())
         count = min(_BLOCKS, -(-size // _BLOCK))

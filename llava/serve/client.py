@@ -81,14 +81,13 @@ def ask(
     text, usage, first = "", {}, None
     with open_url(f"{url}/v1/chat/completions", body, timeout, api_key=api_key) as response:
         for event in events(response):
-            usage = event.get("usage") or usage
-            for choice in event.get("choices", ()):
-                new = choice["delta"].get("content") or ""
-                if new and first is None:
-                    first = time.perf_counter()
-                text += new
-                if new and on_text:
-                    on_text(new)
+            new, used = read_delta(event)
+            usage = used or usage
+            if new and first is None:
+                first = time.perf_counter()
+            text += new
+            if new and on_text:
+                on_text(new)
     ended = time.perf_counter()
     milliseconds = [1e3 * (moment - started) for moment in (first or ended, ended)]
     return Reply(text, usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0), *milliseconds)
@@ -135,6 +134,15 @@ def read_event(line: bytes) -> dict | None:
     return event
 
 
+def read_delta(event: dict) -> tuple[str, dict]:
+    """(new text, counts of tokens, if any) in an event of an answer. ServerError for an event that is none."""
+    try:
+        new = [choice["delta"].get("content") or "" for choice in event.get("choices") or ()]
+        return "".join(new), dict(event.get("usage") or {})
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise ServerError("The server sent an event that is no answer; see its log.") from error
+
+
 def open_url(url: str, body: dict | None, timeout: float, *, api_key: str | None = None):
     """The response to a GET, or to a POST of body as JSON; ServerError for a refusal."""
     data = None if body is None else json.dumps(body).encode()
@@ -143,7 +151,7 @@ def open_url(url: str, body: dict | None, timeout: float, *, api_key: str | None
         return urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=timeout)
     except urllib.error.HTTPError as error:
         raise ServerError(said(error.read()) or f"It answered {error.code}.", status=error.code) from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:  # also an address or a key that is none
         raise ServerError(f"There is no server at {url} ({error}); start one, or give its --url.") from error
 
 

@@ -8,6 +8,7 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from starlette.applications import Starlette
@@ -29,6 +30,7 @@ from llava.serve.upstream import Upstream, chat_answer, completion_request
 from llava.video import VideoError
 
 NEW_TOKENS = 128  # of an answer, when a request does not say
+MOST_VALUES = 100_000  # of a request's JSON; small ones take many times their letters in memory
 PICTURES = {"image/jpeg": ".jpg", "image/png": ".png"}  # endings by the type of a body
 REFUSED = (ChatError, VideoError, AOTError)  # what is wrong with a request, in one sentence
 
@@ -64,8 +66,18 @@ def encoder_app(
 ) -> Starlette:
     """The application that answers chats about videos: encodes here, and asks the server at `vllm` for the words.
 
-    api_key: what clients must bring. Their Authorization is passed on in any case.
+    api_key: what clients must bring. Their Authorization is passed on in any case. Raises ChatError for an empty key,
+    and for an address of vLLM that is none.
     """
+    if api_key is not None and not api_key.strip():
+        raise ChatError("The API key is empty; give one, or leave it out to let everybody in.")
+    try:
+        place = urlsplit(vllm)
+        known = place.scheme in ("http", "https") and place.hostname and place.port != 0
+    except ValueError:
+        known = False
+    if not known:
+        raise ChatError(f"--vllm {vllm} is no address of a server; give one such as http://localhost:8001.")
     chats = _Routes(encoder, vllm, limits or Limits())
     return Starlette(
         routes=[
@@ -248,6 +260,8 @@ def read_chat(body: bytearray) -> tuple[dict, list[Message], dict[str, bytes], i
     def no_number(name: str):
         raise ValueError(f"{name} is no JSON")
 
+    if body.count(b",") > MOST_VALUES:
+        raise ChatError(f"The request has more than {MOST_VALUES} values; send a shorter chat.")
     try:
         chat = json.loads(body, parse_constant=no_number)
         fields = {name: value for name, value in chat.items() if name != "messages"}

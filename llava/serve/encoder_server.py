@@ -68,10 +68,10 @@ def execute(options) -> int:
         place = _bound(options.host, options.port)
         encoder = PromptEncoder(load_session(options))
         app = app_module.encoder_app(encoder, options.vllm, api_key=options.api_key, limits=limits)
+        place.listen(BACKLOG)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    place.listen(BACKLOG)
     print(f"serving on http://{options.host}:{place.getsockname()[1]}", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
         make_server(app).run([place])

@@ -6,6 +6,8 @@ from importlib.util import find_spec
 import torch
 from transformers import TrainingArguments
 
+from llava.utils import shipped
+
 PARTS = ("mm_vision_tower", "mm_mlp_adapter", "mm_language_model")
 
 
@@ -15,7 +17,7 @@ def _told(help: str, default=None):
 
 @dataclass
 class ModelArguments:
-    model_name_or_path: str = _told("checkpoint to start from", "checkpoints/aot-tiny")
+    model_name_or_path: str = _told("checkpoint to start from", str(shipped("checkpoints/aot-tiny") or ""))
     version: str = _told("conversation template: qwen_1_5, or plain for captions", "qwen_1_5")
     mm_tunable_parts: str = _told(f"which of {', '.join(PARTS)}", ",".join(PARTS[1:]))
     mm_newline_position: str | None = _told("one_token, grid, frame or no_token; default: the checkpoint's")

@@ -7,6 +7,7 @@ loads, whole or as an adapter of `model_base`.
 
 import argparse
 import dataclasses
+import json
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from aot_cli.main import entry
 from aot_cli.parser import Parser, share
 from aot_tiny.worlds import WORLDS, checkpoint_world
 from llava.conversation import conv_templates
+from llava.eval.jsonl import write_json
 from llava.model.builder import load_pretrained_model
 from llava.train.arguments import PARTS, DataArguments, ModelArguments, TrainArguments
 from llava.train.conversations import DataError
@@ -25,6 +27,8 @@ from llava.train.exam import TrainingExam
 from llava.train.trainer import LlavaTrainer, last_checkpoint, read_skipped
 
 ADAPTED = r"model\.layers\.\d+\.(self_attn|mlp)\.[a-z]+_proj"  # all linear layers of the language model
+SETTINGS = "settings.json"  # in a run's folder: what its checkpoints were trained with
+BOUND_TO_A_RUN = ("lora_enable", "lora_r", "lora_alpha", "seed", "model_max_length")  # of TrainArguments
 SHOWN = (  # in the help; docs/training.md has all
     "model_name_or_path", "mm_tunable_parts", "lora_enable", "lora_merge", "retention", "data_path", "image_folder",
     "video_folder", "frames_upbound", "max_unreadable", "group_by_modality_length", "exam_questions", "output_dir",
@@ -88,14 +92,28 @@ def adapted(model, parts: set[str], args: TrainArguments):
 
 
 def train(arguments: ModelArguments, data: DataArguments, args: TrainArguments) -> LlavaTrainer:
-    """Trains to the end, from the last checkpoint in `output_dir` on, and writes the result there."""
+    """Trains to the end, from the last checkpoint in `output_dir` on, and writes the result there.
+
+    Raises DataError where that checkpoint is of a run with other data, another model or other parts of it.
+    """
     set_seed(args.seed)
+    folder = Path(args.output_dir)
+    asked = dataclasses.asdict(arguments) | dataclasses.asdict(data)
+    asked |= {name: getattr(args, name) for name in BOUND_TO_A_RUN}
+    checkpoint = last_checkpoint(folder)
+    if checkpoint and (folder / SETTINGS).is_file():
+        before = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        for name, value in asked.items():
+            if name in before and before[name] != value:
+                raise DataError(
+                    f"{folder} holds a run with {name} {before[name]!r}, and this one has {value!r}; give another "
+                    "--output_dir, or the run's own settings to go on with it"
+                )
     tokenizer, model = load_model(arguments, data, args)
     base = model.get_base_model() if args.lora_enable else model
     samples = Conversations(
         data, tokenizer, base, template=arguments.version, retention=arguments.retention, seed=args.seed
     )
-    folder = Path(args.output_dir)
     exam = None
     if args.eval_strategy != "no":
         world = WORLDS[checkpoint_world(arguments.model_name_or_path)]
@@ -110,8 +128,10 @@ def train(arguments: ModelArguments, data: DataArguments, args: TrainArguments) 
         processing_class=tokenizer,
         max_unreadable=data.max_unreadable,
     )
+    if trainer.is_world_process_zero():
+        write_json(folder / SETTINGS, asked)
     try:
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        trainer.train(resume_from_checkpoint=checkpoint)
     finally:
         if trainer.is_world_process_zero() and (skipped := read_skipped(folder)):
             print(f"{len(skipped)} of {len(samples)} samples could not be read:", file=sys.stderr)

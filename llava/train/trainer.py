@@ -3,6 +3,7 @@
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -94,8 +95,12 @@ class EpochSampler(Sampler):
 
 def read_skipped(folder: Path) -> dict[str, str]:
     """Reasons by name of the samples that a run could not read, by all ranks and since its first start."""
-    file = folder / SKIPPED
-    return dict(map(json.loads, file.read_text(encoding="utf-8").splitlines())) if file.is_file() else {}
+    file, found = folder / SKIPPED, {}
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines() if file.is_file() else ():
+        with suppress(ValueError, TypeError):  # the last line of a process that was killed
+            name, reason = json.loads(line)
+            found[name] = reason
+    return found
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -3,6 +3,7 @@ import pytest
 import torch
 from PIL import Image
 
+from aot import AOTError
 from llava.mm_utils import (
     KeywordsStoppingCriteria,
     expand2square,
@@ -77,6 +78,16 @@ def test_pinpoints_in_range_form():
     ]  # fmt: skip
     assert parse_grid_pinpoints("[(384, 768)]", 384) == [(384, 768)]
     assert get_anyres_image_grid_shape((1000, 400), "(1x1),...,(2x2)", 384) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["(1x1),...,(99999x99999)", "(6x6),...,(1x1)", "[(384,", "[1, 2]", "", "[(0, 384)]", [[384]], None, "[" * 9999],
+)
+def test_pinpoints_that_are_none_are_one_sentence(text):
+    with pytest.raises(AOTError, match="image_grid_pinpoints is .* pairs of a width") as error:
+        parse_grid_pinpoints(text, 384)
+    assert len(str(error.value)) < 300
 
 
 def test_expand2square_centres():

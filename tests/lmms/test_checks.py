@@ -45,4 +45,15 @@ def test_a_fingerprint_sees_weights_and_configuration(tmp_path):
     weights.write_bytes(bytes(200_000) + b"\1" + bytes(99_999))
     second = checkpoint_fingerprint(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"a": 2}))
-    assert len({first, second, checkpoint_fingerprint(tmp_path)}) == 3
+    third = checkpoint_fingerprint(tmp_path)
+    (tmp_path / "tokenizer.json").write_text("{}")
+    assert len({first, second, third, checkpoint_fingerprint(tmp_path)}) == 4
+
+
+def test_a_commit_of_the_hub_is_the_same_before_and_after_its_weights_came(tmp_path):
+    folder = tmp_path / "snapshots" / "3f2a"
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text("{}")
+    before = checkpoint_fingerprint(folder)
+    (folder / "model.safetensors").write_bytes(bytes(9))
+    assert checkpoint_fingerprint(folder) == before

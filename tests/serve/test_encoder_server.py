@@ -42,7 +42,7 @@ pytest.importorskip("starlette", reason="starlette is not installed; pip install
 pytest.importorskip("uvicorn", reason="uvicorn is not installed; pip install -e '.[serve]'")
 
 from llava.serve import guard  # noqa: E402
-from llava.serve.encoder_app import Limits  # noqa: E402
+from llava.serve.encoder_app import Limits, encoder_app  # noqa: E402
 from tests.serve.servers import serving  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
@@ -165,6 +165,7 @@ def test_requests_at_a_time_are_bounded(encoder, model, clip, monkeypatch):
         (b'{"messages": [], "temperature": %s}' % (b"9" * 5000), "JSON"),
         (b"\xff\xfe", "JSON"),
         (b'{"messages": {}}', "list of messages"),
+        (b'{"messages": [' + b"{}," * 200_000 + b"{}]}", "more than 100000 values"),  # 24 times as much in memory
         (b'{"messages": [{"role": "user", "content": "\\ud800"}]}', "surrogate"),
         (b'{"messages": [{"role": "\\ud800", "content": ""}]}', "role"),
         (b'{"max_tokens": "many", "messages": [{"role": "user", "content": "a"}]}', "whole number"),
@@ -219,6 +220,24 @@ def test_no_language_model_is_a_bad_gateway(encoder):
     with serving(encoder, nobody) as url:
         assert post(url, TEXT)[0] == 502 and post(url, TEXT | {"stream": True})[0] == 502
         assert post(url, None, path="/v1/models")[0] == 405
+
+
+@pytest.mark.parametrize(
+    ("vllm", "key", "told"),
+    [
+        ("localhost:8001", None, "no address of a server"),
+        ("ftp://localhost", None, "no address of a server"),
+        ("http://", None, "no address of a server"),
+        ("http://localhost:99999", None, "no address of a server"),
+        ("http://[::1", None, "no address of a server"),
+        ("http://localhost:8001", "", "API key is empty"),
+        ("http://localhost:8001", " ", "API key is empty"),
+    ],
+)
+def test_settings_that_would_fail_or_open_the_door_later_are_refused(encoder, vllm, key, told):
+    with pytest.raises(ValueError, match=told) as error:
+        encoder_app(encoder, vllm, api_key=key)
+    assert "\n" not in str(error.value)
 
 
 def test_the_api_key_is_asked_for_and_passed_on(encoder, model):

@@ -124,3 +124,10 @@ def test_ctrl_c_while_a_process_is_made_ready_is_told_by_one(tmp_path, ctrl_c):
     os.killpg(started.pid, signal.SIGINT)
     _, err = started.communicate(timeout=60)
     assert (started.returncode, err) == (130, b"")
+
+
+def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["exam", "--settings", "full", "--questions", "8", "--output", str(tmp_path / "file" / "runs")]) == 1
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and told.startswith("aot exam: ") and "cannot be used (Not a directory)" in told

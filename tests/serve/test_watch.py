@@ -66,10 +66,11 @@ def test_a_source_without_a_frame_is_a_failure_on_a_screen_too():
     ("words", "said"),
     [
         (["-"], "give --question"),
+        (["a.mp4"], "There is no video at a.mp4"),
         (["a.mp4", "--every", "3"], "needs --question"),
         (["a.mp4", "--question", "?", "--every", "0"], "above 0"),
         (["-", "--question", "?", "--size", "640"], "WIDTHxHEIGHT"),
-        (["a.mp4", "--size", "640x480"], "WIDTHxHEIGHT"),
+        ([__file__, "--size", "640x480"], "WIDTHxHEIGHT"),
     ],
 )
 def test_options_that_make_no_sense_are_told_before_the_model_is_loaded(words, said, capsys):

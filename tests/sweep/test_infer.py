@@ -69,6 +69,14 @@ def test_other_settings_are_other_answers(clips, tmp_path):
     assert list(by_video(tenth).values())[0][0].video.endswith("0.mp4")  # two questions: the most work goes first
 
 
+def test_a_file_that_was_replaced_is_another_question(clips, tmp_path):
+    words = ["--input", str(clips), "--output", str(tmp_path / "a")]
+    before = read_questions(options(*words))
+    (clips.parent / "1.mp4").write_bytes((clips.parent / "0.mp4").read_bytes())
+    changed = [a.key == b.key for a, b in zip(before, read_questions(options(*words)), strict=True)]
+    assert changed == [not a.video.endswith("1.mp4") for a in before]
+
+
 def test_no_answer_is_no_success(clips, tmp_path, capsys, monkeypatch):
     def dies(words, log, on_poll):
         on_poll()

@@ -1,6 +1,7 @@
 """The page over HTTP, without a browser: who is a visitor, what may be uploaded, and what is left at the end."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -146,6 +147,28 @@ def test_uploads_have_a_quota(page):
     wait_until_empty(folder)
     assert upload(address, b"there is room again").status_code == 200
     wait_until_empty(folder)
+
+
+@pytest.mark.parametrize("name", ["look", "play"])
+@pytest.mark.parametrize("scheme", ["http", "https"])
+def test_the_server_fetches_nothing(page, name, scheme):
+    address, folder, _ = page
+    with socket.create_server(("127.0.0.1", 0)) as elsewhere:
+        elsewhere.settimeout(2)
+        place = f"{scheme}://localhost:{elsewhere.getsockname()[1]}/a.mp4"
+        given = {"path": place, "meta": {"_type": "gradio.FileData"}}
+        said = call(address, name, [given, 10] if name == "look" else [given], session="s")
+        assert not files(folder) and "uploaded" in json.dumps(said)
+        with pytest.raises(TimeoutError):
+            elsewhere.accept()
+
+
+def test_other_requests_have_a_limit(page):
+    address, *_ = page
+    assert httpx.post(f"{address}/gradio_api/call/ask", content=bytes(16_000_001), timeout=30).status_code == 413
+    with contextlib.suppress(httpx.TransportError):  # it may be cut off before it has sent all
+        chunks = (bytes(1_000_000) for _ in range(40))
+        assert httpx.post(f"{address}/gradio_api/call/ask", content=chunks, timeout=30).status_code >= 400
 
 
 @pytest.mark.parametrize("leaves", [True, False])

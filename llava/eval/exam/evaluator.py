@@ -79,7 +79,8 @@ def run_exam_sweep(
     if not wanted:
         return refused
     # 2. the clips, the model, and what its tower must capture for all of the settings
-    files = clip_files(items, output / "clips" / sweep.world_name, world=world)
+    drawn_by = folder_hash(Path(world.questions.__file__).parent, "*.py")[:12]  # other code, other clips
+    files = clip_files(items, output / "clips" / f"{sweep.world_name}-{drawn_by}", world=world)
     frames = {number: world.frames(world.sample_clip(number)) for number in files}
     bits = {f"load_{sweep.quantization}": True} if sweep.quantization else {}
     tokenizer, model, processor, _ = load_pretrained_model(

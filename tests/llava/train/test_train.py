@@ -41,6 +41,19 @@ def test_a_run_that_is_taken_up_again_equals_one_that_never_stopped(mode, checkp
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-4, atol=1e-5)
 
 
+@goes_on
+def test_a_used_folder_takes_up_its_own_run_alone(checkpoint, data, media, tmp_path, capsys):
+    folder, more = tmp_path / "run", [*MODES["projector"], "--retention", "0.2"]
+    assert main(words(checkpoint, data, media, folder, *more, steps=1)) == 0
+    with (folder / "skipped.jsonl").open("a") as file:
+        file.write('["torn", "no')  # as a kill leaves it
+    for other in (["--retention", "0.5"], ["--mm_tunable_parts", "mm_vision_tower"], ["--seed", "7"]):
+        assert main(words(checkpoint, data, media, folder, *more, *other, steps=2)) == 1
+        told = capsys.readouterr().err
+        assert f"holds a run with {other[0][2:]}" in told and "another --output_dir" in told
+    assert main(words(checkpoint, data, media, folder, *more, steps=2)) == 0
+
+
 @needs_peft
 def test_adapters_can_be_merged(checkpoint, data, media, tmp_path):
     more = [*MODES["lora"], "--lora_dropout", "0"]
