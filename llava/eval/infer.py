@@ -41,9 +41,10 @@ _ASKED_WITH_IF_GIVEN = ("max_pixels", "total_tokens", "quantization")
 def execute(options) -> int:
     """0 when every question has an answer, 1 when some failed or the work broke off, 2 for a wrong command."""
     try:
+        settings = read_settings(model_path(options))  # whose errors say what is wrong with --model-path
         lines = read_questions(options)
         launch = launch_of(options)
-        if note := default_prompt_style(SimpleNamespace(**read_settings(model_path(options)))).note:
+        if note := default_prompt_style(SimpleNamespace(**settings)).note:
             print(f"aot infer: {note}", file=sys.stderr)
         with locked(work_folder(options)) if launch.node_rank == 0 else nullcontext():
             return _run(lines, options, launch)

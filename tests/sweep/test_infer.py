@@ -69,6 +69,12 @@ def test_other_settings_are_other_answers(clips, tmp_path):
     assert list(by_video(tenth).values())[0][0].video.endswith("0.mp4")  # two questions: the most work goes first
 
 
+@pytest.mark.parametrize("path", ["nowhere", "./nowhere"])
+def test_a_checkpoint_that_is_not_there_is_one_sentence(clips, tmp_path, path, capsys):
+    assert infer.main(["--input", str(clips), "--output", str(tmp_path / "a"), "--model-path", path]) == 2
+    assert capsys.readouterr().err == "aot infer: There is no checkpoint folder nowhere; give a folder or a hub name.\n"
+
+
 def test_a_file_that_was_replaced_is_another_question(clips, tmp_path):
     words = ["--input", str(clips), "--output", str(tmp_path / "a")]
     before = read_questions(options(*words))
