@@ -168,9 +168,11 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
 
     Every row holds one exchange, sees the prefix, the visual tokens (unless it is answered from text) and itself,
     and is numbered as if it stood alone behind them, so one pass over the clip serves many exchanges. rows: (count,
-    length) of the groups, filled in order. balance: answers of n tokens weigh n^(1 - balance).
+    most tokens) of the groups, filled in order; in a batch they are as long as the longest exchange among them.
+    balance: answers of n tokens weigh n^(1 - balance).
     """
     head = len(prefix) + samples[0]["looks"].shape[1]
+    rows = _rows_in_use([[len(s.tokens) for s in sample["segments"]] for sample in samples], rows)
     sizes = [size for count, size in rows for _ in range(count)]
     starts = list(zip(accumulate(sizes, initial=head), sizes, strict=False))
     blind = torch.tensor([[not s.video for s in sample["segments"]] for sample in samples])
@@ -184,8 +186,6 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     position = torch.cat([torch.arange(head).float(), behind]).repeat(len(samples), 1)
     for b, sample in enumerate(samples):
         for r, (part, (at, size)) in enumerate(zip(sample["segments"], starts, strict=True)):
-            if len(part.tokens) > size:
-                raise ValueError(f"An exchange of {len(part.tokens)} tokens does not fit its row of {size}.")
             end, learnt = at + len(part.tokens), torch.tensor(part.learnt)
             ids[b, at:end] = torch.tensor(part.tokens)
             labels[b, at:end][learnt] = ids[b, at:end][learnt]
@@ -201,3 +201,15 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     batch |= {name: torch.stack([s[name] for s in samples]) for name in ("features", "keep")}
     batch |= {k: torch.stack([s["tracks"][k] for s in samples]) for k in samples[0]["tracks"]}
     return batch
+
+
+def _rows_in_use(lengths: list[list[int]], rows) -> list[tuple[int, int]]:
+    """(count, length) of the groups of rows in a batch. lengths: tokens of the exchanges of each clip, in order."""
+    used, first = [], 0
+    for count, most in rows:
+        longest = max((n for clip in lengths for n in clip[first : first + count]), default=0)
+        if longest > most:
+            raise ValueError(f"An exchange of {longest} tokens does not fit its row of {most}.")
+        used.append((count, longest))
+        first += count
+    return used
