@@ -45,6 +45,10 @@ class Applied:
         return self._integration.trace(self.model, inputs)
 
     def __enter__(self) -> "Applied":
+        current = self._integration.settings(self.model)
+        if current != self.config:  # entered again, or taken off in between
+            self._previous = current
+            self._integration.attach(self.model, self.config)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -74,6 +78,7 @@ def apply(
     In a direct call of the model, logits (B, L', V) and labels belong to the shortened prompt: of every
     video's placeholders only as many are left as it has tokens, padding is dropped, and shorter rows are filled on the
     left, so that every row ends with its last token.
+    A cache that came with an answer is good for later turns as long as the reduction is in force.
     Wrappers come afterwards: apply before `torch.compile`, and to the model inside DistributedDataParallel or PEFT's.
     Raises AOTError for a model or settings that do not fit.
     """
@@ -100,6 +105,9 @@ def _integration(model: nn.Module) -> Any:
     """What of `aot.integrations` belongs to a model, imported now."""
     from .integrations import hf_onevision, internvl, llava, llava_next_video, qwen_vl
 
+    if not isinstance(model, nn.Module):
+        told = model.__name__ if isinstance(model, type) else f"a {type(model).__name__}"
+        raise AOTError(f"aot.apply takes a model that is loaded, not {told}; of a pipeline give its .model.")
     integrations = (llava, hf_onevision.FAMILY, llava_next_video.FAMILY, qwen_vl.FAMILY, internvl.FAMILY)
     for integration in integrations:
         if integration.fits(model):

@@ -100,16 +100,22 @@ class RenamedModules(MetaPathFinder, Loader):
         self.modules = modules
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> ModuleSpec | None:
-        if name not in self.modules:
+        if (new := self._new_name(name)) is None:
             return None
-        warn_renamed(f"The module {name}", self.modules[name])
+        warn_renamed(f"The module {name}", new)
         return ModuleSpec(name, self)
 
     def create_module(self, spec: ModuleSpec) -> None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.modules[module.__name__] = importlib.import_module(self.modules[module.__name__])
+        sys.modules[module.__name__] = importlib.import_module(self._new_name(module.__name__))
+
+    def _new_name(self, name: str) -> str | None:
+        """Also of a module inside a package that has another name now."""
+        known = [old for old in self.modules if name == old or name.startswith(f"{old}.")]
+        old = max(known, key=len, default="")
+        return self.modules[old] + name[len(old) :] if old else None
 
 
 def find_modules(modules: Mapping[str, str]) -> None:
@@ -124,6 +130,8 @@ def renamed_keywords(**names: str) -> Callable[[F], F]:
         @functools.wraps(function)
         def call(*values: Any, **named: Any) -> Any:
             for old in names.keys() & named.keys():
+                if names[old] in named:
+                    raise AOTError(f"{old} and {names[old]} are given, which are one; leave {old} out.")
                 warn_renamed(f"{old}=", f"{names[old]}=")
                 named[names[old]] = named.pop(old)
             return function(*values, **named)

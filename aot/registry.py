@@ -52,6 +52,10 @@ def register(
     options: of each the default alone, or a setting that says what else it may be. floor: it is a floor. tuned: options
     that are the defaults of a second entry, `name` + "+tuned".
     """
+    if isinstance(requires, str):
+        raise AOTError(f"requires is {requires!r}; give a tuple of names, such as ({requires!r},).")
+    if unknown := sorted({*(tuned or {})} - {*(options or {})}):
+        raise AOTError(f"tuned names {', '.join(unknown)}, which is no option of method {name!r}; add it to options.")
     settings = {option: value for option, value in (options or {}).items() if isinstance(value, Field)}
     given = {**(options or {}), **{option: setting.default for option, setting in settings.items()}}
 

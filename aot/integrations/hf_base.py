@@ -27,8 +27,17 @@ from . import hf_generate
 from .duplicate_frames import TowerWork, encode_once, encoding_once
 from .hf_generate import APPLIED, EncodedVideo, EncodedVideos, GenerateCall, KeptVideo, State, entries
 from .kv_cache import cache_name, take_cache
-from .pruned_prompt import PrunedPrompt, kept_columns, left_pad, positions, shortened_labels, videos_per_row
+from .pruned_prompt import (
+    PrunedPrompt,
+    kept_columns,
+    left_pad,
+    positions,
+    shortened_labels,
+    shortened_levels,
+    videos_per_row,
+)
 from .vision_outputs import Reader, attention_layers, watch_attention
+from .wrapped_method import WrappedMethod
 
 _pending: ContextVar["Step | None"] = ContextVar("aot_pending", default=None)
 
@@ -74,13 +83,13 @@ class Step:
             kwargs["cache_position"] = torch.arange(self.cache_mask.shape[1], full.shape[1], device=full.device)
         return full
 
-    def pruned_prompt(self, full: torch.Tensor) -> PrunedPrompt:
+    def pruned_prompt(self, full: torch.Tensor, videos_end: int) -> PrunedPrompt:
         """What the cache is to remember afterwards; full: (B, L') mask of all its entries."""
         following = None
         if self.position_ids is not None:
             ends = self.mask * torch.arange(1, self.mask.shape[1] + 1, device=self.mask.device)
             following = self.position_ids.amax(0).gather(1, ends.argmax(1, keepdim=True)) + 1
-        return PrunedPrompt(self.past_length + self.ids.shape[1], full, following)
+        return PrunedPrompt(self.past_length + self.ids.shape[1], full, following, videos_end)
 
 
 class Family(ABC):
@@ -147,7 +156,8 @@ class Family(ABC):
 
     def tower(self, model: Any) -> nn.Module:
         """The vision tower."""
-        return getattr(model.model, "visual", None) or model.model.vision_tower
+        inner = model.model
+        return inner.visual if hasattr(inner, "visual") else inner.vision_tower
 
     def placeholder(self, model: Any) -> int:
         """The placeholder of a frame."""
@@ -219,33 +229,35 @@ class Family(ABC):
         cache_name(forward)  # raises for a release that calls it otherwise
         encoder = f"get_{self.modality}_features"
         methods = [
-            hf_generate.WrappedMethod(model, "generate", partial(hf_generate.generate, forward, self.argument)),
-            hf_generate.WrappedMethod(inner, encoder, self._encoding),
+            WrappedMethod(model, "generate", partial(hf_generate.generate, forward, self.argument)),
+            WrappedMethod(inner, encoder, self._encoding),
         ]
         if not hasattr(model, "_expand_multimodal_outputs"):
             repeat = partial(hf_generate.repeat, self.cannot_repeat)
-            methods.append(hf_generate.WrappedMethod(model, "_expand_inputs_for_generation", repeat))
-        for method in methods:
-            setattr(method.model, method.name, method)
-        handles = [
-            *encode_once(self.tower(model)),  # before the next ones, which see what it leaves
-            *self.watch(model),
-            model.register_forward_pre_hook(self._before, with_kwargs=True),
-            inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
-            model.register_forward_hook(_after, with_kwargs=True, always_call=True),
-        ]
-        inner.__dict__[APPLIED] = model.__dict__[APPLIED] = State(config, handles, methods)
+            methods.append(WrappedMethod(model, "_expand_inputs_for_generation", repeat))
+        inner.__dict__[APPLIED] = model.__dict__[APPLIED] = state = State(config)
+        try:
+            for method in methods:
+                method.put()
+                state.methods.append(method)
+            state.handles += encode_once(self.tower(model))  # before the next ones, which see what it leaves
+            state.handles += self.watch(model)
+            state.handles += [
+                model.register_forward_pre_hook(self._before, with_kwargs=True),
+                inner.language_model.register_forward_pre_hook(_shorten, with_kwargs=True),
+                model.register_forward_hook(_after, with_kwargs=True, always_call=True),
+            ]
+        except BaseException:
+            self.detach(model)
+            raise
 
     def detach(self, model: Any) -> None:
-        """Takes hooks and wrapped methods off this instance."""
-        state = model.__dict__.pop(APPLIED, None)
+        """Takes hooks and wrapped methods off this instance. AOTError while it generates, in another thread."""
+        state = model.__dict__.get(APPLIED)
         if state is None:
             return
-        del model.model.__dict__[APPLIED]
-        for handle in state.handles:
-            handle.remove()
-        for method in state.methods:
-            delattr(method.model, method.name)
+        state.remove()
+        del model.__dict__[APPLIED], model.model.__dict__[APPLIED]
 
     def _encode(self, inner: Any, original: Any, args: tuple, kwargs: dict) -> tuple[Any, list, TowerWork]:
         """`encode` with what the settings in force ask for, and what it cost the tower."""
@@ -303,6 +315,7 @@ class Family(ABC):
         labels = kwargs.get("labels")
         step = Step(model, self, ids, new, past_length, past, cache_mask, encoded, has_video, frame_ranges, labels)
         if encoded is not None:
+            hf_generate.check_encoded(encoded, frame_ranges, self.argument)
             step.rows()
         step.position_ids, of_prompt = self.position_ids(step, kwargs)
         # the call
@@ -315,7 +328,7 @@ class Family(ABC):
         else:
             hf_generate.check_gaps(model, cache_mask, new)
             full = step.set_positions(kwargs, new, step.position_ids)
-            step.prompt = step.pruned_prompt(full) if of_prompt else None
+            step.prompt = step.pruned_prompt(full, past.videos_end) if of_prompt else None
         _pending.set(step)
         return (), kwargs
 
@@ -357,29 +370,16 @@ def _shorten(language: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dic
     position_ids = None if step.position_ids is None else step.position_ids.gather(2, order.expand(3, -1, -1))
     full = step.set_positions(kwargs, step.mask.gather(1, order) * counts, position_ids)
     if kwargs.get("visual_pos_masks") is not None:
-        _shorten_levels(kwargs, order, counts, number, videos)
-    step.prompt = step.pruned_prompt(full)
+        merged = [torch.cat(rows) for rows in zip(*(one.levels for one in videos), strict=True)]
+        given = (kwargs["visual_pos_masks"], kwargs["deepstack_visual_embeds"])
+        left = shortened_levels(*given, merged, order, counts, number)
+        kwargs["visual_pos_masks"], kwargs["deepstack_visual_embeds"] = left
+    places = (number >= 0).any(0).nonzero()
+    videos_end = step.cache_mask.shape[1] + int(places[-1]) + 1 if len(places) else step.past.videos_end
+    step.prompt = step.pruned_prompt(full, videos_end)
     if step.labels is not None:
         step.labels = shortened_labels(step.labels, order, counts)
     return (), kwargs
-
-
-def _shorten_levels(
-    kwargs: dict, order: torch.Tensor, counts: torch.Tensor, number: torch.Tensor, videos: Sequence[KeptVideo]
-) -> None:
-    """DeepStack's mask and rows for the columns left: of images their own, of videos those that are left of them."""
-    visual = kwargs["visual_pos_masks"]
-    row = (visual.flatten().cumsum(0) - 1).view_as(visual).gather(1, order)
-    kwargs["visual_pos_masks"] = left = visual.gather(1, order) & counts
-    row, number = row[left], number[left]
-    levels = []
-    for depth, level in enumerate(kwargs["deepstack_visual_embeds"]):
-        rows = level[row]
-        if videos:
-            merged = torch.cat([one.levels[depth] for one in videos]).to(rows)
-            rows = torch.where((number >= 0).unsqueeze(-1), merged[number.clamp_min(0)], rows)
-        levels.append(rows)
-    kwargs["deepstack_visual_embeds"] = levels
 
 
 def _after(model: Any, args: tuple, kwargs: dict, output: Any) -> Any:

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import nn
 
 from ..config import AOTConfig
 from ..errors import AOTError
@@ -20,6 +19,7 @@ from ..types import CompressedVideo
 from .duplicate_frames import TowerWork
 from .kv_cache import NAMES, rows_of, take_cache
 from .pruned_prompt import PrunedPrompt, positions
+from .wrapped_method import WrappedMethod
 
 APPLIED = "_aot_applied"  # on the model and on its inner one, a State
 PROMPT = "_aot_prompt"  # on a cache, a PrunedPrompt
@@ -32,8 +32,8 @@ generate_call: ContextVar["GenerateCall | None"] = ContextVar("aot_generated", d
 class State:
     """What is in force on one model: settings, hooks, and what became of the videos of the last prompt.
 
-    methods: what stands on the model in front of its class's. seconds: that compressing them took. work: the tower's
-    for the last of them.
+    methods: what stands on the model in front of its own. seconds: that compressing them took. work: the tower's for
+    the last of them. generating: calls of generate that have not ended.
     """
 
     config: AOTConfig
@@ -42,10 +42,21 @@ class State:
     last: list[CompressedVideo] = field(default_factory=list)
     seconds: float = 0.0
     work: TowerWork = field(default_factory=lambda: TowerWork(None))
+    generating: int = 0
 
     def forget(self, work: TowerWork | None = None) -> None:
         """A prompt comes; work: the tower's for what of it was encoded before."""
         self.last, self.seconds, self.work = [], 0.0, work or TowerWork(None)
+
+    def remove(self) -> None:
+        """Takes hooks and methods off the model. AOTError while it generates, in another thread."""
+        if self.generating:
+            raise AOTError(
+                "The model still generates, and its cache holds a shortened prompt; wait for the answer before the "
+                "reduction is taken off or its block ends."
+            )
+        for part in (*self.handles, *self.methods):
+            part.remove()
 
 
 @dataclass(frozen=True)
@@ -108,26 +119,6 @@ def split_videos(
     ]
 
 
-class WrappedMethod:
-    """Stands on a model in front of a method of its class: a call goes to `function`, with that method and the model.
-
-    It can be copied and saved with the model.
-    """
-
-    def __init__(self, model: nn.Module, name: str, function: Callable):
-        self.model, self.name, self.function = model, name, function
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.function(self._original(), self.model, *args, **kwargs)
-
-    @property
-    def __signature__(self) -> inspect.Signature:  # generate reads that of the method
-        return inspect.signature(self._original().__get__(self.model))
-
-    def _original(self) -> Any:
-        return inspect.getattr_static(type(self.model), self.name)
-
-
 def generate(
     forward: Callable,
     argument: str | None,
@@ -141,15 +132,20 @@ def generate(
 
     forward: of the model's class. argument: that says which images are frames, or None.
     """
-    model.__dict__[APPLIED].forget()
+    state = model.__dict__.get(APPLIED)
+    if state is None:  # somebody kept the method, and the reduction was taken off
+        return original(model, inputs, *args, **kwargs)
+    state.forget()
     ids = kwargs.get("input_ids") if inputs is None else inputs
     frame_ranges = take_frame_ranges(kwargs, argument)
     if frame_ranges and ids is None:
         raise AOTError(NO_IDS)
     token = generate_call.set(None if ids is None else new_call(model, forward, ids, args, kwargs, frame_ranges))
+    state.generating += 1
     try:
         return original(model, inputs, *args, **kwargs)
     finally:
+        state.generating -= 1
         generate_call.reset(token)
 
 
@@ -247,7 +243,9 @@ def check_unknown(kwargs: dict, cache: Any, token: int) -> None:
     ids, mask = kwargs.get("input_ids"), kwargs.get("attention_mask")
     if ids is None or not (mask is None or isinstance(mask, torch.Tensor) and mask.dim() == 2):
         return
-    if mask is not None and mask.shape[1] > ids.shape[1] and mask.shape[1] > entries(cache) + ids.shape[1]:
+    unknown = mask is not None and mask.shape[1] > ids.shape[1] and mask.shape[1] > entries(cache) + ids.shape[1]
+    # of a static cache a mask may be as wide as there is room
+    if unknown and int(mask.sum(1).max()) > entries(cache) + ids.shape[1]:
         raise AOTError(
             "This step goes on from a prompt that its cache does not know; give the very cache that came with the "
             "answer about the video, or the whole prompt with its video."
@@ -273,9 +271,22 @@ def entries(cache: Any) -> int:
 
 
 def pruned_prompt_of(cache: Any, ids: torch.Tensor | None) -> PrunedPrompt | None:
-    """What a cache knows of itself for the rows of ids (B, n); None where its prompt was not shortened."""
-    past = getattr(cache, PROMPT, None)
-    return past if past is None or ids is None else past.for_rows(len(ids), rows_of(cache))
+    """What a cache knows of itself for the rows of ids (B, n); None where its prompt was not shortened.
+
+    AOTError for a cache that was cut in front of the end of its videos.
+    """
+    past: PrunedPrompt | None = getattr(cache, PROMPT, None)
+    if past is None:
+        return None
+    if (held := entries(cache)) == 0:  # it was emptied
+        delattr(cache, PROMPT)
+        return None
+    if held < past.videos_end:
+        raise AOTError(
+            f"The cache was cut to {held} entries and its videos end behind {past.videos_end}; cut it behind them, or "
+            "give the whole conversation and no cache."
+        )
+    return past if ids is None else past.for_rows(len(ids), rows_of(cache))
 
 
 def new_ids(kwargs: dict, past_length: int, cached: int) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -308,6 +319,15 @@ def encoded_before(ready: Any, ids: torch.Tensor, tiles: Callable) -> EncodedVid
     if call is None or call.encoded is None:
         raise AOTError("The video was encoded before aot.apply; encode it again, after it.")
     return EncodedVideos(call.encoded, len(ids) // len(call.ids), call)
+
+
+def check_encoded(encoded: EncodedVideos, frame_ranges: Sequence[range], argument: str | None) -> None:
+    """AOTError for frames that were encoded as images, before the caller said which of them are frames."""
+    if frame_ranges and all(video.still for video in encoded.videos):
+        raise AOTError(
+            f"The images were encoded before {argument} said which of them are frames; give pixel_values in the same "
+            "call."
+        )
 
 
 def whole_prompt(encoded: EncodedVideos, ids: torch.Tensor, past_length: int) -> tuple[torch.Tensor, int]:

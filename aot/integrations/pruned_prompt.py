@@ -16,11 +16,13 @@ class PrunedPrompt:
     original_length: tokens of the prompt as the caller counts them
     attention_mask: (B, L') the tokens that entered, 0 for padding
     following: (B, 1) position of the token behind the prompt, in models whose positions are no count of tokens
+    videos_end: entries up to the last token of a video
     """
 
     original_length: int
     attention_mask: torch.Tensor
     following: torch.Tensor | None = None
+    videos_end: int = 0
 
     def for_rows(self, rows: int, held: int | None) -> "PrunedPrompt":
         """The same for a call of so many prompts, each of which may have been repeated in turn in a cache of `held`.
@@ -124,6 +126,29 @@ def shortened_labels(labels: torch.Tensor, order: torch.Tensor, counts: torch.Te
     """(B, L') labels at the columns left, -100 for what fills, and for the first token, which nothing foretells."""
     predicted = counts & torch.nn.functional.pad(counts, (1, -1))
     return labels.gather(1, order).masked_fill(~predicted, -100)
+
+
+def shortened_levels(
+    visual: torch.Tensor,
+    levels: Sequence[torch.Tensor],
+    merged: Sequence[torch.Tensor],
+    order: torch.Tensor,
+    counts: torch.Tensor,
+    number: torch.Tensor,
+) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """DeepStack's mask (B, L') and rows for the columns left: of images their own, of videos what is left of them.
+
+    visual: (B, L) places of images and videos, with the rows of each level in turn. merged: (S, R) of each level, the
+    kept tokens' of all videos; empty where there is none. order, counts, number: (B, L'), as of `left_pad`.
+    """
+    row = (visual.flatten().cumsum(0) - 1).view_as(visual).gather(1, order)
+    left = visual.gather(1, order) & counts
+    row, number = row[left], number[left]
+    rows = [level[row] for level in levels]
+    if merged:
+        video, place = (number >= 0).unsqueeze(-1), number.clamp_min(0)
+        rows = [torch.where(video, own[place].to(level), level) for own, level in zip(merged, rows, strict=True)]
+    return left, rows
 
 
 def positions(mask: torch.Tensor, count: int) -> torch.Tensor:

@@ -5,7 +5,6 @@ but from its patch embedding to its mergers on the rows of changed blocks alone.
 unchanged blocks have the key frame's keys and values, which are rotated for the same place.
 """
 
-import sys
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,7 +17,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from ..errors import AOTError
 from ..patch_reuse import plan_reuse
 from .duplicate_frames import put_back, tower_work
-from .qwen_tower import block_products, packed_videos, window_order
+from .qwen_tower import block_products, from_modeling_file, packed_videos, window_order
 from .vision_outputs import captured
 
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)  # by which the processors of Qwen2-VL and Qwen2.5-VL divide pixels
@@ -50,7 +49,7 @@ class Reuse:
         segments, pairs = self.segments[len(bounds)]
         self.pairs += pairs
         query, key, value = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)  # (n', H, d)
-        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
+        rotate = from_modeling_file(attention, "apply_rotary_pos_emb_vision")
         query, key = rotate(query, key, *(side[self.rows] for side in rotation))
         attended = torch.empty_like(value)
         for queries, keys in segments:  # (windows, patches) each
@@ -147,11 +146,15 @@ class Attending:
     """Stands in front of an attention's forward until it is removed."""
 
     def __init__(self, attention: nn.Module):
-        self.attention, self.had = attention, attention.__dict__.get("forward")
-        attention._aot_forward = attention.forward
-        attention.forward = partial(_attend, attention)
+        copied = "_aot_forward" in vars(attention)  # with its model, while that was reduced
+        self.attention, self.had = attention, None if copied else vars(attention).get("forward")
+        if not copied:
+            attention._aot_forward = attention.forward
+        attention.forward = self.forward = partial(_attend, attention)
 
     def remove(self) -> None:
+        if self.attention.__dict__.get("forward") is not self.forward:
+            return  # somebody stands in front of it since, and goes on calling it
         del self.attention._aot_forward, self.attention.forward
         if self.had is not None:  # one that spreads a model over devices
             self.attention.forward = self.had

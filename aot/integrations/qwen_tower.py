@@ -70,7 +70,7 @@ class TowerReader:
         args, kwargs = given
         hidden, (cos, sin) = args[0] if args else kwargs["hidden_states"], kwargs["position_embeddings"]
         queries, keys = attention.qkv(hidden).unflatten(-1, (3, attention.num_heads, -1)).unbind(1)[:2]
-        rotate = sys.modules[type(attention).__module__].apply_rotary_pos_emb_vision
+        rotate = from_modeling_file(attention, "apply_rotary_pos_emb_vision")
         return rotate(queries, keys, cos, sin) if rotated else (queries, keys)
 
     def _received(self, queries: torch.Tensor, keys: torch.Tensor, grids: list) -> torch.Tensor:
@@ -88,6 +88,12 @@ def packed_videos(args: tuple, kwargs: dict) -> tuple[torch.Tensor, torch.Tensor
     return args[0] if args else kwargs["hidden_states"], args[1] if len(args) > 1 else kwargs["grid_thw"]
 
 
+def from_modeling_file(module: nn.Module, name: str) -> Any:
+    """What is called so in transformers' file of a module's class; one may be wrapped, by PEFT or torch.compile."""
+    files = (sys.modules[type(part).__module__] for part in module.modules())
+    return next(getattr(file, name) for file in files if hasattr(file, name))
+
+
 def window_order(tower: Any, thw: torch.Tensor) -> Any:
     """Which merged token of the videos (V, 3) stands at each place of the layers, as an index."""
     if not hasattr(tower, "window_size"):
@@ -95,7 +101,7 @@ def window_order(tower: Any, thw: torch.Tensor) -> Any:
     if hasattr(tower, "get_window_index"):  # transformers 4
         windows = tower.get_window_index(thw)[0]
     else:
-        windows = sys.modules[type(tower).__module__].get_vision_window_index(
+        windows = from_modeling_file(tower, "get_vision_window_index")(
             thw, tower.spatial_merge_size, tower.window_size, tower.patch_size
         )[0]
     return windows.to(thw.device)

@@ -1,11 +1,13 @@
 """Names of the last release work as before and say what they became."""
 
+import sys
+
 import pytest
 import torch
 
 import aot
 from aot import AOTConfig, AOTError
-from aot.registry import METHODS, get_method
+from aot.registry import METHODS, get_method, register
 
 OLD = {"schedule": "cascade", "retention": None, "num_anchors": 9, "supplier_mass": "attention", "hard_blend": 0.2}
 OLD |= {"stop": "never", "emission": "twice", "newlines": "all"}
@@ -87,3 +89,24 @@ def test_old_arguments_of_register():
         METHODS.pop("old", None)
     with pytest.raises(TypeError, match="unexpected keyword argument 'want'"):
         aot.register("old", want=())
+
+
+def test_modules_inside_a_renamed_package_are_the_new_ones():
+    with pytest.warns(DeprecationWarning, match="aot.methods.visionzip"):
+        import aot.baselines.visionzip
+    assert sys.modules["aot.baselines.visionzip"] is sys.modules["aot.methods.visionzip"]
+    with pytest.raises(ModuleNotFoundError):
+        import aot.baselines.nothing  # noqa: F401
+
+
+def test_a_keyword_under_both_names_is_refused():
+    with pytest.raises(AOTError, match="needs and requires are given"):
+        register("both", needs=("deep",), requires=("deep",))
+
+
+@pytest.mark.parametrize(
+    "settings", [{"requires": "deep"}, {"tuned": {"b": 2}}, {"options": {"a": 1}, "tuned": {"b": 2}}]
+)
+def test_registrations_that_cannot_be_meant_are_refused(settings):
+    with pytest.raises(AOTError, match="requires is 'deep'|no option of method 'odd'"):
+        register("odd", **settings)
