@@ -174,7 +174,7 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     head = len(prefix) + samples[0]["looks"].shape[1]
     rows = _rows_in_use([[len(s.tokens) for s in sample["segments"]] for sample in samples], rows)
     sizes = [size for count, size in rows for _ in range(count)]
-    starts = list(zip(accumulate(sizes, initial=head), sizes, strict=False))
+    starts = list(accumulate(sizes, initial=head))[:-1]
     blind = torch.tensor([[not s.video for s in sample["segments"]] for sample in samples])
     layout = Layout(len(prefix), head, tuple(rows), blind)
     shape = (len(samples), layout.length)
@@ -185,7 +185,7 @@ def collate(samples: list[dict], *, prefix: list[int], rows, pad: int, balance: 
     behind = torch.cat([head + torch.arange(size) for size in sizes]).float()
     position = torch.cat([torch.arange(head).float(), behind]).repeat(len(samples), 1)
     for b, sample in enumerate(samples):
-        for r, (part, (at, size)) in enumerate(zip(sample["segments"], starts, strict=True)):
+        for r, (part, at) in enumerate(zip(sample["segments"], starts, strict=True)):
             end, learnt = at + len(part.tokens), torch.tensor(part.learnt)
             ids[b, at:end] = torch.tensor(part.tokens)
             labels[b, at:end][learnt] = ids[b, at:end][learnt]
