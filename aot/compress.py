@@ -69,11 +69,21 @@ def compress(
     with torch.set_grad_enabled(wanted), without_autocast(features.device):
         shared = config if config.max_tokens is None else config.on_video(video.frames, video.tokens_per_frame)
         selection = insert_newlines(METHODS[config.method].run(video, shared), video, config)
-    frame = selection.frame + video.first_frame
-    kept = (selection.tokens, frame, selection.position, selection.kind, selection.mass, video.pooled_grid)
-    budget = None if config.distortion is None else shared.budget(video.frames, video.tokens_per_frame)
-    rest = {"usable": video.usable, "budget": budget, "first_frame": video.first_frame}
-    return CompressedVideo(*kept, video.frames, selection.clips, config, selection.trace if trace else None, **rest)
+    return CompressedVideo(
+        selection.tokens,
+        selection.frame + video.first_frame,
+        selection.position,
+        selection.kind,
+        selection.mass,
+        video.pooled_grid,
+        video.frames,
+        selection.clips,
+        config,
+        selection.trace if trace else None,
+        video.usable,
+        budget=None if config.distortion is None else shared.budget(video.frames, video.tokens_per_frame),
+        first_frame=video.first_frame,
+    )
 
 
 def insert_newlines(selection: Selection, video: VideoTokens, config: AOTConfig) -> Selection:

@@ -109,7 +109,7 @@ class RenamedModules(MetaPathFinder, Loader):
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        sys.modules[module.__name__] = importlib.import_module(self._new_name(module.__name__))
+        sys.modules[module.__name__] = importlib.import_module(self._new_name(module.__name__) or "")
 
     def _new_name(self, name: str) -> str | None:
         """Also of a module inside a package that has another name now."""

@@ -50,11 +50,12 @@ def count(name: str, value: Any, low: float, high: float = math.inf) -> int:
     """value as an int in [low, high]; AOTError names the setting else."""
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise AOTError(f"{name} is {value!r}; use a whole number.")
-    if value < low:
+    number = int(value)
+    if number < low:
         raise AOTError(f"{name} is {value!r}; use at least {low}.")
-    if value > high:
+    if number > high:
         raise AOTError(f"{name} is {value!r}; use at most {high}.")
-    return int(value)
+    return number
 
 
 def choice(name: str, value: Any, words: Sequence[str]) -> str:
