@@ -96,7 +96,7 @@ class ClipConversations(Dataset):
         total = frames * per_frame
         kept = self.density.kept(np.random.default_rng([self.start, index // self.batch, 6]), total)
         rng = np.random.default_rng([seed, 4, turn])
-        clip = self.world.sample(seed, frames=frames)
+        clip = self.world.sample(seed, frames=frames, **self.world.kinds)
         features, owner = self._seen(clip)
         keep = torch.from_numpy(np.sort(rng.permutation(total)[:kept]))  # (kept,) flat places
         segments = self._segments(clip, rng)

@@ -90,7 +90,7 @@ STAGES = {
         density=Density(_LENGTHS, ((0.25, 1.0, 1.0), (0.35, 0.05, 1.0), (0.4, 0.03, 0.3)), most=1728),
     ),
     "polish": Stage(
-        "video", steps=6000, batch=6, learning_rate=1e-3, first=2_000_000, warmup=0.01, decay=0.3, passes=4,
+        "video", steps=5000, batch=6, learning_rate=1e-3, first=2_000_000, warmup=0.01, decay=0.3, passes=4,
         mix=Mix(open=5, short=4, long=2, text=1),
         density=Density(_LENGTHS, ((0.2, 1.0, 1.0), (0.3, 0.03, 1.0), (0.5, 0.03, 0.3)), most=4608),
     ),
